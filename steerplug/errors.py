@@ -1,0 +1,84 @@
+"""Every error steerplug raises on purpose: one sentence that names the value and the cure.
+
+    SteerplugError
+    ├── PresetError            a preset file, its name or a mix of names is wrong
+    │   └── PresetNotFound
+    ├── ModelError             the model cannot be found, read or steered
+    │   └── ModelNotFound
+    ├── SteeringError          a steering value or file does not fit: width, layers, numbers
+    ├── StrengthError          a strength is not a finite number, or beyond the preset's range
+    ├── FitError               a preset could not be turned into steering for this model
+    ├── StoreError             the cache on disk cannot be read or written
+    ├── RequestError           a chat, prompt or sampling setting is wrong
+    │   └── ContextOverflow    the prompt does not fit the context
+    └── EngineError            inference failed, or steering that was asked for did not happen
+
+Doors translate them: `status` is the HTTP status; the command line prints the sentence and exits 2.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SteerplugError(Exception):
+    """Base of all errors raised on purpose; its text is one sentence for the user."""
+
+    status = 400
+
+
+class PresetError(SteerplugError):
+    """A preset file, a preset name or a mix is wrong."""
+
+
+class PresetNotFound(PresetError):
+    """No preset of that name or path exists."""
+
+    status = 404
+
+
+class ModelError(SteerplugError):
+    """The model file cannot be read, or cannot be steered."""
+
+
+class ModelNotFound(ModelError):
+    """No model of that name or path exists."""
+
+    status = 404
+
+
+class SteeringError(SteerplugError):
+    """A steering value or file does not fit the model, or is damaged."""
+
+
+class StrengthError(SteerplugError):
+    """A strength is not a finite number, or lies outside the preset's range."""
+
+
+class FitError(SteerplugError):
+    """A preset could not be turned into steering for this model."""
+
+
+class StoreError(SteerplugError):
+    """The cache on disk cannot be read or written."""
+
+    status = 500
+
+
+class RequestError(SteerplugError):
+    """A chat, a prompt or a sampling setting is wrong."""
+
+
+class ContextOverflow(RequestError):
+    """The prompt, with room for one reply token, does not fit the context."""
+
+
+class EngineError(SteerplugError):
+    """Inference failed, or steering that was asked for did not happen."""
+
+    status = 500
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean `x`?`` for the known word closest to `word`, or nothing."""
+    matches = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean `{matches[0]}`?" if matches else ""
