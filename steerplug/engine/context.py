@@ -1,0 +1,172 @@
+"""One llama.cpp context with its steering hook: decode rows, read logits, cut the KV cache back.
+
+Batches are at most `n_batch` rows and are evaluated in one piece, in batch order, so row r of a
+batch is row r of every `l_out-{il}` (the last block may hold only the rows whose logits are asked
+for). The hook refuses any other arrangement rather than guess.
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from llama_cpp import llama_cpp as llama
+
+from steerplug.engine import ggml, log
+from steerplug.engine.hook import Applied, Capture, Hook
+from steerplug.engine.model import Model
+from steerplug.errors import EngineError, ModelError
+from steerplug.steering.value import Array
+
+
+class Row(NamedTuple):
+    """One token to decode, at a position of a sequence."""
+
+    token: int
+    position: int
+    output: bool = False
+    applied: Applied | None = None
+    sequence: int = 0
+
+
+class Context:
+    """A context of `n_ctx` cells on a model.
+
+    Args:
+        model: the loaded model.
+        n_ctx: how many tokens the KV cache holds.
+        n_batch: how many rows one decode takes.
+        n_seq: how many sequences share the cache.
+        n_threads: threads; default: the processors this process may use.
+        on_host: override how the hook reaches tensors; default: as the build needs.
+
+    Raises:
+        ModelError: no context could be made, or the architecture does not expose every block.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 4096,
+        n_batch: int = 512,
+        n_seq: int = 1,
+        n_threads: int | None = None,
+        on_host: bool | None = None,
+    ) -> None:
+        self.model, self.n_batch = model, min(n_batch, n_ctx)
+        self._handle, self._batch = None, None
+        host = ggml.tensors_on_host() if on_host is None else on_host
+        self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = n_ctx, n_seq
+        params.n_batch = params.n_ubatch = self.n_batch
+        params.n_threads = params.n_threads_batch = n_threads or _processors()
+        params.kv_unified, params.no_perf = True, True
+        params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
+        params.cb_eval_user_data = self.hook.user_data
+        log.take_over()
+        self._handle = llama.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise ModelError(
+                f"no context of {n_ctx} tokens could be made for {model.path.name} "
+                f"({log.complaint()}); choose a smaller n_ctx."
+            )
+        self.n_ctx = int(llama.llama_n_ctx(self._handle))
+        self._memory = llama.llama_get_memory(self._handle)
+        self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
+        self._probe()
+
+    def _probe(self) -> None:
+        """Decode one token and count: every block must be met exactly once."""
+        token = self.model.vocab.bos if self.model.vocab.bos >= 0 else 0
+        self.decode([Row(token, 0, output=True)], watch_all=True)
+        self.clear()
+        missing = [il for il, count in enumerate(self.hook.seen) if count != 1]
+        if missing:
+            self.close()
+            raise ModelError(
+                f"the architecture `{self.model.architecture}` does not expose the output of "
+                f"{len(missing)} of {self.model.n_layer} blocks (first: {missing[0]}) as l_out-N, "
+                "so llama.cpp cannot steer it; use another model."
+            )
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The `llama_context` pointer."""
+        if self._handle is None:
+            raise EngineError("this context is closed; open the model again.")
+        return self._handle
+
+    def decode(
+        self, rows: Sequence[Row], capture: Capture | None = None, *, watch_all: bool = False
+    ) -> Array | None:
+        """Decode at most `n_batch` rows; return the captured activations if any were asked for.
+
+        Raises:
+            EngineError: llama.cpp failed, or steering did; the rows' cells are then undefined.
+        """
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, row in enumerate(rows):
+            batch.token[i] = row.token
+            batch.pos[i] = row.position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = row.sequence
+            batch.logits[i] = row.output
+        armed = watch_all or capture is not None or any(row.applied for row in rows)
+        captured = None
+        if armed:
+            captured = self.hook.arm(
+                [row.applied for row in rows], [row.output for row in rows], capture,
+                watch_all=watch_all,
+            )
+        code = llama.llama_decode(self.handle, batch)
+        if armed:
+            self.hook.disarm()
+        if code:
+            raise EngineError(
+                f"llama.cpp could not decode {len(rows)} tokens (code {code}: {log.complaint()}); "
+                "shorten the prompt or raise n_ctx."
+            )
+        return captured
+
+    def logits(self, row: int) -> Array:
+        """Return a copy of the logits of batch row `row` of the last decode, (n_vocab,)."""
+        pointer = llama.llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise EngineError(f"no logits were asked for at row {row} of the last batch.")
+        return np.ctypeslib.as_array(pointer, (self.model.vocab.n_tokens,)).copy()
+
+    def keep(self, n: int, sequence: int = 0) -> int:
+        """Drop a sequence's cells from position n on; return how many are left (n, or 0).
+
+        A recurrent state cannot be cut back, so it is dropped whole.
+        """
+        if llama.llama_memory_seq_rm(self._memory, sequence, n, -1):
+            return n
+        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        return 0
+
+    def clear(self) -> None:
+        """Drop all cells of all sequences."""
+        llama.llama_memory_clear(self._memory, False)
+
+    def close(self) -> None:
+        """Free the context."""
+        if self._batch is not None:
+            llama.llama_batch_free(self._batch)
+            self._batch = None
+        if self._handle is not None:
+            llama.llama_free(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

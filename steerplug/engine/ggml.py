@@ -1,0 +1,81 @@
+"""Addresses of ggml's own C functions, for the native hook and for reading a GGUF's header.
+
+ggml's functions keep their signatures while its struct layouts change, so steerplug calls functions
+and includes no header.
+"""
+
+import ctypes
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from steerplug.errors import EngineError
+
+_DEVICE_CPU, _DEVICE_ACCELERATOR = 0, 3
+
+
+@cache
+def _libraries() -> list[ctypes.CDLL]:
+    folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH", Path(llama_cpp.__file__).parent / "lib"))
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    paths = [folder / f"{prefix}{stem}{suffix}" for stem in ("ggml-base", "ggml")
+             for prefix in ("lib", "")]
+    return [ctypes.CDLL(str(path)) for path in paths if path.exists()]
+
+
+@cache
+def function(name: str) -> Any:
+    """Return ggml's C function `name` as a ctypes function.
+
+    Raises:
+        EngineError: this build of llama.cpp does not export it.
+    """
+    for library in _libraries():
+        if hasattr(library, name):
+            return library[name]
+    raise EngineError(
+        f"this build of llama-cpp-python does not export `{name}`; "
+        "install a release of llama-cpp-python between 0.3.36 and 0.4."
+    )
+
+
+def address(name: str) -> int:
+    """Return the address of ggml's C function `name`."""
+    return int(ctypes.cast(function(name), ctypes.c_void_p).value or 0)
+
+
+def tensors_on_host() -> bool:
+    """Whether every device of this build computes in host memory, so tensors can be written there.
+
+    Devices that only speed up the CPU (BLAS, for instance) use host memory as well.
+    """
+    count, get, kind = (
+        function(f"ggml_backend_dev_{name}") for name in ("count", "get", "type")
+    )
+    count.restype, get.restype, kind.restype = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
+    get.argtypes, kind.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    return all(kind(get(i)) in (_DEVICE_CPU, _DEVICE_ACCELERATOR) for i in range(count()))
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+def gguf_header_size(path: Path) -> int | None:
+    """Return how many bytes of a GGUF precede its tensor data; None if it is no readable GGUF."""
+    init, free = function("gguf_init_from_file"), function("gguf_free")
+    offset = function("gguf_get_data_offset")
+    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _InitParams]
+    free.restype, free.argtypes = None, [ctypes.c_void_p]
+    offset.restype, offset.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    handle = init(os.fsencode(path), _InitParams(True, None))
+    if not handle:
+        return None
+    try:
+        return int(offset(handle))
+    finally:
+        free(handle)

@@ -1,0 +1,274 @@
+"""The native hook of one context: what steers and captures during the next decode.
+
+Python fills a table per decode (which terms belong to which row), native code (native/steer.c) does
+the rest while llama.cpp evaluates. A row's terms are addresses of steerings laid out for C, made
+once per steering, so changing a preset costs a table entry. Hook state belongs to one context.
+"""
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerplug.engine import ggml
+from steerplug.errors import EngineError
+from steerplug.steering.value import Array, Delta, Mix, Steering
+
+_FLOATS = ctypes.c_void_p
+
+
+class _Delta(ctypes.Structure):
+    _fields_ = (
+        *((name, _FLOATS) for name in ("z", "W", "b", "Z")),
+        *((name, ctypes.c_int32) for name in ("k", "relu", "rms")),
+    )
+
+
+class _Hook(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in (
+            "get_name", "nelements", "nbytes", "get_data", "tensor_get", "tensor_set")),
+        *((name, ctypes.c_int32) for name in ("n_embd", "n_layer", "on_host")),
+        *((name, ctypes.c_void_p) for name in ("copy", "delta")),
+        ("n_rows", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in (
+            "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
+        ("n_captured_rows", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("moved", "seen")),
+        *((name, ctypes.c_int64) for name in ("applied", "expected", "found")),
+        *((name, ctypes.c_int32) for name in ("status", "status_il", "active")),
+    )
+
+
+_TERM = np.dtype([("layers", np.uintp), ("strength", np.float32)], align=True)
+
+
+@cache
+def native() -> ctypes.CDLL:
+    """Return the native library, built when steerplug was installed.
+
+    Raises:
+        EngineError: it was not built.
+    """
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    folders = [Path(entry) / "steerplug" / "engine" for entry in sys.path]
+    candidates = [folder / f"_steer{suffix}" for folder in (Path(__file__).parent, *folders)]
+    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    if path is None:
+        raise EngineError(
+            "steerplug's native library is missing; install the package with a C compiler at hand "
+            "(`pip install .`) instead of running it from a bare checkout."
+        )
+    library = ctypes.CDLL(str(path))
+    library.sp_begin.argtypes, library.sp_begin.restype = [ctypes.c_void_p], None
+    library.sp_end.argtypes, library.sp_end.restype = [ctypes.c_void_p], ctypes.c_int32
+    return library
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A steering laid out for C: one table of blocks per position, over arrays kept alive here."""
+
+    tables: tuple[ctypes.Array[_Delta], ...]
+    deltas: tuple[Delta, ...]
+
+    @staticmethod
+    def out(steering: Steering) -> "_Laid":
+        def pointer(array: Array) -> int | None:
+            return array.ctypes.data if array.size else None
+
+        tables = []
+        for position in range(steering.n_positions):
+            table = (_Delta * steering.n_layer)()
+            for il, d in steering.layers.items():
+                z = d.z[position]
+                table[il] = _Delta(
+                    pointer(z) if z.any() else None, pointer(d.W), pointer(d.b), pointer(d.Z),
+                    d.n_units, d.act == "relu", d.norm == "rms",
+                )
+            tables.append(table)
+        return _Laid(tuple(tables), tuple(steering.layers.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """What steers one row: terms ready for C, and the key under which its KV cell may be reused."""
+
+    key: str
+    terms: tuple[tuple[int, float], ...]
+    layers: frozenset[int]
+    n_embd: int
+    n_layer: int
+    alive: tuple[_Laid, ...]
+
+
+_laid: "WeakKeyDictionary[Steering, _Laid]" = WeakKeyDictionary()
+
+
+def lay_out(mix: Mix, position: int = 0) -> Applied | None:
+    """Return what `mix` does to a row, or None for nothing.
+
+    A term in scope "front" contributes its row `position`; the others are the same at any position.
+    """
+    terms, alive, layers = [], [], set()
+    key = [mix.digest]
+    for term in mix.terms:
+        steering = term.steering
+        laid = _laid.get(steering)
+        if laid is None:
+            laid = _laid[steering] = _Laid.out(steering)
+        row = position if steering.n_positions > 1 else 0
+        key.append(str(row))
+        terms.append((ctypes.addressof(laid.tables[row]), term.strength))
+        alive.append(laid)
+        layers.update(steering.layers)
+    if not terms:
+        return None
+    first = mix.terms[0].steering
+    return Applied(
+        "/".join(key), tuple(terms), frozenset(layers), first.n_embd, first.n_layer, tuple(alive)
+    )
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Which activations to hand over from a decode: blocks, and rows of the batch.
+
+    The result is (n_blocks, n_rows, n_embd) float32: the residual stream as it leaves each block,
+    with whatever steering that block applied.
+    """
+
+    layers: Sequence[int]
+    rows: Sequence[int]
+
+
+class Hook:
+    """The state of the native callback of one context.
+
+    Args:
+        n_embd: width of the activations.
+        n_layer: number of blocks.
+        max_rows: rows of the largest batch.
+        on_host: write tensors in place (host memory), or by get and set (any device).
+    """
+
+    def __init__(self, n_embd: int, n_layer: int, max_rows: int, *, on_host: bool) -> None:
+        self.n_embd, self.n_layer, self.max_rows = n_embd, n_layer, max_rows
+        self._copy = np.zeros(0 if on_host else (max_rows, n_embd), np.float32)
+        self._delta = np.zeros(n_embd, np.float32)
+        self._output = np.zeros(max_rows, np.uint8)
+        self._watched = np.zeros(n_layer, np.uint8)
+        self._first = np.zeros(max_rows + 1, np.int32)
+        self._terms = np.zeros(max_rows, _TERM)
+        self._capture_layer = np.full(n_layer, -1, np.int32)
+        self._capture_row = np.full(max_rows, -1, np.int32)
+        self._moved = np.zeros(max_rows, np.float32)
+        self._seen = np.zeros(n_layer, np.int32)
+        self._state = _Hook(
+            *(ggml.address(name) for name in (
+                "ggml_get_name", "ggml_nelements", "ggml_nbytes", "ggml_get_data",
+                "ggml_backend_tensor_get", "ggml_backend_tensor_set")),
+            n_embd, n_layer, on_host,
+        )
+        for name in ("copy", "delta", "output", "watched", "first", "terms", "capture_layer",
+                     "capture_row", "moved", "seen"):
+            setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
+        self._begin, self._end = native().sp_begin, native().sp_end
+        self._reference = ctypes.byref(self._state)
+
+    @property
+    def callback(self) -> int:
+        """Address of the evaluation callback, for `llama_context_params.cb_eval`."""
+        return int(ctypes.cast(native().sp_eval, ctypes.c_void_p).value or 0)
+
+    @property
+    def user_data(self) -> int:
+        """Address of the state, for `llama_context_params.cb_eval_user_data`."""
+        return ctypes.addressof(self._state)
+
+    @property
+    def seen(self) -> NDArray[np.int32]:
+        """How often the last armed decode met each block, (n_layer,)."""
+        return self._seen.copy()
+
+    @property
+    def moved(self) -> Array:
+        """Per row of the last armed decode: |change of h| / |h|, summed over its blocks."""
+        return self._moved[: self._state.n_rows].copy()
+
+    def arm(
+        self,
+        applied: Sequence[Applied | None],
+        outputs: Sequence[bool],
+        capture: Capture | None = None,
+        *,
+        watch_all: bool = False,
+    ) -> Array | None:
+        """Set up the next decode; return the array that will hold the captured activations.
+
+        Args:
+            applied: what steers each row, in batch order.
+            outputs: for each row, whether its logits are asked for.
+            capture: activations to hand over.
+            watch_all: stop at every block even where there is nothing to do, to count them.
+        """
+        self._watched.fill(watch_all)
+        self._output[: len(outputs)] = outputs
+        self._fill_terms(applied)
+        captured = self._fill_capture(capture) if capture is not None else None
+        state = self._state
+        state.n_rows = len(applied)
+        state.captured = None if captured is None else captured.ctypes.data
+        state.n_captured_rows = 0 if captured is None else captured.shape[1]
+        self._begin(self._reference)
+        return captured
+
+    def _fill_terms(self, applied: Sequence[Applied | None]) -> None:
+        first, terms = self._first, []
+        layers: set[int] = set()
+        for row, what in enumerate(applied):
+            if what is not None:
+                terms.extend(what.terms)
+                layers |= what.layers
+            first[row + 1] = len(terms)
+        if len(terms) > len(self._terms):
+            self._terms = np.zeros(2 * len(terms), _TERM)
+            self._state.terms = self._terms.ctypes.data
+        self._terms[: len(terms)] = terms
+        self._watched[list(layers)] = 1
+
+    def _fill_capture(self, capture: Capture) -> Array:
+        self._capture_layer.fill(-1)
+        self._capture_row.fill(-1)
+        self._capture_layer[list(capture.layers)] = np.arange(len(capture.layers))
+        self._capture_row[list(capture.rows)] = np.arange(len(capture.rows))
+        self._watched[list(capture.layers)] = 1
+        return np.zeros((len(capture.layers), len(capture.rows), self.n_embd), np.float32)
+
+    def disarm(self) -> None:
+        """End the decode.
+
+        Raises:
+            EngineError: steering failed, or did not happen.
+        """
+        status = self._end(self._reference)
+        if status:
+            il, found = self._state.status_il, self._state.found
+            raise EngineError(_MESSAGES[status].format(il=il, found=found, state=self._state))
+
+
+_MESSAGES = {
+    1: "block {il} hands out {found} values that are not float32 rows of {state.n_embd}; "
+       "steerplug cannot steer this model on this device, run `steerplug doctor -m MODEL`.",
+    2: "block {il} hands out {found} rows for a batch of {state.n_rows}; "
+       "steerplug cannot steer this model on this device, run `steerplug doctor -m MODEL`.",
+    3: "steering made an activation at block {il} infinite; choose a smaller strength.",
+    4: "steering was asked for {state.expected} times and happened {found} times; "
+       "this model skips blocks that were to be steered, run `steerplug doctor -m MODEL`.",
+}  # fmt: skip

@@ -1,0 +1,124 @@
+"""A GGUF model, loaded once: its weights, identity, vocabulary and chat template.
+
+The fingerprint names the exact weights layout a steering was fitted on: architecture, width, depth
+and the sha256 of the file's metadata and tensor table (not of the weights, which would take long).
+"""
+
+import ctypes
+import hashlib
+from pathlib import Path
+
+from llama_cpp import llama_cpp as llama
+
+from steerplug.engine import ggml, log
+from steerplug.engine.vocab import Vocab
+from steerplug.errors import ModelError
+
+_MAGIC = b"GGUF"
+
+
+class Model:
+    """A loaded model; frees its weights when closed or collected.
+
+    Args:
+        path: a GGUF file.
+        n_gpu_layers: how many blocks a GPU computes, where the build has one; -1 means all.
+
+    Raises:
+        ModelError: the file is no GGUF, is damaged, or holds something that does not generate text.
+    """
+
+    def __init__(self, path: Path, *, n_gpu_layers: int = -1) -> None:
+        self.path = path
+        self.fingerprint = ""
+        self._handle = None
+        header = _read_header(path)
+        log.take_over()
+        llama.llama_backend_init()
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        self._handle = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not self._handle:
+            raise ModelError(
+                f"{path.name} cannot be loaded as a model ({log.complaint()}); "
+                "download it again or choose another GGUF."
+            )
+        self.vocab = Vocab(self._handle)
+        self.architecture = self.metadata("general.architecture") or "unknown"
+        self.name = self.metadata("general.name") or path.stem
+        self.n_embd = int(llama.llama_model_n_embd(self._handle))
+        self.n_layer = int(llama.llama_model_n_layer(self._handle))
+        self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._handle))
+        self.fingerprint = (
+            f"{self.architecture}-{self.n_embd}x{self.n_layer}-{hashlib.sha256(header).hexdigest()}"
+        )
+        self._refuse_other_kinds()
+
+    def _refuse_other_kinds(self) -> None:
+        reasons = {
+            "is an encoder-decoder": llama.llama_model_has_encoder(self._handle),
+            "has no decoder": not llama.llama_model_has_decoder(self._handle),
+            "is a diffusion model": llama.llama_model_is_diffusion(self._handle),
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise ModelError(
+                    f"{self.path.name} ({self.architecture}) {reason}; "
+                    "steerplug needs a decoder-only text model."
+                )
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """The `llama_model` pointer."""
+        if self._handle is None:
+            raise ModelError(f"{self.path.name} is closed; load the model again.")
+        return self._handle
+
+    def metadata(self, key: str) -> str | None:
+        """Return a metadata value of the GGUF as text, or None if it has no such key."""
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, size)
+            if n < size:
+                return buffer.value.decode("utf-8", "replace") if n >= 0 else None
+            size = n + 1
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja chat template, or None."""
+        return self.metadata("tokenizer.chat_template")
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether its memory is a running state that cannot be cut back to a prefix."""
+        return bool(
+            llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle)
+        )
+
+    def close(self) -> None:
+        """Free the weights; contexts on this model must be closed first."""
+        if self._handle is not None:
+            llama.llama_model_free(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _read_header(path: Path) -> bytes:
+    """Return metadata and tensor table as bytes; refuse what is no GGUF."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != _MAGIC:
+                raise ModelError(f"{path.name} is not a GGUF file; choose a model in GGUF format.")
+            log.take_over()
+            size = ggml.gguf_header_size(path)
+            if size is None:
+                raise ModelError(
+                    f"{path.name} is a damaged GGUF ({log.complaint()}); download it again."
+                )
+            file.seek(0)
+            return file.read(size)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); check the path.") from None
