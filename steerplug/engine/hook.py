@@ -202,6 +202,11 @@ class Hook:
         """Per row of the last armed decode: |change of h| / |h|, summed over its blocks."""
         return self._moved[: self._state.n_rows].copy()
 
+    @property
+    def applied(self) -> int:
+        """How many (row, block) pairs the last armed decode steered."""
+        return int(self._state.applied)
+
     def arm(
         self,
         applied: Sequence[Applied | None],

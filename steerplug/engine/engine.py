@@ -1,0 +1,213 @@
+"""The generation loop: one request in, tokens out, steered as the request says.
+
+Steering belongs to a request, never to the engine. The cache rule: a KV cell is reused only where
+(token, steering applied to it) are both equal, for every token from the start; so presets share the
+cells of the unsteered prompt and nothing else.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from steerplug.engine.context import Context, Row
+from steerplug.engine.hook import Applied
+from steerplug.engine.model import Model
+from steerplug.engine.sampling import Sampler, Sampling
+from steerplug.engine.scope import Prompt, plan
+from steerplug.engine.text import TextStream
+from steerplug.errors import ContextOverflow, RequestError
+from steerplug.steering.value import NOTHING, Mix
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate.
+
+    Args:
+        prompt: the tokens to continue.
+        mix: how to steer; `NOTHING` leaves the model as it is.
+        sampling: how to draw tokens.
+        stop: strings that end the reply.
+        max_tokens: most tokens to generate; None: as many as the context holds.
+    """
+
+    prompt: Prompt
+    mix: Mix = NOTHING
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: Sequence[str] = ()
+    max_tokens: int | None = None
+
+
+@dataclass
+class Progress:
+    """What is known of a running reply; `finish_reason` is set when it has ended.
+
+    `n_steered` counts steered tokens (prompt and reply), `moved` sums |change of h| / |h| over
+    steered (token, block) pairs, of which there are `n_moved`; `seconds_to_first` is the time from
+    the request to its first token.
+    """
+
+    n_prompt: int = 0
+    n_cached: int = 0
+    n_generated: int = 0
+    n_steered: int = 0
+    moved: float = 0.0
+    n_moved: int = 0
+    seed: int | None = None
+    seconds: float = 0.0
+    seconds_to_first: float = 0.0
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One generated token: its text as far as it is certain, and how strongly it was steered.
+
+    `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
+    drew this one; 0 where nothing was steered.
+    """
+
+    text: str
+    token: int
+    moved: float
+
+
+class Engine:
+    """A model with a context; safe to call from several threads and with several replies open.
+
+    There is one sequence: a reply that finds the context taken by another in between decodes what
+    it has lost again, so open replies never wait for one another to be read to the end.
+    """
+
+    def __init__(self, model: Model, *, n_ctx: int = 4096, n_threads: int | None = None) -> None:
+        self.model = model
+        self.context = Context(model, n_ctx=min(n_ctx, model.n_ctx_train), n_threads=n_threads)
+        self._lock = threading.Lock()
+        self._cells: list[tuple[int, str | None]] = []
+        self._latest: _Reply | None = None
+
+    def generate(self, request: Request, progress: Progress | None = None) -> Iterator[Piece]:
+        """Yield the reply token by token, and keep `progress` up to date.
+
+        Raises:
+            ContextOverflow: the prompt leaves no room for a reply token.
+            RequestError: the prompt is empty, or a limit makes no sense.
+            EngineError: inference failed, or steering did not happen.
+        """
+        self._check(request)
+        reply = _Reply(request, progress or Progress())
+        budget = self.context.n_ctx - len(request.prompt.tokens)
+        budget = min(request.max_tokens or budget, budget)
+        text, progress = TextStream(request.stop), reply.progress
+        begin = time.perf_counter()
+        try:
+            while progress.finish_reason is None:
+                with self._lock:
+                    token, moved = self._next_token(reply)
+                progress.seconds = time.perf_counter() - begin
+                progress.seconds_to_first = progress.seconds_to_first or progress.seconds
+                if self.model.vocab.ends_generation(token):
+                    progress.finish_reason = "stop"
+                    break
+                reply.append(token)
+                shown = text.feed(self.model.vocab.piece(token))
+                if text.stopped_by is not None:
+                    progress.finish_reason = "stop"
+                elif progress.n_generated >= budget:
+                    progress.finish_reason = "length"
+                yield Piece(shown, token, moved)
+            if rest := text.finish():
+                yield Piece(rest, token, 0.0)
+        finally:
+            reply.sampler.close()
+
+    def _check(self, request: Request) -> None:
+        n, n_ctx = len(request.prompt.tokens), self.context.n_ctx
+        if n == 0:
+            raise RequestError("the prompt is empty; send at least one message or word.")
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise RequestError(f"max_tokens is {request.max_tokens}; give at least 1.")
+        if any(not stop for stop in request.stop):
+            raise RequestError("a stop string is empty; leave it out.")
+        if n >= n_ctx:
+            raise ContextOverflow(
+                f"the prompt has {n} tokens and the context holds {n_ctx}, with room for a reply; "
+                "shorten the prompt or open the model with a larger n_ctx."
+            )
+
+    def _next_token(self, reply: "_Reply") -> tuple[int, float]:
+        """Decode what the cache lacks of a reply; draw its next token and say how it was moved."""
+        same = len(self._cells) if self._latest is reply else self._shared_prefix(reply)
+        if self._latest is not reply:
+            same = self.context.keep(same)
+            del self._cells[same:]
+            self._latest = reply
+        if reply.progress.n_generated == 0:
+            reply.progress.n_cached = same
+        size, end, moved = self.context.n_batch, len(reply.tokens), 0.0
+        for start in range(same, end, size):
+            stop = min(start + size, end)
+            rows = [Row(reply.tokens[i], i, i == end - 1, reply.steering[i])
+                    for i in range(start, stop)]
+            moved = self._decode(rows, reply.progress)
+        return reply.sampler.draw(self.context, stop - start - 1), moved
+
+    def _shared_prefix(self, reply: "_Reply") -> int:
+        """How many cells hold the same (token, steering); the last token is always decoded anew."""
+        same = 0
+        for cell, token, applied in zip(
+            self._cells, reply.tokens[:-1], reply.steering, strict=False
+        ):
+            if cell != (token, _key(applied)):
+                break
+            same += 1
+        return same
+
+    def _decode(self, rows: Sequence[Row], progress: Progress) -> float:
+        """Decode rows and account for them; return how far the last one was moved."""
+        try:
+            self.context.decode(rows)
+        except BaseException:
+            self._cells.clear()
+            self._latest = None
+            self.context.clear()
+            raise
+        self._cells.extend((row.token, _key(row.applied)) for row in rows)
+        n_steered = sum(row.applied is not None for row in rows)
+        if not n_steered:
+            return 0.0
+        moved = self.context.hook.moved
+        progress.n_steered += n_steered
+        progress.moved += float(moved.sum())
+        progress.n_moved += self.context.hook.applied
+        last = rows[-1].applied
+        return float(moved[-1]) / len(last.layers) if last else 0.0
+
+    def close(self) -> None:
+        """Free the context; the model stays."""
+        with self._lock:
+            self.context.close()
+
+
+def _key(applied: Applied | None) -> str | None:
+    return applied.key if applied else None
+
+
+class _Reply:
+    """A reply in the making: its tokens so far, what steers each, and its sampler."""
+
+    def __init__(self, request: Request, progress: Progress) -> None:
+        laid = plan(request.mix, request.prompt)
+        sampling = request.sampling.seeded()
+        self.tokens = list(request.prompt.tokens)
+        self.steering = list(laid.prompt)
+        self.sampler = Sampler(sampling)
+        self.progress = progress
+        self._generated = laid.generated
+        progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
+
+    def append(self, token: int) -> None:
+        self.tokens.append(token)
+        self.steering.append(self._generated)
+        self.progress.n_generated += 1

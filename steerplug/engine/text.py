@@ -1,0 +1,52 @@
+"""Bytes of tokens to text that can be shown: whole characters only, and nothing past a stop string.
+
+Tokens may end inside a UTF-8 character and stop strings may span tokens, so what could still become
+either is held back until the next token decides.
+"""
+
+import codecs
+from collections.abc import Sequence
+
+
+class TextStream:
+    """Turns the bytes of successive tokens into text.
+
+    Args:
+        stop: strings that end the text; they are not part of it.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = tuple(stop)
+        self._held = ""
+        self.stopped_by: str | None = None
+
+    def feed(self, data: bytes) -> str:
+        """Take the bytes of one token; return the text that is now certain."""
+        return self._release(self._decoder.decode(data))
+
+    def finish(self) -> str:
+        """Return what was held back; nothing more will come."""
+        text = self._release(self._decoder.decode(b"", final=True))
+        if self.stopped_by is None:
+            text, self._held = text + self._held, ""
+        return text
+
+    def _release(self, new: str) -> str:
+        if self.stopped_by is not None:
+            return ""
+        text = self._held + new
+        found = [(text.index(stop), stop) for stop in self._stop if stop in text]
+        if found:
+            end, self.stopped_by = min(found)
+            self._held = ""
+            return text[:end]
+        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many characters at the end of `text` could begin `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1)
+                 if text.endswith(stop[:n])), 0)
