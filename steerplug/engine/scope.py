@@ -2,13 +2,15 @@
 
 "response": from the boundary token of each assistant turn (the last token before it, which predicts
 its first) to the turn's end, and every generated token. "all": every token after BOS. "front"
-(activation addition): row p of the steering is added at the p-th token after BOS.
+(activation addition): row p of the steering is added at token p of the prompt; row 0 stands at BOS,
+where the difference of two prompts is zero.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from steerplug.engine.hook import Applied, lay_out
-from steerplug.steering.value import Mix
+from steerplug.steering.value import Mix, Steering
 
 
 @dataclass(frozen=True)
@@ -36,32 +38,23 @@ class Plan:
 
 def plan(mix: Mix, prompt: Prompt) -> Plan:
     """Lay a mix over a prompt."""
-    n, start = len(prompt.tokens), int(prompt.has_bos)
+    n = len(prompt.tokens)
     in_response = [False] * n
     for begin, end in (*prompt.responses, (n - 1, n)):
         in_response[begin:end] = [True] * (end - begin)
-
-    made: dict[tuple[bool, int], Applied | None] = {}
-
-    def at(response: bool, position: int) -> Applied | None:
-        """`position`: tokens after BOS, cut to where no front term reaches any more."""
-        position = min(position, reach)
-        if (response, position) not in made:
-            terms = tuple(
-                term for term in mix.terms
-                if _reaches(term.steering.scope, term.steering.n_positions, response, position)
-            )
-            made[response, position] = lay_out(Mix(terms), position)
-        return made[response, position]
-
     reach = max((t.steering.n_positions for t in mix.terms if t.steering.scope == "front"),
                 default=0)
-    laid = [None] * start + [at(in_response[i], i - start) for i in range(start, n)]
-    return Plan(tuple(laid), at(True, reach))
+
+    @cache
+    def at(position: int, response: bool, after_bos: bool) -> Applied | None:
+        terms = tuple(t for t in mix.terms if _acts(t.steering, position, response, after_bos))
+        return lay_out(Mix(terms), position)
+
+    laid = [at(min(i, reach), in_response[i], i > 0 or not prompt.has_bos) for i in range(n)]
+    return Plan(tuple(laid), at(reach, True, True))
 
 
-def _reaches(scope: str, n_positions: int, response: bool, position: int) -> bool:
-    if scope == "front":
-        return position < n_positions
-    return response or scope == "all"
-
+def _acts(steering: Steering, position: int, response: bool, after_bos: bool) -> bool:
+    if steering.scope == "front":
+        return position < steering.n_positions
+    return response or (steering.scope == "all" and after_bos)

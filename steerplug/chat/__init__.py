@@ -1,0 +1,1 @@
+"""Messages to tokens, with the spans in which steering may act."""

