@@ -1,0 +1,1 @@
+"""From a preset to steering: teacher chats, activations, and the fits."""

@@ -1,0 +1,88 @@
+"""What a preset is fitted on: replies of the prompted model, and the same replies after a bare chat.
+
+The teacher is the chat with the preset's instruction and example turns; the student is the bare
+chat. Replies are sampled from the teacher, and both read the same reply tokens, so that row i of one
+and row i of the other are the same place in the same text and differ by the prompt alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steerplug.chat.template import ChatTemplate, Message
+from steerplug.engine.engine import Engine, Request
+from steerplug.engine.sampling import Sampling
+from steerplug.engine.scope import Prompt
+from steerplug.errors import FitError
+from steerplug.fit.progress import Report, silent, steps
+from steerplug.preset import Teacher
+
+REPLY_TOKENS = 32
+_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One reply of the teacher, with both prompts it can follow.
+
+    Rows of a lesson are the boundary token and the reply's tokens: `len(reply) + 1` of them. Each
+    predicts the reply token after it, the last one what follows the reply.
+    """
+
+    prompted: Prompt
+    bare: Prompt
+    reply: tuple[int, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """How many tokens of the lesson are steered and compared."""
+        return len(self.reply) + 1
+
+
+def prompted_chat(teacher: Teacher, messages: Sequence[Message]) -> list[Message]:
+    """Return a chat with the teacher's instruction and example turns put in front.
+
+    A system message of the chat's own follows the instruction in the same message.
+    """
+    own = [m["content"] for m in messages[:1] if m["role"] == "system"]
+    system = "\n\n".join([*([teacher.system] if teacher.system else []), *own])
+    shown: list[Message] = [{"role": "system", "content": system}] if system else []
+    for example in teacher.examples:
+        shown += [
+            {"role": "user", "content": example.user},
+            {"role": "assistant", "content": example.assistant},
+        ]
+    return [*shown, *messages[len(own) :]]
+
+
+def teach(
+    engine: Engine,
+    template: ChatTemplate,
+    teacher: Teacher,
+    questions: Sequence[str],
+    *,
+    seed: int,
+    report: Report = silent,
+) -> list[Lesson]:
+    """Sample one reply of the teacher to each question.
+
+    Raises:
+        FitError: the teacher answers nothing at all.
+    """
+    lessons = []
+    for i, question in enumerate(steps(questions, "asking the prompted model", report)):
+        bare: list[Message] = [{"role": "user", "content": question}]
+        prompted = template.prompt(prompted_chat(teacher, bare))
+        request = Request(
+            prompted,
+            sampling=Sampling(temperature=_TEMPERATURE, seed=seed + i),
+            max_tokens=REPLY_TOKENS,
+        )
+        reply = tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
+        if reply:
+            lessons.append(Lesson(prompted, template.prompt(bare), reply))
+    if not lessons:
+        raise FitError(
+            f"the prompted model answers none of {len(questions)} questions; "
+            "give the teacher another instruction or example turns."
+        )
+    return lessons
