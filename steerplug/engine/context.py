@@ -8,7 +8,7 @@ for). The hook refuses any other arrangement rather than guess.
 import ctypes
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llama_cpp import llama_cpp as llama
@@ -56,7 +56,8 @@ class Context:
         on_host: bool | None = None,
     ) -> None:
         self.model, self.n_batch = model, min(n_batch, n_ctx)
-        self._handle, self._batch = None, None
+        self._handle: ctypes.c_void_p | None = None
+        self._batch: Any = None
         host = ggml.tensors_on_host() if on_host is None else on_host
         self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
         params = llama.llama_context_default_params()
@@ -74,7 +75,6 @@ class Context:
                 f"({log.complaint()}); choose a smaller n_ctx."
             )
         self.n_ctx = int(llama.llama_n_ctx(self._handle))
-        self._memory = llama.llama_get_memory(self._handle)
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
         self._probe()
 
@@ -99,6 +99,11 @@ class Context:
             raise EngineError("this context is closed; open the model again.")
         return self._handle
 
+    @property
+    def _memory(self) -> ctypes.c_void_p:
+        memory: ctypes.c_void_p = llama.llama_get_memory(self.handle)
+        return memory
+
     def decode(
         self, rows: Sequence[Row], capture: Capture | None = None, *, watch_all: bool = False
     ) -> Array | None:
@@ -107,7 +112,9 @@ class Context:
         Raises:
             EngineError: llama.cpp failed, or steering did; the rows' cells are then undefined.
         """
-        batch = self._batch
+        handle, batch = self.handle, self._batch
+        if not 0 < len(rows) <= self.n_batch:
+            raise EngineError(f"a batch of {len(rows)} rows; send 1 to {self.n_batch}.")
         batch.n_tokens = len(rows)
         for i, row in enumerate(rows):
             batch.token[i] = row.token
@@ -122,9 +129,10 @@ class Context:
                 [row.applied for row in rows], [row.output for row in rows], capture,
                 watch_all=watch_all,
             )
-        code = llama.llama_decode(self.handle, batch)
+        log.forget()
+        code = llama.llama_decode(handle, batch)
         if armed:
-            self.hook.disarm()
+            self.hook.disarm(decoded=code == 0)
         if code:
             raise EngineError(
                 f"llama.cpp could not decode {len(rows)} tokens (code {code}: {log.complaint()}); "

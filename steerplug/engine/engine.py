@@ -43,9 +43,9 @@ class Request:
 class Progress:
     """What is known of a running reply; `finish_reason` is set when it has ended.
 
-    `n_steered` counts steered tokens (prompt and reply), `moved` sums |change of h| / |h| over
-    steered (token, block) pairs, of which there are `n_moved`; `seconds_to_first` is the time from
-    the request to its first token.
+    `n_steered` counts steered tokens (prompt and reply), from the cache or not; `moved` sums
+    |change of h| / |h| over the steered (token, block) pairs that were decoded, of which there are
+    `n_moved`; `seconds_to_first` is the time from the request to its first token.
     """
 
     n_prompt: int = 0
@@ -64,12 +64,13 @@ class Progress:
 class Piece:
     """One generated token: its text as far as it is certain, and how strongly it was steered.
 
+    `token` is None where only text that had been held back is handed out.
     `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
     drew this one; 0 where nothing was steered.
     """
 
     text: str
-    token: int
+    token: int | None
     moved: float
 
 
@@ -118,7 +119,7 @@ class Engine:
                     progress.finish_reason = "length"
                 yield Piece(shown, token, moved)
             if rest := text.finish():
-                yield Piece(rest, token, 0.0)
+                yield Piece(rest, None, 0.0)
         finally:
             reply.sampler.close()
 
@@ -151,6 +152,7 @@ class Engine:
             rows = [Row(reply.tokens[i], i, i == end - 1, reply.steering[i])
                     for i in range(start, stop)]
             moved = self._decode(rows, reply.progress)
+        reply.count_steered()
         return reply.sampler.draw(self.context, stop - start - 1), moved
 
     def _shared_prefix(self, reply: "_Reply") -> int:
@@ -174,11 +176,9 @@ class Engine:
             self.context.clear()
             raise
         self._cells.extend((row.token, _key(row.applied)) for row in rows)
-        n_steered = sum(row.applied is not None for row in rows)
-        if not n_steered:
+        if not any(row.applied for row in rows):
             return 0.0
         moved = self.context.hook.moved
-        progress.n_steered += n_steered
         progress.moved += float(moved.sum())
         progress.n_moved += self.context.hook.applied
         last = rows[-1].applied
@@ -205,7 +205,13 @@ class _Reply:
         self.sampler = Sampler(sampling)
         self.progress = progress
         self._generated = laid.generated
+        self._counted = 0
         progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
+
+    def count_steered(self) -> None:
+        """Count each steered token once, whether it was decoded, cached, or decoded again."""
+        self.progress.n_steered += sum(a is not None for a in self.steering[self._counted :])
+        self._counted = len(self.steering)
 
     def append(self, token: int) -> None:
         self.tokens.append(token)

@@ -19,23 +19,25 @@ _DEVICE_CPU, _DEVICE_ACCELERATOR = 0, 3
 
 
 @cache
-def _libraries() -> list[ctypes.CDLL]:
+def _library(stem: str) -> ctypes.CDLL | None:
     folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH", Path(llama_cpp.__file__).parent / "lib"))
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    paths = [folder / f"{prefix}{stem}{suffix}" for stem in ("ggml-base", "ggml")
-             for prefix in ("lib", "")]
-    return [ctypes.CDLL(str(path)) for path in paths if path.exists()]
+    paths = [folder / f"{prefix}{stem}{suffix}" for prefix in ("lib", "")]
+    return next((ctypes.CDLL(str(path)) for path in paths if path.exists()), None)
 
 
 @cache
 def function(name: str) -> Any:
     """Return ggml's C function `name` as a ctypes function.
 
+    libllama is asked first: there the linker finds the very ggml that llama.cpp runs on, while the
+    wheel's `libggml-base.so` is a second copy of it, with a log and a device list of its own.
+
     Raises:
         EngineError: this build of llama.cpp does not export it.
     """
-    for library in _libraries():
-        if hasattr(library, name):
+    for library in (_library(stem) for stem in ("llama", "ggml-base", "ggml")):
+        if library is not None and hasattr(library, name):
             return library[name]
     raise EngineError(
         f"this build of llama-cpp-python does not export `{name}`; "

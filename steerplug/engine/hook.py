@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.engine import ggml
-from steerplug.errors import EngineError
+from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 
 _FLOATS = ctypes.c_void_p
@@ -116,7 +116,8 @@ def lay_out(mix: Mix, position: int = 0) -> Applied | None:
 
     A term in scope "front" contributes its row `position`; the others are the same at any position.
     """
-    terms, alive, layers = [], [], set()
+    terms, alive = [], []
+    layers: set[int] = set()
     key = [mix.digest]
     for term in mix.terms:
         steering = term.steering
@@ -226,7 +227,8 @@ class Hook:
         self._watched.fill(watch_all)
         self._output[: len(outputs)] = outputs
         self._fill_terms(applied)
-        captured = self._fill_capture(capture) if capture is not None else None
+        self._armed = tuple(applied)  # keeps alive what the table points to
+        captured = self._fill_capture(capture, outputs) if capture is not None else None
         state = self._state
         state.n_rows = len(applied)
         state.captured = None if captured is None else captured.ctypes.data
@@ -235,10 +237,16 @@ class Hook:
         return captured
 
     def _fill_terms(self, applied: Sequence[Applied | None]) -> None:
-        first, terms = self._first, []
+        first = self._first
+        terms: list[tuple[int, float]] = []
         layers: set[int] = set()
         for row, what in enumerate(applied):
             if what is not None:
+                if (what.n_embd, what.n_layer) != (self.n_embd, self.n_layer):
+                    raise SteeringError(
+                        f"the steering is for {what.n_layer} blocks of {what.n_embd} values, the "
+                        f"model has {self.n_layer} of {self.n_embd}; build it for this model."
+                    )
                 terms.extend(what.terms)
                 layers |= what.layers
             first[row + 1] = len(terms)
@@ -248,7 +256,14 @@ class Hook:
         self._terms[: len(terms)] = terms
         self._watched[list(layers)] = 1
 
-    def _fill_capture(self, capture: Capture) -> Array:
+    def _fill_capture(self, capture: Capture, outputs: Sequence[bool]) -> Array:
+        for row in capture.rows:
+            if not 0 <= row < len(outputs):
+                raise EngineError(f"row {row} cannot be captured from {len(outputs)} rows.")
+            if self.n_layer - 1 in capture.layers and not outputs[row]:
+                raise EngineError(
+                    f"row {row} has no activation at the last block; ask for its logits as well."
+                )
         self._capture_layer.fill(-1)
         self._capture_row.fill(-1)
         self._capture_layer[list(capture.layers)] = np.arange(len(capture.layers))
@@ -256,18 +271,22 @@ class Hook:
         self._watched[list(capture.layers)] = 1
         return np.zeros((len(capture.layers), len(capture.rows), self.n_embd), np.float32)
 
-    def disarm(self) -> None:
+    def disarm(self, *, decoded: bool = True) -> None:
         """End the decode.
+
+        Args:
+            decoded: whether llama.cpp evaluated the batch; if not, steering cannot have happened.
 
         Raises:
             EngineError: steering failed, or did not happen.
         """
         status = self._end(self._reference)
-        if status:
+        if status and (decoded or status != _NOT_FIRED):
             il, found = self._state.status_il, self._state.found
             raise EngineError(_MESSAGES[status].format(il=il, found=found, state=self._state))
 
 
+_NOT_FIRED = 4
 _MESSAGES = {
     1: "block {il} hands out {found} values that are not float32 rows of {state.n_embd}; "
        "steerplug cannot steer this model on this device, run `steerplug doctor -m MODEL`.",

@@ -7,14 +7,15 @@ from collections import deque
 from llama_cpp import llama_cpp as llama
 
 _logger = logging.getLogger("steerplug.llama")
-_complaints: deque[str] = deque(maxlen=8)
+_logger.addHandler(logging.NullHandler())
+_complaints: deque[tuple[int, str]] = deque(maxlen=8)
 _LEVELS = {2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
 
 def _receive(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace").strip()
-    if level >= 3 and line:
-        _complaints.append(line)
+    if level in (3, 4) and line:
+        _complaints.append((level, line))
     _logger.log(_LEVELS.get(level, logging.DEBUG), line)
 
 
@@ -23,11 +24,16 @@ _callback = llama.llama_log_callback(_receive)
 
 def take_over() -> None:
     """Route llama.cpp's log to the logger `steerplug.llama` and forget earlier complaints."""
-    _complaints.clear()
+    forget()
     llama.llama_log_set(_callback, ctypes.c_void_p(0))
 
 
+def forget() -> None:
+    """Forget earlier complaints, before a call whose own complaint may be wanted."""
+    _complaints.clear()
+
+
 def complaint() -> str:
-    """Return the most telling line of the last failure: the first error after `take_over`."""
-    lines = [line.split(": ", 1)[-1] for line in _complaints]
-    return lines[0] if lines else "no reason given"
+    """Return the most telling line since `forget`: the first error, else the first warning."""
+    _level, line = max(_complaints, key=lambda found: found[0], default=(0, "no reason given"))
+    return line.split(": ", 1)[-1]

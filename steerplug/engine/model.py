@@ -6,6 +6,7 @@ and the sha256 of the file's metadata and tensor table (not of the weights, whic
 
 import ctypes
 import hashlib
+import os
 from pathlib import Path
 
 from llama_cpp import llama_cpp as llama
@@ -31,13 +32,13 @@ class Model:
     def __init__(self, path: Path, *, n_gpu_layers: int = -1) -> None:
         self.path = path
         self.fingerprint = ""
-        self._handle = None
+        self._handle: ctypes.c_void_p | None = None
         header = _read_header(path)
         log.take_over()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
-        self._handle = llama.llama_model_load_from_file(str(path).encode(), params)
+        self._handle = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self._handle:
             raise ModelError(
                 f"{path.name} cannot be loaded as a model ({log.complaint()}); "
@@ -99,6 +100,7 @@ class Model:
     def close(self) -> None:
         """Free the weights; contexts on this model must be closed first."""
         if self._handle is not None:
+            self.vocab.close()
             llama.llama_model_free(self._handle)
             self._handle = None
 

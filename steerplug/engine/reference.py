@@ -15,12 +15,14 @@ def add_delta(delta: Delta, strength: float, h: Array, position: int = 0) -> Arr
     """Return `strength * delta(h)` for one row; h: (n_embd,)."""
     read = delta.W @ h
     if delta.norm == "rms":
-        mean_square = np.mean(h * h, dtype=np.float32)
-        read = read / np.sqrt(mean_square) if mean_square > 0 else np.zeros_like(read)
+        length = np.sqrt(np.sum(h * h, dtype=np.float32))
+        inverse_rms = np.sqrt(np.float32(len(h))) / length if length > 0 else np.float32(0)
+        read = read * inverse_rms
     read = read + delta.b
     if delta.act == "relu":
         read = np.maximum(read, 0)
-    return np.float32(strength) * delta.z[position] + (np.float32(strength) * read) @ delta.Z
+    scale = np.float32(strength)
+    return np.asarray(scale * delta.z[position] + (scale * read) @ delta.Z)
 
 
 def steer_row(h: Array, terms: Sequence[Term], il: int, position: int = 0) -> Array:

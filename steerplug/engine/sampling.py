@@ -47,6 +47,8 @@ class Sampling:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise RequestError(f"{field.name} is {value!r}; give a number such as {low}.")
+            if field.name in _WHOLE and not isinstance(value, int):
+                raise RequestError(f"{field.name} is {value}; give a whole number such as {low}.")
             if not math.isfinite(value) or not low <= value <= high:
                 raise RequestError(f"{field.name} is {value}; choose {low} to {high}.")
 
@@ -63,6 +65,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "repeat_penalty": (0.1, 10.0),
     "seed": (0, _MAX_SEED),
 }
+_WHOLE = ("top_k", "seed")
 
 
 class Sampler:

@@ -36,11 +36,12 @@ class TextStream:
         if self.stopped_by is not None:
             return ""
         text = self._held + new
-        found = [(text.index(stop), stop) for stop in self._stop if stop in text]
-        if found:
-            end, self.stopped_by = min(found)
+        found = [(text.index(stop) + len(stop), text.index(stop), stop)
+                 for stop in self._stop if stop in text]
+        if found:  # the first to be complete, as if the text had come character by character
+            _, begin, self.stopped_by = min(found)
             self._held = ""
-            return text[:end]
+            return text[:begin]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -1,11 +1,11 @@
 """Text to tokens and back, with the model's own vocabulary."""
 
 import ctypes
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 from llama_cpp import llama_cpp as llama
 
-from steerplug.errors import RequestError
+from steerplug.errors import ModelError, RequestError
 
 MAX_TEXT = 8 * 1024 * 1024
 
@@ -14,17 +14,23 @@ class Vocab:
     """The vocabulary of a loaded model."""
 
     def __init__(self, model: ctypes.c_void_p) -> None:
-        self._vocab = llama.llama_model_get_vocab(model)
+        self._vocab: ctypes.c_void_p | None = llama.llama_model_get_vocab(model)
         self.n_tokens = int(llama.llama_vocab_n_tokens(self._vocab))
         self.bos = int(llama.llama_vocab_bos(self._vocab))
         self.eos = int(llama.llama_vocab_eos(self._vocab))
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(self._vocab))
-        self.piece = lru_cache(maxsize=None)(self._piece)
+        self.piece = cache(self._piece)
 
     @property
     def handle(self) -> ctypes.c_void_p:
         """The `llama_vocab` pointer."""
+        if self._vocab is None:
+            raise ModelError("the model of this vocabulary is closed; load the model again.")
         return self._vocab
+
+    def close(self) -> None:
+        """Forget the pointer: the model is about to be freed."""
+        self._vocab = None
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Return the tokens of `text`; no BOS is added.
@@ -43,7 +49,7 @@ class Vocab:
             )
         buffer = (ctypes.c_int32 * (len(data) + 8))()
         n = llama.llama_tokenize(
-            self._vocab, data, len(data), buffer, len(buffer), False, special
+            self.handle, data, len(data), buffer, len(buffer), False, special
         )
         if n < 0:
             raise RequestError("the text could not be tokenised by this model; send a shorter one.")
@@ -52,7 +58,7 @@ class Vocab:
     def _piece(self, token: int, special: bool = False) -> bytes:
         for size in (64, 4096):
             buffer = ctypes.create_string_buffer(size)
-            n = llama.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            n = llama.llama_token_to_piece(self.handle, token, buffer, size, 0, special)
             if n >= 0:
                 break
         return buffer.raw[: max(n, 0)]
@@ -61,10 +67,10 @@ class Vocab:
         """Return the text of `tokens`, control tokens only if `special`."""
         return b"".join(self.piece(t, special) for t in tokens).decode("utf-8", "replace")
 
-    @lru_cache(maxsize=None)  # noqa: B019  a vocabulary lives as long as its model
+    @cache  # noqa: B019  a vocabulary lives as long as its model
     def ends_generation(self, token: int) -> bool:
         """Whether `token` ends a reply (EOS, end of turn, ...)."""
-        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+        return bool(llama.llama_vocab_is_eog(self.handle, token))
 
     @cached_property
     def space(self) -> int:

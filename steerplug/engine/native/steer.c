@@ -150,7 +150,8 @@ static bool is_steered(const sp_term *terms, int32_t n_terms, int32_t il) {
 SP_API float sp_steer_row(float *h, const sp_term *terms, int32_t n_terms, int32_t il,
                           float *delta, int32_t n_embd) {
     const float length_squared = dot(h, h, n_embd);
-    const float inverse_rms = length_squared > 0 ? 1.0f / sqrtf(length_squared / n_embd) : 0.0f;
+    const float inverse_rms = /* a quotient of roots: length_squared / n_embd could underflow */
+        length_squared > 0 ? sqrtf((float)n_embd) / sqrtf(length_squared) : 0.0f;
     bool added = false;
     memset(delta, 0, sizeof(float) * n_embd);
     for (int32_t i = 0; i < n_terms; i++) {

