@@ -7,11 +7,12 @@ Equation, for a token in scope at the output h of block il (llama.cpp's `l_out-{
 
 Shapes: h, z (n_embd,); W, Z (k, n_embd); b (k,). A constant vector has k = 0. `act` is "relu" or
 "identity"; `norm` is "rms", rms(h) = h / sqrt(mean(h^2)), or "none".
-Sign: positive strength gives more of what the preset names. Unit: strength 1.0 is the fitted effect.
+Sign: positive strength gives more of what the preset names. Unit: strength 1.0 is the fitted
+effect.
 Source: activation addition, arXiv 2308.10248; gates (PSR), arXiv 2605.03907.
 
-`Steering` is one fitted thing, as a file holds it. `Mix` is a linear combination of them; all deltas
-of a mix read the same incoming h, so a mix is order-free and linear in its strengths.
+`Steering` is one fitted thing, as a file holds it. `Mix` is a linear combination of them; all
+deltas of a mix read the same incoming h, so a mix is order-free and linear in its strengths.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Delta:
         norm: what the gates read: "rms" or "none".
 
     Raises:
-        SteeringError: shapes disagree, or a number is not finite.
+        SteeringError: shapes disagree, a number is not finite, or `act` or `norm` is unknown.
     """
 
     z: Array
@@ -59,20 +60,24 @@ class Delta:
 
     def __post_init__(self) -> None:
         for name in ("z", "W", "b", "Z"):
-            array = np.array(getattr(self, name), dtype=np.float32, order="C")
+            with np.errstate(over="ignore"):  # a float64 beyond float32 is refused just below
+                array = np.array(getattr(self, name), dtype=np.float32, order="C")
             if not np.isfinite(array).all():
                 raise SteeringError(f"{name} holds a number that is not finite; fit it again.")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-        if self.z.ndim != 2 or len(self.z) == 0:
+        if self.z.ndim != 2 or self.z.size == 0:
             raise SteeringError(f"z has shape {self.z.shape}; it must be (n_positions, n_embd).")
-        k, n_embd = len(self.b), self.z.shape[1]
+        k, n_embd = self.b.size, self.z.shape[1]
         for name, shape in (("W", (k, n_embd)), ("b", (k,)), ("Z", (k, n_embd))):
             if getattr(self, name).shape != shape:
                 raise SteeringError(
                     f"{name} has shape {getattr(self, name).shape}; with z {self.z.shape} and "
                     f"k = {k} it must be {shape}."
                 )
+        for name, word, known in (("act", self.act, Act), ("norm", self.norm, Norm)):
+            if word not in get_args(known):
+                raise SteeringError(f"{name} is `{word}`; it must be one of {get_args(known)}.")
 
     @staticmethod
     def constant(z: Array) -> "Delta":
@@ -109,8 +114,11 @@ class Steering:
         layers: block il (0-based) -> `Delta`.
 
     Raises:
-        SteeringError: a block lies outside the model, a width differs, or nothing is steered.
+        SteeringError: a block lies outside the model, a width differs, nothing is steered, or the
+            scope is unknown.
     """
+
+    __array_ufunc__ = None  # so that `np.float64(2) * steering` comes here, not to NumPy
 
     name: str
     n_embd: int
@@ -121,6 +129,10 @@ class Steering:
     def __post_init__(self) -> None:
         if not self.layers:
             raise SteeringError(f"`{self.name}` steers no block at all; fit it again.")
+        if self.scope not in get_args(Scope):
+            raise SteeringError(
+                f"`{self.name}` has scope `{self.scope}`; it must be one of {get_args(Scope)}."
+            )
         ordered = {il: self.layers[il] for il in sorted(self.layers)}
         for il, delta in ordered.items():
             if not 0 <= il < self.n_layer:
@@ -136,8 +148,8 @@ class Steering:
         counts = {len(delta.z) for delta in ordered.values()}
         if len(counts) > 1 or (self.scope != "front" and counts != {1}):
             raise SteeringError(
-                f"`{self.name}` has {sorted(counts)} positions in scope `{self.scope}`; every block "
-                "must have the same number, and exactly one unless the scope is `front`."
+                f"`{self.name}` has {sorted(counts)} positions in scope `{self.scope}`; every "
+                "block must have the same number, and exactly one unless the scope is `front`."
             )
         object.__setattr__(self, "layers", MappingProxyType(ordered))
 
@@ -189,20 +201,23 @@ class Mix:
         SteeringError: the steerings were fitted for models of different geometry.
     """
 
+    __array_ufunc__ = None  # so that `np.float64(2) * mix` comes here, not to NumPy
+
     terms: tuple[Term, ...] = field(default=())
 
     def __post_init__(self) -> None:
         strengths: dict[str, float] = {}
         steerings: dict[str, Steering] = {}
         for term in self.terms:
-            if not math.isfinite(term.strength):
-                raise StrengthError(
-                    f"the strength of `{term.steering.name}` is {term.strength}; "
-                    "give a finite number such as 0.8."
-                )
             digest = term.steering.digest
             steerings.setdefault(digest, term.steering)
-            strengths[digest] = strengths.get(digest, 0.0) + term.strength
+            strengths[digest] = strengths.get(digest, 0.0) + float(term.strength)
+        for digest, strength in strengths.items():
+            if not math.isfinite(strength):
+                raise StrengthError(
+                    f"the strength of `{steerings[digest].name}` is {strength}; "
+                    "give a finite number such as 0.8."
+                )
         geometries = {(s.n_embd, s.n_layer): s.name for s in steerings.values()}
         if len(geometries) > 1:
             said = ", ".join(f"`{name}` {shape}" for shape, name in geometries.items())
@@ -236,7 +251,7 @@ class Mix:
         return sha.hexdigest()
 
     def __rmul__(self, strength: float) -> "Mix":
-        return Mix(tuple(Term(strength * t.strength, t.steering) for t in self.terms))
+        return Mix(tuple(Term(float(strength) * t.strength, t.steering) for t in self.terms))
 
     def __neg__(self) -> "Mix":
         return -1.0 * self

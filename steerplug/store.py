@@ -1,0 +1,203 @@
+"""Fitted steering on disk, found again by what it was made from.
+
+    <folder>/<model fingerprint, 16>/<preset name>-<key, 16>.gguf
+
+The folder is `$STEERPLUG_CACHE`, or the user's cache folder. A `Key` is the content address: same
+preset, model, template, method and versions, same file. Whoever makes a file holds its lock
+(`….gguf.lock`), so two processes that need the same thing make it once. A file appears whole or not
+at all: it is written beside its place (`….tmp`), flushed to disk, read back and only then renamed.
+
+A file that is torn, foreign, not finite, or not what its name says is never used. `find` refuses it
+and names the cure. `find_or_make` was asked for a result and can have one: it logs that refusal as
+a warning and makes the file again.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from steerplug.errors import SteeringError, StoreError
+from steerplug.steering.file import FORMAT, read_steering, write_steering
+from steerplug.steering.identity import PRESET_NAME, Identity
+from steerplug.steering.value import Steering
+
+log = logging.getLogger(__name__)
+
+Made = tuple[Steering, Identity]
+
+
+@dataclass(frozen=True)
+class Key:
+    """The content address of one fitted steering.
+
+    Args:
+        preset: the preset's name, for people who look into the folder.
+        preset_digest: hash of the preset's content.
+        model: the model's fingerprint.
+        chat_template: hash of the chat template.
+        method: how it is fitted.
+        fit_version: of the fitting code; raise it when the same preset would give other numbers.
+
+    Raises:
+        StoreError: the preset's name cannot be part of a file name.
+    """
+
+    preset: str
+    preset_digest: str
+    model: str
+    chat_template: str
+    method: str
+    fit_version: int
+
+    def __post_init__(self) -> None:
+        if not PRESET_NAME.fullmatch(self.preset):
+            raise StoreError(
+                f"the preset name {self.preset[:80]!r} cannot name a file; use up to 64 of a-z, "
+                "0-9, `.`, `_` and `-`."
+            )
+
+    @property
+    def digest(self) -> str:
+        """Sha256 (hex) over all fields and the version of the file format."""
+        return hashlib.sha256(repr((*astuple(self), FORMAT)).encode()).hexdigest()
+
+    def is_of(self, identity: Identity | None) -> bool:
+        """Return whether a file that says this of itself is the one this key asks for."""
+        names = ("preset", "preset_digest", "model", "chat_template", "method")
+        return all(getattr(self, name) == getattr(identity, name, None) for name in names)
+
+
+class Store:
+    """The cache of fitted steering, shared by all processes of a user.
+
+    Args:
+        folder: where; `$STEERPLUG_CACHE` or the user's cache folder if None. Made when needed.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        named = os.environ.get("STEERPLUG_CACHE")
+        default = Path(named) if named else user_cache_path("steerplug", appauthor=False)
+        self.folder = (folder or default).expanduser().absolute()
+
+    def path(self, key: Key) -> Path:
+        """Return where the steering of `key` is, or would be; safe as a name on every system."""
+        model = re.sub(r"[^a-z0-9-]", "_", key.model.lower())[:16]
+        preset = key.preset.replace(".", "_")  # Windows reserves names such as `con.x`
+        return self.folder / model / f"{preset}-{key.digest[:16]}.gguf"
+
+    def find(self, key: Key, *, n_embd: int, n_layer: int) -> Made | None:
+        """Return the steering of `key`, or None if there is none yet.
+
+        Raises:
+            SteeringError: the file is damaged, or is not what `key` asks for.
+        """
+        path = self.path(key)
+        if not os.path.lexists(path):
+            return None
+        cure = f"delete it, or run `steerplug build {key.preset} --force`"
+        try:
+            steering, identity = read_steering(path, n_embd=n_embd, n_layer=n_layer)
+        except SteeringError as error:
+            raise SteeringError(f"{str(error).removesuffix('.')} ({cure}).") from None
+        if identity is None or not key.is_of(identity):
+            raise SteeringError(f"{path} is not what its name says; {cure}.")
+        return steering, identity
+
+    def publish(self, key: Key, steering: Steering, identity: Identity) -> Path:
+        """Put `steering` in its place, whole or not at all, over whatever was there.
+
+        Raises:
+            StoreError: the folder cannot be written, or `identity` is not that of `key`.
+        """
+        with self._locked(key):
+            return self._publish(key, steering, identity)
+
+    def find_or_make(
+        self, key: Key, make: Callable[[], Made], *, n_embd: int, n_layer: int
+    ) -> Made:
+        """Return the steering of `key`, from disk or else from `make`, whose result is published.
+
+        While one process makes it, others wait and then read the result. A file that `find`
+        refuses is made again, with a warning in the log.
+
+        Raises:
+            StoreError: the folder cannot be written. Errors of `make` pass unchanged.
+        """
+        try:
+            found = self.find(key, n_embd=n_embd, n_layer=n_layer)
+        except SteeringError:
+            found = None  # looked at again under the lock: somebody may be replacing it
+        if found:
+            return found
+        with self._locked(key):
+            try:
+                found = self.find(key, n_embd=n_embd, n_layer=n_layer)
+            except SteeringError as error:
+                log.warning("%s Made again.", error)
+            if found:
+                return found
+            steering, identity = make()
+            self._publish(key, steering, identity)
+            return steering, identity
+
+    @contextmanager
+    def _locked(self, key: Key) -> Iterator[None]:
+        """Hold the lock of `key`; what a killed process left half-written goes first."""
+        path = self.path(key)
+        with self._as_store_error():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{path}.lock")
+            lock.acquire()
+        try:
+            for left_over in path.parent.glob(f"{path.name}.*.tmp"):
+                with self._as_store_error():
+                    left_over.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
+
+    def _publish(self, key: Key, steering: Steering, identity: Identity) -> Path:
+        if not key.is_of(identity):
+            raise StoreError(
+                f"what was made for `{key.preset}` says it is of another preset, model, template "
+                "or method; build it again."
+            )
+        path = self.path(key)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        with self._as_store_error():
+            try:
+                write_steering(temporary, steering, identity)
+                with temporary.open("r+b") as file:
+                    os.fsync(file.fileno())
+                self._verify(temporary, steering, identity)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path
+
+    def _verify(self, path: Path, steering: Steering, identity: Identity) -> None:
+        try:
+            read, said = read_steering(path, n_embd=steering.n_embd, n_layer=steering.n_layer)
+        except SteeringError as error:
+            raise StoreError(f"what was written did not survive: {error}") from None
+        if (read.digest, read.name, said) != (steering.digest, steering.name, identity):
+            raise StoreError(f"{path} holds other numbers than were written; check the disk.")
+
+    @contextmanager
+    def _as_store_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the cache folder {self.folder} cannot be used ({error.strerror or error}); set "
+                "STEERPLUG_CACHE to a folder with space that you may write to."
+            ) from error
