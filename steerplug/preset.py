@@ -20,7 +20,9 @@ from steerplug.errors import PresetError, StrengthError
 from steerplug.preset_parts import (
     Contrast,
     Decoding,
+    Example,
     Fit,
+    Method,
     Scope,
     Strength,
     Teacher,
@@ -28,6 +30,20 @@ from steerplug.preset_parts import (
 )
 from steerplug.yaml_file import YamlFile, read_yaml
 from steerplug.yaml_problem import explain
+
+__all__ = [
+    "Contrast",
+    "Decoding",
+    "Example",
+    "Fit",
+    "Method",
+    "Preset",
+    "Scope",
+    "Strength",
+    "Teacher",
+    "check_strength",
+    "is_preset_name",
+]
 
 SCHEMA = "steerplug/preset-v1"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
