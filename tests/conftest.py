@@ -3,7 +3,9 @@
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp as llama
@@ -91,3 +93,61 @@ def plain_logits(model: Model) -> PlainLogits:
             llama.llama_free(handle)
 
     return logits
+
+
+def write_tiny_llama(path: Path, *, seed: int = 0, name: str = "tiny", n_layer: int = 5) -> Path:
+    """Write a random float32 llama of width 64 with 96 tokens and no tokeniser."""
+    n_embd, n_ff, n_head, n_kv, n_vocab = 64, 160, 4, 2, 96
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_context_length(256)
+    writer.add_embedding_length(n_embd)
+    writer.add_block_count(n_layer)
+    writer.add_feed_forward_length(n_ff)
+    writer.add_head_count(n_head)
+    writer.add_head_count_kv(n_kv)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(n_embd // n_head)
+    writer.add_vocab_size(n_vocab)
+    writer.add_tokenizer_model("none")
+
+    def matrix(tensor: str, rows: int, columns: int, scale: float = 1.0) -> None:
+        values = scale * rng.standard_normal((rows, columns)) / np.sqrt(columns)
+        writer.add_tensor(f"{tensor}.weight", values.astype(np.float32))
+
+    def norm(tensor: str) -> None:
+        values = 1 + 0.1 * rng.standard_normal(n_embd)
+        writer.add_tensor(f"{tensor}.weight", values.astype(np.float32))
+
+    n_embd_kv = n_embd // n_head * n_kv
+    matrix("token_embd", n_vocab, n_embd, scale=8.0)
+    matrix("output", n_vocab, n_embd)
+    norm("output_norm")
+    for il in range(n_layer):
+        norm(f"blk.{il}.attn_norm")
+        norm(f"blk.{il}.ffn_norm")
+        for tensor, rows, columns in (
+            ("attn_q", n_embd, n_embd), ("attn_k", n_embd_kv, n_embd),
+            ("attn_v", n_embd_kv, n_embd), ("attn_output", n_embd, n_embd),
+            ("ffn_gate", n_ff, n_embd), ("ffn_up", n_ff, n_embd), ("ffn_down", n_embd, n_ff),
+        ):  # fmt: skip
+            matrix(f"blk.{il}.{tensor}", rows, columns)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a tiny random float32 llama: `(seed=0, name="tiny", n_layer=5)`; returns its path."""
+    folder = tmp_path_factory.mktemp("tiny")
+
+    def write(**settings: Any) -> Path:
+        stem = "-".join(str(value) for value in settings.values()) or "default"
+        return write_tiny_llama(folder / f"{stem}.gguf", **settings)
+
+    return write

@@ -126,7 +126,8 @@ def lay_out(mix: Mix, position: int = 0) -> Applied | None:
             laid = _laid[steering] = _Laid.out(steering)
         row = position if steering.n_positions > 1 else 0
         key.append(str(row))
-        terms.append((ctypes.addressof(laid.tables[row]), term.strength))
+        strength = ctypes.c_float(term.strength).value  # beyond float32: infinite, so refused
+        terms.append((ctypes.addressof(laid.tables[row]), strength))
         alive.append(laid)
         layers.update(steering.layers)
     if not terms:

@@ -1,0 +1,282 @@
+"""Steered logits against an independent framework on the same weights, and against stock llama.cpp.
+
+The oracle is transformers on the same GGUF, dequantised to float32, with the same intervention made
+by forward hooks. Two models are used:
+
+* a random float32 llama of 5 blocks, where nothing is quantised but the float16 KV cache, so the
+  two frameworks agree to 1e-3 and a wrong row, block, sign or norm cannot hide;
+* SmolLM2 (Q4_1), where llama.cpp also quantises activations to 8 bits before each matrix product.
+  What that costs is measured on the unsteered model first; steering must not add to it.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steerplug.engine.context import Context, Row
+from steerplug.engine.hook import lay_out
+from steerplug.engine.model import Model
+from steerplug.engine.scope import Plan, Prompt, plan
+from steerplug.steering.value import Array, Delta, Mix, Steering, Term
+
+torch.set_num_threads(1)
+
+
+class Oracle:
+    """transformers on a GGUF, with the intervention of steering/value.py in its own words."""
+
+    def __init__(self, path: Path) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from transformers import AutoConfig, AutoModelForCausalLM
+            from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            # What from_pretrained(gguf_file=...) does, without its need for `accelerate`.
+            loaded = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
+        absent = model.load_state_dict(loaded["tensors"], strict=False)
+        assert not absent.unexpected_keys
+        assert set(absent.missing_keys) <= {"lm_head.weight"}
+        if absent.missing_keys:
+            assert config.tie_word_embeddings
+        self.model: Any = model.eval()
+
+    def logits(self, tokens: Sequence[int], rows: Sequence[Sequence[tuple[Term, int]]]) -> Array:
+        """All rows; `rows[r]`: the terms of row r, with the position each has in scope front."""
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for il, block in enumerate(self.model.model.layers):
+                handle = block.register_forward_hook(self._intervention(il, rows))
+                stack.callback(handle.remove)
+            result: Array = self.model(torch.tensor([list(tokens)])).logits[0].numpy()
+            return result
+
+    @staticmethod
+    def _intervention(
+        il: int, rows: Sequence[Sequence[tuple[Term, int]]]
+    ) -> Callable[[Any, Any, Any], Any]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            change = torch.zeros_like(hidden)
+            for row, terms in enumerate(rows):
+                h = hidden[0, row]
+                for term, position in terms:
+                    if il in term.steering.layers:
+                        change[0, row] += term.strength * delta_of(
+                            term.steering.layers[il], h, position
+                        )
+            return (hidden + change, *output[1:]) if isinstance(output, tuple) else hidden + change
+
+        return hook
+
+
+def delta_of(delta: Delta, h: torch.Tensor, position: int) -> torch.Tensor:
+    z, W, b, Z = (torch.from_numpy(np.array(a)) for a in (delta.z, delta.W, delta.b, delta.Z))
+    read = h * torch.rsqrt(h.pow(2).mean()) if delta.norm == "rms" else h
+    units = torch.nn.functional.linear(read, W, b)
+    units = torch.relu(units) if delta.act == "relu" else units
+    return z[position] + units @ Z
+
+
+class Pair:
+    """The same weights in llama.cpp, steered by steerplug, and in the oracle."""
+
+    def __init__(self, model: Model, context: Context, path: Path, tokens: list[int]) -> None:
+        self.model, self.context, self.oracle = model, context, Oracle(path)
+        self.tokens = tokens
+        self.n_embd, self.n_layer = model.n_embd, model.n_layer
+        self.bare_ours = self.ours(Plan((None,) * len(tokens), None))
+        self.bare_theirs = self.oracle.logits(tokens, [[]] * len(tokens))
+        self.noise = relative(self.bare_ours, self.bare_theirs)
+        self.size = self._sizes()
+
+    def _sizes(self) -> list[float]:
+        """Mean |h| of each block's output, so that strengths are comparable."""
+        lengths: list[float] = []
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for block in self.oracle.model.model.layers:
+                def note(_m: Any, _i: Any, output: Any) -> None:
+                    h = output[0] if isinstance(output, tuple) else output
+                    lengths.append(float(h.reshape(-1, h.shape[-1])[1:].norm(dim=-1).mean()))
+
+                stack.callback(block.register_forward_hook(note).remove)
+            self.oracle.model(torch.tensor([self.tokens]))
+        return lengths
+
+    def ours(self, laid: Plan) -> Array:
+        self.context.clear()
+        self.context.decode([
+            Row(token, i, True, laid.prompt[i]) for i, token in enumerate(self.tokens)
+        ])
+        return np.stack([self.context.logits(i) for i in range(len(self.tokens))])
+
+    def compare(self, mix: Mix, prompt: Prompt) -> tuple[float, float, float]:
+        """Relative error of the steered logits; cosine and ratio of the change steering made."""
+        ours = self.ours(plan(mix, prompt))
+        theirs = self.oracle.logits(self.tokens, who_steers(mix, prompt))
+        a, b = (ours - self.bare_ours).ravel(), (theirs - self.bare_theirs).ravel()
+        cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+        size = float(np.linalg.norm(a) / np.linalg.norm(b))
+        return relative(ours, theirs), cosine, size
+
+
+def relative(a: Array, b: Array) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def who_steers(mix: Mix, prompt: Prompt) -> list[list[tuple[Term, int]]]:
+    """The scope rules once more, said naively: the terms of each row and its front position."""
+    rows: list[list[tuple[Term, int]]] = []
+    for i in range(len(prompt.tokens)):
+        reply = i == len(prompt.tokens) - 1 or any(a <= i < b for a, b in prompt.responses)
+        row = []
+        for term in mix.terms:
+            scope, n = term.steering.scope, term.steering.n_positions
+            is_bos = i == 0 and prompt.has_bos
+            if (scope == "response" and reply) or (scope == "all" and not is_bos):
+                row.append((term, 0))
+            elif scope == "front" and i < n:
+                row.append((term, i))
+        rows.append(row)
+    return rows
+
+
+TEXT = (
+    "The weather in the mountains changed quickly that afternoon, and so they decided to stay in "
+    "the hut until the storm had passed. Nobody had expected snow in"
+)
+
+
+@pytest.fixture(scope="module")
+def smollm2(model: Model, model_path: Path, shared_context: Context) -> Pair:
+    tokens = [model.vocab.bos, *model.vocab.tokenize(TEXT)]
+    return Pair(model, shared_context, model_path, tokens)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Pair]:
+    path = tiny_llama()
+    model = Model(path)
+    context = Context(model, n_ctx=256, n_batch=64, n_threads=1)
+    tokens = np.random.default_rng(1).integers(0, 96, 32).tolist()
+    yield Pair(model, context, path, tokens)
+    context.close()
+
+
+# What is intervened, as functions of the model's geometry; sizes are shares of |h|.
+
+
+def unit(rng: np.random.Generator, *shape: int) -> Array:
+    values = rng.standard_normal(shape)
+    return np.asarray(values / np.linalg.norm(values, axis=-1, keepdims=True), np.float32)
+
+
+def constant(pair: Pair, layers: Sequence[int], scope: str = "all", share: float = 0.5) -> Steering:
+    rng = np.random.default_rng(21)
+    deltas = {
+        il: Delta.constant(share * pair.size[il] * unit(rng, pair.n_embd)) for il in layers
+    }
+    return Steering("constant", pair.n_embd, pair.n_layer, deltas, scope)  # type: ignore[arg-type]
+
+
+def gated(pair: Pair, layers: Sequence[int], k: int = 1, share: float = 0.1) -> Steering:
+    rng, n = np.random.default_rng(22), pair.n_embd
+    deltas = {
+        il: Delta.gated(
+            unit(rng, k, n), np.full(k, 0.3, np.float32), share * pair.size[il] * unit(rng, k, n)
+        )
+        for il in layers
+    }
+    return Steering("gated", n, pair.n_layer, deltas, "all")
+
+
+def affine(pair: Pair, layers: Sequence[int]) -> Steering:
+    rng, n = np.random.default_rng(23), pair.n_embd
+    deltas = {
+        il: Delta.affine(
+            0.2 * pair.size[il] * unit(rng, n), unit(rng, 4, n),
+            (0.1 * pair.size[il] * rng.standard_normal(4)).astype(np.float32), unit(rng, 4, n),
+        )
+        for il in layers
+    }
+    return Steering("affine", n, pair.n_layer, deltas, "all")
+
+
+def front(pair: Pair, il: int, n_positions: int = 3) -> Steering:
+    rng = np.random.default_rng(24)
+    z = 1.5 * pair.size[il] * unit(rng, n_positions, pair.n_embd)
+    return Steering("front", pair.n_embd, pair.n_layer, {il: Delta.constant(z)}, "front")
+
+
+def interventions(pair: Pair) -> dict[str, Mix]:
+    n, middle = pair.n_layer, pair.n_layer // 2
+    return {
+        "constant at one block": 1.0 * constant(pair, [middle]),
+        "constant at the last block": 1.0 * constant(pair, [n - 1]),
+        "constant at several blocks": -1.0 * constant(pair, range(1, n, 2), share=3.0 / n),
+        "gated at all blocks": 1.0 * gated(pair, range(n), share=2.5 / n),
+        "gated, three units": -1.0 * gated(pair, [middle], k=3, share=0.5),
+        "affine": 0.7 * affine(pair, [1, middle]),
+        "response only": 1.0 * constant(pair, [middle], "response", share=1.0),
+        "front": 1.0 * front(pair, 1),
+        "a mix": 0.5 * constant(pair, [middle]) + -0.5 * gated(pair, [middle, n - 1], share=0.5)
+        + 1.0 * front(pair, 1),
+    }  # fmt: skip
+
+
+KINDS = (
+    "constant at one block", "constant at the last block", "constant at several blocks",
+    "gated at all blocks", "gated, three units", "affine", "response only", "front", "a mix",
+)  # fmt: skip
+
+
+def prompt_of(pair: Pair) -> Prompt:
+    return Prompt(tuple(pair.tokens), responses=((6, 11), (17, 23)), has_bos=True)
+
+
+def test_both_frameworks_agree_on_the_unsteered_models(tiny: Pair, smollm2: Pair) -> None:
+    assert tiny.noise < 2e-3
+    assert smollm2.noise < 0.06
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_model_equals_transformers_with_the_same_intervention(
+    tiny: Pair, kind: str
+) -> None:
+    error, cosine, size = tiny.compare(interventions(tiny)[kind], prompt_of(tiny))
+    assert error < 2 * tiny.noise
+    assert cosine > 0.99999
+    assert abs(size - 1) < 0.001
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantised_model_equals_transformers_within_what_quantising_explains(
+    smollm2: Pair, kind: str
+) -> None:
+    error, cosine, size = smollm2.compare(interventions(smollm2)[kind], prompt_of(smollm2))
+    assert error < 2 * smollm2.noise
+    assert cosine > 0.99
+    assert abs(size - 1) < 0.05
+
+
+def test_a_constant_for_every_token_equals_stock_llama_cpp_s_control_vector(
+    smollm2: Pair, plain_logits: Callable[..., Array]
+) -> None:
+    # Stock steers every token, BOS too, at any block but the first; so do these rows.
+    steering = constant(smollm2, [1, 14, 15, 29], share=0.5)
+    vector = np.zeros((smollm2.n_layer, smollm2.n_embd), np.float32)
+    for il, delta in steering.layers.items():
+        vector[il] = 0.8 * delta.z[0]
+    everywhere = lay_out(0.8 * steering)
+    ours = smollm2.ours(Plan((everywhere,) * len(smollm2.tokens), everywhere))
+    stock = plain_logits(smollm2.tokens, vector)
+    assert relative(stock, smollm2.bare_ours) > 0.1
+    assert relative(ours, stock) < 1e-3
