@@ -58,6 +58,9 @@ class Context:
         self.model, self.n_batch = model, min(n_batch, n_ctx)
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
+        for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
+            if value < 1:
+                raise ModelError(f"{name} is {value}; give at least 1.")
         host = ggml.tensors_on_host() if on_host is None else on_host
         self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
         params = llama.llama_context_default_params()

@@ -97,7 +97,7 @@ class Engine:
             EngineError: inference failed, or steering did not happen.
         """
         self._check(request)
-        reply = _Reply(request, progress or Progress())
+        reply = _Reply(request, progress or Progress(), self.model.vocab.n_tokens)
         budget = self.context.n_ctx - len(request.prompt.tokens)
         budget = min(request.max_tokens or budget, budget)
         text, progress = TextStream(request.stop), reply.progress
@@ -197,12 +197,12 @@ def _key(applied: Applied | None) -> str | None:
 class _Reply:
     """A reply in the making: its tokens so far, what steers each, and its sampler."""
 
-    def __init__(self, request: Request, progress: Progress) -> None:
+    def __init__(self, request: Request, progress: Progress, n_vocab: int) -> None:
         laid = plan(request.mix, request.prompt)
         sampling = request.sampling.seeded()
         self.tokens = list(request.prompt.tokens)
         self.steering = list(laid.prompt)
-        self.sampler = Sampler(sampling)
+        self.sampler = Sampler(sampling, n_vocab)
         self.progress = progress
         self._generated = laid.generated
         self._counted = 0

@@ -69,15 +69,21 @@ _WHOLE = ("top_k", "seed")
 
 
 class Sampler:
-    """A llama.cpp sampler chain for one reply."""
+    """A llama.cpp sampler chain for one reply.
 
-    def __init__(self, sampling: Sampling) -> None:
+    Args:
+        sampling: how tokens are drawn.
+        n_vocab: how many tokens the model knows.
+    """
+
+    def __init__(self, sampling: Sampling, n_vocab: int) -> None:
+        self._chain = None
         chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         self._chain = chain
         add: Callable[..., None] = llama.llama_sampler_chain_add
         if sampling.repeat_penalty != 1.0:
             add(chain, llama.llama_sampler_init_penalties(
-                _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
+                n_vocab, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
         if sampling.temperature == 0:
             add(chain, llama.llama_sampler_init_greedy())
             return

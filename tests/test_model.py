@@ -1,0 +1,273 @@
+"""Loading models: damaged files end in one sentence, the fingerprint tells models apart."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from llama_cpp import llama_cpp as llama
+
+from steerplug.engine.context import Context
+from steerplug.engine.model import Model
+from steerplug.errors import ModelError
+
+
+def refusal(path: Path) -> str:
+    """Load a bad file; return the sentence it is refused with."""
+    with pytest.raises(ModelError) as caught:
+        Model(path)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    assert ";" in sentence, "it names the cure"
+    assert len(sentence) < 300
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return sentence
+
+
+@pytest.mark.parametrize("content", [b"", b"GG", b"GGU", b"not a model at all", b"\0" * 4096])
+def test_a_file_that_is_no_gguf_says_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.gguf"
+    path.write_bytes(content)
+    assert refusal(path) == "notes.gguf is not a GGUF file; choose a model in GGUF format."
+
+
+@pytest.mark.parametrize("size", [4, 8, 24, 40, 300, 1000, 100_000, 1_000_000])
+def test_a_gguf_cut_off_in_its_header_is_damaged(
+    tmp_path: Path, model_path: Path, size: int
+) -> None:
+    path = tmp_path / "half.gguf"
+    path.write_bytes(model_path.read_bytes()[:size])
+    sentence = refusal(path)
+    assert sentence.startswith("half.gguf is a damaged GGUF (")
+    assert "no reason given" not in sentence
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.999999])
+def test_a_gguf_cut_off_in_its_weights_is_corrupted_or_incomplete(
+    tmp_path: Path, model_path: Path, share: float
+) -> None:
+    data = model_path.read_bytes()
+    path = tmp_path / "half.gguf"
+    path.write_bytes(data[: int(share * len(data))])
+    assert "model is corrupted or incomplete" in refusal(path)
+
+
+def test_a_control_vector_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "vector.gguf"
+    writer = gguf.GGUFWriter(path, "controlvector")
+    writer.add_string("controlvector.model_hint", "llama")
+    writer.add_uint32("controlvector.layer_count", 1)
+    writer.add_tensor("direction.1", np.ones(576, np.float32))
+    write(writer)
+    assert "unknown model architecture: 'controlvector'" in refusal(path)
+
+
+def test_a_model_without_its_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hollow.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    write(writer)
+    assert refusal(path).startswith("hollow.gguf cannot be loaded as a model (")
+
+
+def test_a_folder_and_a_missing_file_are_refused_by_path(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.gguf"):
+        assert refusal(path).startswith(f"{path} cannot be read (")
+
+
+def test_the_reason_given_is_that_of_this_failure_not_of_an_earlier_one(
+    tmp_path: Path, model_path: Path
+) -> None:
+    test_a_control_vector_is_not_taken_for_a_model(tmp_path)
+    path = tmp_path / "short.gguf"
+    path.write_bytes(model_path.read_bytes()[:8])
+    assert refusal(path) == (
+        "short.gguf is a damaged GGUF (failed to read header); download it again."
+    )
+
+
+def test_a_refused_file_leaves_nothing_on_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], model_path: Path
+) -> None:
+    path = tmp_path / "half.gguf"
+    data = model_path.read_bytes()
+    for size in (100, 1_000_000, len(data) // 2):
+        path.write_bytes(data[:size])
+        refusal(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_fingerprint_is_stable_and_names_architecture_width_and_depth(
+    model: Model, model_path: Path
+) -> None:
+    again = Model(model_path)
+    assert again.fingerprint == model.fingerprint
+    family, digest = model.fingerprint.rsplit("-", 1)
+    assert family == "llama-576x30"
+    assert len(digest) == 64
+
+
+def test_the_fingerprint_changes_with_metadata_and_tensors_but_not_with_the_file_s_name(
+    tmp_path: Path, tiny_llama: Callable[..., Path]
+) -> None:
+    first = tiny_llama()
+    moved = tmp_path / "another name.gguf"
+    moved.write_bytes(first.read_bytes())
+    fingerprint = Model(first).fingerprint
+    assert Model(moved).fingerprint == fingerprint
+    assert Model(tiny_llama(name="renamed")).fingerprint != fingerprint
+    deeper = Model(tiny_llama(n_layer=4)).fingerprint
+    assert deeper.startswith("llama-64x4-")
+    assert deeper.rsplit("-")[-1] != fingerprint.rsplit("-")[-1]
+
+
+def test_a_model_knows_its_geometry_template_and_metadata(model: Model) -> None:
+    assert (model.n_embd, model.n_layer, model.architecture) == (576, 30, "llama")
+    assert model.n_ctx_train == 8192
+    assert not model.is_recurrent
+    template = model.chat_template
+    assert template is not None
+    assert "<|im_start|>" in template
+    assert model.metadata("general.architecture") == "llama"
+    assert model.metadata("no.such.key") is None
+
+
+def test_a_long_metadata_value_is_returned_whole(tiny_llama: Callable[..., Path]) -> None:
+    name = "long " * 400
+    assert Model(tiny_llama(name=name)).metadata("general.name") == name
+
+
+def test_a_model_without_a_bos_or_a_chat_template_has_none(
+    tiny_llama: Callable[..., Path],
+) -> None:
+    model = Model(tiny_llama())
+    assert model.vocab.bos == -1
+    assert model.chat_template is None
+    context = Context(model, n_ctx=256, n_batch=32, n_threads=1)
+    assert context.hook.seen.tolist() == [1] * 5
+    context.close()
+
+
+def test_text_survives_tokens_and_back(model: Model) -> None:
+    vocab = model.vocab
+    for text in ("Hello, world!", " two  spaces\n\ttab", "🎉 naïve €", ""):
+        assert vocab.text(vocab.tokenize(text)) == text
+    assert vocab.tokenize("<|im_end|>", special=True) == [vocab.eos]
+    assert len(vocab.tokenize("<|im_end|>")) > 1
+    assert vocab.text([vocab.eos]) == ""
+    assert vocab.text([vocab.eos], special=True) == "<|im_end|>"
+    assert vocab.ends_generation(vocab.eos)
+    assert vocab.text([vocab.space]) == " "
+
+
+def test_a_closed_model_says_so_instead_of_touching_freed_memory(
+    tiny_llama: Callable[..., Path],
+) -> None:
+    model = Model(tiny_llama())
+    model.close()
+    model.close()
+    uses: list[Callable[[], object]] = [
+        lambda: model.handle, lambda: model.metadata("general.name"), lambda: model.is_recurrent,
+        lambda: model.vocab.tokenize("text"), lambda: model.vocab.text([1]),
+        lambda: model.vocab.ends_generation(1), lambda: Context(model, n_ctx=256),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(ModelError, match="is closed; load the model again"):
+            use()
+
+
+def test_a_context_that_llama_cpp_cannot_make_is_refused(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What it answers when memory runs out; really running out takes half a minute and all of it.
+    monkeypatch.setattr(llama, "llama_init_from_model", lambda *_: None)
+    with pytest.raises(ModelError, match=r"no context of 4096 tokens .*; choose a smaller n_ctx"):
+        Context(model, n_threads=1)
+
+
+@pytest.mark.parametrize("name", ["n_ctx", "n_batch", "n_seq"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_context_of_nothing_is_refused(model: Model, name: str, value: int) -> None:
+    settings: dict[str, Any] = {name: value}
+    with pytest.raises(ModelError, match=f"^{name} is {value}; give at least 1"):
+        Context(model, **settings)
+
+
+def test_an_architecture_that_does_not_name_its_blocks_is_refused(tmp_path: Path) -> None:
+    """PLaMo 2 runs in llama.cpp, but none of its tensors is called l_out-N."""
+    model = Model(write_tiny_plamo2(tmp_path / "plamo2.gguf"))
+    with pytest.raises(ModelError) as caught:
+        Context(model, n_ctx=256, n_batch=32, n_threads=1)
+    assert str(caught.value) == (
+        "the architecture `plamo2` does not expose the output of 2 of 2 blocks (first: 0) as "
+        "l_out-N, so llama.cpp cannot steer it; use another model."
+    )
+
+
+def test_a_block_that_is_met_twice_is_refused_as_well(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steerplug.engine.hook import Hook
+
+    counts = np.ones(model.n_layer, np.int32)
+    counts[7] = 2
+    monkeypatch.setattr(Hook, "seen", counts)
+    with pytest.raises(ModelError, match=r"1 of 30 blocks \(first: 7\)"):
+        Context(model, n_ctx=256, n_batch=32, n_threads=1)
+
+
+def write(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_tiny_plamo2(path: Path) -> Path:
+    """Write a random PLaMo 2 of one Mamba block and one attention block."""
+    n_embd, n_head, n_vocab = 64, 4, 96
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "plamo2")
+    writer.add_context_length(256)
+    writer.add_embedding_length(n_embd)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(n_head)
+    writer.add_head_count_kv([0, n_head])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_ssm_conv_kernel(4)
+    writer.add_ssm_inner_size(64)
+    writer.add_ssm_state_size(16)
+    writer.add_ssm_time_step_rank(4)
+    writer.add_ssm_group_count(0)
+    writer.add_vocab_size(n_vocab)
+    writer.add_tokenizer_model("none")
+    mamba = {
+        "ssm_in.weight": (128, n_embd), "ssm_conv1d.weight": (64, 4), "ssm_x.weight": (96, 64),
+        "ssm_dt.weight": (4, 64), "ssm_dt.bias": (4,), "ssm_a": (4,), "ssm_d": (4,),
+        "ssm_out.weight": (n_embd, 64), "ssm_dt_norm": (64,), "ssm_b_norm": (16,),
+        "ssm_c_norm": (16,),
+    }  # fmt: skip
+    attention = {
+        "attn_qkv.weight": (3 * n_embd, n_embd), "attn_q_norm.weight": (n_head, 16),
+        "attn_k_norm.weight": (n_head, 16), "attn_output.weight": (n_embd, n_embd),
+    }  # fmt: skip
+    both = {
+        "attn_norm.weight": (n_embd,), "post_attention_norm": (n_embd,),
+        "ffn_norm.weight": (n_embd,), "ffn_down.weight": (n_embd, 64),
+        "ffn_up.weight": (128, n_embd), "post_ffw_norm": (n_embd,),
+    }  # fmt: skip
+    tensors: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (n_vocab, n_embd), "output_norm.weight": (n_embd,),
+        **{f"blk.0.{name}": shape for name, shape in (both | mamba).items()},
+        **{f"blk.1.{name}": shape for name, shape in (both | attention).items()},
+    }  # fmt: skip
+    for name, shape in tensors.items():
+        writer.add_tensor(name, (0.1 * rng.standard_normal(shape)).astype(np.float32))
+    write(writer)
+    return path
