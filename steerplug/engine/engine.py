@@ -96,7 +96,7 @@ class Engine:
             RequestError: the prompt is empty, or a limit makes no sense.
             EngineError: inference failed, or steering did not happen.
         """
-        self._check(request)
+        self.check(request)
         reply = _Reply(request, progress or Progress(), self.model.vocab.n_tokens)
         budget = self.context.n_ctx - len(request.prompt.tokens)
         budget = min(request.max_tokens or budget, budget)
@@ -123,7 +123,8 @@ class Engine:
         finally:
             reply.sampler.close()
 
-    def _check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
+        """Refuse a request that cannot be served; see `generate` for the errors."""
         n, n_ctx = len(request.prompt.tokens), self.context.n_ctx
         if n == 0:
             raise RequestError("the prompt is empty; send at least one message or word.")

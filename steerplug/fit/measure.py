@@ -6,11 +6,16 @@ Gap closed, for a teacher (p: log-probabilities; rows: boundary and reply tokens
 
 1 is a perfect replacement of the prompt, 0 no effect, below 0 harm.
 
-For a contrast, which has no prompt to imitate, over neutral openings::
+For a contrast, which has no prompt to imitate, over the model's own words y after neutral openings::
 
-    pull   = mean of [log p(positive | opening) - log p(negative | opening)] per token,
-             steered minus unsteered
-    damage = rise of -log p per token of the model's own unsteered continuations
+    wanted = log p(y | positive, opening) - log p(y | negative, opening)
+    pull_k = <log p_k(y | opening) - log p(y | opening), wanted> / <wanted, wanted>
+    dial   = min of pull_k - pull_j over neighbours j < k of the strengths -2, -1, 0, 1, 2
+    damage = mean of log p(y | opening) - log p_1(y | opening)
+
+p_k is steered at strength k; <.,.> is the covariance under the unsteered p. The contrast's own texts,
+read as prompts, say which way every word should move; a good steering moves them that way at every
+turn of the dial, in both directions.
 
 Units: nats per token.
 """
@@ -28,14 +33,12 @@ from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import FitError
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson
-from steerplug.steering.value import NOTHING, Array, Mix
+from steerplug.steering.value import NOTHING, Array, Mix, Steering
 
-OPENINGS = (
-    "I think that", "When I woke up today, I", "The people in this town", "My neighbour says",
-    "Looking at the sky, she", "In the end it was",
-)  # fmt: skip
-_CONTINUATION_TOKENS = 12
-_MAX_TEXTS = 6
+OPENINGS = ("I think that", "When I woke up today, I", "The people in this town", "My neighbour says")
+DIAL = (-2.0, -1.0, 1.0, 2.0)
+_OWN_TOKENS = 8
+_MAX_PAIRS = 4
 
 
 def log_softmax(logits: Array) -> Array:
@@ -100,55 +103,66 @@ def gaps_closed(
 
 @dataclass(frozen=True)
 class Probe:
-    """Texts after one neutral opening: the contrast's two sides, and the model's own words."""
+    """One neutral opening, the model's own words after it, and how the contrast would move them.
+
+    `log_probs` and `wanted` are (len(own) + 1, n_vocab).
+    """
 
     opening: Prompt
-    positive: tuple[tuple[int, ...], ...]
-    negative: tuple[tuple[int, ...], ...]
     own: tuple[int, ...]
+    log_probs: Array
+    wanted: Array
 
 
-def probes(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Probe]:
+def probes(
+    engine: Engine, context: Context, pairs: Sequence[tuple[str, str]], report: Report = silent
+) -> list[Probe]:
     """Make the probes of a contrast; long lists of pairs are thinned out evenly."""
-    vocab = engine.model.vocab
-    chosen = pairs[:: -(-len(pairs) // _MAX_TEXTS)]
-    positive, negative = (
-        tuple(tuple(vocab.tokenize(" " + text.lstrip())) for text in side if text.strip())
-        for side in zip(*chosen, strict=True)
-    )
-    made = []
-    for opening in OPENINGS:
-        tokens = vocab.tokenize(opening)
-        prompt = Prompt((vocab.bos, *tokens), has_bos=True) if vocab.bos >= 0 else Prompt(
-            tuple(tokens))
-        request = Request(
-            prompt, sampling=Sampling(temperature=0), max_tokens=_CONTINUATION_TOKENS
-        )
-        own = tuple(piece.token for piece in engine.generate(request))
-        made.append(Probe(prompt, positive, negative, own))
-    return made
+    chosen = pairs[:: -(-len(pairs) // _MAX_PAIRS)]
+    return [_probe(engine, context, chosen, text) for text in
+            steps(OPENINGS, "reading the contrast as prompts", report)]
 
 
-def pulls_and_damages(
-    context: Context, asked: Sequence[Probe], mixes: Sequence[Mix], report: Report = silent
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return pull and damage of each mix, both (n_mixes,), in nats per token."""
-    every = [NOTHING, *mixes]
-    pull, damage = np.zeros(len(every)), np.zeros(len(every))
-    for probe in steps(asked, "measuring pull and damage", report):
-        pull += _likelihood(context, probe.opening, probe.positive, every)
-        pull -= _likelihood(context, probe.opening, probe.negative, every)
-        damage -= _likelihood(context, probe.opening, (probe.own,), every)
-    pull, damage = pull / len(asked), damage / len(asked)
-    return pull[1:] - pull[0], damage[1:] - damage[0]
+def _probe(
+    engine: Engine, context: Context, pairs: Sequence[tuple[str, str]], text: str
+) -> Probe:
+    vocab = context.model.vocab
+    bos = (vocab.bos,) if vocab.bos >= 0 else ()
+    opening = Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))
+    request = Request(opening, sampling=Sampling(temperature=0), max_tokens=_OWN_TOKENS)
+    own = tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
+
+    def after(front: str) -> Array:
+        prompt = Prompt((*bos, *vocab.tokenize(f"{front} {text}".lstrip())), has_bos=bool(bos))
+        return next(reply_log_probs(context, prompt, own, [NOTHING]))
+
+    wanted = sum((after(plus) - after(minus) for plus, minus in pairs), np.float32(0))
+    return Probe(opening, own, after(""), np.asarray(wanted / len(pairs), np.float32))
 
 
-def _likelihood(
-    context: Context, opening: Prompt, texts: Sequence[tuple[int, ...]], mixes: Sequence[Mix]
-) -> NDArray[np.float64]:
-    """Return the mean log-probability per token of the texts, for each mix."""
-    total = np.zeros(len(mixes))
-    for text in texts:
-        for i, rows in enumerate(reply_log_probs(context, opening, text[:-1], mixes)):
-            total[i] += float(rows[np.arange(len(text)), list(text)].mean())
-    return total / max(len(texts), 1)
+def dial_and_damage(
+    context: Context, probed: Sequence[Probe], steering: Steering
+) -> tuple[float, float]:
+    """Return how well a steering works as a dial for its contrast, and what it breaks.
+
+    Both are sums over probes: the dial as a share of what the prompts themselves do, the damage in
+    nats per token.
+    """
+    pulls, wanted, damage = np.zeros(len(DIAL)), 0.0, 0.0
+    for probe in probed:
+        weights = np.exp(probe.log_probs)
+        wanted += _covariance(weights, probe.wanted, probe.wanted)
+        mixes = [strength * steering for strength in DIAL]
+        rows = list(reply_log_probs(context, probe.opening, probe.own, mixes))
+        pulls += [_covariance(weights, steered - probe.log_probs, probe.wanted)
+                  for steered in rows]
+        lost = probe.log_probs - rows[DIAL.index(1.0)]
+        damage += float(lost[np.arange(len(probe.own)), list(probe.own)].mean()) / len(probed)
+    dial = np.diff(np.insert(pulls / wanted, len(DIAL) // 2, 0.0)).min()
+    return float(dial), damage
+
+
+def _covariance(weights: Array, a: Array, b: Array) -> float:
+    """Return the sum over rows of the covariance of a and b under the rows' probabilities."""
+    mean_a, mean_b = ((weights * x).sum(axis=-1, keepdims=True) for x in (a, b))
+    return float((weights * (a - mean_a) * (b - mean_b)).sum())

@@ -1,0 +1,207 @@
+"""A preset and a model become steering, once: the table of contents of steerplug.
+
+    find in the store  ->  else: teach or read, fit, choose, publish
+
+Open this file first; every other one is a step of it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import steerplug
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine.context import Context
+from steerplug.engine.engine import Engine
+from steerplug.errors import FitError
+from steerplug.fit import activations, difference, measure
+from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, choose
+from steerplug.fit.difference import Directions
+from steerplug.fit.general import general_prompts
+from steerplug.fit.progress import Report, silent
+from steerplug.fit.teacher import Lesson, teach
+from steerplug.preset import Preset
+from steerplug.steering.identity import Identity
+from steerplug.steering.value import Steering
+from steerplug.store import Key, Store
+
+FIT_VERSION = 1
+"""Raise it when the same preset would give other numbers."""
+
+_FIT_QUESTIONS = 32
+_HELD_OUT_QUESTIONS = 8
+_N_CTX = 2048
+
+
+@dataclass(frozen=True)
+class Built:
+    """A preset's steering for one model, and where it came from."""
+
+    steering: Steering
+    identity: Identity
+    from_store: bool
+
+
+def build_preset(
+    preset: Preset,
+    engine: Engine,
+    *,
+    store: Store | None = None,
+    force: bool = False,
+    report: Report = silent,
+) -> Built:
+    """Return the steering of `preset` for the engine's model, from the store if it is there.
+
+    Args:
+        preset: what to build.
+        engine: the model, ready to generate.
+        store: where built steering is kept; default: the user's.
+        force: build again even if it is there.
+        report: told how far the work is.
+
+    Raises:
+        FitError: the preset cannot be fitted on this model.
+        StoreError: the store cannot be read or written.
+    """
+    store = store or Store()
+    key = store_key(preset, engine)
+    model = engine.model
+    made: list[tuple[Steering, Identity]] = []
+
+    def make() -> tuple[Steering, Identity]:
+        made.append(_fit(preset, engine, key, report))
+        return made[0]
+
+    if force:
+        steering, identity = make()
+        store.publish(key, steering, identity)
+    else:
+        steering, identity = store.find_or_make(
+            key, make, n_embd=model.n_embd, n_layer=model.n_layer
+        )
+    return Built(steering, identity, from_store=not made)
+
+
+def store_key(preset: Preset, engine: Engine) -> Key:
+    """Return the address under which the steering of a preset is kept for a model."""
+    return Key(
+        preset=preset.name,
+        preset_digest=preset.digest,
+        model=engine.model.fingerprint,
+        chat_template=_sha256(engine.model.chat_template or ""),
+        method=preset.fit.method,
+        fit_version=FIT_VERSION,
+    )
+
+
+def _fit(
+    preset: Preset, engine: Engine, key: Key, report: Report
+) -> tuple[Steering, Identity]:
+    if preset.fit.method not in ("actadd", "mean", "pca"):
+        raise FitError(
+            f"`{preset.name}` asks for method `{preset.fit.method}`, which this version of "
+            "steerplug cannot fit; write `method: mean`, `pca` or `actadd`."
+        )
+    context = Context(engine.model, n_ctx=min(_N_CTX, engine.context.n_ctx))
+    try:
+        fit = _fit_teacher if preset.teacher is not None else _fit_contrast
+        steering, choice, figure = fit(preset, engine, context, report)
+    finally:
+        context.close()
+    identity = Identity(
+        preset=preset.name,
+        preset_version=preset.version,
+        preset_digest=preset.digest,
+        model=engine.model.fingerprint,
+        architecture=engine.model.architecture,
+        chat_template=key.chat_template,
+        method=preset.fit.method,
+        seed=preset.fit.seed,
+        steerplug_version=steerplug.__version__,
+        strength_default=preset.strength.default,
+        strength_min=preset.strength.min,
+        strength_max=preset.strength.max,
+        license=preset.license,
+        fidelity={figure: choice.score, "coefficient": choice.coefficient},
+    )
+    return steering, identity
+
+
+Fitted = tuple[Steering, Choice, str]
+
+
+def _fit_teacher(preset: Preset, engine: Engine, context: Context, report: Report) -> Fitted:
+    """Fit the difference that the teacher's prompt makes to its own replies."""
+    assert preset.teacher is not None
+    model, fit = engine.model, preset.fit
+    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    questions = general_prompts("fit") if fit.prompts == "general" else fit.prompts
+    # Spread over the list, which is sorted by topic.
+    questions = questions[:: max(len(questions) // _FIT_QUESTIONS, 1)][:_FIT_QUESTIONS]
+    unseen = general_prompts("held_out")
+    unseen = unseen[:: len(unseen) // _HELD_OUT_QUESTIONS][:_HELD_OUT_QUESTIONS]
+    lessons = teach(engine, template, preset.teacher, questions, seed=fit.seed, report=report)
+    held_out = teach(engine, template, preset.teacher, unseen, seed=fit.seed + 1, report=report)
+    rows = activations.of_lessons(context, lessons, _blocks(preset, engine), report)
+    directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
+    candidates = _candidates(preset, engine, directions)
+
+    def score(steerings: Sequence[Steering]) -> Sequence[float]:
+        return _gaps(context, held_out, steerings, report)
+
+    choice = choose(candidates, score, fit.layers, fit.coefficient)
+    return candidates.steering(choice.layers, choice.coefficient), choice, "gap_closed"
+
+
+def _gaps(
+    context: Context, lessons: Sequence[Lesson], steerings: Sequence[Steering], report: Report
+) -> list[float]:
+    mixes = [1.0 * steering for steering in steerings]
+    return [float(gap) for gap in measure.gaps_closed(context, lessons, mixes, report)]
+
+
+def _fit_contrast(preset: Preset, engine: Engine, context: Context, report: Report) -> Fitted:
+    """Fit the difference between the contrast's texts."""
+    assert preset.contrast is not None
+    fit, pairs, blocks = preset.fit, preset.contrast.pairs, _blocks(preset, engine)
+    if fit.method == "actadd":
+        directions = difference.actadd(context, pairs[0], blocks)
+    else:
+        rows = activations.of_texts(context, pairs, blocks, report)
+        directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
+    candidates = _candidates(preset, engine, directions)
+    probed = measure.probes(engine, context, pairs, report)
+
+    def score(steerings: Sequence[Steering]) -> Sequence[float]:
+        scores = []
+        for i, steering in enumerate(steerings):
+            report("measuring blocks", i, len(steerings))
+            dial, damage = measure.dial_and_damage(context, probed, steering)
+            scores.append(dial if damage <= MAX_DAMAGE else float("-inf"))
+        return scores
+
+    choice = choose(candidates, score, fit.layers, fit.coefficient)
+    return candidates.steering(choice.layers, choice.coefficient), choice, "dial"
+
+
+def _blocks(preset: Preset, engine: Engine) -> list[int]:
+    """Return the blocks worth capturing: the preset's, or all but the first and the last."""
+    n_layer = engine.model.n_layer
+    if preset.fit.layers == "auto":
+        return list(range(1, max(n_layer - 1, 2)))
+    beyond = [il for il in preset.fit.layers if il >= n_layer]
+    if beyond:
+        raise FitError(
+            f"`{preset.name}` asks for block {beyond[0]}, but {engine.model.name} has blocks 0 to "
+            f"{n_layer - 1}; write `layers: auto` or blocks within that range."
+        )
+    return list(preset.fit.layers)
+
+
+def _candidates(preset: Preset, engine: Engine, directions: Directions) -> Candidates:
+    model = engine.model
+    return Candidates(preset.name, model.n_embd, model.n_layer, preset.scope, directions)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
