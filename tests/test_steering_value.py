@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from steerplug.errors import SteeringError, StrengthError
 from steerplug.steering import NOTHING, Delta, Mix, Steering
+from steerplug.steering.value import Term
 
 N_EMBD, N_LAYER = 3, 4
 
@@ -110,6 +111,13 @@ def test_numpy_scalars_on_the_left_are_numbers(number: Callable[[int], Any]) -> 
     assert number(2) * A == 2 * A
     assert number(2) * (A + B) == 2 * (A + B)
     assert number(0) * A == NOTHING
+    assert Mix((Term(number(2), A),)) == 2 * A
+
+
+@pytest.mark.parametrize("mix", [A, A + B])
+def test_an_array_of_strengths_is_not_a_strength(mix: Steering | Mix) -> None:
+    with pytest.raises(TypeError):
+        _ = np.array([1.0, 2.0]) * mix
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf")])

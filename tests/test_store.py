@@ -79,6 +79,14 @@ def test_it_is_made_once_and_then_found(store: Store) -> None:
     assert (steering.digest, identity) == (STEERING.digest, IDENTITY)
 
 
+def test_what_is_there_is_found_without_waiting_for_a_lock(store: Store) -> None:
+    path = store.publish(KEY, STEERING, IDENTITY)
+    lock = path.with_name(f"{path.name}.lock")
+    lock.unlink()
+    lock.mkdir()
+    assert find_or_make(store, never)[0].digest == STEERING.digest
+
+
 def test_every_part_of_the_key_is_another_file(store: Store, monkeypatch: Any) -> None:
     keys = [
         KEY,
