@@ -7,12 +7,13 @@ with a receipt of what was applied.
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from steerplug.build import Built, build_preset
 from steerplug.chat.template import ChatTemplate, Message
+from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
@@ -34,7 +35,10 @@ None for none."""
 
 @dataclass(frozen=True)
 class Ingested:
-    """One ingredient of a receipt: whose numbers, and at what strength."""
+    """One ingredient of a receipt: whose numbers, at what strength, and what it holds the reply to.
+
+    `format` is "json" where the preset constrains the reply as well as steers it, else empty.
+    """
 
     name: str
     version: str
@@ -42,6 +46,7 @@ class Ingested:
     digest: str
     layers: tuple[int, ...]
     scope: str
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,10 @@ class Session:
     ) -> Iterator[Piece | Reply]:
         settings = settings or Settings()
         mix, ingredients = self.steering(steering)
-        request = Request(prompt, mix, settings.sampling, settings.stop, settings.max_tokens)
+        schema = ANY_JSON if any(said.format == "json" for said in ingredients) else None
+        request = Request(
+            prompt, mix, settings.sampling, settings.stop, settings.max_tokens, schema
+        )
         self.engine.check(request)
         return self._events(request, ingredients)
 
@@ -213,7 +221,10 @@ class Session:
         strength = ingredient.strength_at(preset.strength.default)
         check_strength(preset, strength)
         steering = self.build(preset).steering
-        return steering, _ingested(steering, preset.version, strength)
+        said = _ingested(steering, preset.version, strength)
+        if preset.decoding is not None and strength > 0:
+            said = replace(said, format=preset.decoding.format)
+        return steering, said
 
     def _from_file(self, path: Path, ingredient: Ingredient) -> tuple[Steering, Ingested]:
         model = self.model

@@ -145,10 +145,15 @@ class Context:
 
     def logits(self, row: int) -> Array:
         """Return a copy of the logits of batch row `row` of the last decode, (n_vocab,)."""
+        return self.logits_in_place(row).copy()
+
+    def logits_in_place(self, row: int) -> Array:
+        """Return the logits of batch row `row` where samplers will read them; gone at next decode.
+        """
         pointer = llama.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"no logits were asked for at row {row} of the last batch.")
-        return np.ctypeslib.as_array(pointer, (self.model.vocab.n_tokens,)).copy()
+        return np.ctypeslib.as_array(pointer, (self.model.vocab.n_tokens,))
 
     def keep(self, n: int, sequence: int = 0) -> int:
         """Drop a sequence's cells from position n on; return how many are left (n, or 0).

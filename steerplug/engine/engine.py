@@ -7,15 +7,18 @@ cells of the unsteered prompt and nothing else.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampler, Sampling
 from steerplug.engine.scope import Prompt, plan
 from steerplug.engine.text import TextStream
+from steerplug.engine.vocab import Vocab
 from steerplug.errors import ContextOverflow, RequestError
 from steerplug.steering.value import NOTHING, Mix
 
@@ -30,6 +33,7 @@ class Request:
         sampling: how to draw tokens.
         stop: strings that end the reply.
         max_tokens: most tokens to generate; None: as many as the context holds.
+        schema: a JSON Schema that the reply must follow.
     """
 
     prompt: Prompt
@@ -37,6 +41,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: Sequence[str] = ()
     max_tokens: int | None = None
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Engine:
             EngineError: inference failed, or steering did not happen.
         """
         self.check(request)
-        reply = _Reply(request, progress or Progress(), self.model.vocab.n_tokens)
+        reply = _Reply(request, progress or Progress(), self.model.vocab)
         budget = self.context.n_ctx - len(request.prompt.tokens)
         budget = min(request.max_tokens or budget, budget)
         text, progress = TextStream(request.stop), reply.progress
@@ -154,7 +159,7 @@ class Engine:
                     for i in range(start, stop)]
             moved = self._decode(rows, reply.progress)
         reply.count_steered()
-        return reply.sampler.draw(self.context, stop - start - 1), moved
+        return reply.draw(self.context, stop - start - 1), moved
 
     def _shared_prefix(self, reply: "_Reply") -> int:
         """How many cells hold the same (token, steering); the last token is always decoded anew."""
@@ -196,15 +201,16 @@ def _key(applied: Applied | None) -> str | None:
 
 
 class _Reply:
-    """A reply in the making: its tokens so far, what steers each, and its sampler."""
+    """A reply in the making: its tokens so far, what steers each, and how the next is drawn."""
 
-    def __init__(self, request: Request, progress: Progress, n_vocab: int) -> None:
+    def __init__(self, request: Request, progress: Progress, vocab: Vocab) -> None:
         laid = plan(request.mix, request.prompt)
         sampling = request.sampling.seeded()
         self.tokens = list(request.prompt.tokens)
         self.steering = list(laid.prompt)
-        self.sampler = Sampler(sampling, n_vocab)
+        self.sampler = Sampler(sampling, vocab.n_tokens)
         self.progress = progress
+        self._constraint = Constraint(vocab, request.schema) if request.schema else None
         self._generated = laid.generated
         self._counted = 0
         progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
@@ -214,7 +220,17 @@ class _Reply:
         self.progress.n_steered += sum(a is not None for a in self.steering[self._counted :])
         self._counted = len(self.steering)
 
+    def draw(self, context: Context, row: int) -> int:
+        """Draw the next token from the logits of batch row `row`."""
+        if self._constraint is None:
+            return self.sampler.draw(context, row)
+        self._constraint.restrict(context.logits_in_place(row))
+        token = self.sampler.draw(context, row)
+        self._constraint.accept(token)
+        return token
+
     def append(self, token: int) -> None:
+        """Add a drawn token, to be decoded next."""
         self.tokens.append(token)
         self.steering.append(self._generated)
         self.progress.n_generated += 1
