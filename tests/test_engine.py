@@ -487,6 +487,7 @@ def test_an_engine_error_leaves_the_engine_usable(
     narrow = Steering("narrow", 64, 5, {0: Delta.constant(np.ones(64, np.float32))})
     with pytest.raises(SteeringError, match="build it for this model"):
         generate(engine, asks(sea, Mix.of(narrow)))
+    assert n_cached(engine, asks(talk)) == 0  # cells of a failed decode are not relied on
     assert text + "".join(piece.text for piece in still_open) == expected.text
     assert generate(engine, asks(talk, mix)).tokens == expected.tokens
 

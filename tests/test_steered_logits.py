@@ -103,6 +103,7 @@ class Pair:
         lengths: list[float] = []
         with contextlib.ExitStack() as stack, torch.no_grad():
             for block in self.oracle.model.model.layers:
+
                 def note(_m: Any, _i: Any, output: Any) -> None:
                     h = output[0] if isinstance(output, tuple) else output
                     lengths.append(float(h.reshape(-1, h.shape[-1])[1:].norm(dim=-1).mean()))
@@ -113,9 +114,9 @@ class Pair:
 
     def ours(self, laid: Plan) -> Array:
         self.context.clear()
-        self.context.decode([
-            Row(token, i, True, laid.prompt[i]) for i, token in enumerate(self.tokens)
-        ])
+        self.context.decode(
+            [Row(token, i, True, laid.prompt[i]) for i, token in enumerate(self.tokens)]
+        )
         return np.stack([self.context.logits(i) for i in range(len(self.tokens))])
 
     def compare(self, mix: Mix, prompt: Prompt) -> tuple[float, float, float]:
@@ -181,9 +182,7 @@ def unit(rng: np.random.Generator, *shape: int) -> Array:
 
 def constant(pair: Pair, layers: Sequence[int], scope: str = "all", share: float = 0.5) -> Steering:
     rng = np.random.default_rng(21)
-    deltas = {
-        il: Delta.constant(share * pair.size[il] * unit(rng, pair.n_embd)) for il in layers
-    }
+    deltas = {il: Delta.constant(share * pair.size[il] * unit(rng, pair.n_embd)) for il in layers}
     return Steering("constant", pair.n_embd, pair.n_layer, deltas, scope)  # type: ignore[arg-type]
 
 
@@ -202,8 +201,10 @@ def affine(pair: Pair, layers: Sequence[int]) -> Steering:
     rng, n = np.random.default_rng(23), pair.n_embd
     deltas = {
         il: Delta.affine(
-            0.2 * pair.size[il] * unit(rng, n), unit(rng, 4, n),
-            (0.1 * pair.size[il] * rng.standard_normal(4)).astype(np.float32), unit(rng, 4, n),
+            0.2 * pair.size[il] * unit(rng, n),
+            unit(rng, 4, n),
+            (0.1 * pair.size[il] * rng.standard_normal(4)).astype(np.float32),
+            unit(rng, 4, n),
         )
         for il in layers
     }

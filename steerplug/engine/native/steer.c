@@ -150,7 +150,7 @@ static bool is_steered(const sp_term *terms, int32_t n_terms, int32_t il) {
 SP_API float sp_steer_row(float *h, const sp_term *terms, int32_t n_terms, int32_t il,
                           float *delta, int32_t n_embd) {
     const float length_squared = dot(h, h, n_embd);
-    const float inverse_rms = /* a quotient of roots: length_squared / n_embd could underflow */
+    const float inverse_rms = /* a quotient of roots: the other way it could underflow */
         length_squared > 0 ? sqrtf((float)n_embd) / sqrtf(length_squared) : 0.0f;
     bool added = false;
     memset(delta, 0, sizeof(float) * n_embd);
@@ -163,7 +163,7 @@ SP_API float sp_steer_row(float *h, const sp_term *terms, int32_t n_terms, int32
     }
     add_scaled(h, delta, 1.0f, n_embd);
     const float change = dot(delta, delta, n_embd);
-    return length_squared > 0 ? sqrtf(change / length_squared) : sqrtf(change);
+    return length_squared > 0 ? sqrtf(change) / sqrtf(length_squared) : sqrtf(change);
 }
 
 /* Returns il if the name is exactly `l_out-{il}`, else -1: views and copies carry other names. */
