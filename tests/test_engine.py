@@ -3,7 +3,7 @@
 import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from llama_cpp import Llama
 
-from steerplug.engine import engine as engine_module
+from steerplug.engine import scope
 from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.hook import Applied, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
@@ -157,10 +158,15 @@ def test_what_was_generated_before_never_changes_a_reply(
 def test_a_planted_wrong_cache_hit_would_be_noticed(
     model: Model, talk: Prompt, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above, with the steering left out of the key as stock llama.cpp does: it fails."""
+    """The test above, with one key for all steering, which is to compare tokens only: it fails."""
     mixes = the_mixes(model, "response")
     fresh = generate(new_engine(), asks(talk, mixes["a"]))
-    monkeypatch.setattr(engine_module, "_key", lambda _: None)
+
+    def lay_out_with_one_key(mix: Mix, position: int = 0) -> Applied | None:
+        applied = lay_out(mix, position)
+        return replace(applied, key="always the same") if applied else None
+
+    monkeypatch.setattr(scope, "lay_out", lay_out_with_one_key)
     used = new_engine()
     generate(used, asks(talk, mixes["b"]))
     reply = generate(used, asks(talk, mixes["a"]))

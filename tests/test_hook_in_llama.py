@@ -250,6 +250,16 @@ def test_how_far_a_row_was_moved_is_the_change_over_its_length(
     assert context.hook.applied == len(TOKENS) - 1
 
 
+def test_a_decode_without_steering_reports_none_whatever_came_before(
+    context: Context, model: Model
+) -> None:
+    run(context, on_all(a_constant(model, 8)))
+    assert context.hook.applied > 0
+    run(context, on_none())
+    assert context.hook.applied == 0
+    assert context.hook.moved.tolist() == [0.0] * len(TOKENS)
+
+
 @pytest.mark.parametrize("strength", [1e30, -1e300])
 def test_an_infinite_activation_is_an_error_and_the_context_works_afterwards(
     context: Context, model: Model, strength: float

@@ -132,6 +132,8 @@ class Context:
                 [row.applied for row in rows], [row.output for row in rows], capture,
                 watch_all=watch_all,
             )
+        else:
+            self.hook.stand_by(len(rows))
         log.forget()
         code = llama.llama_decode(handle, batch)
         if armed:
@@ -148,8 +150,7 @@ class Context:
         return self.logits_in_place(row).copy()
 
     def logits_in_place(self, row: int) -> Array:
-        """Return the logits of batch row `row` where samplers will read them; gone at next decode.
-        """
+        """Return the logits of batch row `row` where samplers read them; gone at the next decode."""
         pointer = llama.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"no logits were asked for at row {row} of the last batch.")

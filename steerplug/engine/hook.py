@@ -201,12 +201,12 @@ class Hook:
 
     @property
     def moved(self) -> Array:
-        """Per row of the last armed decode: |change of h| / |h|, summed over its blocks."""
+        """Per row of the last decode: |change of h| / |h|, summed over its blocks."""
         return self._moved[: self._state.n_rows].copy()
 
     @property
     def applied(self) -> int:
-        """How many (row, block) pairs the last armed decode steered."""
+        """How many (row, block) pairs the last decode steered."""
         return int(self._state.applied)
 
     def arm(
@@ -236,6 +236,11 @@ class Hook:
         state.n_captured_rows = 0 if captured is None else captured.shape[1]
         self._begin(self._reference)
         return captured
+
+    def stand_by(self, n_rows: int) -> None:
+        """Report nothing steered for the next decode, for which the hook is not armed."""
+        self._state.n_rows, self._state.applied = n_rows, 0
+        self._moved[:n_rows] = 0
 
     def _fill_terms(self, applied: Sequence[Applied | None]) -> None:
         first = self._first
