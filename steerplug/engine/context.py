@@ -150,7 +150,7 @@ class Context:
         return self.logits_in_place(row).copy()
 
     def logits_in_place(self, row: int) -> Array:
-        """Return the logits of batch row `row` where samplers read them; gone at the next decode."""
+        """Return the logits of batch row `row` where samplers read them, until the next decode."""
         pointer = llama.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"no logits were asked for at row {row} of the last batch.")
