@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import steerplug
 from steerplug.chat.template import ChatTemplate
+from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.errors import FitError
@@ -105,7 +106,7 @@ def _fit(
     context = Context(engine.model, n_ctx=min(_N_CTX, engine.context.n_ctx))
     try:
         fit = _fit_teacher if preset.teacher is not None else _fit_contrast
-        steering, choice, figure = fit(preset, engine, context, report)
+        steering, choice, figure = fit(preset, engine, Cells(context), report)
     finally:
         context.close()
     identity = Identity(
@@ -130,7 +131,7 @@ def _fit(
 Fitted = tuple[Steering, Choice, str]
 
 
-def _fit_teacher(preset: Preset, engine: Engine, context: Context, report: Report) -> Fitted:
+def _fit_teacher(preset: Preset, engine: Engine, cells: Cells, report: Report) -> Fitted:
     """Fit the difference that the teacher's prompt makes to its own replies."""
     assert preset.teacher is not None
     model, fit = engine.model, preset.fit
@@ -142,41 +143,41 @@ def _fit_teacher(preset: Preset, engine: Engine, context: Context, report: Repor
     unseen = unseen[:: len(unseen) // _HELD_OUT_QUESTIONS][:_HELD_OUT_QUESTIONS]
     lessons = teach(engine, template, preset.teacher, questions, seed=fit.seed, report=report)
     held_out = teach(engine, template, preset.teacher, unseen, seed=fit.seed + 1, report=report)
-    rows = activations.of_lessons(context, lessons, _blocks(preset, engine), report)
+    rows = activations.of_lessons(cells, lessons, _blocks(preset, engine), report)
     directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
     candidates = _candidates(preset, engine, directions)
 
     def score(steerings: Sequence[Steering]) -> Sequence[float]:
-        return _gaps(context, held_out, steerings, report)
+        return _gaps(cells, held_out, steerings, report)
 
     choice = choose(candidates, score, fit.layers, fit.coefficient)
     return candidates.steering(choice.layers, choice.coefficient), choice, "gap_closed"
 
 
 def _gaps(
-    context: Context, lessons: Sequence[Lesson], steerings: Sequence[Steering], report: Report
+    cells: Cells, lessons: Sequence[Lesson], steerings: Sequence[Steering], report: Report
 ) -> list[float]:
     mixes = [1.0 * steering for steering in steerings]
-    return [float(gap) for gap in measure.gaps_closed(context, lessons, mixes, report)]
+    return [float(gap) for gap in measure.gaps_closed(cells, lessons, mixes, report)]
 
 
-def _fit_contrast(preset: Preset, engine: Engine, context: Context, report: Report) -> Fitted:
+def _fit_contrast(preset: Preset, engine: Engine, cells: Cells, report: Report) -> Fitted:
     """Fit the difference between the contrast's texts."""
     assert preset.contrast is not None
     fit, pairs, blocks = preset.fit, preset.contrast.pairs, _blocks(preset, engine)
     if fit.method == "actadd":
-        directions = difference.actadd(context, pairs[0], blocks)
+        directions = difference.actadd(cells, pairs[0], blocks)
     else:
-        rows = activations.of_texts(context, pairs, blocks, report)
+        rows = activations.of_texts(cells, pairs, blocks, report)
         directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
     candidates = _candidates(preset, engine, directions)
-    probed = measure.probes(engine, context, pairs, report)
+    probed = measure.probes(engine, cells, pairs, report)
 
     def score(steerings: Sequence[Steering]) -> Sequence[float]:
         scores = []
         for i, steering in enumerate(steerings):
             report("measuring blocks", i, len(steerings))
-            dial, damage = measure.dial_and_damage(context, probed, steering)
+            dial, damage = measure.dial_and_damage(cells, probed, steering)
             scores.append(dial if damage <= MAX_DAMAGE else float("-inf"))
         return scores
 

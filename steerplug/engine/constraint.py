@@ -6,7 +6,7 @@ schema is data: what it cannot express is an error sentence, never a crash.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import llguidance
@@ -17,10 +17,13 @@ from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
 from steerplug.steering.value import Array
 
-ANY_JSON: Mapping[str, Any] = {"type": ["object", "array"]}
-"""The schema of a reply that only has to be JSON."""
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
-_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+ANY_JSON: Mapping[str, Any] = {"type": "object"}
+"""The schema of a reply that only has to be a JSON object."""
+
+_STYLE: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _tokenizers: "WeakKeyDictionary[Vocab, llguidance.LLTokenizer]" = WeakKeyDictionary()
 
 

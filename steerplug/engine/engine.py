@@ -1,8 +1,7 @@
 """The generation loop: one request in, tokens out, steered as the request says.
 
-Steering belongs to a request, never to the engine. The cache rule: a KV cell is reused only where
-(token, steering applied to it) are both equal, for every token from the start; so presets share the
-cells of the unsteered prompt and nothing else.
+Steering belongs to a request, never to the engine; which KV cells it may reuse is the business of
+`cells`.
 """
 
 import threading
@@ -11,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from steerplug.engine.cells import Cells
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context, Row
-from steerplug.engine.hook import Applied
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampler, Sampling
 from steerplug.engine.scope import Prompt, plan
@@ -90,7 +89,7 @@ class Engine:
         self.model = model
         self.context = Context(model, n_ctx=min(n_ctx, model.n_ctx_train), n_threads=n_threads)
         self._lock = threading.Lock()
-        self._cells: list[tuple[int, str | None]] = []
+        self._cells = Cells(self.context)
         self._latest: _Reply | None = None
 
     def generate(self, request: Request, progress: Progress | None = None) -> Iterator[Piece]:
@@ -145,59 +144,31 @@ class Engine:
 
     def _next_token(self, reply: "_Reply") -> tuple[int, float]:
         """Decode what the cache lacks of a reply; draw its next token and say how it was moved."""
-        same = len(self._cells) if self._latest is reply else self._shared_prefix(reply)
+        same = len(self._cells)
         if self._latest is not reply:
-            same = self.context.keep(same)
-            del self._cells[same:]
-            self._latest = reply
+            self._latest = None
+            same = self._cells.reuse(reply.rows(0)[:-1])
         if reply.progress.n_generated == 0:
             reply.progress.n_cached = same
-        size, end, moved = self.context.n_batch, len(reply.tokens), 0.0
-        for start in range(same, end, size):
-            stop = min(start + size, end)
-            rows = [Row(reply.tokens[i], i, i == end - 1, reply.steering[i])
-                    for i in range(start, stop)]
-            moved = self._decode(rows, reply.progress)
+        for batch in self._cells.decode(rows := reply.rows(same)):
+            moved = self._count_moved(rows[batch.end - 1], reply.progress)
+        self._latest = reply
         reply.count_steered()
-        return reply.draw(self.context, stop - start - 1), moved
+        return reply.draw(self.context, batch.end - batch.begin - 1), moved
 
-    def _shared_prefix(self, reply: "_Reply") -> int:
-        """How many cells hold the same (token, steering); the last token is always decoded anew."""
-        same = 0
-        for cell, token, applied in zip(
-            self._cells, reply.tokens[:-1], reply.steering, strict=False
-        ):
-            if cell != (token, _key(applied)):
-                break
-            same += 1
-        return same
-
-    def _decode(self, rows: Sequence[Row], progress: Progress) -> float:
-        """Decode rows and account for them; return how far the last one was moved."""
-        try:
-            self.context.decode(rows)
-        except BaseException:
-            self._cells.clear()
-            self._latest = None
-            self.context.clear()
-            raise
-        self._cells.extend((row.token, _key(row.applied)) for row in rows)
-        if not any(row.applied for row in rows):
+    def _count_moved(self, last: Row, progress: Progress) -> float:
+        """Account for a decoded batch that ends with `last`; return how far that was moved."""
+        if not self.context.hook.applied:
             return 0.0
         moved = self.context.hook.moved
         progress.moved += float(moved.sum())
         progress.n_moved += self.context.hook.applied
-        last = rows[-1].applied
-        return float(moved[-1]) / len(last.layers) if last else 0.0
+        return float(moved[-1]) / len(last.applied.layers) if last.applied else 0.0
 
     def close(self) -> None:
         """Free the context; the model stays."""
         with self._lock:
             self.context.close()
-
-
-def _key(applied: Applied | None) -> str | None:
-    return applied.key if applied else None
 
 
 class _Reply:
@@ -228,6 +199,11 @@ class _Reply:
         token = self.sampler.draw(context, row)
         self._constraint.accept(token)
         return token
+
+    def rows(self, start: int) -> list[Row]:
+        """Return the tokens from `start` on, the last one asking for logits."""
+        last = len(self.tokens) - 1
+        return [Row(self.tokens[i], i, i == last, self.steering[i]) for i in range(start, last + 1)]
 
     def append(self, token: int) -> None:
         """Add a drawn token, to be decoded next."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steerplug.engine.context import Context, Row
-from steerplug.engine.hook import Capture
+from steerplug.engine.cells import Cells
+from steerplug.engine.context import Row
+from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson
@@ -44,46 +45,60 @@ class Activations:
 
 
 def capture(
-    context: Context, tokens: Sequence[int], layers: Sequence[int], first_row: int
+    cells: Cells, tokens: Sequence[int], layers: Sequence[int], first_row: int
 ) -> Array:
     """Return unsteered activations of `tokens` from `first_row` on: (n_blocks, n_rows, n_embd).
 
     Raises:
         FitError: the text does not fit the context.
     """
+    context = cells.context
     if len(tokens) > context.n_ctx:
         raise FitError(
             f"a text of the preset has {len(tokens)} tokens and the context holds {context.n_ctx}; "
             "shorten the preset's instruction, examples or texts."
         )
-    context.clear()
-    parts = []
-    for start in range(0, len(tokens), context.n_batch):
-        end = min(start + context.n_batch, len(tokens))
-        # Every row is an output: the last block then keeps all of them.
-        rows = [Row(tokens[i], i, output=True) for i in range(start, end)]
-        wanted = Capture(layers, range(max(first_row - start, 0), end - start))
-        captured = context.decode(rows, wanted)
-        assert captured is not None
-        parts.append(captured)
-    return np.concatenate(parts, axis=1)
+    # The last block computes only the rows whose logits are asked for.
+    output = context.model.n_layer - 1 in layers
+    rows = [Row(token, i, output and i >= first_row) for i, token in enumerate(tokens)]
+    same = cells.reuse(rows[:first_row])
+    for _ in cells.decode(rows[same:first_row]):
+        pass
+    parts = [batch.captured for batch in cells.decode(rows[first_row:], layers)]
+    return np.concatenate([part for part in parts if part is not None], axis=1)
 
 
 def of_lessons(
-    context: Context, lessons: Sequence[Lesson], layers: Sequence[int], report: Report = silent
+    cells: Cells, lessons: Sequence[Lesson], layers: Sequence[int], report: Report = silent
 ) -> Activations:
     """Return the rows of all lessons: prompted as the positive side, bare as the negative one."""
-    sides: tuple[list[Array], list[Array]] = ([], [])
-    for lesson in steps(lessons, "reading activations", report):
-        for side, prompt in zip(sides, (lesson.prompted, lesson.bare), strict=True):
-            tokens = (*prompt.tokens, *lesson.reply)
-            side.append(capture(context, tokens, layers, len(prompt.tokens) - 1))
-    positive, negative = (np.concatenate(side, axis=1).transpose(1, 0, 2) for side in sides)
+    prompted = [lesson.prompted for lesson in lessons]
+    bare = [lesson.bare for lesson in lessons]
+    # One side after the other, because all prompts of a side begin alike.
+    positive, negative = (
+        _side(cells, lessons, prompts, layers, report) for prompts in (prompted, bare)
+    )
     return Activations(positive, negative, tuple(layers))
 
 
+def _side(
+    cells: Cells,
+    lessons: Sequence[Lesson],
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    report: Report,
+) -> Array:
+    """Return the rows of all lessons after one kind of prompt: (n_rows, n_blocks, n_embd)."""
+    pairs = list(zip(prompts, lessons, strict=True))
+    rows = [
+        capture(cells, (*prompt.tokens, *lesson.reply), layers, len(prompt.tokens) - 1)
+        for prompt, lesson in steps(pairs, "reading activations", report)
+    ]
+    return np.concatenate(rows, axis=1).transpose(1, 0, 2)
+
+
 def of_texts(
-    context: Context,
+    cells: Cells,
     pairs: Sequence[tuple[str, str]],
     layers: Sequence[int],
     report: Report = silent,
@@ -93,7 +108,7 @@ def of_texts(
     Raises:
         FitError: a text has no tokens.
     """
-    vocab = context.model.vocab
+    vocab = cells.context.model.vocab
     bos = [vocab.bos] if vocab.bos >= 0 else []
     sides: tuple[list[Array], list[Array]] = ([], [])
     for pair in steps(pairs, "reading activations", report):
@@ -101,5 +116,5 @@ def of_texts(
             tokens = vocab.tokenize(text)
             if not tokens:
                 raise FitError("a text of the contrast has no tokens; write at least one word.")
-            side.append(capture(context, bos + tokens, layers, len(bos)).mean(axis=1))
+            side.append(capture(cells, bos + tokens, layers, len(bos)).mean(axis=1))
     return Activations(np.stack(sides[0]), np.stack(sides[1]), tuple(layers))

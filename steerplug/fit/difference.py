@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from steerplug.engine.context import Context
+from steerplug.engine.cells import Cells
 from steerplug.errors import FitError
 from steerplug.fit.activations import Activations, capture
 from steerplug.steering.value import Array
@@ -25,14 +25,14 @@ Directions = Mapping[int, Array]
 """Block il -> what strength 1.0 adds there: (n_embd,), or (T, n_embd) for actadd."""
 
 
-def actadd(context: Context, pair: tuple[str, str], layers: Sequence[int]) -> Directions:
+def actadd(cells: Cells, pair: tuple[str, str], layers: Sequence[int]) -> Directions:
     """Return the position-wise difference of two prompts at each block."""
-    vocab = context.model.vocab
+    vocab = cells.context.model.vocab
     bos = [vocab.bos] if vocab.bos >= 0 else []
     sides = [bos + vocab.tokenize(text) for text in pair]
     length = max(map(len, sides))
     plus, minus = (
-        capture(context, side + [vocab.space] * (length - len(side)), layers, 0) for side in sides
+        capture(cells, side + [vocab.space] * (length - len(side)), layers, 0) for side in sides
     )
     return {il: plus[i] - minus[i] for i, il in enumerate(layers)}
 

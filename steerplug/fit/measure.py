@@ -6,16 +6,16 @@ Gap closed, for a teacher (p: log-probabilities; rows: boundary and reply tokens
 
 1 is a perfect replacement of the prompt, 0 no effect, below 0 harm.
 
-For a contrast, which has no prompt to imitate, over the model's own words y after neutral openings::
+For a contrast, which has no prompt to imitate, over the model's own words y after an opening::
 
     wanted = log p(y | positive, opening) - log p(y | negative, opening)
     pull_k = <log p_k(y | opening) - log p(y | opening), wanted> / <wanted, wanted>
     dial   = min of pull_k - pull_j over neighbours j < k of the strengths -2, -1, 0, 1, 2
     damage = mean of log p(y | opening) - log p_1(y | opening)
 
-p_k is steered at strength k; <.,.> is the covariance under the unsteered p. The contrast's own texts,
-read as prompts, say which way every word should move; a good steering moves them that way at every
-turn of the dial, in both directions.
+p_k is steered at strength k; <.,.> is the covariance under the unsteered p. The contrast's own
+texts, read as prompts, say which way every word should move; a good steering moves them that way at
+every turn of the dial, in both directions.
 
 Units: nats per token.
 """
@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.cells import Cells
+from steerplug.engine.context import Row
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt, plan
@@ -35,9 +36,9 @@ from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Mix, Steering
 
-OPENINGS = ("I think that", "When I woke up today, I", "The people in this town", "My neighbour says")
+OPENINGS = ("I think that", "When I woke up, I", "My neighbour says")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
-_OWN_TOKENS = 8
+_OWN_TOKENS = 6
 _MAX_PAIRS = 4
 
 
@@ -48,37 +49,31 @@ def log_softmax(logits: Array) -> Array:
 
 
 def reply_log_probs(
-    context: Context, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+    cells: Cells, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
 ) -> Iterator[Array]:
     """Yield, for each mix, the log-probabilities at the boundary and reply rows.
 
-    Each is (len(reply) + 1, n_vocab). Prompt cells that two mixes leave alike are decoded once.
+    Each is (len(reply) + 1, n_vocab).
     """
     tokens = (*prompt.tokens, *reply)
     first = len(prompt.tokens) - 1
-    context.clear()
-    cells: list[str | None] = []
     for mix in mixes:
         laid = plan(mix, prompt)
         applied = [*laid.prompt, *[laid.generated] * len(reply)]
-        keys = [what.key if what else None for what in applied]
-        same = 0
-        while same < min(first, len(cells)) and cells[same] == keys[same]:
-            same += 1
-        same = context.keep(same)
-        cells = keys[:first]
-        logits = []
-        for start in range(same, len(tokens), context.n_batch):
-            end = min(start + context.n_batch, len(tokens))
-            context.decode([
-                Row(tokens[i], i, i >= first, applied[i]) for i in range(start, end)
-            ])
-            logits += [context.logits(i - start) for i in range(max(start, first), end)]
+        rows = [Row(token, i, i >= first, applied[i]) for i, token in enumerate(tokens)]
+        same = cells.reuse(rows[:first])
+        for _ in cells.decode(rows[same:first]):
+            pass
+        logits = [
+            cells.context.logits(row)
+            for batch in cells.decode(rows[first:])
+            for row in range(batch.end - batch.begin)
+        ]
         yield log_softmax(np.stack(logits))
 
 
 def gaps_closed(
-    context: Context, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent
+    cells: Cells, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent
 ) -> NDArray[np.float64]:
     """Return the share of the gap to the prompted model that each mix closes, (n_mixes,).
 
@@ -87,11 +82,11 @@ def gaps_closed(
     """
     total = np.zeros(len(mixes) + 1)
     for lesson in steps(lessons, "measuring on unseen questions", report):
-        (teacher,) = reply_log_probs(context, lesson.prompted, lesson.reply, [NOTHING])
-        students = reply_log_probs(context, lesson.bare, lesson.reply, [NOTHING, *mixes])
+        (teacher,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])
+        students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
         probability = np.exp(teacher)
         for i, student in enumerate(students):
-            total[i] += float((probability * (teacher - student)).sum())
+            total[i] += float(np.vdot(probability, teacher - student))
     gap = total[0] / sum(lesson.n_rows for lesson in lessons)
     if gap < 1e-3:
         raise FitError(
@@ -115,18 +110,18 @@ class Probe:
 
 
 def probes(
-    engine: Engine, context: Context, pairs: Sequence[tuple[str, str]], report: Report = silent
+    engine: Engine, cells: Cells, pairs: Sequence[tuple[str, str]], report: Report = silent
 ) -> list[Probe]:
     """Make the probes of a contrast; long lists of pairs are thinned out evenly."""
     chosen = pairs[:: -(-len(pairs) // _MAX_PAIRS)]
-    return [_probe(engine, context, chosen, text) for text in
+    return [_probe(engine, cells, chosen, text) for text in
             steps(OPENINGS, "reading the contrast as prompts", report)]
 
 
 def _probe(
-    engine: Engine, context: Context, pairs: Sequence[tuple[str, str]], text: str
+    engine: Engine, cells: Cells, pairs: Sequence[tuple[str, str]], text: str
 ) -> Probe:
-    vocab = context.model.vocab
+    vocab = engine.model.vocab
     bos = (vocab.bos,) if vocab.bos >= 0 else ()
     opening = Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))
     request = Request(opening, sampling=Sampling(temperature=0), max_tokens=_OWN_TOKENS)
@@ -134,14 +129,14 @@ def _probe(
 
     def after(front: str) -> Array:
         prompt = Prompt((*bos, *vocab.tokenize(f"{front} {text}".lstrip())), has_bos=bool(bos))
-        return next(reply_log_probs(context, prompt, own, [NOTHING]))
+        return next(reply_log_probs(cells, prompt, own, [NOTHING]))
 
     wanted = sum((after(plus) - after(minus) for plus, minus in pairs), np.float32(0))
     return Probe(opening, own, after(""), np.asarray(wanted / len(pairs), np.float32))
 
 
 def dial_and_damage(
-    context: Context, probed: Sequence[Probe], steering: Steering
+    cells: Cells, probed: Sequence[Probe], steering: Steering
 ) -> tuple[float, float]:
     """Return how well a steering works as a dial for its contrast, and what it breaks.
 
@@ -153,7 +148,7 @@ def dial_and_damage(
         weights = np.exp(probe.log_probs)
         wanted += _covariance(weights, probe.wanted, probe.wanted)
         mixes = [strength * steering for strength in DIAL]
-        rows = list(reply_log_probs(context, probe.opening, probe.own, mixes))
+        rows = list(reply_log_probs(cells, probe.opening, probe.own, mixes))
         pulls += [_covariance(weights, steered - probe.log_probs, probe.wanted)
                   for steered in rows]
         lost = probe.log_probs - rows[DIAL.index(1.0)]

@@ -1,8 +1,8 @@
-"""What a preset is fitted on: replies of the prompted model, and the same replies after a bare chat.
+"""What a preset is fitted on: the prompted model's replies, and the same replies in a bare chat.
 
 The teacher is the chat with the preset's instruction and example turns; the student is the bare
-chat. Replies are sampled from the teacher, and both read the same reply tokens, so that row i of one
-and row i of the other are the same place in the same text and differ by the prompt alone.
+chat. Replies are sampled from the teacher, and both read the same reply tokens: row i of one and
+row i of the other are the same place in the same text and differ by the prompt alone.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,69 @@
+"""The KV cells of one sequence, and the rule by which they are used again.
+
+A cell may be reused only where (token, steering applied to it) are both equal, for every token from
+the start. Two presets therefore share the cells of an unsteered prompt and nothing else; another
+strength, mix, preset file or model has another key.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from steerplug.engine.context import Context, Row
+from steerplug.engine.hook import Capture
+from steerplug.steering.value import Array
+
+
+class Decoded(NamedTuple):
+    """One batch that was decoded: rows [begin, end) of those given, and what it captured."""
+
+    begin: int
+    end: int
+    captured: Array | None
+
+
+class Cells:
+    """What a context's cache holds for its sequence 0, kept in step with llama.cpp."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._held: list[tuple[int, str | None]] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def reuse(self, rows: Sequence[Row]) -> int:
+        """Keep the longest prefix that agrees with `rows`, drop the rest; return its length."""
+        same = 0
+        for held, row in zip(self._held, rows, strict=False):
+            if held != _cell(row):
+                break
+            same += 1
+        same = self.context.keep(same)
+        del self._held[same:]
+        return same
+
+    def decode(self, rows: Sequence[Row], capture: Sequence[int] = ()) -> Iterator[Decoded]:
+        """Decode rows that follow the held cells, batch by batch.
+
+        Args:
+            rows: the tokens to add, at the positions after the held cells.
+            capture: blocks whose activations of all these rows are handed over.
+
+        Raises:
+            EngineError: llama.cpp failed, or steering did; no cell is held then.
+        """
+        for begin in range(0, len(rows), self.context.n_batch):
+            batch = rows[begin : begin + self.context.n_batch]
+            wanted = Capture(capture, range(len(batch))) if capture else None
+            try:
+                captured = self.context.decode(batch, wanted)
+            except BaseException:
+                self._held.clear()
+                self.context.clear()
+                raise
+            self._held.extend(map(_cell, batch))
+            yield Decoded(begin, begin + len(batch), captured)
+
+
+def _cell(row: Row) -> tuple[int, str | None]:
+    return row.token, row.applied.key if row.applied else None
