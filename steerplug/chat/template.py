@@ -1,18 +1,19 @@
 """A chat as tokens: the model's own Jinja template, and exact spans of the assistant's turns.
 
 A span runs from the boundary token (the last token before the assistant's first, which predicts it)
-to the last token of the turn's content. It is found by rendering the chat up to each turn, so it
-depends on the chat alone. The template comes from a model file: it runs sandboxed.
+to the last token of the turn's content. It begins where the model began to answer, if the chat
+still shows that, and else where the content does. The content is found by rendering the chat once
+more with a mark in its place, so the span depends on the chat alone, and what a template trims or
+drops is not looked for. The template comes from a model file: it runs sandboxed.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError
 
+from steerplug.chat import sandbox
 from steerplug.engine.scope import Prompt
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError, RequestError, nearest
@@ -20,9 +21,7 @@ from steerplug.errors import ModelError, RequestError, nearest
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant", "tool")
 
-
-def _refuse(reason: str) -> NoReturn:
-    raise TemplateError(reason)
+_MARK = "\ue000turn\ue001"  # private characters, which no chat holds
 
 
 class ChatTemplate:
@@ -38,39 +37,36 @@ class ChatTemplate:
         self._source, self._vocab, self._model_name = source, vocab, model_name
         self._compiled = lru_cache(maxsize=1)(self._compile)
 
-    def _compile(self) -> Any:
+    def _compile(self) -> Template:
         if not self._source:
             raise ModelError(
                 f"{self._model_name} has no chat template, so it cannot chat; "
                 "send plain text to be continued, or choose an instruction-tuned GGUF."
             )
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
-            return environment.from_string(self._source)
-        except (TemplateError, RecursionError) as error:
+            return sandbox.compile_template(self._source)
+        except (TemplateError, RecursionError, MemoryError) as error:
             raise ModelError(
-                f"the chat template of {self._model_name} is broken ({error}); choose another GGUF."
+                f"the chat template of {self._model_name} is broken ({_reason(error)}); "
+                "choose another GGUF."
             ) from None
 
-    def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
-        """Return the chat as text; with `reply`, up to where the assistant begins to answer."""
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return the chat as text, up to where the assistant begins to answer."""
         template, vocab = self._compiled(), self._vocab
         try:
-            return str(template.render(
+            return str(sandbox.render(
+                template,
                 messages=[dict(message) for message in messages],
-                add_generation_prompt=reply,
+                add_generation_prompt=True,
                 bos_token=vocab.piece(vocab.bos, True).decode("utf-8", "replace"),
                 eos_token=vocab.piece(vocab.eos, True).decode("utf-8", "replace"),
             ))
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
-                AttributeError, RecursionError) as error:
+                AttributeError, RecursionError, MemoryError) as error:
             raise RequestError(
-                f"the chat template of {self._model_name} refuses these messages ({error}); "
-                "change their order or roles."
+                f"the chat template of {self._model_name} refuses these messages "
+                f"({_reason(error)}); change their order or roles."
             ) from None
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
@@ -99,22 +95,18 @@ class ChatTemplate:
     def _span(
         self, text: str, tokens: list[int], messages: Sequence[Message], turn: int
     ) -> tuple[int, int]:
-        opening = _common(self.render(messages[:turn]), text) if turn else 0
-        closed = _common(self.render(messages[: turn + 1], reply=False), text)
-        content = messages[turn]["content"]
-        end = max(_end(text, said, opening, closed) for said in (content, content.strip()))
-        first = self._n_tokens(text[:opening], tokens)
+        marked = [*messages[:turn], {**messages[turn], "content": _MARK}, *messages[turn + 1 :]]
+        before, mark, after = self.render(marked).partition(_MARK)
+        begin = _common(before, text)
+        if turn:
+            begin = min(begin, _common(self.render(messages[:turn]), text))
+        end = max(begin, len(text) - _common(after[::-1], text[::-1])) if mark else begin
+        first = self._n_tokens(text[:begin], tokens)
         return max(first - 1, 0), max(self._n_tokens(text[:end], tokens), first)
 
     def _n_tokens(self, text: str, tokens: list[int]) -> int:
         """How many of `tokens` lie before the end of `text`, a beginning of what they spell."""
         return _common(self._tokenize(text), tokens)
-
-
-def _end(text: str, said: str, opening: int, closed: int) -> int:
-    """Return where `said` ends within text[opening:closed]; `opening` if it is not there."""
-    at = text.rfind(said, opening, closed)
-    return at + len(said) if at >= 0 else opening
 
 
 def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
@@ -123,6 +115,11 @@ def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
         if x != y:
             return i
     return min(len(a), len(b))
+
+
+def _reason(error: BaseException) -> str:
+    """Return one line on what a template ran into."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -137,7 +134,7 @@ def check_messages(messages: Sequence[Message]) -> None:
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise RequestError(
-                f"message {i} has the role {role!r}{nearest(str(role), ROLES)} "
+                f"message {i} has the role {role!r}{nearest(str(role), ROLES) or '.'} "
                 f"Roles are {', '.join(ROLES)}."
             )
         if not isinstance(content, str):
