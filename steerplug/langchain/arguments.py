@@ -1,0 +1,111 @@
+"""What a caller may say, when making a chat model and again for each call.
+
+Both are checked here, by the same rules and in the same sentences. The ranges are those of
+`Sampling`, repeated so that a chat model can be made without loading llama.cpp.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from steerplug.errors import RequestError, nearest
+from steerplug.mix import parse_mix
+
+if TYPE_CHECKING:
+    from steerplug.session import Settings
+
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Whole = Annotated[int, Field(strict=True)]
+_PASSED_ON_BY_CORE = ("stream",)
+
+
+class Arguments(BaseModel):
+    """The arguments of a reply; None leaves the choice to steerplug."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    model: str = Field("smollm2", alias="model_name", min_length=1)
+    """A path, `hf:org/repo/file.gguf`, or an alias such as `smollm2`."""
+
+    steering: str | None = None
+    """A mix in words, such as `0.8*weddings + love-hate`; `none` for no steering."""
+
+    temperature: Annotated[_Number, Field(ge=0, le=10)] | None = None
+    """0 always takes the likeliest token."""
+
+    top_p: Annotated[_Number, Field(ge=0, le=1)] | None = None
+    """Keep the likeliest tokens up to this total probability."""
+
+    top_k: Annotated[_Whole, Field(ge=0, le=1_000_000)] | None = None
+    """Keep this many of the likeliest tokens; 0 keeps all."""
+
+    min_p: Annotated[_Number, Field(ge=0, le=1)] | None = None
+    """Keep tokens at least this fraction as likely as the best."""
+
+    repeat_penalty: Annotated[_Number, Field(ge=0.1, le=10)] | None = None
+    """Above 1 makes recent tokens less likely."""
+
+    seed: Annotated[_Whole, Field(ge=0, le=2**32 - 2)] | None = None
+    """The same seed draws the same reply."""
+
+    max_tokens: Annotated[_Whole, Field(ge=1)] | None = None
+    """Most tokens of a reply; None: as many as the context holds."""
+
+    stop: list[Annotated[str, Field(min_length=1)]] | str | None = None
+    """Strings that end a reply; they are not part of it."""
+
+    timeout: Annotated[_Number, Field(gt=0)] | None = None
+    """Give a reply up after this many seconds."""
+
+    @field_validator("steering")
+    @classmethod
+    def _is_a_mix(cls, steering: str | None) -> str | None:
+        if steering is not None:
+            parse_mix(steering)
+        return steering
+
+    def settings(self) -> "Settings":
+        """Return them, besides model and steering, as a session reads them."""
+        from steerplug import Sampling
+        from steerplug.session import Settings
+
+        sampling: dict[str, Any] = self.model_dump(
+            include={"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed"},
+            exclude_none=True,
+        )
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return Settings(Sampling(**sampling), stop, self.max_tokens)
+
+    def of_call(self, said: Mapping[str, Any]) -> "Arguments":
+        """Return them with what a call says instead; None says nothing.
+
+        Raises:
+            RequestError: an argument is unknown, or its value makes no sense.
+            PresetError: the steering is no mix.
+        """
+        own = {name: getattr(self, name) for name in Arguments.model_fields}
+        new = {
+            name: value for name, value in said.items()
+            if value is not None and name not in _PASSED_ON_BY_CORE
+        }
+        with one_sentence(Arguments):
+            return Arguments.model_validate(own | new)
+
+
+@contextmanager
+def one_sentence(known: type[BaseModel]) -> Iterator[None]:
+    """Turn what pydantic says of the first wrong value into a `RequestError`."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"][:1]) or "the model"
+        if first["type"] == "extra_forbidden" and name in known.model_fields:
+            raise RequestError(f"`{name}` is said twice, by two names; give it once.") from None
+        if first["type"] == "extra_forbidden":
+            hint = nearest(name, known.model_fields) or "; leave it out."
+            raise RequestError(f"ChatSteerplug takes no argument `{name}`{hint}") from None
+        problem = first["msg"][:1].lower() + first["msg"][1:]
+        raise RequestError(f"{name} is {first['input']!r}; {problem}.") from None

@@ -1,0 +1,85 @@
+"""What tells two replies apart besides the messages: the model's content and the steering's.
+
+LangChain's LLM cache may outlive this process and an edit of a preset, so its key is made of
+content, never of names alone. Nothing here loads a model or builds a preset.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import steerplug
+from steerplug.errors import SteerplugError
+from steerplug.langchain.sessions import Stamp, locate, stamp
+from steerplug.library import find_preset, is_steering_file, load_preset
+from steerplug.mix import Ingredient, parse_mix
+
+_HEAD = 16 * 2**20
+_SAMPLES, _SAMPLE = 64, 64 * 1024
+
+
+def fingerprint_model(model: str) -> str:
+    """Return what changes when a model's file, llama.cpp or steerplug does.
+
+    Raises:
+        ModelNotFound: there is no such model.
+    """
+    path = locate(model)
+    return _sha256(
+        [_fingerprint_file(path, stamp(path)), version("llama-cpp-python"), steerplug.__version__]
+    )
+
+
+def fingerprint_steering(words: str | None) -> str:
+    """Return what changes when a mix says another strength or preset, or a preset's file changes.
+
+    Raises:
+        PresetError: the mix cannot be read, or a preset is not there or not good.
+    """
+    ingredients = parse_mix(words) if words is not None else ()
+    return _sha256(sorted(_content(ingredient) for ingredient in ingredients))
+
+
+def _content(ingredient: Ingredient) -> list[str]:
+    path = find_preset(ingredient.reference)
+    if is_steering_file(path):
+        with _readable(path):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return ["file", path.stem, digest, repr(ingredient.sign), repr(ingredient.strength)]
+    preset = load_preset(ingredient.reference)
+    strength = ingredient.strength_at(preset.strength.default)
+    return ["preset", preset.name, preset.version, preset.digest, repr(float(strength))]
+
+
+@lru_cache(maxsize=64)
+def _fingerprint_file(path: Path, now: Stamp) -> str:
+    """Hash a model's size and time of change, its beginning, and samples of its weights.
+
+    Hashing all of it would take half a minute for a large model.
+    """
+    _, size, changed = now
+    sha = hashlib.sha256(f"{size} {changed}".encode())
+    with _readable(path), path.open("rb") as file:
+        sha.update(file.read(_HEAD))
+        for i in range(1, _SAMPLES + 1):
+            file.seek(max(size * i // _SAMPLES - _SAMPLE, 0))
+            sha.update(file.read(_SAMPLE))
+    return sha.hexdigest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SteerplugError(
+            f"{path} cannot be read ({error.strerror}); check its permissions."
+        ) from None
+
+
+def _sha256(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
