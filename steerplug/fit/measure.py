@@ -40,6 +40,7 @@ OPENINGS = ("I think that", "When I woke up, I", "My neighbour says")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
+_UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
 def log_softmax(logits: Array) -> Array:
@@ -112,10 +113,20 @@ class Probe:
 def probes(
     engine: Engine, cells: Cells, pairs: Sequence[tuple[str, str]], report: Report = silent
 ) -> list[Probe]:
-    """Make the probes of a contrast; long lists of pairs are thinned out evenly."""
+    """Make the probes of a contrast; long lists of pairs are thinned out evenly.
+
+    Raises:
+        FitError: the contrast's texts, read as prompts, do not change what the model says.
+    """
     chosen = pairs[:: -(-len(pairs) // _MAX_PAIRS)]
-    return [_probe(engine, cells, chosen, text) for text in
-            steps(OPENINGS, "reading the contrast as prompts", report)]
+    probed = [_probe(engine, cells, chosen, text) for text in
+              steps(OPENINGS, "reading the contrast as prompts", report)]
+    if all(np.abs(probe.wanted).max() < _UNMOVED for probe in probed):
+        raise FitError(
+            "the contrast makes no difference to what the model says; write texts that differ in "
+            "more than white space, or in one clear trait."
+        )
+    return probed
 
 
 def _probe(
