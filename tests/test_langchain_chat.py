@@ -163,7 +163,7 @@ async def test_invoke_stream_and_their_async_forms_agree(steering: str | None) -
 
 
 def test_only_the_last_chunk_says_usage_and_metadata() -> None:
-    *pieces, last = chat(stop=["water never"]).stream(QUESTION)  # holds back the word `water`
+    *pieces, last = chat(stop=[" water never"]).stream(QUESTION)  # holds back ` water`
     assert len(pieces) > 5
     assert all(piece.text for piece in pieces)
     assert not any(piece.usage_metadata or piece.response_metadata for piece in pieces)
