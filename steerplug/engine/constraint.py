@@ -5,6 +5,7 @@ schema is data: what it cannot express is an error sentence, never a crash.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 ANY_JSON: Mapping[str, Any] = {"type": "object"}
 """The schema of a reply that only has to be a JSON object."""
 
-_STYLE: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_STYLE: "JsonCompileOptions" = {
+    "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "
+}
 _tokenizers: "WeakKeyDictionary[Vocab, llguidance.LLTokenizer]" = WeakKeyDictionary()
 
 
@@ -39,13 +42,12 @@ class Constraint:
     """
 
     def __init__(self, vocab: Vocab, schema: Mapping[str, Any]) -> None:
-        if vocab not in _tokenizers:
-            _tokenizers[vocab] = lltokenizer_from_vocab(vocab.handle)
+        tokenizer = _tokenizer(vocab)
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(
                 json.dumps(dict(schema)), overrides=_STYLE
             )
-            self._matcher = llguidance.LLMatcher(_tokenizers[vocab], grammar)
+            self._matcher = llguidance.LLMatcher(tokenizer, grammar)
         except (TypeError, ValueError, RecursionError) as error:
             raise _refused(str(error)) from None
         if self._matcher.is_error():
@@ -61,6 +63,16 @@ class Constraint:
     def accept(self, token: int) -> None:
         """Go on past a token that was drawn."""
         self._matcher.consume_token(token)
+
+
+def _tokenizer(vocab: Vocab) -> llguidance.LLTokenizer:
+    handle = vocab.handle  # refuses that of a closed model
+    if vocab not in _tokenizers:
+        with warnings.catch_warnings():
+            # llguidance 1.9 calls a function that llama-cpp-python deprecates, once per token.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            _tokenizers[vocab] = lltokenizer_from_vocab(handle)
+    return _tokenizers[vocab]
 
 
 def _refused(reason: str) -> RequestError:

@@ -181,7 +181,8 @@ class _Reply:
         self.steering = list(laid.prompt)
         self.sampler = Sampler(sampling, vocab.n_tokens)
         self.progress = progress
-        self._constraint = Constraint(vocab, request.schema) if request.schema else None
+        schema = request.schema
+        self._constraint = None if schema is None else Constraint(vocab, schema)
         self._generated = laid.generated
         self._counted = 0
         progress.n_prompt, progress.seed = len(self.tokens), sampling.seed

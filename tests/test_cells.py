@@ -1,0 +1,220 @@
+"""The cache rule in one file: cells serve again only where token and steering are both equal."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from steerplug.engine.cells import Cells
+from steerplug.engine.context import Context, Row
+from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.model import Model
+from steerplug.errors import EngineError
+from steerplug.steering.value import Array, Delta, Mix, Steering
+
+BLOCK = 12
+
+
+def relative(a: Array, b: Array) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.fixture
+def cells(context: Context) -> Cells:
+    return Cells(context)
+
+
+@pytest.fixture(scope="module")
+def tokens(model: Model) -> list[int]:
+    return [model.vocab.bos, *model.vocab.tokenize("The sea is deep and blue, and nobody has seen")]
+
+
+def mix(model: Model, seed: int) -> Mix:
+    z = np.random.default_rng(seed).standard_normal(model.n_embd)
+    deltas = {BLOCK: Delta.constant((25 * z / np.linalg.norm(z)).astype(np.float32))}
+    return Mix.of(Steering(f"seed {seed}", model.n_embd, model.n_layer, deltas))
+
+
+def rows(tokens: Sequence[int], *spans: tuple[int, int, Applied | None]) -> list[Row]:
+    """The tokens as rows, the last one asking for logits; spans (begin, end, steering)."""
+    applied: list[Applied | None] = [None] * len(tokens)
+    for begin, end, what in spans:
+        applied[begin:end] = [what] * (end - begin)
+    last = len(tokens) - 1
+    return [Row(token, i, i == last, applied[i]) for i, token in enumerate(tokens)]
+
+
+def run(cells: Cells, wanted: Sequence[Row]) -> tuple[int, Array]:
+    """Decode what is not held; return how much was, and the last row's logits."""
+    same = cells.reuse(wanted[:-1])
+    for batch in cells.decode(wanted[same:]):
+        last = batch.end - batch.begin - 1
+    return same, cells.context.logits(last)
+
+
+def fresh(cells: Cells, wanted: Sequence[Row]) -> Array:
+    """The same from an empty cache, which is left empty."""
+    cells.reuse([])
+    logits = run(cells, wanted)[1]
+    cells.reuse([])
+    return logits
+
+
+def test_the_longest_common_beginning_is_kept(cells: Cells, tokens: list[int]) -> None:
+    assert run(cells, rows(tokens))[0] == 0
+    assert len(cells) == len(tokens)
+    assert run(cells, rows(tokens))[0] == len(tokens) - 1
+    other = [*tokens[:5], tokens[5] + 1, *tokens[6:]]
+    assert run(cells, rows(other))[0] == 5
+    assert run(cells, rows(tokens[:4]))[0] == 3
+    assert len(cells) == 4
+
+
+def test_cells_of_other_steering_are_dropped_from_the_first_one_on(
+    cells: Cells, tokens: list[int], model: Model
+) -> None:
+    one, other = lay_out(mix(model, 1)), lay_out(mix(model, 2))
+    end = len(tokens)
+    expected = {
+        name: fresh(cells, rows(tokens, (5, end, what)))
+        for name, what in (("none", None), ("one", one), ("other", other))
+    }
+    assert relative(expected["one"], expected["other"]) > 0.05
+    for name, what, kept in (
+        ("none", None, 0), ("one", one, 5), ("one", one, end - 1), ("other", other, 5),
+        ("none", None, 5), ("other", other, 5), ("one", one, 5), ("none", None, 5),
+    ):  # fmt: skip
+        same, logits = run(cells, rows(tokens, (5, end, what)))
+        assert same == kept, name
+        assert relative(logits, expected[name]) < 1e-3, name
+
+
+def test_another_strength_or_position_is_other_steering(
+    cells: Cells, tokens: list[int], model: Model
+) -> None:
+    z = np.random.default_rng(1).standard_normal((2, model.n_embd)).astype(np.float32)
+    front = Steering("f", model.n_embd, model.n_layer, {BLOCK: Delta.constant(z)}, "front")
+    run(cells, rows(tokens, (2, 4, lay_out(1.0 * front, 0))))
+    assert run(cells, rows(tokens, (2, 4, lay_out(1.0 * front, 1))))[0] == 2
+    assert run(cells, rows(tokens, (2, 4, lay_out(1.5 * front, 1))))[0] == 2
+    assert run(cells, rows(tokens, (2, 4, lay_out(1.5 * front, 1))))[0] == len(tokens) - 1
+
+
+def test_equal_steering_of_another_object_is_the_same_steering(
+    cells: Cells, tokens: list[int], model: Model
+) -> None:
+    run(cells, rows(tokens, (3, 8, lay_out(mix(model, 1)))))
+    assert run(cells, rows(tokens, (3, 8, lay_out(mix(model, 1)))))[0] == len(tokens) - 1
+
+
+def test_the_same_tokens_steered_elsewhere_are_not_the_same_cells(
+    cells: Cells, tokens: list[int], model: Model
+) -> None:
+    one = lay_out(mix(model, 1))
+    run(cells, rows(tokens, (3, 8, one)))
+    assert run(cells, rows(tokens, (3, 7, one)))[0] == 7
+    assert run(cells, rows(tokens, (4, 7, one)))[0] == 3
+
+
+def test_several_batches_leave_the_same_cells_as_one(
+    cells: Cells, tokens: list[int], model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = rows(tokens, (4, 9, lay_out(mix(model, 1))))
+    expected = fresh(cells, wanted)
+    monkeypatch.setattr(cells.context, "n_batch", 3)
+    batches = list(cells.decode(wanted, [BLOCK]))
+    assert [batch[:2] for batch in batches] == [
+        (begin, min(begin + 3, len(tokens))) for begin in range(0, len(tokens), 3)
+    ]
+    for batch in batches:
+        assert batch.captured is not None
+        assert batch.captured.shape == (1, batch.end - batch.begin, cells.context.model.n_embd)
+    last = batches[-1].end - batches[-1].begin - 1
+    assert relative(cells.context.logits(last), expected) < 1e-3
+    assert len(cells) == len(tokens)
+    assert cells.reuse(wanted) == len(tokens)
+
+
+def test_without_blocks_to_capture_nothing_is(cells: Cells, tokens: list[int]) -> None:
+    (batch,) = cells.decode(rows(tokens))
+    assert batch.captured is None
+
+
+def test_captured_activations_carry_the_steering_of_their_rows(
+    cells: Cells, tokens: list[int], model: Model
+) -> None:
+    (bare,) = cells.decode(rows(tokens), [BLOCK])
+    cells.reuse([])
+    steered = rows(tokens, (6, 7, lay_out(mix(model, 1))))
+    (found,) = cells.decode(steered, [BLOCK])
+    assert bare.captured is not None
+    assert found.captured is not None
+    change = (found.captured - bare.captured)[0]
+    z = mix(model, 1).terms[0].steering.layers[BLOCK].z[0]
+    np.testing.assert_allclose(change[6], z, atol=1e-2)
+    np.testing.assert_array_equal(change[:6], 0)
+
+
+@pytest.mark.parametrize("failure", [EngineError("planted"), KeyboardInterrupt()])
+def test_after_a_failure_no_cell_is_held(
+    failure: BaseException, cells: Cells, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fresh(cells, rows(tokens))
+    run(cells, rows(tokens[:6]))
+    context, real = cells.context, cells.context.decode
+    monkeypatch.setattr(context, "n_batch", 2)
+    left = [1]
+
+    def fails(*args: object) -> object:
+        if not left:
+            raise failure
+        left.pop()
+        return real(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "decode", fails)
+        with pytest.raises(type(failure)):
+            run(cells, rows(tokens))
+    assert len(cells) == 0
+    same, logits = run(cells, rows(tokens))
+    assert same == 0
+    assert relative(logits, expected) < 1e-3
+
+
+def test_a_real_failure_of_llama_cpp_leaves_a_cache_that_works(
+    cells: Cells, tokens: list[int], model: Model
+) -> None:
+    expected = fresh(cells, rows(tokens))
+    run(cells, rows(tokens))
+    impossible = [Row(model.vocab.n_tokens + 7, len(tokens), True)]
+    with pytest.raises(EngineError, match="could not decode 1 tokens"):
+        list(cells.decode(impossible))
+    assert len(cells) == 0
+    same, logits = run(cells, rows(tokens))
+    assert same == 0
+    assert relative(logits, expected) < 1e-3
+
+
+def test_a_cache_that_cannot_be_cut_back_is_dropped_whole(
+    cells: Cells, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a recurrent model: `Context.keep` then keeps nothing, and everything is decoded."""
+    expected = fresh(cells, rows(tokens))
+    run(cells, rows(tokens))
+
+    def keeps_nothing(_n: int) -> int:
+        cells.context.clear()
+        return 0
+
+    monkeypatch.setattr(cells.context, "keep", keeps_nothing)
+    assert cells.reuse(rows(tokens[:5])) == 0
+    assert len(cells) == 0
+    same, logits = run(cells, rows(tokens))
+    assert same == 0
+    assert relative(logits, expected) < 1e-3
+
+
+def test_a_batch_that_is_never_read_adds_no_cells(cells: Cells, tokens: list[int]) -> None:
+    cells.decode(rows(tokens))
+    assert len(cells) == 0
+    assert run(cells, rows(tokens))[0] == 0

@@ -1,0 +1,159 @@
+"""Lessons: the prompted model's replies, and the same replies after a bare prompt."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from steerplug.chat.template import ChatTemplate, Message
+from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
+from steerplug.errors import FitError
+from steerplug.fit import teacher as teaching
+from steerplug.fit.general import general_prompts
+from steerplug.fit.teacher import Lesson, prompted_chat, teach
+from steerplug.preset import Example, Teacher
+
+INSTRUCTION = "Answer like a pirate."
+SHOWN = (Example(user="Hi", assistant="Ahoy!"), Example(user="Bye", assistant="Fair winds!"))
+QUESTIONS = ("What is rain?", "Name a colour.")
+
+
+def said(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def system(text: str) -> Message:
+    return {"role": "system", "content": text}
+
+
+EXAMPLES = [("user", "Hi"), ("assistant", "Ahoy!"), ("user", "Bye"), ("assistant", "Fair winds!")]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "messages", "expected"),
+    [
+        (Teacher(system=INSTRUCTION), [user("x")], [("system", INSTRUCTION), ("user", "x")]),
+        (Teacher(examples=SHOWN), [user("x")], [*EXAMPLES, ("user", "x")]),
+        (
+            Teacher(system=INSTRUCTION, examples=SHOWN), [user("x")],
+            [("system", INSTRUCTION), *EXAMPLES, ("user", "x")],
+        ),
+        (
+            Teacher(system=INSTRUCTION, examples=SHOWN), [system("Be kind."), user("x")],
+            [("system", f"{INSTRUCTION}\n\nBe kind."), *EXAMPLES, ("user", "x")],
+        ),
+        (
+            Teacher(examples=SHOWN), [system("Be kind."), user("x")],
+            [("system", "Be kind."), *EXAMPLES, ("user", "x")],
+        ),
+        (
+            Teacher(system=INSTRUCTION), [user("x"), system("Later."), user("y")],
+            [("system", INSTRUCTION), ("user", "x"), ("system", "Later."), ("user", "y")],
+        ),
+    ],
+    ids=["instruction", "examples", "both", "own system message", "examples, own system message",
+         "a system message later on"],
+)  # fmt: skip
+def test_the_teacher_s_prompt_is_put_in_front_of_a_chat(
+    teacher: Teacher, messages: list[Message], expected: list[tuple[str, str]]
+) -> None:
+    before = said(messages)
+    assert said(prompted_chat(teacher, messages)) == expected
+    assert said(messages) == before
+
+
+@pytest.fixture(scope="module")
+def template(model: Model) -> ChatTemplate:
+    return ChatTemplate(model.chat_template, model.vocab, model.name)
+
+
+PIRATE = Teacher(system=INSTRUCTION, examples=SHOWN)
+
+
+@pytest.fixture(scope="module")
+def lessons(engine: Engine, template: ChatTemplate) -> list[Lesson]:
+    return teach(engine, template, PIRATE, QUESTIONS, seed=5)
+
+
+def test_each_question_gives_a_lesson_with_both_prompts(
+    lessons: list[Lesson], template: ChatTemplate
+) -> None:
+    for question, lesson in zip(QUESTIONS, lessons, strict=True):
+        bare: list[Message] = [user(question)]
+        assert lesson.bare == template.prompt(bare)
+        assert lesson.prompted == template.prompt(prompted_chat(PIRATE, bare))
+        assert len(lesson.prompted.tokens) > len(lesson.bare.tokens)
+        assert 0 < len(lesson.reply) <= teaching.REPLY_TOKENS
+        assert lesson.n_rows == len(lesson.reply) + 1
+
+
+def test_rows_of_both_sides_stand_at_the_same_place_of_the_same_text(
+    lessons: list[Lesson], model: Model
+) -> None:
+    """From the boundary token on, which is the last of either prompt, the tokens are equal."""
+    for lesson in lessons:
+        sides = [
+            (*prompt.tokens, *lesson.reply)[len(prompt.tokens) - 1 :]
+            for prompt in (lesson.prompted, lesson.bare)
+        ]
+        assert sides[0] == sides[1]
+        assert len(sides[0]) == lesson.n_rows
+        assert model.vocab.text([sides[0][0]]) == "\n"
+        opening = model.vocab.tokenize("<|im_start|>assistant\n", special=True)
+        for prompt in (lesson.prompted, lesson.bare):
+            assert list(prompt.tokens[-len(opening) :]) == opening
+
+
+def test_a_reply_holds_no_token_that_ends_it(lessons: list[Lesson], model: Model) -> None:
+    assert not any(model.vocab.ends_generation(t) for lesson in lessons for t in lesson.reply)
+
+
+def test_the_same_seed_teaches_the_same_and_another_seed_something_else(
+    engine: Engine, template: ChatTemplate, lessons: list[Lesson]
+) -> None:
+    assert teach(engine, template, PIRATE, QUESTIONS, seed=5) == lessons
+    other = teach(engine, template, PIRATE, QUESTIONS, seed=99)
+    assert [lesson.reply for lesson in other] != [lesson.reply for lesson in lessons]
+
+
+def test_the_same_question_twice_is_answered_twice_over(
+    engine: Engine, template: ChatTemplate
+) -> None:
+    one, other = teach(engine, template, PIRATE, [QUESTIONS[0]] * 2, seed=5)
+    assert one.prompted == other.prompted
+    assert one.reply != other.reply
+
+
+def test_progress_is_reported_for_every_question(engine: Engine, template: ChatTemplate) -> None:
+    told: list[tuple[str, int, int]] = []
+    teach(engine, template, PIRATE, QUESTIONS[:1], seed=5, report=lambda *now: told.append(now))
+    assert told == [("asking the prompted model", 0, 1), ("asking the prompted model", 1, 1)]
+
+
+def test_a_teacher_that_says_nothing_is_refused(
+    engine: Engine, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "generate", lambda _request: iter(()))
+    with pytest.raises(FitError, match=r"answers none of 2 questions; give the teacher another"):
+        teach(engine, template, PIRATE, QUESTIONS, seed=5)
+
+
+def test_questions_that_get_no_answer_are_left_out(
+    engine: Engine, template: ChatTemplate, lessons: list[Lesson], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = engine.generate, list[int]()
+
+    def generate(request: object) -> object:
+        calls.append(1)
+        return iter(()) if len(calls) == 1 else real(request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "generate", generate)
+    assert teach(engine, template, PIRATE, QUESTIONS, seed=5) == lessons[1:]
+
+
+def test_general_prompts_to_fit_on_are_never_those_to_measure_on() -> None:
+    assert not set(general_prompts("fit")) & set(general_prompts("held_out"))
