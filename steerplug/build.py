@@ -134,7 +134,7 @@ Fitted = tuple[Steering, Choice, str]
 def _fit_teacher(preset: Preset, engine: Engine, cells: Cells, report: Report) -> Fitted:
     """Fit the difference that the teacher's prompt makes to its own replies."""
     assert preset.teacher is not None
-    model, fit = engine.model, preset.fit
+    model, fit, blocks = engine.model, preset.fit, _blocks(preset, engine)
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
     questions = general_prompts("fit") if fit.prompts == "general" else fit.prompts
     # Spread over the list, which is sorted by topic.
@@ -143,7 +143,7 @@ def _fit_teacher(preset: Preset, engine: Engine, cells: Cells, report: Report) -
     unseen = unseen[:: len(unseen) // _HELD_OUT_QUESTIONS][:_HELD_OUT_QUESTIONS]
     lessons = teach(engine, template, preset.teacher, questions, seed=fit.seed, report=report)
     held_out = teach(engine, template, preset.teacher, unseen, seed=fit.seed + 1, report=report)
-    rows = activations.of_lessons(cells, lessons, _blocks(preset, engine), report)
+    rows = activations.of_lessons(cells, lessons, blocks, report)
     directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
     candidates = _candidates(preset, engine, directions)
 

@@ -1,0 +1,340 @@
+"""From preset to steering: built once, found again, and refused in one sentence if it cannot be."""
+
+import logging
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import steerplug
+from steerplug import build
+from steerplug.build import Built, build_preset, store_key
+from steerplug.engine.engine import Engine
+from steerplug.errors import FitError, StoreError
+from steerplug.fit import difference, measure
+from steerplug.fit import teacher as teaching
+from steerplug.fit.general import general_prompts
+from steerplug.preset import Preset
+from steerplug.steering.file import read_steering
+from steerplug.store import Store
+
+
+def preset(**changes: Any) -> Preset:
+    """A contrast preset with explicit block and coefficient, which takes a second to build."""
+    said: dict[str, Any] = {
+        "schema": "steerplug/preset-v1",
+        "name": "glad",
+        "version": "1.2.3",
+        "description": "Glad replies.",
+        "license": "MIT",
+        "contrast": {
+            "positive": ["I am so glad today!", "What a joy!"],
+            "negative": ["I am so sad today.", "What a misery."],
+        },
+        "fit": {"method": "mean", "layers": [12], "coefficient": 1.5},
+        "strength": {"default": 0.8, "min": -1.0, "max": 2.0},
+    }
+    said.update(changes)
+    return Preset.from_mapping({key: value for key, value in said.items() if value is not None})
+
+
+def fit(**settings: Any) -> dict[str, Any]:
+    return {"method": "mean", "layers": [12], "coefficient": 1.5, **settings}
+
+
+TEACHER = {"system": "You are a pirate. Answer like a pirate.",
+           "examples": [{"user": "Hi", "assistant": "Ahoy, matey!"}]}  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure on one opening and one unseen question instead of three and eight."""
+    monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
+    monkeypatch.setattr(build, "_HELD_OUT_QUESTIONS", 1)
+
+
+@pytest.fixture(scope="module")
+def glad(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Store]:
+    store = Store(tmp_path_factory.mktemp("store"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
+        return build_preset(preset(), engine, store=store), store
+
+
+def no_fit(*_: Any) -> Any:
+    raise AssertionError("it was fitted again")
+
+
+# A contrast
+
+
+def test_a_contrast_is_built_as_its_preset_says(
+    glad: tuple[Built, Store], engine: Engine
+) -> None:
+    built, _ = glad
+    steering, model = built.steering, engine.model
+    assert not built.from_store
+    assert steering.name == "glad"
+    assert (steering.n_embd, steering.n_layer) == (model.n_embd, model.n_layer)
+    assert steering.scope == "response"
+    assert list(steering.layers) == [12]
+    assert np.linalg.norm(steering.layers[12].z) > 0.1
+
+
+def test_its_identity_says_where_it_came_from(glad: tuple[Built, Store], engine: Engine) -> None:
+    said = glad[0].identity
+    assert (said.preset, said.preset_version, said.license) == ("glad", "1.2.3", "MIT")
+    assert said.preset_digest == preset().digest
+    assert said.model == engine.model.fingerprint
+    assert said.architecture == "llama"
+    assert said.method == "mean"
+    assert said.steerplug_version == steerplug.__version__
+    assert (said.strength_default, said.strength_min, said.strength_max) == (0.8, -1.0, 2.0)
+    assert said.fidelity["coefficient"] == 1.5
+    assert np.isfinite(said.fidelity["dial"])
+
+
+def test_it_is_found_again_and_not_fitted(
+    glad: tuple[Built, Store], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, store = glad
+    monkeypatch.setattr(build, "_fit", no_fit)
+    again = build_preset(preset(), engine, store=store)
+    assert again.from_store
+    assert again.steering.digest == built.steering.digest
+    assert again.identity == built.identity
+    path = store.path(store_key(preset(), engine))
+    steering, identity = read_steering(
+        path, n_embd=engine.model.n_embd, n_layer=engine.model.n_layer
+    )
+    assert (steering.digest, identity) == (built.steering.digest, built.identity)
+
+
+def test_what_the_fit_does_not_read_changes_nothing(
+    glad: tuple[Built, Store], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_fit", no_fit)
+    other = preset(description="Other words.", version="2.0.0", strength={"default": 0.1})
+    assert build_preset(other, engine, store=glad[1]).from_store
+
+
+def test_force_builds_it_again_over_the_old_file(
+    glad: tuple[Built, Store], engine: Engine
+) -> None:
+    built, store = glad
+    path = store.path(store_key(preset(), engine))
+    path.write_bytes(b"torn")
+    again = build_preset(preset(), engine, store=store, force=True)
+    assert not again.from_store
+    z, expected = (b.steering.layers[12].z for b in (again, built))
+    assert np.linalg.norm(z - expected) < 0.02 * np.linalg.norm(expected)
+    assert build_preset(preset(), engine, store=store).from_store
+
+
+def test_a_torn_file_is_built_again_with_a_warning(
+    engine: Engine, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = store.path(store_key(preset(), engine))
+    path.parent.mkdir()
+    path.write_bytes(b"torn")
+    with caplog.at_level(logging.WARNING):
+        assert not build_preset(preset(), engine, store=store).from_store
+    assert "Made again." in caplog.text
+    assert build_preset(preset(), engine, store=store).from_store
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contrast": {"positive": "I am so glad!", "negative": "I am so sad."}},
+        {"fit": fit(layers=[13])},
+        {"fit": fit(coefficient=2.5)},
+        {"fit": fit(method="pca")},
+        {"fit": fit(seed=7)},
+        {"scope": "all"},
+        {"name": "gladder"},
+    ],
+)
+def test_an_edited_preset_has_another_file(
+    changes: dict[str, Any], engine: Engine, store: Store
+) -> None:
+    one, other = (store.path(store_key(p, engine)) for p in (preset(), preset(**changes)))
+    assert one != other
+
+
+def test_the_coefficient_scales_what_strength_1_adds(
+    glad: tuple[Built, Store], engine: Engine, store: Store
+) -> None:
+    double = build_preset(preset(fit=fit(coefficient=3.0)), engine, store=store).steering
+    single = glad[0].steering.layers[12].z
+    assert np.linalg.norm(double.layers[12].z - 2 * single) < 0.02 * np.linalg.norm(single)
+
+
+@pytest.mark.parametrize("method", ["mean", "pca"])
+def test_several_blocks_are_steered_together(method: str, engine: Engine, store: Store) -> None:
+    wanted = preset(fit=fit(method=method, layers=[9, 14], coefficient=0.5))
+    assert list(build_preset(wanted, engine, store=store).steering.layers) == [9, 14]
+
+
+def test_actadd_steers_the_front(engine: Engine, store: Store) -> None:
+    wanted = preset(
+        contrast={"positive": "Love", "negative": "Hate"},
+        fit={"method": "actadd", "layers": [6], "coefficient": 0.5},
+    )
+    steering = build_preset(wanted, engine, store=store).steering
+    assert steering.scope == "front"
+    assert steering.n_positions == 3
+    assert not steering.layers[6].z[0].any()
+
+
+def test_a_block_is_found_where_layers_are_left_to_auto(engine: Engine, store: Store) -> None:
+    told: list[tuple[str, int, int]] = []
+    wanted = preset(fit={"method": "mean", "layers": "auto", "coefficient": 1.0})
+    built = build_preset(wanted, engine, store=store, report=lambda *now: told.append(now))
+    (il,) = built.steering.layers
+    assert 1 <= il < engine.model.n_layer - 1
+    assert {what for what, _, _ in told} >= {"reading activations", "measuring blocks"}
+    assert all(0 <= done <= total for _, done, total in told)
+
+
+def test_the_dial_tells_the_right_way_from_the_wrong_one(
+    glad: tuple[Built, Store], engine: Engine, store: Store
+) -> None:
+    """The contrast turned round has its own dial; both work, and each the other way."""
+    turned = preset(contrast={
+        "positive": list(preset().contrast.negative),  # type: ignore[union-attr]
+        "negative": list(preset().contrast.positive),  # type: ignore[union-attr]
+    })  # fmt: skip
+    other = build_preset(turned, engine, store=store)
+    a, b = glad[0].steering.layers[12].z[0], other.steering.layers[12].z[0]
+    assert a @ b < -0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+    assert glad[0].identity.fidelity["dial"] > 0
+    assert other.identity.fidelity["dial"] > 0
+
+
+# A teacher
+
+
+OWN_QUESTIONS = ["What is rain?", "Name a colour.", "How do boats float?"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The questions of each round of teaching."""
+    rounds: list[tuple[str, ...]] = []
+
+    def teach(engine: Any, template: Any, teacher: Any, questions: Any, **rest: Any) -> Any:
+        rounds.append(tuple(questions))
+        return teaching.teach(engine, template, teacher, questions, **rest)
+
+    monkeypatch.setattr("steerplug.build.teach", teach)
+    return rounds
+
+
+@pytest.mark.parametrize("method", ["mean", "pca"])
+def test_a_teacher_is_fitted_on_its_own_questions_and_measured_on_unseen_ones(
+    method: str, engine: Engine, store: Store, asked: list[tuple[str, ...]]
+) -> None:
+    wanted = preset(
+        contrast=None, teacher=TEACHER, fit=fit(method=method, prompts=OWN_QUESTIONS)
+    )
+    built = build_preset(wanted, engine, store=store)
+    assert asked[0] == tuple(OWN_QUESTIONS)
+    assert len(asked[1]) == 1
+    assert set(asked[1]) <= set(general_prompts("held_out"))
+    assert list(built.steering.layers) == [12]
+    assert 0 < built.identity.fidelity["gap_closed"] < 1
+    assert build_preset(wanted, engine, store=store).from_store
+
+
+@pytest.mark.parametrize(("n_own", "n_asked"), [(1, 1), (31, 31), (33, 32), (100, 32), (1000, 32)])
+def test_many_questions_are_thinned_out_over_the_whole_list(
+    n_own: int, n_asked: int, engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[tuple[str, ...]] = []
+
+    def teach(_engine: Any, _template: Any, _teacher: Any, questions: Any, **_: Any) -> Any:
+        rounds.append(tuple(questions))
+        raise FitError("enough")
+
+    monkeypatch.setattr("steerplug.build.teach", teach)
+    own = [f"Question {i}?" for i in range(n_own)]
+    wanted = preset(contrast=None, teacher=TEACHER, fit=fit(prompts=own))
+    with pytest.raises(FitError, match="enough"):
+        build_preset(wanted, engine, store=store)
+    (asked,) = rounds
+    assert len(asked) == n_asked
+    assert len(set(asked)) == n_asked
+    assert n_own < 64 or own.index(asked[-1]) >= n_own * 0.9
+
+
+# What cannot be built
+
+
+@pytest.mark.parametrize("method", ["psr", "const"])
+def test_methods_that_cannot_be_fitted_yet_say_which_can(
+    method: str, engine: Engine, store: Store
+) -> None:
+    wanted = preset(contrast=None, teacher=TEACHER, fit={"method": method})
+    with pytest.raises(FitError, match=f"`glad` asks for method `{method}`, which this version"):
+        build_preset(wanted, engine, store=store)
+
+
+@pytest.mark.parametrize("changes", [{}, {"contrast": None, "teacher": TEACHER}])
+def test_a_block_beyond_the_model_is_refused_before_any_work(
+    changes: dict[str, Any], engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "generate", no_fit)
+    wanted = preset(**changes, fit=fit(layers=[3, 30, 31]))
+    with pytest.raises(FitError, match=r"asks for block 30, but .* has blocks 0 to 29; write `lay"):
+        build_preset(wanted, engine, store=store)
+
+
+@pytest.mark.parametrize("layers", [[0], [29], [0, 29]])
+def test_the_first_and_the_last_block_can_be_steered(
+    layers: list[int], engine: Engine, store: Store
+) -> None:
+    wanted = preset(fit=fit(layers=layers, coefficient=0.2))
+    assert list(build_preset(wanted, engine, store=store).steering.layers) == layers
+
+
+def test_a_coefficient_that_garbles_the_model_is_refused(engine: Engine, store: Store) -> None:
+    with pytest.raises(FitError, match="`glad` garbles this model at every block tried"):
+        build_preset(preset(fit=fit(coefficient=500.0)), engine, store=store)
+
+
+def test_what_fails_leaves_nothing_behind(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(difference, "mean", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_preset(preset(), engine, store=store)
+    assert not list(store.folder.rglob("*.gguf*tmp"))
+    assert not list(store.folder.rglob("*.gguf"))
+    monkeypatch.undo()
+    assert not build_preset(preset(), engine, store=store).from_store
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot be used .*set STEERPLUG_CACHE to a folder"):
+        build_preset(preset(), engine, store=Store(tmp_path / "file"))
+
+
+def test_the_key_holds_all_that_the_numbers_depend_on(engine: Engine) -> None:
+    key = store_key(preset(), engine)
+    assert key.model == engine.model.fingerprint
+    assert key.fit_version == build.FIT_VERSION
+    assert key.preset_digest == preset().digest
+    assert len(key.chat_template) == 64
+    assert all(astuple(key))
