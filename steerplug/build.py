@@ -1,6 +1,6 @@
 """A preset and a model become steering, once: the table of contents of steerplug.
 
-    find in the store  ->  else: teach or read, fit, choose, publish
+    find among the shipped or in the store  ->  else: teach or read, fit, choose, publish
 
 Open this file first; every other one is a step of it.
 """
@@ -14,13 +14,16 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference, measure
-from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, choose
+from steerplug.fit.chain import Chain, fit_chain
+from steerplug.fit.choose import MAX_DAMAGE, Candidates, Score, choose
 from steerplug.fit.difference import Directions
 from steerplug.fit.general import general_prompts
 from steerplug.fit.progress import Report, silent
-from steerplug.fit.teacher import Lesson, teach
+from steerplug.fit.teacher import teach
+from steerplug.library import shipped_folder
 from steerplug.preset import Preset
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Steering
@@ -29,8 +32,9 @@ from steerplug.store import Key, Store
 FIT_VERSION = 1
 """Raise it when the same preset would give other numbers."""
 
-_FIT_QUESTIONS = 32
+_FIT_QUESTIONS = {"mean": 32, "pca": 32, "chain": 60}
 _HELD_OUT_QUESTIONS = 8
+_CHAIN_STEP = 3
 _N_CTX = 2048
 
 
@@ -67,6 +71,8 @@ def build_preset(
     store = store or Store()
     key = store_key(preset, engine)
     model = engine.model
+    if not force and (shipped := _shipped(key, model)):
+        return Built(*shipped, from_store=True)
     made: list[tuple[Steering, Identity]] = []
 
     def make() -> tuple[Steering, Identity]:
@@ -81,6 +87,13 @@ def build_preset(
             key, make, n_embd=model.n_embd, n_layer=model.n_layer
         )
     return Built(steering, identity, from_store=not made)
+
+
+def _shipped(key: Key, model: Model) -> tuple[Steering, Identity] | None:
+    """Return the steering that came with steerplug, if it is of exactly this preset and model."""
+    return Store(shipped_folder() / "compiled").find(
+        key, n_embd=model.n_embd, n_layer=model.n_layer
+    )
 
 
 def store_key(preset: Preset, engine: Engine) -> Key:
@@ -98,15 +111,15 @@ def store_key(preset: Preset, engine: Engine) -> Key:
 def _fit(
     preset: Preset, engine: Engine, key: Key, report: Report
 ) -> tuple[Steering, Identity]:
-    if preset.fit.method not in ("actadd", "mean", "pca"):
+    if preset.fit.method in ("psr", "const"):
         raise FitError(
             f"`{preset.name}` asks for method `{preset.fit.method}`, which this version of "
-            "steerplug cannot fit; write `method: mean`, `pca` or `actadd`."
+            "steerplug cannot fit; write `method: chain`, `mean` or `pca`."
         )
     context = Context(engine.model, n_ctx=min(_N_CTX, engine.context.n_ctx))
     try:
         fit = _fit_teacher if preset.teacher is not None else _fit_contrast
-        steering, choice, figure = fit(preset, engine, Cells(context), report)
+        steering, figures = fit(preset, engine, Cells(context), report)
     finally:
         context.close()
     identity = Identity(
@@ -123,12 +136,12 @@ def _fit(
         strength_min=preset.strength.min,
         strength_max=preset.strength.max,
         license=preset.license,
-        fidelity={figure: choice.score, "coefficient": choice.coefficient},
+        fidelity=figures,
     )
     return steering, identity
 
 
-Fitted = tuple[Steering, Choice, str]
+Fitted = tuple[Steering, dict[str, float]]
 
 
 def _fit_teacher(preset: Preset, engine: Engine, cells: Cells, report: Report) -> Fitted:
@@ -136,29 +149,23 @@ def _fit_teacher(preset: Preset, engine: Engine, cells: Cells, report: Report) -
     assert preset.teacher is not None
     model, fit, blocks = engine.model, preset.fit, _blocks(preset, engine)
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
-    questions = general_prompts("fit") if fit.prompts == "general" else fit.prompts
-    # Spread over the list, which is sorted by topic.
-    questions = questions[:: max(len(questions) // _FIT_QUESTIONS, 1)][:_FIT_QUESTIONS]
-    unseen = general_prompts("held_out")
-    unseen = unseen[:: len(unseen) // _HELD_OUT_QUESTIONS][:_HELD_OUT_QUESTIONS]
+    own = general_prompts("fit") if fit.prompts == "general" else fit.prompts
+    questions = _spread(own, _FIT_QUESTIONS[fit.method])
+    unseen = _spread(general_prompts("held_out"), _HELD_OUT_QUESTIONS)
     lessons = teach(engine, template, preset.teacher, questions, seed=fit.seed, report=report)
     held_out = teach(engine, template, preset.teacher, unseen, seed=fit.seed + 1, report=report)
+
+    def gaps(steerings: Sequence[Steering]) -> list[float]:
+        mixes = [1.0 * steering for steering in steerings]
+        return [float(gap) for gap in measure.gaps_closed(cells, held_out, mixes, report)]
+
+    if fit.method == "chain":
+        blocks = blocks[::_CHAIN_STEP] if fit.layers == "auto" else blocks
+        steering = fit_chain(_named(preset, engine), cells, lessons, blocks, report=report)
+        return steering, {"gap_closed": gaps([steering])[0]}
     rows = activations.of_lessons(cells, lessons, blocks, report)
     directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
-    candidates = _candidates(preset, engine, directions)
-
-    def score(steerings: Sequence[Steering]) -> Sequence[float]:
-        return _gaps(cells, held_out, steerings, report)
-
-    choice = choose(candidates, score, fit.layers, fit.coefficient)
-    return candidates.steering(choice.layers, choice.coefficient), choice, "gap_closed"
-
-
-def _gaps(
-    cells: Cells, lessons: Sequence[Lesson], steerings: Sequence[Steering], report: Report
-) -> list[float]:
-    mixes = [1.0 * steering for steering in steerings]
-    return [float(gap) for gap in measure.gaps_closed(cells, lessons, mixes, report)]
+    return _chosen(preset, engine, directions, gaps, "gap_closed")
 
 
 def _fit_contrast(preset: Preset, engine: Engine, cells: Cells, report: Report) -> Fitted:
@@ -170,7 +177,6 @@ def _fit_contrast(preset: Preset, engine: Engine, cells: Cells, report: Report) 
     else:
         rows = activations.of_texts(cells, pairs, blocks, report)
         directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
-    candidates = _candidates(preset, engine, directions)
     probed = measure.probes(engine, cells, pairs, report)
 
     def score(steerings: Sequence[Steering]) -> Sequence[float]:
@@ -181,8 +187,24 @@ def _fit_contrast(preset: Preset, engine: Engine, cells: Cells, report: Report) 
             scores.append(dial if damage <= MAX_DAMAGE else float("-inf"))
         return scores
 
-    choice = choose(candidates, score, fit.layers, fit.coefficient)
-    return candidates.steering(choice.layers, choice.coefficient), choice, "dial"
+    return _chosen(preset, engine, directions, score, "dial")
+
+
+def _chosen(
+    preset: Preset, engine: Engine, directions: Directions, score: Score, figure: str
+) -> Fitted:
+    """Return the best of the directions, and the figure it was chosen by."""
+    named = _named(preset, engine)
+    candidates = Candidates(named.name, named.n_embd, named.n_layer, named.scope, directions)
+    choice = choose(candidates, score, preset.fit.layers, preset.fit.coefficient)
+    steering = candidates.steering(choice.layers, choice.coefficient)
+    return steering, {figure: choice.score, "coefficient": choice.coefficient}
+
+
+def _spread(questions: Sequence[str], count: int) -> Sequence[str]:
+    """Return at most `count` questions, spread over a list that is sorted by topic."""
+    step = max(len(questions) / count, 1.0)
+    return [questions[int(i * step)] for i in range(min(count, len(questions)))]
 
 
 def _blocks(preset: Preset, engine: Engine) -> list[int]:
@@ -199,9 +221,9 @@ def _blocks(preset: Preset, engine: Engine) -> list[int]:
     return list(preset.fit.layers)
 
 
-def _candidates(preset: Preset, engine: Engine, directions: Directions) -> Candidates:
+def _named(preset: Preset, engine: Engine) -> Chain:
     model = engine.model
-    return Candidates(preset.name, model.n_embd, model.n_layer, preset.scope, directions)
+    return Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
 
 
 def _sha256(text: str) -> str:

@@ -8,6 +8,8 @@ strength, mix, preset file or model has another key.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Capture
 from steerplug.steering.value import Array
@@ -42,6 +44,17 @@ class Cells:
         del self._held[same:]
         return same
 
+    def peek(self, rows: Sequence[Row], il: int) -> Array:
+        """Return what rows that would follow have at block il, (n_rows, n_embd); hold none of them.
+
+        Nothing above the block is computed.
+        """
+        start = len(self._held)
+        parts = [batch.captured[0] for batch in self._decode(rows, [il], only=True)
+                 if batch.captured is not None]
+        del self._held[self.context.keep(start) :]
+        return np.concatenate(parts)
+
     def decode(self, rows: Sequence[Row], capture: Sequence[int] = ()) -> Iterator[Decoded]:
         """Decode rows that follow the held cells, batch by batch.
 
@@ -52,9 +65,14 @@ class Cells:
         Raises:
             EngineError: llama.cpp failed, or steering did; no cell is held then.
         """
+        return self._decode(rows, capture)
+
+    def _decode(
+        self, rows: Sequence[Row], capture: Sequence[int], *, only: bool = False
+    ) -> Iterator[Decoded]:
         for begin in range(0, len(rows), self.context.n_batch):
             batch = rows[begin : begin + self.context.n_batch]
-            wanted = Capture(capture, range(len(batch))) if capture else None
+            wanted = Capture(capture, range(len(batch)), only) if capture else None
             try:
                 captured = self.context.decode(batch, wanted)
             except BaseException:

@@ -39,7 +39,7 @@ class _Hook(ctypes.Structure):
         ("n_rows", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in (
             "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
-        ("n_captured_rows", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("n_captured_rows", "last_il")),
         *((name, ctypes.c_void_p) for name in ("moved", "seen")),
         *((name, ctypes.c_int64) for name in ("applied", "expected", "found")),
         *((name, ctypes.c_int32) for name in ("status", "status_il", "active")),
@@ -143,11 +143,13 @@ class Capture:
     """Which activations to hand over from a decode: blocks, and rows of the batch.
 
     The result is (n_blocks, n_rows, n_embd) float32: the residual stream as it leaves each block,
-    with whatever steering that block applied.
+    with whatever steering that block applied. With `only`, nothing above the highest of the blocks
+    is computed: the decode is shorter, and its cells and logits are of no further use.
     """
 
     layers: Sequence[int]
     rows: Sequence[int]
+    only: bool = False
 
 
 class Hook:
@@ -234,6 +236,7 @@ class Hook:
         state.n_rows = len(applied)
         state.captured = None if captured is None else captured.ctypes.data
         state.n_captured_rows = 0 if captured is None else captured.shape[1]
+        state.last_il = max(capture.layers) if capture is not None and capture.only else -1
         self._begin(self._reference)
         return captured
 

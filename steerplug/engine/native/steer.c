@@ -76,6 +76,7 @@ typedef struct {
     const int32_t *capture_row;   /* n_rows: place in `captured`, or -1 */
     float *captured;              /* (layers, n_captured_rows, n_embd); NULL: capture nothing */
     int32_t n_captured_rows;
+    int32_t last_il; /* compute nothing above this block; -1: compute all */
 
     /* reported */
     float *moved;   /* n_rows: sum over blocks of |change of h| / |h| */
@@ -266,7 +267,7 @@ SP_API bool sp_eval(struct ggml_tensor *tensor, bool ask, void *user_data) {
     if (il < 0 || il >= hook->n_layer || !hook->watched[il]) {
         return !ask;
     }
-    return ask || handle_block(hook, tensor, il);
+    return ask || (handle_block(hook, tensor, il) && il != hook->last_il);
 }
 
 /* Arm the hook for one decode of n_rows rows. */
@@ -277,9 +278,10 @@ SP_API void sp_begin(sp_hook *hook) {
     hook->active = 1;
     memset(hook->moved, 0, sizeof(float) * hook->n_rows);
     memset(hook->seen, 0, sizeof(int32_t) * hook->n_layer);
+    const int32_t n_computed = hook->last_il < 0 ? hook->n_layer : hook->last_il + 1;
     for (int32_t row = 0; row < hook->n_rows; row++) {
         const int32_t n_terms = hook->first[row + 1] - hook->first[row];
-        for (int32_t il = 0; n_terms && il < hook->n_layer; il++) {
+        for (int32_t il = 0; n_terms && il < n_computed; il++) {
             /* the last block may hold only rows with logits; a row without any ends there unread */
             const bool read = il < hook->n_layer - 1 || hook->output[row];
             hook->expected += read && is_steered(hook->terms + hook->first[row], n_terms, il);
