@@ -41,6 +41,7 @@ __all__ = [
     "Scope",
     "Strength",
     "Teacher",
+    "check_range",
     "check_strength",
     "is_preset_name",
 ]
@@ -200,7 +201,12 @@ def _validated(file: YamlFile) -> Preset:
 
 
 def check_strength(preset: Preset, strength: float) -> None:
-    """Refuse a strength that the preset was not made for.
+    """Refuse a strength that the preset was not made for; see `check_range`."""
+    check_range(preset.name, strength, preset.strength.min, preset.strength.max)
+
+
+def check_range(name: str, strength: float, least: float, most: float) -> None:
+    """Refuse a strength that the preset of that name, with that `min` and `max`, was not made for.
 
     Allowed is -max to max, because a mix may subtract a preset; below -max only where the preset's
     own `min` goes further down.
@@ -208,10 +214,9 @@ def check_strength(preset: Preset, strength: float) -> None:
     Raises:
         StrengthError: the strength is NaN, infinite or beyond that range.
     """
-    most = preset.strength.max
-    least = min(preset.strength.min, -most)
+    least = min(least, -most)
     if not least <= strength <= most:  # also refuses NaN
         raise StrengthError(
-            f"strength {strength:g} is beyond the range of `{preset.name}`; "
+            f"strength {strength:g} is beyond the range of `{name}`; "
             f"give a number from {least:g} to {most:g}."
         )

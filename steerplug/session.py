@@ -18,12 +18,12 @@ from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
-from steerplug.errors import EngineError, RequestError
+from steerplug.errors import EngineError, RequestError, SteeringError
 from steerplug.fit.progress import Report, silent
 from steerplug.library import find_preset, is_steering_file, load_preset
 from steerplug.mix import Ingredient, parse_mix
 from steerplug.model_file import find_model
-from steerplug.preset import Preset, check_strength
+from steerplug.preset import Preset, check_range, check_strength
 from steerplug.steering.file import read_steering
 from steerplug.steering.value import Mix, Steering, Term
 from steerplug.store import Store
@@ -99,6 +99,29 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An ingredient of a mix that has been looked up; `allowed` are its preset's min and max."""
+
+    steering: Steering
+    strength: float
+    version: str = ""
+    format: str = ""
+    allowed: tuple[float, float] | None = None
+
+    def plus(self, strength: float) -> "_Found":
+        """Return the same at the sum of strengths, which must be within its range."""
+        total = round(self.strength + strength, 9)
+        if self.allowed:
+            check_range(self.steering.name, total, *self.allowed)
+        return replace(self, strength=total)
+
+    def said(self) -> Ingested:
+        """Return what a receipt says of it; who takes a preset away does not ask for its format."""
+        said = _ingested(self.steering, self.version, self.strength)
+        return replace(said, format=self.format if self.strength > 0 else "")
 
 
 class Session:
@@ -209,28 +232,43 @@ class Session:
             mix = Mix.of(words)
             self._check_geometry(mix)
             return mix, tuple(_ingested(t.steering, "", t.strength) for t in mix.terms)
-        found = [self._ingredient(ingredient) for ingredient in parse_mix(words)]
-        mix = Mix(tuple(Term(said.strength, steering) for steering, said in found))
-        return mix, tuple(said for _, said in found if said.strength)
+        found: dict[tuple[str, str], _Found] = {}
+        for ingredient in parse_mix(words):
+            one = self._ingredient(ingredient)
+            key = one.steering.name, one.steering.digest
+            found[key] = one.plus(found[key].strength) if key in found else one
+        mix = Mix(tuple(Term(one.strength, one.steering) for one in found.values()))
+        return mix, tuple(one.said() for one in found.values() if one.strength)
 
-    def _ingredient(self, ingredient: Ingredient) -> tuple[Steering, Ingested]:
+    def _ingredient(self, ingredient: Ingredient) -> "_Found":
         path = find_preset(ingredient.reference)
         if is_steering_file(path):
             return self._from_file(path, ingredient)
         preset = load_preset(ingredient.reference)
         strength = ingredient.strength_at(preset.strength.default)
-        check_strength(preset, strength)
-        steering = self.build(preset).steering
-        said = _ingested(steering, preset.version, strength)
-        if preset.decoding is not None and strength > 0:
-            said = replace(said, format=preset.decoding.format)
-        return steering, said
+        check_strength(preset, strength)  # before it is built
+        return _Found(
+            self.build(preset).steering,
+            strength,
+            preset.version,
+            preset.decoding.format if preset.decoding else "",
+            (preset.strength.min, preset.strength.max),
+        )
 
-    def _from_file(self, path: Path, ingredient: Ingredient) -> tuple[Steering, Ingested]:
+    def _from_file(self, path: Path, ingredient: Ingredient) -> "_Found":
         model = self.model
         steering, identity = read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)
-        strength = ingredient.strength_at(identity.strength_default if identity else 1.0)
-        return steering, _ingested(steering, identity.preset_version if identity else "", strength)
+        if identity is None:
+            return _Found(steering, ingredient.strength_at(1.0))
+        if identity.architecture != model.architecture:
+            raise SteeringError(
+                f"{path} is for the architecture `{identity.architecture}`, and {model.name} is "
+                f"`{model.architecture}`; build the preset for this model."
+            )
+        strength = ingredient.strength_at(identity.strength_default)
+        allowed = identity.strength_min, identity.strength_max
+        check_range(identity.preset, strength, *allowed)
+        return _Found(steering, strength, identity.preset_version, allowed=allowed)
 
     def build(self, preset: Preset) -> Built:
         """Return the steering of a preset for this model; built once, then kept."""
