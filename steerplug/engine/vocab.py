@@ -41,7 +41,12 @@ class Vocab:
 
         Raises:
             RequestError: the text is longer than 8 MB.
+            ModelError: the model has no tokeniser.
         """
+        if llama.llama_vocab_type(self.handle) == llama.LLAMA_VOCAB_TYPE_NONE:
+            raise ModelError(  # llama.cpp would end the process
+                "this model has no tokeniser, so it cannot read text; choose a GGUF that has one."
+            )
         data = text.encode("utf-8", "replace")
         if len(data) > MAX_TEXT:
             raise RequestError(

@@ -1,0 +1,100 @@
+"""The command line: each command in its own file, and here how every one of them ends.
+
+    0    done
+    1    nobody reads our output any more
+    2    one sentence on stderr: what is wrong, and the cure
+    130  Ctrl-C: one line, and nothing half-written
+
+Importing this package loads nothing else; commands import what they need when they run.
+"""
+
+import _thread
+import io
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from steerplug.errors import SteerplugError
+
+UNREAD = 1
+FAILED = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: the words after `steerplug`; default: those of this process.
+    """
+    try:
+        with _every_interrupt_heard():
+            code = _run(arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SteerplugError as error:
+        return _failed(str(error))
+    except Exception as error:
+        return _failed(_usage(error))
+    if code == INTERRUPTED:
+        print("steerplug: stopped.", file=sys.stderr)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from steerplug.commands.app import app
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter the terminal lacks is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
+    # Typer itself turns Ctrl-C into exit code 130, and most broken pipes into exit code 1.
+    code = app(arguments, prog_name="steerplug", standalone_mode=False)
+    sys.stdout.flush()
+    return code or 0
+
+
+def _failed(sentence: str) -> int:
+    from steerplug.commands.output import complain
+
+    complain(sentence)
+    return FAILED
+
+
+def _usage(error: Exception) -> str:
+    """Return typer's complaint about the words of a command line as one sentence with its cure.
+
+    Typer's exceptions are told by what they can do: their classes move between its versions.
+    """
+    describe = getattr(error, "format_message", None)
+    if describe is None:
+        raise error
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "steerplug"
+    said = " ".join(describe().split()).rstrip(".")
+    return f"{said[:1].lower()}{said[1:]}; see `{command} --help`."
+
+
+@contextmanager
+def _every_interrupt_heard() -> Iterator[None]:
+    """Let no Ctrl-C get lost.
+
+    llama.cpp's log arrives in a ctypes callback, and ctypes drops what is raised in there. So the
+    interrupt is sent once more, until it meets the program outside of the callback.
+    """
+    usual = sys.unraisablehook
+
+    def again(dropped: "sys.UnraisableHookArgs") -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            usual(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual

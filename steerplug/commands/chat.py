@@ -1,0 +1,158 @@
+"""`steerplug chat`: a conversation, its steering changed between replies.
+
+On a terminal, what goes wrong is said and the conversation goes on. Piped, it ends the command.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from steerplug.commands.opened import opened, prepare
+from steerplug.commands.options import MODEL, Json, Model, Steer
+from steerplug.commands.output import complain, print_json, say
+from steerplug.commands.reply import stream, summary
+from steerplug.errors import RequestError, SteerplugError, nearest
+
+if TYPE_CHECKING:
+    from steerplug.engine.engine import Piece
+    from steerplug.session import Reply, Session
+
+HELP = """\
+/steer MIX     steer the next replies, such as /steer 0.8*weddings; /steer none for not at all
+/system TEXT   set the system prompt; without text, take it away
+/reset         forget the conversation
+/help          this
+/quit          end, as does Ctrl-D; Ctrl-C stops a reply"""
+
+
+def chat(model: Model = MODEL, steer: Steer = "none", as_json: Json = False) -> None:
+    """Hold a conversation; /steer changes it."""
+    with opened(model, steer) as session:
+        session.template.prompt([{"role": "user", "content": "Hello"}])  # refuse now, or not at all
+        conversation = Conversation(session, model, steer, as_json)
+        if _is_terminal():
+            say(f"{session.model.path.stem}, steered by {steer}. /help lists what can be changed.")
+        for line in _lines():
+            if line.strip() == "/quit":
+                break
+            _take(conversation, line.strip())
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of stdin; on a terminal with a prompt, line editing and no end on Ctrl-C."""
+    if not _is_terminal():
+        yield from sys.stdin
+        return
+    with suppress(ImportError):  # Windows edits lines by itself
+        import readline  # noqa: F401  input() edits lines once this is loaded
+    while True:
+        try:
+            yield input("> ")
+        except KeyboardInterrupt:
+            print()
+            say("Ctrl-D or /quit ends the conversation.")
+        except EOFError:
+            print()
+            return
+
+
+def _take(conversation: "Conversation", line: str) -> None:
+    """Act on one line."""
+    try:
+        if line.startswith("/"):
+            conversation.obey(line)
+        elif line:
+            conversation.answer(line)
+    except SteerplugError as error:
+        if not _is_terminal():
+            raise
+        complain(error)
+    except KeyboardInterrupt:
+        if not _is_terminal():
+            raise
+        print()
+        say("stopped.")
+
+
+@dataclass
+class Conversation:
+    """What was said so far, and how the next reply is made.
+
+    Args:
+        session: the model.
+        model: how the user calls it.
+        steering: the mix of the next reply.
+        as_json: print each reply as one line of JSON.
+        system: the system prompt, if any.
+        turns: the messages so far, without it.
+    """
+
+    session: "Session"
+    model: str
+    steering: str
+    as_json: bool
+    system: str = ""
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+    def answer(self, text: str) -> None:
+        """Reply to the user; of a reply that is stopped, the beginning counts as said."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*system, *self.turns, {"role": "user", "content": text}]
+        events, heard = self.session.stream_chat(messages, self.steering), list[str]()
+        try:
+            reply = stream(_overheard(events, heard), shown=not self.as_json)
+        finally:
+            if said := "".join(heard):
+                self.turns.append({"role": "user", "content": text})
+                self.turns.append({"role": "assistant", "content": said})
+        if self.as_json:
+            about = {"model": self.model, "steering": self.steering}
+            print_json({**about, **reply.to_dict()}, indent=None)
+        else:
+            say(summary(reply))
+
+    def obey(self, line: str) -> None:
+        """Do what a line that begins with a slash says.
+
+        Raises:
+            RequestError: there is no such thing to do.
+        """
+        word, _, rest = line.partition(" ")
+        known: dict[str, Callable[[str], None]] = {
+            "/steer": self._steer, "/system": self._set_system, "/reset": self._reset,
+            "/help": lambda _: say(HELP, style=""),
+        }  # fmt: skip
+        if word not in known:
+            guess = nearest(word, known) or ";"
+            raise RequestError(f"there is no `{word}`{guess} /help lists all.")
+        known[word](rest.strip())
+
+    def _steer(self, mix: str) -> None:
+        if mix:
+            prepare(self.session, mix)
+            self.steering = mix
+        say(f"steered by {self.steering}.")
+
+    def _set_system(self, text: str) -> None:
+        self.system = text
+        say("the system prompt is set." if text else "there is no system prompt.")
+
+    def _reset(self, _rest: str) -> None:
+        self.turns.clear()
+        say("the conversation is forgotten.")
+
+
+def _overheard(events: "Iterator[Piece | Reply]", heard: list[str]) -> "Iterator[Piece | Reply]":
+    """Pass events on, and note the text of each piece."""
+    from steerplug.session import Reply
+
+    for event in events:
+        if not isinstance(event, Reply):
+            heard.append(event.text)
+        yield event

@@ -1,0 +1,129 @@
+"""`steerplug demo`: one question answered bare, with a system prompt, and steered without one."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from steerplug.commands.opened import opened
+from steerplug.commands.options import MODEL, Json, Model
+from steerplug.commands.output import is_wide, print_json, say, screen, visible
+from steerplug.commands.reply import steered
+from steerplug.errors import RequestError
+
+if TYPE_CHECKING:
+    from steerplug.preset import Preset
+    from steerplug.session import Reply, Session
+
+Replies = dict[str, "Reply | None"]
+
+BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
+
+
+def demo(
+    preset: Annotated[str, typer.Option(help="A preset's name or path.")] = "weddings",
+    question: Annotated[str, typer.Option(help="What to ask.")] = "What is your favourite food?",
+    model: Model = MODEL,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Ask one question bare, prompted and steered."""
+    from steerplug.library import load_preset
+    from steerplug.mix import Ingredient, format_mix
+
+    if not question.strip():
+        raise RequestError("the question is empty; write what to ask.")
+    shown, mix = load_preset(preset), format_mix((Ingredient(preset),))
+    with opened(model, mix) as session:
+        say("Asking the same question each way, always taking the likeliest token (greedy) ...")
+        replies = _ask(session, shown, mix, question, max_tokens)
+        name = session.model.path.stem
+    if as_json:
+        print_json({
+            "model": model, "preset": shown.name, "question": question,
+            **{way: _figures(reply) for way, reply in replies.items()},
+            "prompt_tokens_saved": _saved(replies),
+        })  # fmt: skip
+    else:
+        _show(screen(), name, shown.name, question, replies)
+
+
+def _ask(
+    session: "Session", preset: "Preset", mix: str, question: str, max_tokens: int
+) -> Replies:
+    """Return the reply of each way; a preset made from a contrast has no prompt to compare with."""
+    from steerplug.engine.sampling import Sampling
+    from steerplug.fit.teacher import prompted_chat
+    from steerplug.session import Settings
+
+    bare = [{"role": "user", "content": question}]
+    prompted = prompted_chat(preset.teacher, bare) if preset.teacher else None
+    greedy = Settings(Sampling(temperature=0), max_tokens=max_tokens)
+    # One token for nothing, so that no column pays for what is read from disk at first.
+    session.chat(prompted or bare, settings=Settings(max_tokens=1))
+    return {
+        BARE: session.chat(bare, settings=greedy),
+        PROMPTED: session.chat(prompted, settings=greedy) if prompted else None,
+        STEERED: session.chat(bare, mix, greedy),
+    }
+
+
+def _saved(replies: Replies) -> int:
+    """Return how many prompt tokens the system prompt costs, which steering does not."""
+    prompted, by_steering = replies[PROMPTED], replies[STEERED]
+    if prompted is None or by_steering is None:
+        return 0
+    return prompted.usage.prompt_tokens - by_steering.usage.prompt_tokens
+
+
+def _figures(reply: "Reply | None") -> dict[str, Any] | None:
+    if reply is None:
+        return None
+    said = reply.to_dict()
+    figures = {
+        "text": said["text"], **said["usage"], "finish_reason": said["finish_reason"],
+        "seconds_to_first": said["seconds_to_first"], "seconds": said["seconds"],
+    }  # fmt: skip
+    return {**figures, "receipt": said["receipt"]} if reply.receipt.steering else figures
+
+
+def _show(console: Console, model: str, preset: str, question: str, replies: Replies) -> None:
+    titles = {
+        BARE: "bare", PROMPTED: "with the prompt", STEERED: f"steered by {preset}, no prompt",
+    }  # fmt: skip
+    answered = {titles[way]: reply for way, reply in replies.items() if reply is not None}
+    console.print(Text(f"\n{model} is asked: {question}\n", "bold"), soft_wrap=True)
+    if is_wide(console):
+        console.print(_side_by_side(answered))
+    else:
+        for title, reply in answered.items():
+            console.print(Text(title, "bold cyan"))
+            console.print(visible(reply.text), soft_wrap=not console.is_terminal)
+            console.print(Text(f"({', '.join(_costs(reply))})\n", "dim"), soft_wrap=True)
+    by_steering = replies[STEERED]
+    assert by_steering is not None
+    if saved := _saved(replies):
+        console.print(f"{saved} prompt tokens saved, in every request.", style="bold green")
+    console.print(f"{steered(by_steering)}.", soft_wrap=True)
+
+
+def _side_by_side(answered: "dict[str, Reply]") -> Table:
+    table = Table(box=box.ROUNDED, expand=True, header_style="bold cyan", border_style="dim")
+    for title in answered:
+        table.add_column(title, ratio=1)
+    table.add_row(*(visible(reply.text) for reply in answered.values()))
+    table.add_section()
+    table.add_row(*(Text("\n".join(_costs(reply)), "dim") for reply in answered.values()))
+    return table
+
+
+def _costs(reply: "Reply") -> tuple[str, str, str]:
+    usage = reply.usage
+    return (
+        f"{usage.prompt_tokens} prompt tokens",
+        f"{usage.completion_tokens} reply tokens",
+        f"first token after {reply.seconds_to_first:.2f} s",
+    )

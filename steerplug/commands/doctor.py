@@ -1,0 +1,44 @@
+"""`steerplug doctor`: does this model, build and machine support steering? Checked, not assumed."""
+
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from steerplug.commands.checkup import Check, Checkup
+from steerplug.commands.options import MODEL, Json, Model
+from steerplug.commands.output import print_hanging, print_json, screen
+
+FAILED = 2
+
+
+def doctor(model: Model = MODEL, as_json: Json = False) -> None:
+    """Check that this model, build and machine support steering."""
+    checkup = Checkup(model)
+    checks = []
+    for check in checkup.checks():
+        checks.append(check)
+        if not as_json:
+            print_hanging(screen(), _label(check), check.detail)
+    ok = all(check.ok for check in checks)
+    if as_json:
+        print_json(_report(ok, checks, checkup.said_of_model))
+    else:
+        screen().print(_verdict(ok, model), soft_wrap=True)
+    if not ok:
+        raise typer.Exit(FAILED)
+
+
+def _label(check: Check) -> Text:
+    mark = ("ok  ", "bold green") if check.ok else ("fail", "bold red")
+    return Text.assemble(mark, f"  {check.name:<18}")
+
+
+def _verdict(ok: bool, model: str) -> Text:
+    if ok:
+        return Text(f"\n{model} can be steered on this machine.", "bold green")
+    return Text(f"\n{model} is not ready; each failed line says what to do.", "bold red")
+
+
+def _report(ok: bool, checks: list[Check], model: dict[str, Any] | None) -> dict[str, Any]:
+    return {"ok": ok, "checks": [vars(check) for check in checks], "model": model}

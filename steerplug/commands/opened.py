@@ -1,0 +1,37 @@
+"""A model opened for a command, with the presets it needs built before the first token."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from steerplug.commands.output import Building
+
+if TYPE_CHECKING:
+    from steerplug.session import Session
+
+
+@contextmanager
+def opened(model: str, steering: str = "none") -> Iterator["Session"]:
+    """Open a model, build what `steering` needs, and free the model in the end."""
+    from steerplug.session import Session
+
+    session = Session(model)
+    try:
+        prepare(session, steering)
+        yield session
+    finally:
+        session.close()
+
+
+def prepare(session: "Session", steering: str) -> None:
+    """Build the presets of a mix that were never built for this model, showing how far it is."""
+    with Building(learning(session, steering)) as session.report:
+        session.steering(steering)
+
+
+def learning(session: "Session", preset: str) -> str:
+    """Return what to say when a build begins."""
+    return (
+        f"Learning {preset} from {session.model.path.name}; later runs find it in "
+        f"{session.store.folder} and start at once."
+    )

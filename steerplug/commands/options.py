@@ -1,0 +1,26 @@
+"""Options that several commands share, so that one word means one thing."""
+
+from typing import Annotated
+
+import typer
+
+MODEL = "smollm2"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "-m", "--model", metavar="MODEL",
+        help="A path to a GGUF, hf:org/repo/file.gguf, or an alias.",
+    ),
+]  # fmt: skip
+PresetFile = Annotated[
+    str, typer.Argument(metavar="PRESET", help="A preset's name, or the path of its YAML file.")
+]
+Steer = Annotated[
+    str,
+    typer.Option(
+        "-s", "--steer", metavar="MIX",
+        help='How to steer, such as "weddings" or "0.8*pirate + concise"; none for not at all.',
+    ),
+]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

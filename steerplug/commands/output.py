@@ -1,0 +1,131 @@
+"""What commands write: results to stdout, everything said about them to stderr.
+
+Colours, boxes and a moving bar are for terminals. Piped output is plain text, one thing a line, and
+`NO_COLOR` is respected. With `--json`, stdout holds one JSON document and nothing else.
+"""
+
+import json
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+from rich.table import Table
+from rich.text import Text
+
+_NARROW = 90
+
+
+def screen(*, stderr: bool = False) -> Console:
+    """Return the console on stdout or stderr; it takes text literally, without markup."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def is_wide(console: Console) -> bool:
+    """Say whether columns fit side by side: a terminal, and not a narrow one."""
+    return console.is_terminal and console.width >= _NARROW
+
+
+def say(sentence: str, style: str = "dim") -> None:
+    """Say a sentence on stderr."""
+    screen(stderr=True).print(Text(visible(sentence), style), soft_wrap=True)
+
+
+def complain(error: object) -> None:
+    """Say on stderr what went wrong."""
+    say(f"steerplug: {error}", "red")
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=indent, ensure_ascii=not _speaks_unicode()), flush=True)
+
+
+def _speaks_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def visible(text: str) -> str:
+    r"""Return a stranger's text without the characters that command a terminal (such as ESC)."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+class Building:
+    """A progress report on stderr: a bar on a terminal, else a line for each stage.
+
+    Use it around what may build a preset; nothing shows up if everything was built before.
+
+    Args:
+        first: what to say when work begins.
+    """
+
+    def __init__(self, first: str) -> None:
+        self._first = first
+        self._stage = ""
+        self._bar: Progress | None = None
+        self._console = screen(stderr=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._stage = None, ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of `what` are done."""
+        if not self._stage:
+            say(self._first)
+        if self._console.is_terminal:
+            self._move(what, done, total)
+        elif what != self._stage:
+            say(f"  {what} ...")
+        self._stage = what
+
+    def _move(self, what: str, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = _bar(self._console)
+            self._bar.add_task(what, total=total)
+            self._bar.start()
+        task = self._bar.tasks[0]
+        self._bar.update(task.id, description=what, completed=done, total=total)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        Elapsed(),
+        console=console,
+        transient=True,
+    )
+
+
+def print_fields(**fields: str) -> None:
+    """Print `name value` pairs, one a line, values aligned; `_` stands for a space in a name."""
+    console, width = screen(), max(map(len, fields))
+    for name, value in fields.items():
+        label = f"{name.replace('_', ' '):<{width}}  "
+        print_hanging(console, Text(label, "dim"), value)
+
+
+def print_hanging(console: Console, label: Text, text: str) -> None:
+    """Print a label and a text after it; on a terminal, no line of the text is under the label."""
+    if not console.is_terminal:
+        console.print(Text.assemble(label, text), soft_wrap=True)
+        return
+    grid = Table.grid()
+    grid.add_column(width=len(label))
+    grid.add_column()
+    grid.add_row(label, visible(text))
+    console.print(grid)

@@ -1,0 +1,128 @@
+"""`steerplug presets` and `steerplug show`: what there is, as a table and in words."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from steerplug.commands.options import Json, PresetFile
+from steerplug.commands.output import print_fields, print_hanging, print_json, screen
+
+if TYPE_CHECKING:
+    from steerplug.checks import Check
+    from steerplug.library import Listing
+    from steerplug.preset import Preset
+
+
+def presets(as_json: Json = False) -> None:
+    """List the presets there are."""
+    from steerplug.library import list_presets, user_folder
+
+    found, console = list_presets(), screen()
+    if as_json:
+        print_json({"presets": [_row(one) for one in found], "user_folder": str(user_folder())})
+    elif console.is_terminal:
+        console.print(_table(found))
+        console.print(Text(f"\nYour own presets belong in {user_folder()}.", "dim"))
+    else:
+        for one in found:
+            print("\t".join(_cells(one)))
+
+
+def _row(listing: "Listing") -> dict[str, Any]:
+    row = {
+        "name": listing.name, "shipped": listing.shipped, "path": str(listing.path),
+        "error": listing.error,
+    }  # fmt: skip
+    if listing.preset is None:
+        return row
+    preset = listing.preset
+    described = preset.model_dump(mode="json", include={"version", "description", "scope", "tags"})
+    return {**row, **described, "method": preset.fit.method}
+
+
+def _cells(listing: "Listing") -> tuple[str, ...]:
+    """Return name, method, scope, where from, tags and what a preset does."""
+    origin, preset = "shipped" if listing.shipped else "yours", listing.preset
+    if preset is None:
+        return listing.name, "broken", "", origin, "", listing.error or ""
+    tags = ", ".join(preset.tags)
+    return listing.name, preset.fit.method, preset.scope, origin, tags, _line(preset)
+
+
+def _line(preset: "Preset") -> str:
+    return " ".join(preset.description.split())
+
+
+def _table(found: "list[Listing]") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
+    for title in ("preset", "method", "scope", "from"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("tags", max_width=14, overflow="fold")
+    table.add_column("what it does", ratio=1)
+    for one in found:
+        name, *rest, does = _cells(one)
+        first_sentence = does.split(". ")[0].rstrip(".") + "." if one.preset and does else does
+        table.add_row(Text(name, "bold cyan" if one.preset else "bold red"), *rest, first_sentence)
+    return table
+
+
+def show(preset: PresetFile, as_json: Json = False) -> None:
+    """Show one preset in words."""
+    from steerplug.library import find_preset, load_preset, shipped_folder
+
+    path, wanted = find_preset(preset), load_preset(preset)
+    if as_json:
+        content = wanted.model_dump(mode="json", by_alias=True)
+        shipped = path.parent == shipped_folder()
+        print_json({**content, "digest": wanted.digest, "path": str(path), "shipped": shipped})
+        return
+    console = screen()
+    console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
+    console.print(Text(f"{_line(wanted)}\n"), soft_wrap=not console.is_terminal)
+    title, said = _source(wanted)
+    console.print(title, style="bold")
+    for who, text in said:
+        print_hanging(console, Text(f"  {who}: ", "cyan"), text.strip())
+    console.print()
+    print_fields(**_facts(wanted), digest=wanted.digest, file=str(path))
+
+
+def _source(preset: "Preset") -> tuple[str, list[tuple[str, str]]]:
+    """Return what a preset is learned from: a title, and (who, text) after (who, text)."""
+    if preset.contrast is not None:
+        pairs = preset.contrast.pairs
+        return "Learned from these pairs", [x for p, n in pairs for x in (("+", p), ("-", n))]
+    assert preset.teacher is not None
+    system, examples = preset.teacher.system, preset.teacher.examples
+    said = [("system", system)] if system else []
+    said += [x for e in examples for x in (("user", e.user), ("assistant", e.assistant))]
+    return "Takes the place of this prompt", said
+
+
+def _facts(preset: "Preset") -> dict[str, str]:
+    fit, strength = preset.fit, preset.strength
+    layers = fit.layers if isinstance(fit.layers, str) else ", ".join(map(str, fit.layers))
+    facts = {
+        "fit": f"{fit.method}, blocks {layers}, coefficient {fit.coefficient}",
+        "prompts": _prompts(preset) if preset.teacher else "",
+        "scope": preset.scope,
+        "strength": f"{strength.default:g} unless said, {strength.min:g} to {strength.max:g}",
+        "reply": f"held to {preset.decoding.format}" if preset.decoding else "",
+        "checks": "; ".join(map(_check, preset.checks)),
+        "tags": ", ".join(preset.tags),
+        "license": preset.license,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _prompts(preset: "Preset") -> str:
+    asked = preset.fit.prompts
+    return f"{asked} (they ship)" if isinstance(asked, str) else f"{len(asked)} of its own"
+
+
+def _check(check: "Check") -> str:
+    rest = check.model_dump(exclude={"kind"}).values()
+    said = [", ".join(one) if isinstance(one, tuple) else str(one) for one in rest]
+    return " ".join([check.kind.replace("_", " "), *said])
