@@ -140,6 +140,7 @@ def test_demo_asks_one_question_bare_prompted_and_steered(call: Call) -> None:
     assert shown["prompt_tokens_saved"] == saved
     assert all(0 < one["completion_tokens"] <= 12 for one in (bare, prompted, steered))
     assert all(one["seconds_to_first"] > 0 for one in (bare, prompted, steered))
+    assert all(one["cached_tokens"] <= 1 for one in (bare, prompted, steered))
     assert "receipt" not in bare
     assert "receipt" not in prompted
     (said,) = steered["receipt"]["steering"]
@@ -159,6 +160,7 @@ def test_demo_of_a_contrast_has_no_prompt_to_compare_with(call: Call) -> None:
     assert shown["prompted"] is None
     assert shown["prompt_tokens_saved"] == 0
     assert shown["steered"]["receipt"]["steering"][0]["strength"] == 0.5
+    assert shown["bare"]["cached_tokens"] == shown["steered"]["cached_tokens"] <= 1
     assert "prompt tokens saved" not in call("demo", "--preset", "warm", "--max-tokens", 4).out
 
 

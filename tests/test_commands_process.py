@@ -21,6 +21,12 @@ from steerplug.engine.hook import lay_out
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
 ENTRY = [sys.executable, "-c", "import sys; from steerplug.commands import main; sys.exit(main())"]
+SAILOR = """\
+schema: steerplug/preset-v1
+name: sailor
+teacher: {system: You are a sailor.}
+fit: {method: mean}
+"""
 ROOT = Path(__file__).parent.parent
 
 
@@ -135,8 +141,9 @@ def test_a_reader_that_leaves_early_gets_no_traceback(environment: dict[str, str
 def test_ctrl_c_in_the_middle_of_a_build_leaves_nothing_half_written(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
+    (tmp_path / "presets" / "sailor.yaml").write_text(SAILOR)
     process = subprocess.Popen(
-        [*ENTRY, "build", "weddings"], env=environment, stdout=subprocess.PIPE,
+        [*ENTRY, "build", "sailor"], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -190,9 +197,10 @@ def test_ctrl_c_in_a_steered_decode_leaves_the_next_one_unsteered(
         decode(*words)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(llama, "llama_decode", interrupted)
+    monkeypatch.setattr(llama, "llama_decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         logits(1.0 * steering)
+    monkeypatch.setattr(llama, "llama_decode", decode)
     assert np.array_equal(logits(NOTHING), plain)
     assert not np.array_equal(logits(1.0 * steering), plain)
 

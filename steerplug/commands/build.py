@@ -1,6 +1,7 @@
 """`steerplug build`: make the steering of a preset for a model, and say what came of it."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,14 +35,14 @@ def build(
 
 
 def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
-    from steerplug.build import build_preset, store_key
+    from steerplug.build import build_preset
 
     begin = time.perf_counter()
     with Building(learning(session, preset.name)) as report:
         built = build_preset(
             preset, session.engine, store=session.store, force=force, report=report
         )
-    path = session.store.path(store_key(preset, session.engine))
+    path = _file(session, preset, built.from_store)
     return {
         "fingerprint": session.model.fingerprint,
         "method": built.identity.method,
@@ -55,6 +56,17 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
         "from_cache": built.from_store,
         "seconds": round(time.perf_counter() - begin, 3),
     }
+
+
+def _file(session: "Session", preset: "Preset", from_store: bool) -> Path:
+    """Return where the steering lies: what shipped with steerplug is found before the cache."""
+    from steerplug.build import store_key
+    from steerplug.library import shipped_folder
+    from steerplug.store import Store
+
+    key = store_key(preset, session.engine)
+    shipped = Store(shipped_folder() / "compiled").path(key)
+    return shipped if from_store and shipped.is_file() else session.store.path(key)
 
 
 _FIGURES = {

@@ -15,6 +15,7 @@ from steerplug.commands.reply import steered
 from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
+    from steerplug.chat.template import Message
     from steerplug.preset import Preset
     from steerplug.session import Reply, Session
 
@@ -59,15 +60,19 @@ def _ask(
     from steerplug.fit.teacher import prompted_chat
     from steerplug.session import Settings
 
-    bare = [{"role": "user", "content": question}]
+    bare: list[Message] = [{"role": "user", "content": question}]
     prompted = prompted_chat(preset.teacher, bare) if preset.teacher else None
     greedy = Settings(Sampling(temperature=0), max_tokens=max_tokens)
-    # One token for nothing, so that no column pays for what is read from disk at first.
-    session.chat(prompted or bare, settings=Settings(max_tokens=1))
+
+    def answer(messages: "list[Message]", steering: str | None = None) -> "Reply":
+        # Each way starts alike: weights in memory, and nothing of its prompt in the KV cache.
+        session.complete("Hello", settings=Settings(max_tokens=1))
+        return session.chat(messages, steering, greedy)
+
     return {
-        BARE: session.chat(bare, settings=greedy),
-        PROMPTED: session.chat(prompted, settings=greedy) if prompted else None,
-        STEERED: session.chat(bare, mix, greedy),
+        BARE: answer(bare),
+        PROMPTED: answer(prompted) if prompted else None,
+        STEERED: answer(bare, mix),
     }
 
 
