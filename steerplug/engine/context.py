@@ -135,9 +135,12 @@ class Context:
         else:
             self.hook.stand_by(len(rows))
         log.forget()
-        code = llama.llama_decode(handle, batch)
-        if armed:
-            self.hook.disarm(decoded=code == 0)
+        code = -1
+        try:
+            code = llama.llama_decode(handle, batch)
+        finally:  # also when Ctrl-C arrives here: nothing armed may reach the next decode
+            if armed:
+                self.hook.disarm(decoded=code == 0)
         if code:
             raise EngineError(
                 f"llama.cpp could not decode {len(rows)} tokens (code {code}: {log.complaint()}); "
