@@ -129,8 +129,6 @@ def test_force_builds_it_again_over_the_old_file(
     glad: tuple[Built, Store], engine: Engine
 ) -> None:
     built, store = glad
-    path = store.path(store_key(preset(), engine))
-    path.write_bytes(b"torn")
     again = build_preset(preset(), engine, store=store, force=True)
     assert not again.from_store
     z, expected = (b.steering.layers[12].z for b in (again, built))

@@ -176,9 +176,9 @@ def test_after_a_failure_no_cell_is_held(
         with pytest.raises(type(failure)):
             run(cells, rows(tokens))
     assert len(cells) == 0
-    same, logits = run(cells, rows(tokens))
-    assert same == 0
-    assert relative(logits, expected) < 1e-3
+    for batch in cells.decode(rows(tokens)):  # llama.cpp holds none either
+        last = batch.end - batch.begin - 1
+    assert relative(context.logits(last), expected) < 1e-3
 
 
 def test_a_real_failure_of_llama_cpp_leaves_a_cache_that_works(
