@@ -34,7 +34,7 @@ FIT_VERSION = 1
 
 _FIT_QUESTIONS = {"mean": 32, "pca": 32, "chain": 60}
 _HELD_OUT_QUESTIONS = 8
-_CHAIN_STEP = 3
+_CHAIN_STEP = 2
 _N_CTX = 2048
 
 

@@ -25,7 +25,7 @@ BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
 
 
 def demo(
-    preset: Annotated[str, typer.Option(help="A preset's name or path.")] = "weddings",
+    preset: Annotated[str, typer.Option(help="A preset's name or path.")] = "pirate",
     question: Annotated[str, typer.Option(help="What to ask.")] = "What is your favourite food?",
     model: Model = MODEL,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 60,
