@@ -17,6 +17,7 @@ import pytest
 import steerplug
 from steerplug.build import store_key
 from steerplug.commands import main
+from steerplug.commands.reply import blocks
 from steerplug.engine.engine import Engine
 from steerplug.engine.sampling import Sampling
 from steerplug.library import load_preset, shipped_folder
@@ -303,6 +304,18 @@ def test_run_reads_its_prompt_from_stdin(call: Call) -> None:
     piped = call("run", "-", *words, stdin="What is 雨?\n".encode()).json()
     given = call("run", "What is 雨?", *words).json()
     assert (piped["text"], piped["usage"]) == (given["text"], given["usage"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ((21,), "block 21"),
+        ((1, 2, 3, 7), "blocks 1-3, 7"),
+        ((1, 3, 5, 7), "4 blocks, 1 to 7"),
+    ],
+)
+def test_blocks_are_told_briefly(layers: tuple[int, ...], words: str) -> None:
+    assert blocks(layers) == words
 
 
 # --- chat

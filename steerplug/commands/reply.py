@@ -54,12 +54,14 @@ def _ingredient(said: "Ingested") -> str:
 
 
 def blocks(layers: Sequence[int]) -> str:
-    """Return blocks in words: `block 21`, or `blocks 1-3, 7`."""
+    """Return blocks in words: `block 21`, `blocks 1-3, 7`, or if scattered `14 blocks, 1 to 27`."""
     runs: list[list[int]] = []
     for il in layers:
         if runs and il == runs[-1][-1] + 1:
             runs[-1].append(il)
         else:
             runs.append([il])
+    if len(runs) > 3:
+        return f"{len(layers)} blocks, {layers[0]} to {layers[-1]}"
     said = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
     return f"block{'s' if len(layers) > 1 else ''} {said}"
