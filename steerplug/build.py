@@ -1,6 +1,6 @@
 """A preset and a model become steering, once: the table of contents of steerplug.
 
-    find among the shipped or in the store  ->  else: teach or read, fit, choose, publish
+    find in the store or among the shipped  ->  else: teach or read, fit, choose, publish
 
 Open this file first; every other one is a step of it.
 """
@@ -8,13 +8,13 @@ Open this file first; every other one is a step of it.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import steerplug
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
-from steerplug.engine.model import Model
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.chain import Chain, fit_chain
@@ -40,10 +40,11 @@ _N_CTX = 2048
 
 @dataclass(frozen=True)
 class Built:
-    """A preset's steering for one model, and where it came from."""
+    """A preset's steering for one model, the file it is kept in, and whether it was found there."""
 
     steering: Steering
     identity: Identity
+    path: Path
     from_store: bool
 
 
@@ -71,8 +72,11 @@ def build_preset(
     store = store or Store()
     key = store_key(preset, engine)
     model = engine.model
-    if not force and (shipped := _shipped(key, model)):
-        return Built(*shipped, from_store=True)
+    path, shipped = store.path(key), Store(shipped_folder() / "compiled")
+    if not force and not path.exists():  # what was built here goes before what shipped
+        found = shipped.find(key, n_embd=model.n_embd, n_layer=model.n_layer)
+        if found:
+            return Built(*found, shipped.path(key), from_store=True)
     made: list[tuple[Steering, Identity]] = []
 
     def make() -> tuple[Steering, Identity]:
@@ -86,14 +90,7 @@ def build_preset(
         steering, identity = store.find_or_make(
             key, make, n_embd=model.n_embd, n_layer=model.n_layer
         )
-    return Built(steering, identity, from_store=not made)
-
-
-def _shipped(key: Key, model: Model) -> tuple[Steering, Identity] | None:
-    """Return the steering that came with steerplug, if it is of exactly this preset and model."""
-    return Store(shipped_folder() / "compiled").find(
-        key, n_embd=model.n_embd, n_layer=model.n_layer
-    )
+    return Built(steering, identity, path, from_store=not made)
 
 
 def store_key(preset: Preset, engine: Engine) -> Key:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from steerplug.commands.app import app
 from steerplug.preset import Preset
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +41,6 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_line_of_the_readme_is_understood(command: str) -> None:
-    from steerplug.commands import app
-
     name = shlex.split(command)[1]
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0

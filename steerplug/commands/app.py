@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import steerplug
+from steerplug.commands.bench import bench
 from steerplug.commands.build import build
 from steerplug.commands.chat import chat
 from steerplug.commands.demo import demo
@@ -18,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, presets, show, build, run, chat, doctor):
+for command in (demo, presets, show, build, run, chat, doctor, bench):
     app.command()(command)
 
 

@@ -1,7 +1,6 @@
 """`steerplug build`: make the steering of a preset for a model, and say what came of it."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,7 +41,6 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
         built = build_preset(
             preset, session.engine, store=session.store, force=force, report=report
         )
-    path = _file(session, preset, built.from_store)
     return {
         "fingerprint": session.model.fingerprint,
         "method": built.identity.method,
@@ -51,22 +49,11 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
         "fidelity": dict(built.identity.fidelity),
         "strength": preset.strength.model_dump(),
         "digest": built.steering.digest,
-        "path": str(path),
-        "size_bytes": path.stat().st_size,
+        "path": str(built.path),
+        "size_bytes": built.path.stat().st_size,
         "from_cache": built.from_store,
         "seconds": round(time.perf_counter() - begin, 3),
     }
-
-
-def _file(session: "Session", preset: "Preset", from_store: bool) -> Path:
-    """Return where the steering lies: what shipped with steerplug is found before the cache."""
-    from steerplug.build import store_key
-    from steerplug.library import shipped_folder
-    from steerplug.store import Store
-
-    key = store_key(preset, session.engine)
-    shipped = Store(shipped_folder() / "compiled").path(key)
-    return shipped if from_store and shipped.is_file() else session.store.path(key)
 
 
 _FIGURES = {

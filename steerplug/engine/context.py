@@ -40,6 +40,8 @@ class Context:
         n_seq: how many sequences share the cache.
         n_threads: threads; default: the processors this process may use.
         on_host: override how the hook reaches tensors; default: as the build needs.
+        hooked: set the hook; without it nothing can be steered, which is what `bench` compares
+            with.
 
     Raises:
         ModelError: no context could be made, or the architecture does not expose every block.
@@ -54,6 +56,7 @@ class Context:
         n_seq: int = 1,
         n_threads: int | None = None,
         on_host: bool | None = None,
+        hooked: bool = True,
     ) -> None:
         self.model, self.n_batch = model, min(n_batch, n_ctx)
         self._handle: ctypes.c_void_p | None = None
@@ -61,6 +64,11 @@ class Context:
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
             if value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
+        if n_seq > 1 and model.is_recurrent:
+            raise ModelError(
+                f"{model.path.name} ({model.architecture}) is recurrent, and llama.cpp may regroup "
+                "the rows of several sequences; use n_seq = 1."
+            )
         host = ggml.tensors_on_host() if on_host is None else on_host
         self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
         params = llama.llama_context_default_params()
@@ -68,8 +76,9 @@ class Context:
         params.n_batch = params.n_ubatch = self.n_batch
         params.n_threads = params.n_threads_batch = n_threads or _processors()
         params.kv_unified, params.no_perf = True, True
-        params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
-        params.cb_eval_user_data = self.hook.user_data
+        if hooked:
+            params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
+            params.cb_eval_user_data = self.hook.user_data
         log.take_over()
         self._handle = llama.llama_init_from_model(model.handle, params)
         if not self._handle:
@@ -79,7 +88,8 @@ class Context:
             )
         self.n_ctx = int(llama.llama_n_ctx(self._handle))
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
-        self._probe()
+        if hooked:
+            self._probe()
 
     def _probe(self) -> None:
         """Decode one token and count: every block must be met exactly once."""
