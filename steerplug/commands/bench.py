@@ -2,7 +2,7 @@
 
 Three contexts on one model take turns, so that a slow moment of the machine hits all of them:
 without the hook; with it, nothing steered; and with a gate (k = 1) at every block of every row.
-Each figure is a median over the rounds; the spread lies between the quartiles of the rounds' ratios.
+Each figure is a median over the rounds; the spread runs from the lower to the upper quartile.
 """
 
 import time
