@@ -152,6 +152,9 @@ class Capture:
     only: bool = False
 
 
+_Table = tuple[tuple[Applied | None, ...], tuple[bool, ...], bool]
+
+
 class Hook:
     """The state of the native callback of one context.
 
@@ -183,6 +186,8 @@ class Hook:
         for name in ("copy", "delta", "output", "watched", "first", "terms", "capture_layer",
                      "capture_row", "moved", "seen"):
             setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
+        self._table: _Table | None = None
+        self._alive: tuple[Applied | None, ...] = ()
         self._begin, self._end = native().sp_begin, native().sp_end
         self._reference = ctypes.byref(self._state)
 
@@ -227,17 +232,28 @@ class Hook:
             capture: activations to hand over.
             watch_all: stop at every block even where there is nothing to do, to count them.
         """
+        table = (tuple(applied), tuple(outputs), watch_all)
+        captured = None
+        if capture is not None or table != self._table:
+            captured = self._fill(table, capture)
+        self._state.n_rows = len(applied)
+        self._begin(self._reference)
+        return captured
+
+    def _fill(self, table: _Table, capture: Capture | None) -> Array | None:
+        """Tell the state what to do; needless where the next token is steered like the last."""
+        applied, outputs, watch_all = table
+        self._table = None
         self._watched.fill(watch_all)
         self._output[: len(outputs)] = outputs
         self._fill_terms(applied)
-        self._armed = tuple(applied)  # keeps alive what the table points to
         captured = self._fill_capture(capture, outputs) if capture is not None else None
+        self._alive = applied  # the state points into these
         state = self._state
-        state.n_rows = len(applied)
         state.captured = None if captured is None else captured.ctypes.data
         state.n_captured_rows = 0 if captured is None else captured.shape[1]
         state.last_il = max(capture.layers) if capture is not None and capture.only else -1
-        self._begin(self._reference)
+        self._table = table if capture is None else None
         return captured
 
     def stand_by(self, n_rows: int) -> None:

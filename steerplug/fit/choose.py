@@ -19,8 +19,8 @@ from steerplug.steering.value import Delta, Scope, Steering
 MAX_DAMAGE = 0.5
 """Nats per token by which the model's own words may become less likely."""
 
-_COARSE = 8
-_COEFFICIENTS = (2.0, 3.0, 4.5)
+_COARSE = 7
+_COEFFICIENTS = (2.0, 4.0)
 
 Score = Callable[[Sequence[Steering]], Sequence[float]]
 """Steerings -> their scores; higher is better, -inf is out of the question."""
@@ -68,7 +68,7 @@ def choose(
         step = -(-len(available) // _COARSE)
         best = _best(candidates, score, [((il,), start) for il in available[step // 2 :: step]])
         (il,) = best.layers
-        near = {il + n for n in (-step // 2, -1, 1, step // 2)} & set(available) - {il}
+        near = {il - step // 2, il + step // 2} & set(available)
         best = _best(candidates, score, [((n,), start) for n in sorted(near)], best)
     else:
         best = _best(candidates, score, [(tuple(layers), start)])

@@ -36,7 +36,7 @@ from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Mix, Steering
 
-OPENINGS = ("I think that", "When I woke up, I", "My neighbour says")
+OPENINGS = ("I think that", "When I woke up, I")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
@@ -63,12 +63,10 @@ def reply_log_probs(
         applied = [*laid.prompt, *[laid.generated] * len(reply)]
         rows = [Row(token, i, i >= first, applied[i]) for i, token in enumerate(tokens)]
         same = cells.reuse(rows[:first])
-        for _ in cells.decode(rows[same:first]):
-            pass
         logits = [
             cells.context.logits(row)
-            for batch in cells.decode(rows[first:])
-            for row in range(batch.end - batch.begin)
+            for batch in cells.decode(rows[same:])
+            for row in range(max(first - same - batch.begin, 0), batch.end - batch.begin)
         ]
         yield log_softmax(np.stack(logits))
 
