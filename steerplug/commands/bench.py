@@ -122,8 +122,9 @@ def _figures(ways: dict[str, list[float]], n_tokens: int) -> dict[str, Any]:
 
 def _show(figures: dict[str, dict[str, Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
-    for title in ("", "tokens/s", "time, as a ratio", "quartiles"):
-        table.add_column(title, justify="left" if not title else "right")
+    table.add_column(no_wrap=True)
+    for title in ("tokens/s", "time, as a ratio", "quartiles"):
+        table.add_column(title, justify="right")
     for what, ways in figures.items():
         for way, said in zip((PLAIN, IDLE, STEERED), ways.values(), strict=True):
             low, high = said["spread"]
