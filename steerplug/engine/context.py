@@ -80,7 +80,7 @@ class Context:
             params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
             params.cb_eval_user_data = self.hook.user_data
         log.take_over()
-        self._handle = llama.llama_init_from_model(model.handle, params)
+        self._handle = model.new_context(params)
         if not self._handle:
             raise ModelError(
                 f"no context of {n_ctx} tokens could be made for {model.path.name} "
@@ -108,7 +108,7 @@ class Context:
     @property
     def handle(self) -> ctypes.c_void_p:
         """The `llama_context` pointer."""
-        if self._handle is None:
+        if self._handle is None or not self.model.has_context(self._handle):
             raise EngineError("this context is closed; open the model again.")
         return self._handle
 
@@ -189,7 +189,7 @@ class Context:
             llama.llama_batch_free(self._batch)
             self._batch = None
         if self._handle is not None:
-            llama.llama_free(self._handle)
+            self.model.free_context(self._handle)
             self._handle = None
 
     def __del__(self) -> None:

@@ -33,6 +33,7 @@ class Model:
         self.path = path
         self.fingerprint = ""
         self._handle: ctypes.c_void_p | None = None
+        self._contexts: set[ctypes.c_void_p] = set()
         header = _read_header(path)
         log.take_over()
         llama.llama_backend_init()
@@ -97,8 +98,31 @@ class Model:
             llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle)
         )
 
+    def new_context(self, params: llama.llama_context_params) -> ctypes.c_void_p | None:
+        """Return a new `llama_context` on this model, or None if llama.cpp refuses.
+
+        The model keeps account of its contexts and frees them before itself: the collector may
+        finalise a model before the contexts that were thrown away with it.
+        """
+        context: ctypes.c_void_p | None = llama.llama_init_from_model(self.handle, params)
+        if context:
+            self._contexts.add(context)
+        return context
+
+    def free_context(self, context: ctypes.c_void_p) -> None:
+        """Free a context of this model, if that has not been done."""
+        if context in self._contexts:
+            self._contexts.remove(context)
+            llama.llama_free(context)
+
+    def has_context(self, context: ctypes.c_void_p) -> bool:
+        """Whether a context of this model is still open."""
+        return context in self._contexts
+
     def close(self) -> None:
-        """Free the weights; contexts on this model must be closed first."""
+        """Free the weights, and the contexts that are still open on them."""
+        for context in list(self._contexts):
+            self.free_context(context)
         if self._handle is not None:
             self.vocab.close()
             llama.llama_model_free(self._handle)
