@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from steerplug.engine import log
 from steerplug.errors import SteeringError
 from steerplug.steering import Delta, Steering
 from steerplug.steering.file import MAX_BYTES, read_steering, write_steering
@@ -282,8 +283,7 @@ def context() -> Iterator[Any]:
     assert package
     assert package.submodule_search_locations
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    quiet = llama.llama_log_callback(lambda *_: None)
-    llama.llama_log_set(quiet, ctypes.c_void_p(0))
+    log.take_over()
     settings = llama.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = 64
     settings.n_threads = settings.n_threads_batch = 1
