@@ -16,6 +16,14 @@ from steerplug.engine.model import Model
 from steerplug.steering.value import Array
 
 N_THREADS = 1
+SAD_PRESET = """\
+schema: steerplug/preset-v1
+name: sad
+contrast:
+  positive: ["I feel so sad and I am crying", "What a sad terrible day of tears"]
+  negative: ["I feel so happy and I am laughing", "What a happy wonderful day of joy"]
+fit: {method: mean, layers: [14], coefficient: 1.0}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +45,22 @@ def shared_context(model: Model) -> Iterator[Context]:
     context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=N_THREADS)
     yield context
     context.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
+    from steerplug.langchain.sessions import forget_sessions
+
+    base = tmp_path_factory.getbasetemp()
+    presets = tmp_path_factory.mktemp("presets")
+    (presets / "sad.yaml").write_text(SAD_PRESET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEERPLUG_PRESETS", str(presets))
+        patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
+        forget_sessions()
+        yield presets
+        forget_sessions()
 
 
 @pytest.fixture

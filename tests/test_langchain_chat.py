@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -35,32 +35,12 @@ from steerplug import ChatSteerplug, Sampling, errors
 from steerplug.engine.context import Context
 from steerplug.langchain.errors import as_langchain
 from steerplug.langchain.messages import to_chat
-from steerplug.langchain.sessions import forget_sessions, session_for
+from steerplug.langchain.sessions import session_for
 
 QUESTION = "What is rain?"
 N_CTX = 512
-PRESET = """\
-schema: steerplug/preset-v1
-name: sad
-contrast:
-  positive: ["I feel so sad and I am crying", "What a sad terrible day of tears"]
-  negative: ["I feel so happy and I am laughing", "What a happy wonderful day of joy"]
-fit: {method: mean, layers: [14], coefficient: 1.0}
-"""
 
-
-@pytest.fixture(scope="module", autouse=True)
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
-    base = tmp_path_factory.getbasetemp()
-    presets = tmp_path_factory.mktemp("presets")
-    (presets / "sad.yaml").write_text(PRESET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STEERPLUG_PRESETS", str(presets))
-        patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
-        forget_sessions()
-        yield
-        forget_sessions()
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def chat(**fields: Any) -> ChatSteerplug:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SAD_PRESET  # type: ignore[import-not-found]
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
@@ -14,32 +15,12 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from steerplug import ChatSteerplug, errors
 from steerplug.langchain import fingerprint
-from steerplug.langchain.sessions import forget_sessions, session_for
+from steerplug.langchain.sessions import session_for
 
 QUESTION = "What is rain?"
 N_CTX = 512
-PRESET = """\
-schema: steerplug/preset-v1
-name: sad
-contrast:
-  positive: ["I feel so sad and I am crying", "What a sad terrible day of tears"]
-  negative: ["I feel so happy and I am laughing", "What a happy wonderful day of joy"]
-fit: {method: mean, layers: [14], coefficient: 1.0}
-"""
 
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
-    base = tmp_path_factory.getbasetemp()
-    presets = tmp_path_factory.mktemp("presets")
-    (presets / "sad.yaml").write_text(PRESET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STEERPLUG_PRESETS", str(presets))
-        patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
-        forget_sessions()
-        yield presets
-        forget_sessions()
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
@@ -47,7 +28,7 @@ def sad_yaml(folder: Path) -> Iterator[Path]:
     """The file of `sad`, for a test to edit."""
     path = folder / "sad.yaml"
     yield path
-    path.write_text(PRESET)
+    path.write_text(SAD_PRESET)
 
 
 def chat(**fields: Any) -> ChatSteerplug:
@@ -306,9 +287,9 @@ def test_an_edited_strength_makes_a_new_reply(
     cache = CountingCache()
     model = chat(cache=cache, steering="sad")
     expect(model.invoke(QUESTION), "sad")
-    sad_yaml.write_text(PRESET + "strength: {default: -1.0, min: -1.0}\n")
+    sad_yaml.write_text(SAD_PRESET + "strength: {default: -1.0, min: -1.0}\n")
     expect(model.invoke(QUESTION), "-1*sad")
-    sad_yaml.write_text(PRESET)
+    sad_yaml.write_text(SAD_PRESET)
     expect(model.invoke(QUESTION), "sad")
     assert cache.hits == 1
 
@@ -330,17 +311,17 @@ def key(model: ChatSteerplug, **said: Any) -> str:
 def test_an_edited_preset_has_another_key(sad_yaml: Path, old: str, new: str) -> None:
     model = chat(steering="sad")
     before, params = key(model), model._identifying_params
-    sad_yaml.write_text(PRESET.replace(old, new))
+    sad_yaml.write_text(SAD_PRESET.replace(old, new))
     assert key(model) != before
     assert model._identifying_params != params
-    sad_yaml.write_text(PRESET + "# a comment\n")
+    sad_yaml.write_text(SAD_PRESET + "# a comment\n")
     assert key(model) == before
     assert model._identifying_params == params
 
 
 def test_another_preset_of_equal_content_has_another_key(folder: Path) -> None:
     path = folder / "gloomy.yaml"
-    path.write_text(PRESET.replace("name: sad", "name: gloomy"))
+    path.write_text(SAD_PRESET.replace("name: sad", "name: gloomy"))
     assert key(chat(steering="sad")) != key(chat(steering="gloomy"))
     path.unlink()
 

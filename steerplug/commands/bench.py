@@ -123,13 +123,13 @@ def _figures(ways: dict[str, list[float]], n_tokens: int) -> dict[str, Any]:
 def _show(figures: dict[str, dict[str, Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(no_wrap=True)
-    for title in ("tokens/s", "time, as a ratio", "quartiles"):
-        table.add_column(title, justify="right")
+    for title in ("tokens/s", "time ratio", "quartiles"):
+        table.add_column(title, justify="right", no_wrap=True)
     for what, ways in figures.items():
         for way, said in zip((PLAIN, IDLE, STEERED), ways.values(), strict=True):
             low, high = said["spread"]
             table.add_row(
                 f"{what}, {way}", f"{said['tokens_per_second']:.0f}", f"{said['ratio']:.3f}",
-                f"{low:.3f} to {high:.3f}",
+                f"{low:.3f}-{high:.3f}",
             )  # fmt: skip
     screen().print(table)

@@ -26,7 +26,7 @@ BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
 
 def demo(
     preset: Annotated[str, typer.Option(help="A preset's name or path.")] = "pirate",
-    question: Annotated[str, typer.Option(help="What to ask.")] = "What is your favourite food?",
+    question: Annotated[str, typer.Option(help="What to ask.")] = "How do I learn to swim?",
     model: Model = MODEL,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 60,
     as_json: Json = False,
