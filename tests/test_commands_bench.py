@@ -28,14 +28,15 @@ def test_the_steered_way_really_steers_every_block_and_the_others_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     applied = []
-    work = bench._decode
+    turn = bench._turn
 
-    def watched(context, what):  # type: ignore[no-untyped-def]
-        took = work(context, what)
-        applied.append(context.hook.applied)
+    def watched(ways, begin, n, i):  # type: ignore[no-untyped-def]
+        took = turn(ways, begin, n, i)
+        applied.append([context.hook.applied // n for context, _ in ways.values()])
         return took
 
-    monkeypatch.setattr(bench, "_decode", watched)
+    monkeypatch.setattr(bench, "_turn", watched)
     assert main(["bench", "--rounds", "3"]) == 0
-    assert applied == [0, 0, 30] * 4
+    prompt = [0, 0, 29]  # per row; the last block holds only the row whose logits are asked for
+    assert applied == [prompt, prompt, *([[0, 0, 30]] * 3)] * 4
     assert "every block steered" in capsys.readouterr().out

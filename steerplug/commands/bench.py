@@ -1,12 +1,14 @@
 """`steerplug bench`: what the hook costs, as ratios to the same context without it, in one run.
 
-Three contexts on one model take turns, so that a slow moment of the machine hits all of them:
-without the hook; with it, nothing steered; and with a gate (k = 1) at every block of every row.
-Each figure is a median over the rounds; the spread runs from the lower to the upper quartile.
+Three contexts on one model take turns, token by token in decoding, so that a slow moment of the
+machine hits all of them: without the hook; with it, nothing steered; and with a gate (k = 1) at
+every block of every row. Whoever was first in one turn is last in the next. A ratio is the median
+over all turns of (this way / without the hook) in the same turn; the spread runs from its lower to
+its upper quartile.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from steerplug.engine.hook import Applied
 
 PREFILL, DECODE = 256, 48
+PREFILL_TASK, DECODE_TASK = ("prefill", PREFILL), ("decode", 1)
 PLAIN, IDLE, STEERED = "no hook", "hook, nothing steered", "hook, every block steered"
 
 
@@ -39,6 +42,7 @@ def bench(
         _show(figures)
 
 
+Ways = dict[str, "tuple[Context, Applied | None]"]
 Seconds = dict[tuple[str, int], dict[str, list[float]]]
 
 
@@ -49,19 +53,17 @@ def _timed(model: str, rounds: int, report: Callable[[str, int, int], None]) -> 
 
     weights = Weights(find_model(model))
     applied = _gates(weights.n_embd, weights.n_layer)
-    ways: dict[str, tuple[Context, Applied | None]] = {
+    ways: Ways = {
         PLAIN: (Context(weights, n_ctx=1024, hooked=False), None),
         IDLE: (Context(weights, n_ctx=1024), None),
         STEERED: (Context(weights, n_ctx=1024), applied),
     }
-    tasks = {("prefill", PREFILL): _prefill, ("decode", DECODE): _decode}
-    seconds: Seconds = {task: {way: [] for way in ways} for task in tasks}
-    for i in range(rounds + 1):
+    seconds: Seconds = {task: {way: [] for way in ways} for task in (PREFILL_TASK, DECODE_TASK)}
+    for i in range(rounds + 1):  # the first round warms up
         report("timing", i, rounds + 1)
-        for task, work in tasks.items():
-            for way, (context, what) in ways.items():
-                took = work(context, what)
-                if i:  # the first round warms up
+        for task, work in ((PREFILL_TASK, _prefill), (DECODE_TASK, _decode)):
+            for turn in work(ways, i):
+                for way, took in turn.items() if i else ():
                     seconds[task][way].append(took)
     for context, _ in ways.values():
         context.close()
@@ -83,25 +85,36 @@ def _gates(n_embd: int, n_layer: int) -> "Applied | None":
     return lay_out(Mix.of(Steering("bench", n_embd, n_layer, dict.fromkeys(range(n_layer), gate))))
 
 
-def _prefill(context: "Context", applied: "Applied | None") -> float:
+def _prefill(ways: Ways, i: int) -> Iterator[dict[str, float]]:
+    for context, _ in ways.values():
+        context.clear()
+    yield _turn(ways, 0, PREFILL, i)
+
+
+def _decode(ways: Ways, i: int) -> Iterator[dict[str, float]]:
+    for context, _ in ways.values():
+        context.clear()
+    _turn(ways, 0, 32, i)
+    for n in range(DECODE):
+        yield _turn(ways, 32 + n, 1, i + n)
+
+
+def _turn(ways: Ways, begin: int, n: int, i: int) -> dict[str, float]:
+    """Decode n tokens from position `begin` once each way, in odd turns i the other way round.
+
+    Returns:
+        For each way, its seconds.
+    """
     from steerplug.engine.context import Row
 
-    rows = [Row(100 + i, i, i == PREFILL - 1, applied) for i in range(PREFILL)]
-    context.clear()
-    begin = time.perf_counter()
-    context.decode(rows)
-    return time.perf_counter() - begin
-
-
-def _decode(context: "Context", applied: "Applied | None") -> float:
-    from steerplug.engine.context import Row
-
-    context.clear()
-    context.decode([Row(100 + i, i, i == 31, applied) for i in range(32)])
-    begin = time.perf_counter()
-    for position in range(32, 32 + DECODE):
-        context.decode([Row(100 + position, position, True, applied)])
-    return time.perf_counter() - begin
+    seconds = {}
+    for way in list(ways)[:: 1 if i % 2 else -1]:
+        context, what = ways[way]
+        rows = [Row(100 + p, p, p == begin + n - 1, what) for p in range(begin, begin + n)]
+        start = time.perf_counter()
+        context.decode(rows)
+        seconds[way] = time.perf_counter() - start
+    return seconds
 
 
 def _figures(ways: dict[str, list[float]], n_tokens: int) -> dict[str, Any]:
