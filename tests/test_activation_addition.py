@@ -1,11 +1,15 @@
 """The experiment of the original post: "Love" - "Hate", added before "I hate you because".
 
 Measured without luck: the model's own unsteered continuations are read under each steering, and the
-probability it gives to positive words at every token is set against that of negative words.
+probability it gives to positive words at every token is set against that of negative words. Which
+words are which is for AFINN to say, a list of words rated from -5 to 5 that nobody here wrote.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
+import afinn
 import numpy as np
 import pytest
 
@@ -21,17 +25,8 @@ from steerplug.library import load_preset
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering
 from steerplug.store import Store
 
-POSITIVE = (
-    "love loved loves loving beautiful wonderful happy happiness joy good great "
-    "kind kindness sweet amazing nice best friend friends care caring grateful "
-    "smile perfect gentle warm hope peace lovely proud dear "
-)
-NEGATIVE = (
-    "hate hated hates hating ugly terrible sad stupid bad evil cruel "
-    "mean awful horrible worst enemy disgusting angry anger fear pain lie "
-    "liar liars selfish wrong hurt kill dead idiot racist lazy "
-)
-N_CONTINUATIONS, N_TOKENS = 12, 24
+PROMPTS = ("I hate you because", "When she saw him, she said that")
+N_CONTINUATIONS, N_TOKENS, MIN_RATING = 24, 24, 2
 
 Share = Callable[[Mix], float]
 
@@ -43,50 +38,63 @@ def love_hate(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Steerin
     return build_preset(load_preset("love-hate"), engine, store=store).steering
 
 
-@pytest.fixture(scope="module")
-def share(model: Model) -> Share:
+@pytest.fixture(scope="module", params=PROMPTS)
+def share(model: Model, request: pytest.FixtureRequest) -> Share:
     """Mix -> the share of positive words, among positive and negative ones."""
     vocab = model.vocab
-    prompt = Prompt(tuple(vocab.tokenize("I hate you because")))
+    prompt = Prompt(tuple(vocab.tokenize(request.param)))
     engine = Engine(model, n_ctx=512)
     continuations = [
         [piece.token for piece in engine.generate(
             Request(prompt, sampling=Sampling(temperature=1, seed=seed), max_tokens=N_TOKENS))
          if piece.token is not None]
-        for seed in range(N_CONTINUATIONS)
+        for seed in range(1000, 1000 + N_CONTINUATIONS)
     ]
     cells = Cells(Context(model, n_ctx=512))
-
-    def ids(words: str) -> list[int]:
-        spelled = [vocab.tokenize(" " + word) for word in words.split()]
-        return sorted({tokens[0] for tokens in spelled if len(tokens) == 1})
+    ratings = _ratings(model)
+    positive = [token for token, rating in ratings.items() if rating >= MIN_RATING]
+    negative = [token for token, rating in ratings.items() if rating <= -MIN_RATING]
+    assert len(positive) > 500
+    assert len(negative) > 500
 
     def measured(mix: Mix) -> float:
-        positive = negative = 0.0
+        liked = disliked = 0.0
         for reply in continuations:
             (log_probs,) = reply_log_probs(cells, prompt, reply, [mix])
-            positive += float(np.exp(log_probs[:, ids(POSITIVE)]).sum())
-            negative += float(np.exp(log_probs[:, ids(NEGATIVE)]).sum())
-        return positive / (positive + negative)
+            liked += float(np.exp(log_probs[:, positive]).sum())
+            disliked += float(np.exp(log_probs[:, negative]).sum())
+        return liked / (liked + disliked)
 
     return measured
+
+
+def _ratings(model: Model) -> dict[int, int]:
+    """Token -> AFINN's rating, for the rated words that are one token after a space."""
+    table = Path(afinn.__file__).parent / "data" / "AFINN-en-165.txt"
+    ratings = {}
+    for line in table.read_text("utf-8").splitlines():
+        word, rating = line.split("\t")
+        tokens = model.vocab.tokenize(" " + word)
+        if len(tokens) == 1:
+            ratings[tokens[0]] = int(rating)
+    return ratings
 
 
 def test_love_minus_hate_raises_the_share_of_positive_words_and_its_negative_lowers_it(
     love_hate: Steering, share: Share
 ) -> None:
-    shares = [share(k * love_hate) for k in (-2, -1, -0.5)]
-    shares += [share(NOTHING)] + [share(k * love_hate) for k in (0.5, 1, 2)]
-    assert shares == sorted(shares)
-    assert shares[-1] - shares[0] > 0.1
+    shares = [share(NOTHING), *(share(k * love_hate) for k in (0.5, 1, 2))]
+    assert all(low < high for low, high in pairwise(shares)), shares
+    assert max(share(k * love_hate) for k in (-2, -1, -0.5)) < shares[0]
 
 
 def test_a_random_vector_of_the_same_norm_does_neither(love_hate: Steering, share: Share) -> None:
-    effect = share(1 * love_hate) - share(-love_hate)
+    effect = share(2 * love_hate) - share(-2 * love_hate)
     effects = []
     for seed in range(4):
         random = _random_like(love_hate, seed)
-        effects.append(share(1 * random) - share(-random))
+        effects.append(share(2 * random) - share(-2 * random))
+    assert effect > 0.1
     assert abs(np.mean(effects)) < effect / 3, effects
     assert max(effects) < effect, effects
 
