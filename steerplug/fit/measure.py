@@ -40,6 +40,7 @@ OPENINGS = ("I think that", "When I woke up, I")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
+_NO_GAP = 1e-3
 _UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
@@ -86,13 +87,21 @@ def gaps_closed(
         probability = np.exp(teacher)
         for i, student in enumerate(students):
             total[i] += float(np.vdot(probability, teacher - student))
-    gap = total[0] / sum(lesson.n_rows for lesson in lessons)
-    if gap < 1e-3:
+    check_gap(total[0] / sum(lesson.n_rows for lesson in lessons))
+    return np.asarray(1 - total[1:] / total[0])
+
+
+def check_gap(gap: float) -> None:
+    """Refuse a prompt that changes nothing; `gap` is KL(p_prompted || p_bare) in nats per token.
+
+    Raises:
+        FitError: the prompted and the bare model do not differ, so there is nothing to learn.
+    """
+    if gap < _NO_GAP:
         raise FitError(
             f"there is nothing to learn: the prompted model differs from the bare one by {gap:.5f} "
             "nats per token; give the teacher an instruction the model follows."
         )
-    return np.asarray(1 - total[1:] / total[0])
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def _probe(
 
 
 def dial_and_damage(
-    cells: Cells, probed: Sequence[Probe], steering: Steering
+    cells: Cells, probed: Sequence[Probe], steering: Steering | Mix
 ) -> tuple[float, float]:
     """Return how well a steering works as a dial for its contrast, and what it breaks.
 

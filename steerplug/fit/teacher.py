@@ -17,7 +17,7 @@ from steerplug.fit.progress import Report, silent, steps
 from steerplug.preset import Teacher
 
 REPLY_TOKENS = 32
-_TEMPERATURE = 0.7
+TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,21 @@ def teach(
     questions: Sequence[str],
     *,
     seed: int,
+    temperature: float = TEMPERATURE,
+    n_tokens: int = REPLY_TOKENS,
     report: Report = silent,
 ) -> list[Lesson]:
-    """Sample one reply of the teacher to each question.
+    """Sample one reply of the teacher to each question; questions it leaves unanswered are skipped.
+
+    Args:
+        engine: the model.
+        template: how it reads a chat.
+        teacher: the prompt that is replaced.
+        questions: what users ask.
+        seed: of the first reply; the next one has the next.
+        temperature: how freely replies are drawn; 0 is greedy.
+        n_tokens: most tokens of a reply.
+        report: told how far the work is.
 
     Raises:
         FitError: the teacher answers nothing at all.
@@ -74,8 +86,8 @@ def teach(
         prompted = template.prompt(prompted_chat(teacher, bare))
         request = Request(
             prompted,
-            sampling=Sampling(temperature=_TEMPERATURE, seed=seed + i),
-            max_tokens=REPLY_TOKENS,
+            sampling=Sampling(temperature=temperature, seed=seed + i),
+            max_tokens=n_tokens,
         )
         reply = tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
         if reply:

@@ -1,0 +1,212 @@
+"""The fidelity report: how well steering stands in for its preset's prompt, on unseen questions.
+
+The prompted model answers each question twice, greedily and sampled (T 0.7, seeded). Prompted, bare
+and steered model then read those same replies, boundary token included, and are compared row by row
+(gap, left, drift in nats, see `rows`)::
+
+    gap_closed      1 - sum left / sum gap      1: a perfect stand-in, 0: no effect, below 0: harm
+    bare_kl         mean gap                    how much there was to do, nats per token
+    top1_agreement  share of rows where steered and prompted find the same token likeliest
+    flip_recovery   that share among the rows where prompted and bare do not
+    neutral_kl      mean drift over the rows where gap < 0.01, nats per token
+
+`neutral_kl` is what steering does where it should do nothing: at the tokens of a reply that the
+prompt itself leaves alone, such as the end of a word that has begun. Every reply to the questions
+counts, and one greedy reply of the prompted model to each neutral prompt (facts, sums, texts to
+continue). A token that the prompt changes is not neutral, even in the answer to a sum: a pirate
+says sums like a pirate. Prompt tokens need no figure in scope `response`, whose steering leaves
+them bit-identical.
+
+Greedy replies of at most 64 tokens show what comes of it: `coherence` and `repetition` (see
+`replies`), and `checks`, the share of replies that pass all checks of the preset. Steered ones keep
+to the preset's `decoding`, as in use.
+
+A preset made from a contrast has no prompt to stand in for. It has `dial` and `damage` instead (see
+`fit.measure`), and the figures that compare with a prompted model are None.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine.cells import Cells
+from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
+from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
+from steerplug.evaluate.replies import REPLY_TOKENS, Quality, Reply, greedy, read, schema_of
+from steerplug.evaluate.rows import Rows, compare, per_prompt
+from steerplug.fit.measure import check_gap, dial_and_damage, probes
+from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.teacher import Lesson, teach
+from steerplug.preset import Preset
+from steerplug.steering.value import Mix, Steering
+
+BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
+LEFT_ALONE = 0.01  # nats
+
+Ways = Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The report; see the module for every figure.
+
+    `coherence`, `repetition` and `checks` are of the replies by "bare", "prompted" and "steered"
+    models. `checks` is None for a preset without any. `prompt_tokens_saved` is the mean length of
+    what steering replaces, `n_tokens` the number of rows behind `gap_closed`.
+    """
+
+    n_prompts: int
+    coherence: Ways
+    repetition: Ways
+    checks: Ways | None = None
+    n_tokens: int = 0
+    gap_closed: Estimate = NO_ESTIMATE
+    bare_kl: Estimate = NO_ESTIMATE
+    top1_agreement: Estimate = NO_ESTIMATE
+    flip_recovery: Estimate = NO_ESTIMATE
+    neutral_kl: Estimate = NO_ESTIMATE
+    dial: float | None = None
+    damage: float | None = None
+    prompt_tokens_saved: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values; each estimate has its 95 % `<key>_interval`."""
+        report: dict[str, Any] = {}
+        for name in ("gap_closed", "bare_kl", "top1_agreement", "flip_recovery", "neutral_kl"):
+            estimate: Estimate = getattr(self, name)
+            report[name], report[f"{name}_interval"] = estimate.as_json()
+        coherence, repetition = _ways(self.coherence), _ways(self.repetition)
+        report["coherence"] = {**coherence[0], "repetition": repetition[0]}
+        report["coherence_interval"] = {**coherence[1], "repetition": repetition[1]}
+        checks = _ways(self.checks) if self.checks is not None else (None, None)
+        report["checks"] = {**checks[0], "n": self.n_prompts} if checks[0] is not None else None
+        report["checks_interval"] = checks[1]
+        return {
+            **report,
+            "dial": self.dial,
+            "damage": self.damage,
+            "prompt_tokens_saved": self.prompt_tokens_saved,
+            "n_prompts": self.n_prompts,
+            "n_tokens": self.n_tokens,
+        }
+
+
+def _ways(estimates: Ways) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values and the intervals by way; a way that was not tried is None."""
+    both = {way: estimates.get(way, NO_ESTIMATE).as_json() for way in (BARE, PROMPTED, STEERED)}
+    return {way: one[0] for way, one in both.items()}, {way: one[1] for way, one in both.items()}
+
+
+def measure_fidelity(
+    preset: Preset,
+    steering: Steering | Mix,
+    engine: Engine,
+    cells: Cells,
+    *,
+    questions: Sequence[str],
+    neutral: Sequence[str],
+    seed: int = 0,
+    report: Report = silent,
+) -> Fidelity:
+    """Return the fidelity report of steering for a preset on the engine's model.
+
+    Args:
+        preset: what the steering should do: its teacher or contrast, decoding and checks.
+        steering: the numbers, at strength 1, or a mix with its strengths.
+        engine: the model, to generate.
+        cells: of another context on the same model, as large as the engine's.
+        questions: what users ask; none that the preset was fitted on.
+        neutral: questions where the preset should not matter.
+        seed: of the sampled replies.
+        report: told how far the work is.
+
+    Raises:
+        FitError: the prompted model says nothing, or what the bare model says.
+    """
+    mix, model = Mix.of(steering), engine.model
+    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    bare = [template.prompt([{"role": "user", "content": question}]) for question in questions]
+    replies = {
+        BARE: [greedy(engine, prompt) for prompt in steps(bare, "asking the bare model", report)],
+        STEERED: [
+            greedy(engine, prompt, mix, schema=schema_of(preset, mix))
+            for prompt in steps(bare, "asking the steered model", report)
+        ],
+    }
+    figures: dict[str, Any] = {}
+    if preset.teacher is not None:
+        taught = partial(
+            teach, engine, template, preset.teacher, n_tokens=REPLY_TOKENS, report=report
+        )
+        lessons = taught(questions, seed=seed, temperature=0.0)
+        replies[PROMPTED] = [_reply(model, lesson) for lesson in lessons]
+        sampled = taught(questions, seed=seed)
+        aside = taught(neutral, seed=seed, temperature=0.0) if neutral else []
+        figures = _compared(cells, [*lessons, *sampled], aside, mix, report)
+    if preset.contrast is not None:
+        probed = probes(engine, cells, preset.contrast.pairs, report)
+        figures["dial"], figures["damage"] = dial_and_damage(cells, probed, mix)
+    ways = {way: Quality.of([read(cells, one) for one in said]) for way, said in replies.items()}
+    return Fidelity(
+        n_prompts=len(questions),
+        coherence={way: one.coherence for way, one in ways.items()},
+        repetition={way: one.repetition for way, one in ways.items()},
+        checks=_checked(preset, replies, len(questions)) if preset.checks else None,
+        **figures,
+    )
+
+
+def _compared(
+    cells: Cells, lessons: Sequence[Lesson], aside: Sequence[Lesson], mix: Mix, report: Report
+) -> dict[str, Any]:
+    """Return the figures that compare rows; `aside` counts for the neutral one alone."""
+    compared = list(compare(cells, [*lessons, *aside], mix, report))
+    own = compared[: len(lessons)]
+
+    def over(value: Callable[[Rows], Any], under: Callable[[Rows], Any]) -> Estimate:
+        return ratio(per_prompt(own, value), per_prompt(own, under))
+
+    bare_kl = over(lambda rows: rows.gap, _each)
+    assert bare_kl.value is not None
+    check_gap(bare_kl.value)
+    return {
+        "n_tokens": sum(lesson.n_rows for lesson in lessons),
+        "gap_closed": over(lambda rows: rows.gap - rows.left, lambda rows: rows.gap),
+        "bare_kl": bare_kl,
+        "top1_agreement": over(lambda rows: rows.steered == rows.prompted, _each),
+        "flip_recovery": over(lambda rows: _flipped(rows) & (rows.steered == rows.prompted),
+                              _flipped),
+        "neutral_kl": ratio(
+            per_prompt(compared, lambda rows: rows.drift[rows.gap < LEFT_ALONE]),
+            per_prompt(compared, lambda rows: rows.gap < LEFT_ALONE),
+        ),
+        "prompt_tokens_saved": float(np.mean(
+            [len(lesson.prompted.tokens) - len(lesson.bare.tokens) for lesson in lessons]
+        )),
+    }  # fmt: skip
+
+
+def _each(rows: Rows) -> Any:
+    return np.ones(len(rows.gap))
+
+
+def _flipped(rows: Rows) -> Any:
+    return rows.prompted != rows.bare
+
+
+def _reply(model: Model, lesson: Lesson) -> Reply:
+    return Reply(lesson.bare, lesson.reply, model.vocab.text(list(lesson.reply)))
+
+
+def _checked(preset: Preset, replies: Mapping[str, Sequence[Reply]], n: int) -> Ways:
+    """Return the share of n questions whose reply passes all checks; unanswered ones do not."""
+    passed = {
+        way: [all(check.passes(reply.text) for check in preset.checks) for reply in said]
+        for way, said in replies.items()
+    }
+    return {way: share([*those, *[False] * (n - len(those))]) for way, those in passed.items()}

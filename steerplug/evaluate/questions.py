@@ -1,0 +1,70 @@
+"""What a preset is measured on: shipped questions it was never fitted on, or the user's own."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from steerplug.errors import RequestError
+from steerplug.fit.general import Part, general_prompts
+from steerplug.preset import Preset
+
+QUESTIONS, NEUTRAL, SWEPT = 12, 6, 8
+MAX_BYTES = 1_000_000
+
+
+def unseen(preset: Preset, count: int, part: Part = "held_out") -> list[str]:
+    """Return `count` shipped prompts spread over their topics; none the preset was fitted on."""
+    fitted = () if preset.fit.prompts == "general" else preset.fit.prompts
+    return spread([prompt for prompt in general_prompts(part) if prompt not in fitted], count)
+
+
+def spread(prompts: Sequence[str], count: int) -> list[str]:
+    """Return at most `count` prompts, spread evenly over a list that is sorted by topic."""
+    step = max(len(prompts) / count, 1.0)
+    return [prompts[int(i * step)] for i in range(min(count, len(prompts)))]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the prompts of a file: one a line, or a JSON list of texts.
+
+    Raises:
+        RequestError: the file is not there, not UTF-8, larger than 1 MB, or holds no prompt.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(
+            f"the prompts {path} cannot be read ({reason}); name a text file of one prompt a line."
+        ) from None
+    if len(content) > MAX_BYTES:
+        raise RequestError(f"the prompts {path} take more than 1 MB; choose a few hundred of them.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"the prompts {path} are not UTF-8 text (byte {error.start}); save them as UTF-8."
+        ) from None
+    listed = _listed(text, path) if text.lstrip().startswith("[") else text.splitlines()
+    prompts = [prompt.strip() for prompt in listed if prompt.strip()]
+    if not prompts:
+        raise RequestError(f"the prompts {path} are empty; write one prompt a line.")
+    return list(dict.fromkeys(prompts))
+
+
+def _listed(text: str, path: Path) -> list[str]:
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"the prompts {path} begin like a JSON list and are not one ({error}); "
+            "correct that, or write one prompt a line."
+        ) from None
+    if not all(isinstance(prompt, str) for prompt in listed):
+        wrong = next(prompt for prompt in listed if not isinstance(prompt, str))
+        raise RequestError(
+            f"the prompts {path} hold {json.dumps(wrong)[:40]}, which is no text; put every "
+            "prompt in quotes."
+        )
+    return list(listed)

@@ -1,0 +1,115 @@
+"""Whole replies, greedy, and how well they read.
+
+    coherence   mean of log p_bare(y_i | bare prompt, y_<i) over the reply's tokens y, in nats: what
+                the unsteered, unprompted model itself thinks of the text. More is more ordinary; a
+                persona costs some, and broken text costs much.
+    repetition  1 - distinct 4-grams / 4-grams of the reply's tokens: 0 says nothing twice.
+
+Repetition belongs beside coherence: a model finds "aye, aye, aye, aye" only too likely.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steerplug.engine.cells import Cells
+from steerplug.engine.constraint import ANY_JSON
+from steerplug.engine.engine import Engine, Request
+from steerplug.engine.sampling import Sampling
+from steerplug.engine.scope import Prompt
+from steerplug.evaluate.estimate import Estimate, ratio
+from steerplug.fit.measure import reply_log_probs
+from steerplug.preset import Preset
+from steerplug.steering.value import NOTHING, Mix
+
+REPLY_TOKENS = 64
+_N = 4
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said.
+
+    Args:
+        bare: the prompt of the bare chat, under which the reply is judged.
+        tokens: the reply.
+        text: the same as text.
+    """
+
+    bare: Prompt
+    tokens: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one reply reads: log p_bare of its `n_tokens`; its 4-grams, and those said before."""
+
+    log_prob: float
+    n_tokens: int
+    n_repeated: int
+    n_grams: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well some replies read, with intervals over them; see the module."""
+
+    coherence: Estimate
+    repetition: Estimate
+
+    @staticmethod
+    def of(readings: Sequence[Reading]) -> "Quality":
+        """Sum up the readings of some replies."""
+        return Quality(
+            ratio([one.log_prob for one in readings], [one.n_tokens for one in readings]),
+            ratio([one.n_repeated for one in readings], [one.n_grams for one in readings]),
+        )
+
+
+def schema_of(preset: Preset, mix: Mix) -> Mapping[str, Any] | None:
+    """Return the JSON Schema that steered replies must follow; who takes away asks for none."""
+    adds = any(term.strength > 0 for term in mix.terms)
+    return ANY_JSON if preset.decoding and adds else None
+
+
+def greedy(
+    engine: Engine,
+    prompt: Prompt,
+    mix: Mix = NOTHING,
+    *,
+    bare: Prompt | None = None,
+    schema: Mapping[str, Any] | None = None,
+    n_tokens: int = REPLY_TOKENS,
+) -> Reply:
+    """Return the model's likeliest reply to a prompt, token by token, of at most `n_tokens`.
+
+    Args:
+        engine: the model.
+        prompt: what is answered.
+        mix: how the reply is steered.
+        bare: the same question in the bare chat, if `prompt` is not that already.
+        schema: a JSON Schema that the reply must follow.
+        n_tokens: most tokens of the reply.
+    """
+    request = Request(prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, schema=schema)
+    pieces = list(engine.generate(request))
+    tokens = tuple(piece.token for piece in pieces if piece.token is not None)
+    return Reply(bare or prompt, tokens, "".join(piece.text for piece in pieces))
+
+
+def read(cells: Cells, reply: Reply) -> Reading:
+    """Let the bare model read a reply."""
+    log_prob = 0.0
+    if reply.tokens:
+        (rows,) = reply_log_probs(cells, reply.bare, reply.tokens[:-1], [NOTHING])
+        log_prob = float(rows[np.arange(len(rows)), list(reply.tokens)].sum(dtype=np.float64))
+    return Reading(log_prob, len(reply.tokens), *repeated(reply.tokens))
+
+
+def repeated(tokens: Sequence[int]) -> tuple[int, int]:
+    """Return how many of the 4-grams came before, and how many there are."""
+    grams = [tuple(tokens[i : i + _N]) for i in range(len(tokens) - _N + 1)]
+    return len(grams) - len(set(grams)), len(grams)

@@ -1,0 +1,227 @@
+"""Strength against fidelity and against how well replies read: where to stop turning.
+
+At every strength the same lessons give `gap_closed` (see `fidelity`), and greedy steered replies to
+their questions give coherence and repetition (see `replies`). A strength is *safe* where those
+replies read no worse than the prompted model's own replies, by the margins of `Limits`. The safe
+range is the run of safe strengths around the default, or nearest to it where the default itself is
+not safe.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine.cells import Cells
+from steerplug.engine.engine import Engine
+from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
+from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
+from steerplug.fit.measure import reply_log_probs
+from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
+from steerplug.preset import Preset
+from steerplug.steering.value import NOTHING, Mix, Steering
+
+N_STRENGTHS = 9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much worse than the prompted model's own a safe reply may read.
+
+    Args:
+        coherence: nats per token below its coherence.
+        repetition: above its repetition, as a share of 4-grams.
+    """
+
+    coherence: float = 0.5
+    repetition: float = 0.1
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a strength does; `gap_closed` is empty for a preset without a teacher."""
+
+    strength: float
+    gap_closed: Estimate
+    quality: Quality
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A preset at rising strengths.
+
+    Args:
+        points: one for each strength.
+        prompted: how the replies of the lessons read: the prompted model's own.
+        preferred: the preset's own default strength.
+        gap: (n_lessons,) sum KL(prompted || bare).
+        closed: (n_points, n_lessons) the same less sum KL(prompted || steered).
+    """
+
+    points: tuple[Point, ...]
+    prompted: Quality
+    preferred: float
+    gap: NDArray[np.float64]
+    closed: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The strength to use unless another is said, and the safe range; None if none is safe."""
+
+    default: float
+    safe_min: float | None
+    safe_max: float | None
+
+
+def strengths_of(preset: Preset) -> list[float]:
+    """Return 9 strengths from the preset's min to its max, with 0 and its default among them."""
+    told = preset.strength
+    spread = np.linspace(told.min, told.max, N_STRENGTHS).round(4)
+    return sorted({*map(float, spread), 0.0, told.default})
+
+
+def lessons_of(
+    preset: Preset, engine: Engine, questions: Sequence[str], report: Report = silent
+) -> list[Lesson]:
+    """Return what a sweep compares with: the prompted model's greedy replies to questions.
+
+    Of a preset without a teacher they are the bare model's, and close no gap.
+    """
+    model = engine.model
+    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    if preset.teacher is not None:
+        return teach(
+            engine, template, preset.teacher, questions, seed=0, temperature=0.0, report=report
+        )
+    bare = [template.prompt([{"role": "user", "content": question}]) for question in questions]
+    return [
+        Lesson(prompt, prompt, greedy(engine, prompt, n_tokens=REPLY_TOKENS).tokens)
+        for prompt in steps(bare, "asking the bare model", report)
+    ]
+
+
+def sweep(
+    preset: Preset,
+    steering: Steering | Mix,
+    engine: Engine,
+    cells: Cells,
+    lessons: Sequence[Lesson],
+    *,
+    strengths: Sequence[float] | None = None,
+    report: Report = silent,
+) -> Sweep:
+    """Return what steering does at each strength.
+
+    Args:
+        preset: what the steering is for.
+        steering: the numbers at strength 1.
+        engine: the model, to generate.
+        cells: of another context on the same model, as large as the engine's.
+        lessons: the prompted model's replies; greedy ones, as the steered are.
+        strengths: default: `strengths_of` the preset.
+        report: told how far the work is.
+    """
+    strengths = strengths_of(preset) if strengths is None else strengths
+    mixes = [strength * Mix.of(steering) for strength in strengths]
+    gap, closed = np.zeros(len(lessons)), np.zeros((len(mixes), len(lessons)))
+    readings: list[list[Reading]] = [[] for _ in mixes]
+    own = []
+    for i, lesson in enumerate(steps(lessons, "trying strengths", report)):
+        gap[i], closed[:, i] = _gap_and_closed(cells, lesson, mixes)
+        own.append(read(cells, Reply(lesson.bare, lesson.reply, "")))
+        for mix, readings_of_mix in zip(mixes, readings, strict=True):
+            schema = schema_of(preset, mix)
+            reply = greedy(engine, lesson.bare, mix, schema=schema, n_tokens=REPLY_TOKENS)
+            readings_of_mix.append(read(cells, reply))
+    points = tuple(
+        Point(
+            strength,
+            NO_ESTIMATE if preset.teacher is None else ratio(closed_of_mix, gap),
+            Quality.of(readings_of_mix),
+        )
+        for strength, closed_of_mix, readings_of_mix in zip(
+            strengths, closed, readings, strict=True
+        )
+    )
+    return Sweep(points, Quality.of(own), preset.strength.default, gap, closed)
+
+
+def _gap_and_closed(
+    cells: Cells, lesson: Lesson, mixes: Sequence[Mix]
+) -> tuple[float, NDArray[np.float64]]:
+    """Return what the prompt does to a lesson, and what each mix does of it, in nats."""
+    (prompted,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])
+    weights = np.exp(prompted)
+    students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
+    gap, *left = (float(np.vdot(weights, prompted - student)) for student in students)
+    return gap, gap - np.array(left)
+
+
+def choose_strength(swept: Sweep, limits: Limits = LIMITS) -> Chosen:
+    """Return the strength that closes most of the gap, and the safe range.
+
+    The preset's own default is kept unless another strength closes more by more than chance: the
+    95 % interval of the difference, over the same prompts, lies above 0.
+    """
+    points = swept.points
+    kept = min(range(len(points)), key=lambda i: abs(points[i].strength - swept.preferred))
+    best = int(swept.closed.sum(axis=1).argmax())
+    better = ratio(swept.closed[best] - swept.closed[kept], swept.gap).interval
+    if points[kept].gap_closed.value is not None and better and better[0] > 0:
+        kept = best
+    default = points[kept].strength
+    safe = [is_safe(point, swept.prompted, limits) for point in points]
+    if not any(safe):
+        return Chosen(default, None, None)
+    first = last = min(np.flatnonzero(safe), key=lambda i: abs(points[i].strength - default))
+    while first > 0 and safe[first - 1]:
+        first -= 1
+    while last < len(points) - 1 and safe[last + 1]:
+        last += 1
+    return Chosen(default, points[first].strength, points[last].strength)
+
+
+def is_safe(point: Point, prompted: Quality, limits: Limits = LIMITS) -> bool:
+    """Say whether replies at this strength read no worse than the prompted model's own."""
+    coherence, repetition = point.quality.coherence.value, point.quality.repetition.value
+    own_coherence, own_repetition = prompted.coherence.value, prompted.repetition.value
+    if coherence is None or own_coherence is None:
+        return False
+    return coherence >= own_coherence - limits.coherence and (
+        (repetition or 0.0) <= (own_repetition or 0.0) + limits.repetition
+    )
+
+
+def as_dict(swept: Sweep, chosen: Chosen) -> dict[str, Any]:
+    """Return a sweep and what was chosen from it as JSON values."""
+    return {
+        "default": chosen.default,
+        "safe_min": chosen.safe_min,
+        "safe_max": chosen.safe_max,
+        "prompted": _quality(swept.prompted),
+        "points": [
+            {
+                "strength": point.strength,
+                "gap_closed": point.gap_closed.as_json()[0],
+                "gap_closed_interval": point.gap_closed.as_json()[1],
+                **_quality(point.quality),
+            }
+            for point in swept.points
+        ],
+    }
+
+
+def _quality(read: Quality) -> dict[str, Any]:
+    coherence, repetition = read.coherence.as_json(), read.repetition.as_json()
+    return {
+        "coherence": coherence[0], "coherence_interval": coherence[1],
+        "repetition": repetition[0], "repetition_interval": repetition[1],
+    }  # fmt: skip
