@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from steerplug.engine.sampling import Sampling
     from steerplug.errors import SteerplugError
     from steerplug.langchain import ChatSteerplug
+    from steerplug.langchain.prompts import preset_from_prompt, split_prompt
     from steerplug.library import list_presets, load_preset
     from steerplug.preset import Preset
+    from steerplug.preset_file import save_preset
     from steerplug.session import Reply, Session
     from steerplug.steering import NOTHING, Delta, Mix, Steering
 
@@ -32,6 +34,9 @@ _HOMES = {
     "build_preset": "steerplug.build",
     "list_presets": "steerplug.library",
     "load_preset": "steerplug.library",
+    "preset_from_prompt": "steerplug.langchain.prompts",
+    "save_preset": "steerplug.preset_file",
+    "split_prompt": "steerplug.langchain.prompts",
 }
 
 __all__ = [
@@ -48,6 +53,9 @@ __all__ = [
     "build_preset",
     "list_presets",
     "load_preset",
+    "preset_from_prompt",
+    "save_preset",
+    "split_prompt",
 ]
 
 

@@ -28,9 +28,9 @@ from steerplug.steering.file import read_steering
 from steerplug.steering.value import Mix, Steering, Term
 from steerplug.store import Store
 
-SteeringWords = str | Mix | Steering | None
-"""How a caller says steering: a mix in words (`"0.8*pirate + concise"`, `"none"`), a value, or
-None for none."""
+SteeringWords = str | Preset | Mix | Steering | None
+"""How a caller says steering: a mix in words (`"0.8*pirate + concise"`, `"none"`), a preset (at its
+default strength), a value, or None for none."""
 
 
 @dataclass(frozen=True)
@@ -233,19 +233,26 @@ class Session:
             self._check_geometry(mix)
             return mix, tuple(_ingested(t.steering, "", t.strength) for t in mix.terms)
         found: dict[tuple[str, str], _Found] = {}
-        for ingredient in parse_mix(words):
-            one = self._ingredient(ingredient)
+        for one in self._found(words):
             key = one.steering.name, one.steering.digest
             found[key] = one.plus(found[key].strength) if key in found else one
         mix = Mix(tuple(Term(one.strength, one.steering) for one in found.values()))
         return mix, tuple(one.said() for one in found.values() if one.strength)
+
+    def _found(self, words: str | Preset) -> Iterator["_Found"]:
+        if isinstance(words, Preset):
+            yield self._from_preset(words, words.strength.default)
+        else:
+            yield from map(self._ingredient, parse_mix(words))
 
     def _ingredient(self, ingredient: Ingredient) -> "_Found":
         path = find_preset(ingredient.reference)
         if is_steering_file(path):
             return self._from_file(path, ingredient)
         preset = load_preset(ingredient.reference)
-        strength = ingredient.strength_at(preset.strength.default)
+        return self._from_preset(preset, ingredient.strength_at(preset.strength.default))
+
+    def _from_preset(self, preset: Preset, strength: float) -> "_Found":
         check_strength(preset, strength)  # before it is built
         return _Found(
             self.build(preset).steering,

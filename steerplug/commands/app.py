@@ -11,6 +11,8 @@ from steerplug.commands.build import build
 from steerplug.commands.chat import chat
 from steerplug.commands.demo import demo
 from steerplug.commands.doctor import doctor
+from steerplug.commands.eval import eval
+from steerplug.commands.new import new
 from steerplug.commands.presets import presets, show
 from steerplug.commands.run import run
 
@@ -19,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, presets, show, build, run, chat, doctor, bench):
+for command in (demo, presets, show, new, build, eval, run, chat, doctor, bench):
     app.command()(command)
 
 
