@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,19 +52,27 @@ def new(
     preset = preset_from_messages(messages, name, about, source)
     path = save_preset(preset, to)
     assert preset.teacher is not None
-    n_characters, n_examples = len(preset.teacher.system or ""), len(preset.teacher.examples)
     reference = name if path.parent == user_folder() else str(path)
-    build = f"steerplug build {shlex.quote(reference)} -m {MODEL}"
+    report = {
+        "preset": name,
+        "path": str(path),
+        "method": preset.fit.method,
+        "system_characters": len(preset.teacher.system or ""),
+        "n_examples": len(preset.teacher.examples),
+        "next": f"steerplug build {shlex.quote(reference)} -m {MODEL}",
+    }
     if as_json:
-        print_json({
-            "preset": name, "path": str(path), "method": preset.fit.method,
-            "system_characters": n_characters, "n_examples": n_examples, "next": build,
-        })  # fmt: skip
-        return
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _print(report: dict[str, Any]) -> None:
+    n_characters, n_examples = report["system_characters"], report["n_examples"]
     parts = [f"an instruction of {n_characters} characters"] if n_characters else []
     parts += [f"{n_examples} example turn{'s' if n_examples > 1 else ''}"] if n_examples else []
-    screen().print(f"{name} is ready to be built.\n", soft_wrap=True)
-    print_fields(replaces=" and ".join(parts), file=str(path), next=build)
+    screen().print(f"{report['preset']} is ready to be built.\n", soft_wrap=True)
+    print_fields(replaces=" and ".join(parts), file=report["path"], next=report["next"])
 
 
 def _content(prompt_file: str) -> bytes:
