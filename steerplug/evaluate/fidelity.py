@@ -19,7 +19,8 @@ them bit-identical.
 
 Greedy replies of at most 64 tokens show what comes of it: `coherence` and `repetition` (see
 `replies`), and `checks`, the share of replies that pass all checks of the preset. Steered ones keep
-to the preset's `decoding`, as in use.
+to the preset's `decoding`, as in use; one that is cut off before its last brace is no JSON, and
+fails that check.
 
 A preset made from a contrast has no prompt to stand in for. It has `dial` and `damage` instead (see
 `fit.measure`), and the figures that compare with a prompted model are None.
@@ -37,7 +38,7 @@ from steerplug.engine.cells import Cells
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
-from steerplug.evaluate.replies import REPLY_TOKENS, Quality, Reply, greedy, read, schema_of
+from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
 from steerplug.fit.progress import Report, silent, steps
@@ -47,6 +48,7 @@ from steerplug.steering.value import Mix, Steering
 
 BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
 LEFT_ALONE = 0.01  # nats
+REPLY_TOKENS = 64
 
 Ways = Mapping[str, Estimate]
 
@@ -131,10 +133,12 @@ def measure_fidelity(
     mix, model = Mix.of(steering), engine.model
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
     bare = [template.prompt([{"role": "user", "content": question}]) for question in questions]
+    ask = partial(greedy, engine, n_tokens=REPLY_TOKENS)
+    schema = schema_of(preset, mix)
     replies = {
-        BARE: [greedy(engine, prompt) for prompt in steps(bare, "asking the bare model", report)],
+        BARE: [ask(prompt) for prompt in steps(bare, "asking the bare model", report)],
         STEERED: [
-            greedy(engine, prompt, mix, schema=schema_of(preset, mix))
+            ask(prompt, mix, schema=schema)
             for prompt in steps(bare, "asking the steered model", report)
         ],
     }

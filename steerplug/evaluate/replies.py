@@ -24,7 +24,6 @@ from steerplug.fit.measure import reply_log_probs
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Mix
 
-REPLY_TOKENS = 64
 _N = 4
 
 
@@ -80,24 +79,22 @@ def greedy(
     prompt: Prompt,
     mix: Mix = NOTHING,
     *,
-    bare: Prompt | None = None,
+    n_tokens: int,
     schema: Mapping[str, Any] | None = None,
-    n_tokens: int = REPLY_TOKENS,
 ) -> Reply:
-    """Return the model's likeliest reply to a prompt, token by token, of at most `n_tokens`.
+    """Return the model's reply to a prompt, the likeliest token at every step.
 
     Args:
         engine: the model.
-        prompt: what is answered.
+        prompt: a bare chat.
         mix: how the reply is steered.
-        bare: the same question in the bare chat, if `prompt` is not that already.
-        schema: a JSON Schema that the reply must follow.
         n_tokens: most tokens of the reply.
+        schema: a JSON Schema that the reply must follow.
     """
     request = Request(prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, schema=schema)
     pieces = list(engine.generate(request))
     tokens = tuple(piece.token for piece in pieces if piece.token is not None)
-    return Reply(bare or prompt, tokens, "".join(piece.text for piece in pieces))
+    return Reply(prompt, tokens, "".join(piece.text for piece in pieces))
 
 
 def read(cells: Cells, reply: Reply) -> Reading:

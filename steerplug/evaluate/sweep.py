@@ -34,11 +34,12 @@ class Limits:
 
     Args:
         coherence: nats per token below its coherence.
-        repetition: above its repetition, as a share of 4-grams.
+        repetition: above its repetition, as a share of 4-grams; one reply in eight that goes round
+            in circles adds about 0.1.
     """
 
     coherence: float = 0.5
-    repetition: float = 0.1
+    repetition: float = 0.15
 
 
 LIMITS = Limits()
@@ -160,9 +161,10 @@ def _gap_and_closed(
     """Return what the prompt does to a lesson, and what each mix does of it, in nats."""
     (prompted,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])
     weights = np.exp(prompted)
-    students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
-    gap, *left = (float(np.vdot(weights, prompted - student)) for student in students)
-    return gap, gap - np.array(left)
+    students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *filter(None, mixes)])
+    left = (float(np.vdot(weights, prompted - student)) for student in students)
+    gap = next(left)
+    return gap, np.array([gap - next(left) if mix else 0.0 for mix in mixes])
 
 
 def choose_strength(swept: Sweep, limits: Limits = LIMITS) -> Chosen:

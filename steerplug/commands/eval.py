@@ -1,0 +1,251 @@
+"""`steerplug eval`: the fidelity report of a preset or a mix, on questions it never saw."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from steerplug.commands.opened import opened
+from steerplug.commands.options import MODEL, Json, Model
+from steerplug.commands.output import Building, print_json, say, screen
+from steerplug.errors import PresetError, RequestError
+
+if TYPE_CHECKING:
+    from steerplug.evaluate.estimate import Estimate
+    from steerplug.evaluate.fidelity import Fidelity, Ways
+    from steerplug.evaluate.sweep import Chosen, Sweep
+    from steerplug.evaluate.trace import Trace
+    from steerplug.preset import Preset
+    from steerplug.session import Ingested, Session
+    from steerplug.steering.value import Mix
+
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", show_default=False,
+        help="Your own questions: one a line, or a JSON list.",
+    ),
+]  # fmt: skip
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", show_default=False, help="Draw the report as .svg, .png or .pdf.",
+    ),
+]  # fmt: skip
+
+
+def eval(
+    preset: Annotated[
+        str, typer.Argument(metavar="PRESET", help="A preset's name or path, or a mix of them.")
+    ],
+    model: Model = MODEL,
+    prompts: Prompts = None,
+    plot: Plot = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Instead of the preset's default.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how well a preset stands in for its prompt."""
+    from steerplug.evaluate.picture import check_picture, draw
+    from steerplug.evaluate.questions import QUESTIONS, read_prompts, unseen
+
+    begin = time.perf_counter()
+    subject = _subject(preset, strength)
+    questions = read_prompts(prompts) if prompts else unseen(subject.preset, QUESTIONS)
+    if plot:
+        check_picture(plot)
+    with opened(model, subject.words) as session:
+        found = _measured(session, subject, questions)
+        name, fingerprint = session.model.path.stem, session.model.fingerprint
+    title = f"{', '.join(f'{one.name} at {one.strength:g}' for one in found.applied)} on {name}"
+    if plot:
+        draw(found.fidelity, found.sweep, found.chosen, found.trace, plot, title=title)
+    if as_json:
+        print_json({
+            "preset": preset, "model": model, "fingerprint": fingerprint,
+            "steering": [
+                {"name": one.name, "version": one.version, "strength": one.strength}
+                for one in found.applied
+            ],
+            **found.as_dict(),
+            "picture": str(plot) if plot else None,
+            "seconds": round(time.perf_counter() - begin, 3),
+        })  # fmt: skip
+        return
+    _show(title, found)
+    if plot:
+        say(f"Drawn in {plot}.")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: a mix in words, and as one preset; `alone` if it is of one."""
+
+    words: str
+    preset: "Preset"
+    alone: bool
+
+
+def _subject(words: str, strength: float | None) -> _Subject:
+    """Read a mix; a strength of its own goes with one preset that says none."""
+    from steerplug.evaluate.mixed import mixed
+    from steerplug.library import find_preset, is_steering_file, load_preset
+    from steerplug.mix import format_mix, parse_mix
+
+    ingredients = parse_mix(words)
+    if not ingredients:
+        raise RequestError(f"`{words}` steers nothing; name a preset to measure.")
+    if strength is not None:
+        first, *others = ingredients
+        if others or first.strength is not None:
+            raise RequestError(
+                f"`{words}` says its strengths itself; leave out --strength {strength:g}, or name "
+                "one preset without a number."
+            )
+        sign = -first.sign if strength < 0 else first.sign
+        ingredients = (replace(first, strength=abs(strength), sign=sign),)
+    for ingredient in ingredients:
+        if is_steering_file(path := find_preset(ingredient.reference)):
+            raise PresetError(
+                f"{path} holds steering numbers and no prompt to compare them with; name the "
+                "preset's YAML file."
+            )
+    presets = [load_preset(ingredient.reference) for ingredient in ingredients]
+    whole = mixed(presets, [ingredient.sign > 0 for ingredient in ingredients])
+    return _Subject(format_mix(ingredients), whole, len(presets) == 1)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    fidelity: "Fidelity"
+    sweep: "Sweep"
+    chosen: "Chosen"
+    trace: "Trace"
+    applied: "tuple[Ingested, ...]"
+
+    def as_dict(self) -> dict[str, Any]:
+        from steerplug.evaluate.sweep import as_dict
+
+        return {**self.fidelity.as_dict(), "sweep": as_dict(self.sweep, self.chosen)}
+
+
+def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _Measured:
+    from steerplug.engine.cells import Cells
+    from steerplug.engine.context import Context
+    from steerplug.evaluate.fidelity import measure_fidelity
+    from steerplug.evaluate.questions import NEUTRAL, SWEPT, spread, unseen
+    from steerplug.evaluate.sweep import choose_strength, lessons_of, sweep
+    from steerplug.evaluate.trace import trace
+
+    preset, engine = subject.preset, session.engine
+    mix, applied = session.steering(subject.words)
+    context = Context(session.model, n_ctx=engine.context.n_ctx)
+    try:
+        with Building(f"Measuring {subject.words} on {len(questions)} questions.") as report:
+            cells = Cells(context)
+            fidelity = measure_fidelity(
+                preset, mix, engine, cells, questions=questions,
+                neutral=unseen(preset, NEUTRAL, "neutral"), seed=preset.fit.seed, report=report,
+            )  # fmt: skip
+            lessons = lessons_of(preset, engine, spread(questions, SWEPT), report)
+            unit = _unit(session, subject, mix)
+            swept = sweep(preset, unit, engine, cells, lessons, report=report)
+            traced = trace(preset, mix, engine, questions[0])
+    finally:
+        context.close()
+    return _Measured(fidelity, swept, choose_strength(swept), traced, applied)
+
+
+def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
+    """Return what a sweep multiplies: a preset at strength 1, or a mix as it was asked for."""
+    return 1.0 * session.build(subject.preset).steering if subject.alone else mix
+
+
+def _show(title: str, found: _Measured) -> None:
+    console, fidelity = screen(), found.fidelity
+    console.print(f"{title}: {fidelity.n_prompts} unseen questions", soft_wrap=True)
+    console.print(_figures(fidelity))
+    console.print(_replies(fidelity))
+    console.print(_strengths(found.sweep))
+    console.print(_advice(found.chosen), soft_wrap=True)
+
+
+def _figures(fidelity: "Fidelity") -> Table:
+    table = _table("", "", "95 % interval")
+    for label, estimate, form in (
+        ("gap to the prompted model that is closed", fidelity.gap_closed, "{:.0%}"),
+        ("the gap, nats per token", fidelity.bare_kl, "{:.3f}"),
+        ("same likeliest token as prompted", fidelity.top1_agreement, "{:.0%}"),
+        ("... where the prompt changes it", fidelity.flip_recovery, "{:.0%}"),
+        ("drift where the prompt changes nothing, nats", fidelity.neutral_kl, "{:.3f}"),
+    ):
+        if estimate.value is not None:
+            table.add_row(label, *_said(estimate, form))
+    for label, value, form in (
+        ("pull of the contrast's texts, at each turn", fidelity.dial, "{:.0%}"),
+        ("damage to the model's own words, nats", fidelity.damage, "{:.3f}"),
+        ("prompt tokens saved, each request", fidelity.prompt_tokens_saved, "{:.0f}"),
+    ):
+        if value is not None:
+            table.add_row(label, form.format(value), "")
+    return table
+
+
+def _said(estimate: "Estimate", form: str) -> tuple[str, str]:
+    value = "-" if estimate.value is None else form.format(estimate.value)
+    if estimate.interval is None:
+        return value, ""
+    return value, " to ".join(form.format(end) for end in estimate.interval)
+
+
+def _replies(fidelity: "Fidelity") -> Table:
+    from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
+
+    shown = [way for way in (BARE, PROMPTED, STEERED) if way in fidelity.coherence]
+    table = _table("greedy replies", *shown)
+
+    def add(label: str, ways: "Ways", form: str) -> None:
+        table.add_row(label, *(_said(ways[way], form)[0] for way in shown))
+
+    add("coherence, nats per token", fidelity.coherence, "{:.2f}")
+    add("repetition of 4-grams", fidelity.repetition, "{:.0%}")
+    if fidelity.checks is not None:
+        add("pass the preset's checks", fidelity.checks, "{:.0%}")
+    return table
+
+
+def _strengths(swept: "Sweep") -> Table:
+    from steerplug.evaluate.sweep import is_safe
+
+    table = _table("strength", "gap closed", "coherence", "repetition", "")
+    for point in swept.points:
+        table.add_row(
+            f"{point.strength:g}", _said(point.gap_closed, "{:.0%}")[0],
+            _said(point.quality.coherence, "{:.2f}")[0],
+            _said(point.quality.repetition, "{:.0%}")[0],
+            "safe" if is_safe(point, swept.prompted) else "reads worse",
+        )  # fmt: skip
+    return table
+
+
+def _advice(chosen: "Chosen") -> str:
+    best = f"Strength {chosen.default:g} is the best default"
+    if chosen.safe_min is None or chosen.safe_max is None:
+        return f"{best}; at no strength do replies read as well as the prompted model's."
+    within = chosen.safe_min <= chosen.default <= chosen.safe_max
+    return (
+        f"{best}{';' if within else ', but'} replies read as well as the prompted model's "
+        f"from {chosen.safe_min:g} to {chosen.safe_max:g}."
+    )
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, title in enumerate(titles):
+        table.add_column(title, justify="right" if i else "left", no_wrap=True)
+    return table
