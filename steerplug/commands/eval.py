@@ -168,7 +168,8 @@ def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
 
 def _show(title: str, found: _Measured) -> None:
     console, fidelity = screen(), found.fidelity
-    console.print(f"{title}: {fidelity.n_prompts} unseen questions", soft_wrap=True)
+    plural = "" if fidelity.n_prompts == 1 else "s"
+    console.print(f"{title}: {fidelity.n_prompts} prompt{plural}", soft_wrap=True)
     console.print(_figures(fidelity))
     console.print(_replies(fidelity))
     console.print(_strengths(found.sweep))

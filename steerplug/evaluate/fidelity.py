@@ -151,7 +151,7 @@ def measure_fidelity(
         replies[PROMPTED] = [_reply(model, lesson) for lesson in lessons]
         sampled = taught(questions, seed=seed)
         aside = taught(neutral, seed=seed, temperature=0.0) if neutral else []
-        figures = _compared(cells, [*lessons, *sampled], aside, mix, report)
+        figures = row_figures(cells, [*lessons, *sampled], aside, mix, report)
     if preset.contrast is not None:
         probed = probes(engine, cells, preset.contrast.pairs, report)
         figures["dial"], figures["damage"] = dial_and_damage(cells, probed, mix)
@@ -165,10 +165,25 @@ def measure_fidelity(
     )
 
 
-def _compared(
-    cells: Cells, lessons: Sequence[Lesson], aside: Sequence[Lesson], mix: Mix, report: Report
+def row_figures(
+    cells: Cells,
+    lessons: Sequence[Lesson],
+    aside: Sequence[Lesson],
+    mix: Mix,
+    report: Report = silent,
 ) -> dict[str, Any]:
-    """Return the figures that compare rows; `aside` counts for the neutral one alone."""
+    """Return those fields of the report that compare rows.
+
+    Args:
+        cells: of a context on the model.
+        lessons: the prompted model's replies to the questions.
+        aside: and to the neutral prompts, which count for `neutral_kl` alone.
+        mix: the steering.
+        report: told how far the work is.
+
+    Raises:
+        FitError: the prompted and the bare model do not differ.
+    """
     compared = list(compare(cells, [*lessons, *aside], mix, report))
     own = compared[: len(lessons)]
 

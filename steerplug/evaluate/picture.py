@@ -133,7 +133,8 @@ def _numbers(fidelity: Fidelity) -> list[tuple[str, str]]:
     if fidelity.damage is not None:
         shown.append((f"{fidelity.damage:.2f}", "nats of damage\nper token"))
     if fidelity.prompt_tokens_saved is not None:
-        shown.append((f"{fidelity.prompt_tokens_saved:.0f}", "prompt tokens saved\nin every request"))
+        saved = f"{fidelity.prompt_tokens_saved:.0f}"
+        shown.append((saved, "prompt tokens saved\nin every request"))
     if fidelity.checks is not None and (passed := fidelity.checks[STEERED].value) is not None:
         others = [
             f"{way} {fidelity.checks[way].value:.0%}"

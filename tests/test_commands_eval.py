@@ -1,0 +1,166 @@
+"""`steerplug eval` on the real model and a shipped preset, short; and how it refuses."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerplug.build import store_key
+from steerplug.commands import main
+from steerplug.commands.eval import _advice
+from steerplug.engine.engine import Engine
+from steerplug.evaluate import fidelity, questions, sweep, trace
+from steerplug.evaluate.sweep import Chosen
+from steerplug.library import load_preset, shipped_folder
+from steerplug.steering.file import read_steering
+from steerplug.steering.identity import Identity
+from steerplug.store import Key, Store
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Call = Callable[..., Ended]
+
+
+PRESETS = {"sailor": "Answer like a pirate.", "shouter": "Answer in capital letters."}
+COMPILED = next((shipped_folder() / "compiled").glob("*/pirate-*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
+    """A folder with two presets and their steering: that of the shipped pirate, for both."""
+    home, model = tmp_path_factory.mktemp("home"), engine.model
+    steering, _ = read_steering(COMPILED, n_embd=model.n_embd, n_layer=model.n_layer)
+    (home / "presets").mkdir()
+    for name, system in PRESETS.items():
+        path = home / "presets" / f"{name}.yaml"
+        path.write_text(
+            f"schema: steerplug/preset-v1\nname: {name}\nfit: {{method: chain}}\n"
+            f"teacher: {{system: {system}}}\n"
+            "checks: [{kind: includes, phrases: [arr, aye, ahoy, matey]}]\n"
+        )
+        preset = load_preset(str(path))
+        key: Key = store_key(preset, engine)
+        identity = Identity(
+            preset=name, preset_version=preset.version, preset_digest=preset.digest,
+            model=key.model, architecture=model.architecture, chat_template=key.chat_template,
+            method=key.method, seed=0, steerplug_version="0",
+        )  # fmt: skip
+        Store(home / "cache").publish(key, replace(steering, name=name), identity)
+    return home
+
+
+@pytest.fixture
+def call(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
+    """Run `steerplug eval` in this process, with few and short replies."""
+    monkeypatch.setenv("STEERPLUG_PRESETS", str(home / "presets"))
+    monkeypatch.setenv("STEERPLUG_CACHE", str(home / "cache"))
+    for module, name, value in (
+        (questions, "QUESTIONS", 2), (questions, "NEUTRAL", 1), (questions, "SWEPT", 1),
+        (fidelity, "REPLY_TOKENS", 6), (sweep, "REPLY_TOKENS", 6), (sweep, "N_STRENGTHS", 3),
+        (trace, "TRACED_TOKENS", 6),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+
+    def call(*words: object) -> Ended:
+        code = main(["eval", *map(str, words)])
+        said = capsys.readouterr()
+        return Ended(code, said.out, said.err)
+
+    return call
+
+
+FIGURES = ["gap_closed", "bare_kl", "top1_agreement", "flip_recovery", "neutral_kl", "coherence",
+           "checks"]  # fmt: skip
+KEYS = [
+    "preset", "model", "fingerprint", "steering",
+    *(key for figure in FIGURES for key in (figure, f"{figure}_interval")),
+    "dial", "damage", "prompt_tokens_saved", "n_prompts", "n_tokens", "sweep", "picture", "seconds",
+]  # fmt: skip
+
+
+def test_eval_reports_as_json_and_as_a_picture(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "sailor.svg"
+    ended = call("sailor", "--json", "--plot", path)
+    said = ended.json()
+    assert list(said) == KEYS
+    assert (said["preset"], said["model"], said["picture"]) == ("sailor", "smollm2", str(path))
+    assert said["steering"] == [{"name": "sailor", "version": "1.0.0", "strength": 1.0}]
+    assert said["n_prompts"] == said["checks"]["n"] == 2
+    assert said["gap_closed"] < 1
+    assert said["prompt_tokens_saved"] > 0
+    points = said["sweep"]["points"]
+    assert [point["strength"] for point in points] == [0, 1, 2]
+    assert points[0]["gap_closed"] == 0 != points[1]["gap_closed"]
+    assert "Measuring sailor on 2 questions." in ended.err
+    picture = path.read_text()
+    assert f"{said['gap_closed']:.0%}" in picture
+    assert "where the preset acts" in picture
+
+
+def test_eval_of_a_mix_on_ones_own_prompts_prints_tables(call: Call, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is rain?\n")
+    ended = call("0.5*sailor + shouter", "--prompts", prompts)
+    assert ended.code == 0, ended.err
+    first, *rest = ended.out.splitlines()
+    assert first.startswith("sailor at 0.5, shouter at 1 on ")
+    assert first.endswith(": 1 prompt")
+    page = "\n".join(rest)
+    for words in (
+        "gap to the prompted model that is closed", "same likeliest token", "95 % interval",
+        "prompt tokens saved", "bare   prompted   steered", "coherence", "repetition",
+        "pass the preset's checks", "reads worse" if "reads worse" in page else "safe",
+        "is the best default",
+    ):  # fmt: skip
+        assert words in page, words
+    assert "\x1b" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("none",), "`none` steers nothing; name a preset to measure."),
+        (("sailr",), "there is no preset `sailr`; did you mean `sailor`?"),
+        (("0.5*sailor", "--strength", 1), "`0.5*sailor` says its strengths itself; leave out"),
+        (("sailor + shouter", "--strength", 1), "leave out --strength 1, or name one preset"),
+        (("sailor", "--strength", "nan"), "the strength of `sailor` is nan"),
+        ((f'"{COMPILED}"',), "holds steering numbers and no prompt to compare them with; name"),
+        (("sailor", "--plot", "a.jpg"), "ends in '.jpg'; end it in .svg, .png or .pdf"),
+        (("sailor", "--prompts", "nowhere.txt"), "nowhere.txt cannot be read (No such file"),
+        (("sailor", "--strength", 9), "strength 9 is beyond the range of `sailor`; give a number"),
+    ],
+)
+def test_eval_refuses_in_one_sentence(call: Call, words: tuple[object, ...], sentence: str) -> None:
+    ended = call(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    assert sentence in ended.err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "advice"),
+    [
+        (Chosen(1, 0.5, 1.5), "best default; replies read as well as the prompted model's from"),
+        (Chosen(1, 0.25, 0.5), "default, but replies read as well as the prompted model's from 0."),
+        (Chosen(1, None, None), "default; at no strength do replies read as well as the prompted"),
+    ],
+)
+def test_eval_says_how_far_to_turn(chosen: Chosen, advice: str) -> None:
+    assert advice in _advice(chosen)
