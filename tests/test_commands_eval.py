@@ -36,7 +36,11 @@ class Ended:
 Call = Callable[..., Ended]
 
 
-PRESETS = {"sailor": "Answer like a pirate.", "shouter": "Answer in capital letters."}
+PRESETS = {
+    "sailor": "You are a pirate who has seen all seas. Answer like a pirate, with words such as "
+    "ahoy, matey and arr, and let the sea be in every answer that you give",
+    "shouter": "Answer in capital letters.",
+}
 COMPILED = next((shipped_folder() / "compiled").glob("*/pirate-*.gguf"))
 
 
@@ -50,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
         path = home / "presets" / f"{name}.yaml"
         path.write_text(
             f"schema: steerplug/preset-v1\nname: {name}\nfit: {{method: chain}}\n"
-            f"teacher: {{system: {system}}}\n"
+            f"teacher: {{system: '{system}'}}\n"
             "checks: [{kind: includes, phrases: [arr, aye, ahoy, matey]}]\n"
         )
         preset = load_preset(str(path))
