@@ -159,12 +159,18 @@ def test_eval_refuses_in_one_sentence(call: Call, words: tuple[object, ...], sen
 
 
 @pytest.mark.parametrize(
-    ("chosen", "advice"),
+    ("chosen", "taught", "advice"),
     [
-        (Chosen(1, 0.5, 1.5), "best default; replies read as well as the prompted model's from"),
-        (Chosen(1, 0.25, 0.5), "default, but replies read as well as the prompted model's from 0."),
-        (Chosen(1, None, None), "default; at no strength do replies read as well as the prompted"),
+        (Chosen(1, 0.5, 1.5), True,
+         "Strength 1 is the best default; replies read as well as the prompted model's from 0.5 to "
+         "1.5."),
+        (Chosen(1, 0.25, 0.5), True,
+         "Strength 1 is the best default, but replies read as well as the prompted model's from "
+         "0.25 to 0.5."),
+        (Chosen(1, None, None), False,
+         "Strength 1 is the default, but at no strength do replies read as well as the bare "
+         "model's."),
     ],
-)
-def test_eval_says_how_far_to_turn(chosen: Chosen, advice: str) -> None:
-    assert advice in _advice(chosen)
+)  # fmt: skip
+def test_eval_says_how_far_to_turn(chosen: Chosen, taught: bool, advice: str) -> None:
+    assert _advice(chosen, taught) == advice

@@ -78,6 +78,8 @@ def test_a_contrast_has_no_gap_to_draw(tmp_path: Path) -> None:
     assert "50%" in words
     assert "0.25" in words
     assert "of the gap closed" not in words
+    assert "bare model" in words
+    assert "prompted model" not in words
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".PDF", b"%PDF")])

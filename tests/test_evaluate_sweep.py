@@ -163,7 +163,7 @@ def test_a_sweep_measures_every_strength_on_the_same_lessons(
     assert coherence[2] < coherence[0]  # type: ignore[operator]
     said = sweep.as_dict(found, choose_strength(found))
     assert json.loads(json.dumps(said, allow_nan=False)) == said
-    assert list(said) == ["default", "safe_min", "safe_max", "prompted", "points"]
+    assert list(said) == ["default", "safe_min", "safe_max", "reference", "points"]
     assert list(said["points"][1]) == [
         "strength", "gap_closed", "gap_closed_interval", "coherence", "coherence_interval",
         "repetition", "repetition_interval",
@@ -178,7 +178,7 @@ def test_a_contrast_is_swept_against_the_bare_model(
     lessons = lessons_of(preset, engine, ["What is the moon?"])
     found = sweep.sweep(preset, steering, engine, Cells(context), lessons, strengths=[0, 1])
     assert [point.gap_closed for point in found.points] == [NO_ESTIMATE, NO_ESTIMATE]
-    assert found.points[0].quality == found.prompted
+    assert found.points[0].quality == found.reference
     assert choose_strength(found).default == preset.strength.default
 
 

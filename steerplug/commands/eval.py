@@ -167,13 +167,15 @@ def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
 
 
 def _show(title: str, found: _Measured) -> None:
+    from steerplug.evaluate.fidelity import PROMPTED
+
     console, fidelity = screen(), found.fidelity
     plural = "" if fidelity.n_prompts == 1 else "s"
     console.print(f"{title}: {fidelity.n_prompts} prompt{plural}", soft_wrap=True)
     console.print(_figures(fidelity))
     console.print(_replies(fidelity))
     console.print(_strengths(found.sweep))
-    console.print(_advice(found.chosen), soft_wrap=True)
+    console.print(_advice(found.chosen, PROMPTED in fidelity.coherence), soft_wrap=True)
 
 
 def _figures(fidelity: "Fidelity") -> Table:
@@ -229,19 +231,21 @@ def _strengths(swept: "Sweep") -> Table:
             f"{point.strength:g}", _said(point.gap_closed, "{:.0%}")[0],
             _said(point.quality.coherence, "{:.2f}")[0],
             _said(point.quality.repetition, "{:.0%}")[0],
-            "safe" if is_safe(point, swept.prompted) else "reads worse",
+            "safe" if is_safe(point, swept.reference) else "reads worse",
         )  # fmt: skip
     return table
 
 
-def _advice(chosen: "Chosen") -> str:
-    best = f"Strength {chosen.default:g} is the best default"
+def _advice(chosen: "Chosen", taught: bool) -> str:
+    """Say which strength to use and how far it can be turned; `taught` by a prompt, or not."""
+    best = f"Strength {chosen.default:g} is the {'best ' if taught else ''}default"
+    read = f"replies read as well as the {'prompted' if taught else 'bare'} model's"
     if chosen.safe_min is None or chosen.safe_max is None:
-        return f"{best}; at no strength do replies read as well as the prompted model's."
+        return f"{best}, but at no strength do {read}."
     within = chosen.safe_min <= chosen.default <= chosen.safe_max
     return (
-        f"{best}{';' if within else ', but'} replies read as well as the prompted model's "
-        f"from {chosen.safe_min:g} to {chosen.safe_max:g}."
+        f"{best}{';' if within else ', but'} {read} from {chosen.safe_min:g} to "
+        f"{chosen.safe_max:g}."
     )
 
 

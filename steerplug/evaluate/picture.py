@@ -148,6 +148,7 @@ def _strengths(panels: Any, sweep: Sweep, chosen: Chosen) -> None:
     """Draw gap closed, coherence and repetition against strength."""
     gap, coherence, repetition = panels
     points = sweep.points
+    other = BARE if points[0].gap_closed.value is None else PROMPTED
     _line(gap, sweep, [point.gap_closed for point in points], _BLUE, "gap closed")
     _line(
         coherence, sweep, [point.quality.coherence for point in points], _ORANGE,
@@ -158,11 +159,11 @@ def _strengths(panels: Any, sweep: Sweep, chosen: Chosen) -> None:
         "repetition, share of 4-grams",
     )  # fmt: skip
     gap.axhline(0, color=_GREY, linewidth=0.6)
-    for axes, own in ((coherence, sweep.prompted.coherence),
-                      (repetition, sweep.prompted.repetition)):  # fmt: skip
+    for axes, own in ((coherence, sweep.reference.coherence),
+                      (repetition, sweep.reference.repetition)):  # fmt: skip
         if own.value is not None:
             axes.axhline(own.value, color=_GREY, linestyle=(0, (5, 3)), linewidth=1,
-                         label="prompted model")  # fmt: skip
+                         label=f"{other} model")  # fmt: skip
             axes.legend(frameon=False, fontsize=8)
     for axes in panels:
         if chosen.safe_min is not None and chosen.safe_max is not None:

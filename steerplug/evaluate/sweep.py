@@ -30,11 +30,11 @@ N_STRENGTHS = 9
 
 @dataclass(frozen=True)
 class Limits:
-    """How much worse than the prompted model's own a safe reply may read.
+    """How much worse than the replies of reference a safe reply may read.
 
     Args:
-        coherence: nats per token below its coherence.
-        repetition: above its repetition, as a share of 4-grams; one reply in eight that goes round
+        coherence: nats per token below theirs.
+        repetition: above theirs, as a share of 4-grams; one reply in eight that goes round
             in circles adds about 0.1.
     """
 
@@ -60,14 +60,15 @@ class Sweep:
 
     Args:
         points: one for each strength.
-        prompted: how the replies of the lessons read: the prompted model's own.
+        reference: how the lessons' own replies read: the prompted model's, or the bare model's for
+            a preset without a teacher.
         preferred: the preset's own default strength.
         gap: (n_lessons,) sum KL(prompted || bare).
         closed: (n_points, n_lessons) the same less sum KL(prompted || steered).
     """
 
     points: tuple[Point, ...]
-    prompted: Quality
+    reference: Quality
     preferred: float
     gap: NDArray[np.float64]
     closed: NDArray[np.float64]
@@ -180,7 +181,7 @@ def choose_strength(swept: Sweep, limits: Limits = LIMITS) -> Chosen:
     if points[kept].gap_closed.value is not None and better and better[0] > 0:
         kept = best
     default = points[kept].strength
-    safe = [is_safe(point, swept.prompted, limits) for point in points]
+    safe = [is_safe(point, swept.reference, limits) for point in points]
     if not any(safe):
         return Chosen(default, None, None)
     first = last = min(np.flatnonzero(safe), key=lambda i: abs(points[i].strength - default))
@@ -191,10 +192,10 @@ def choose_strength(swept: Sweep, limits: Limits = LIMITS) -> Chosen:
     return Chosen(default, points[first].strength, points[last].strength)
 
 
-def is_safe(point: Point, prompted: Quality, limits: Limits = LIMITS) -> bool:
-    """Say whether replies at this strength read no worse than the prompted model's own."""
+def is_safe(point: Point, reference: Quality, limits: Limits = LIMITS) -> bool:
+    """Say whether replies at this strength read no worse than those of reference, by the limits."""
     coherence, repetition = point.quality.coherence.value, point.quality.repetition.value
-    own_coherence, own_repetition = prompted.coherence.value, prompted.repetition.value
+    own_coherence, own_repetition = reference.coherence.value, reference.repetition.value
     if coherence is None or own_coherence is None:
         return False
     return coherence >= own_coherence - limits.coherence and (
@@ -208,7 +209,7 @@ def as_dict(swept: Sweep, chosen: Chosen) -> dict[str, Any]:
         "default": chosen.default,
         "safe_min": chosen.safe_min,
         "safe_max": chosen.safe_max,
-        "prompted": _quality(swept.prompted),
+        "reference": _quality(swept.reference),
         "points": [
             {
                 "strength": point.strength,
