@@ -10,7 +10,7 @@ import pytest
 
 from steerplug.build import store_key
 from steerplug.commands import main
-from steerplug.commands.eval import _advice
+from steerplug.commands.fidelity import advice
 from steerplug.engine.engine import Engine
 from steerplug.evaluate import fidelity, questions, sweep, trace
 from steerplug.evaluate.sweep import Chosen
@@ -159,7 +159,7 @@ def test_eval_refuses_in_one_sentence(call: Call, words: tuple[object, ...], sen
 
 
 @pytest.mark.parametrize(
-    ("chosen", "taught", "advice"),
+    ("chosen", "taught", "said"),
     [
         (Chosen(1, 0.5, 1.5), True,
          "Strength 1 is the best default; replies read as well as the prompted model's from 0.5 to "
@@ -172,5 +172,5 @@ def test_eval_refuses_in_one_sentence(call: Call, words: tuple[object, ...], sen
          "model's."),
     ],
 )  # fmt: skip
-def test_eval_says_how_far_to_turn(chosen: Chosen, taught: bool, advice: str) -> None:
-    assert _advice(chosen, taught) == advice
+def test_eval_says_how_far_to_turn(chosen: Chosen, taught: bool, said: str) -> None:
+    assert advice(chosen, taught) == said

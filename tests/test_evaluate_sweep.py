@@ -152,15 +152,15 @@ def test_a_sweep_measures_every_strength_on_the_same_lessons(
 ) -> None:
     preset, steering = TERSE, random_steering(model, 60)
     lessons = lessons_of(preset, engine, ["How do boats float?", "What is the moon?"])
-    found = sweep.sweep(preset, steering, engine, Cells(context), lessons, strengths=[0, 1, 4])
-    assert [point.strength for point in found.points] == [0, 1, 4]
-    gaps = gaps_closed(Cells(context), lessons, [1.0 * steering, 4.0 * steering])
+    found = sweep.sweep(preset, steering, engine, Cells(context), lessons, strengths=[0, 3])
+    assert [point.strength for point in found.points] == [0, 3]
+    gaps = gaps_closed(Cells(context), lessons, [3.0 * steering])
     shares = [point.gap_closed.value for point in found.points]
     assert shares == pytest.approx([0, *gaps], abs=0.02)
     assert shares[0] == 0
     coherence = [point.quality.coherence.value for point in found.points]
     assert None not in coherence
-    assert coherence[2] < coherence[0]  # type: ignore[operator]
+    assert coherence[1] < coherence[0]  # type: ignore[operator]
     said = sweep.as_dict(found, choose_strength(found))
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert list(said) == ["default", "safe_min", "safe_max", "reference", "points"]

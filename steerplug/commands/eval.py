@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
+from steerplug.commands.fidelity import show
 from steerplug.commands.opened import opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import Building, print_json, say, screen
+from steerplug.commands.output import Building, print_json, say
 from steerplug.errors import PresetError, RequestError
 
 if TYPE_CHECKING:
-    from steerplug.evaluate.estimate import Estimate
-    from steerplug.evaluate.fidelity import Fidelity, Ways
+    from steerplug.evaluate.fidelity import Fidelity
     from steerplug.evaluate.sweep import Chosen, Sweep
     from steerplug.evaluate.trace import Trace
     from steerplug.preset import Preset
@@ -77,7 +75,7 @@ def eval(
             "seconds": round(time.perf_counter() - begin, 3),
         })  # fmt: skip
         return
-    _show(title, found)
+    show(title, found.fidelity, found.sweep, found.chosen)
     if plot:
         say(f"Drawn in {plot}.")
 
@@ -164,93 +162,3 @@ def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _M
 def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
     """Return what a sweep multiplies: a preset at strength 1, or a mix as it was asked for."""
     return 1.0 * session.build(subject.preset).steering if subject.alone else mix
-
-
-def _show(title: str, found: _Measured) -> None:
-    from steerplug.evaluate.fidelity import PROMPTED
-
-    console, fidelity = screen(), found.fidelity
-    plural = "" if fidelity.n_prompts == 1 else "s"
-    console.print(f"{title}: {fidelity.n_prompts} prompt{plural}", soft_wrap=True)
-    console.print(_figures(fidelity))
-    console.print(_replies(fidelity))
-    console.print(_strengths(found.sweep))
-    console.print(_advice(found.chosen, PROMPTED in fidelity.coherence), soft_wrap=True)
-
-
-def _figures(fidelity: "Fidelity") -> Table:
-    table = _table("", "", "95 % interval")
-    for label, estimate, form in (
-        ("gap to the prompted model that is closed", fidelity.gap_closed, "{:.0%}"),
-        ("the gap, nats per token", fidelity.bare_kl, "{:.3f}"),
-        ("same likeliest token as prompted", fidelity.top1_agreement, "{:.0%}"),
-        ("... where the prompt changes it", fidelity.flip_recovery, "{:.0%}"),
-        ("drift where the prompt changes nothing, nats", fidelity.neutral_kl, "{:.3f}"),
-    ):
-        if estimate.value is not None:
-            table.add_row(label, *_said(estimate, form))
-    for label, value, form in (
-        ("pull of the contrast's texts, at each turn", fidelity.dial, "{:.0%}"),
-        ("damage to the model's own words, nats", fidelity.damage, "{:.3f}"),
-        ("prompt tokens saved, each request", fidelity.prompt_tokens_saved, "{:.0f}"),
-    ):
-        if value is not None:
-            table.add_row(label, form.format(value), "")
-    return table
-
-
-def _said(estimate: "Estimate", form: str) -> tuple[str, str]:
-    value = "-" if estimate.value is None else form.format(estimate.value)
-    if estimate.interval is None:
-        return value, ""
-    return value, " to ".join(form.format(end) for end in estimate.interval)
-
-
-def _replies(fidelity: "Fidelity") -> Table:
-    from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
-
-    shown = [way for way in (BARE, PROMPTED, STEERED) if way in fidelity.coherence]
-    table = _table("greedy replies", *shown)
-
-    def add(label: str, ways: "Ways", form: str) -> None:
-        table.add_row(label, *(_said(ways[way], form)[0] for way in shown))
-
-    add("coherence, nats per token", fidelity.coherence, "{:.2f}")
-    add("repetition of 4-grams", fidelity.repetition, "{:.0%}")
-    if fidelity.checks is not None:
-        add("pass the preset's checks", fidelity.checks, "{:.0%}")
-    return table
-
-
-def _strengths(swept: "Sweep") -> Table:
-    from steerplug.evaluate.sweep import is_safe
-
-    table = _table("strength", "gap closed", "coherence", "repetition", "")
-    for point in swept.points:
-        table.add_row(
-            f"{point.strength:g}", _said(point.gap_closed, "{:.0%}")[0],
-            _said(point.quality.coherence, "{:.2f}")[0],
-            _said(point.quality.repetition, "{:.0%}")[0],
-            "safe" if is_safe(point, swept.reference) else "reads worse",
-        )  # fmt: skip
-    return table
-
-
-def _advice(chosen: "Chosen", taught: bool) -> str:
-    """Say which strength to use and how far it can be turned; `taught` by a prompt, or not."""
-    best = f"Strength {chosen.default:g} is the {'best ' if taught else ''}default"
-    read = f"replies read as well as the {'prompted' if taught else 'bare'} model's"
-    if chosen.safe_min is None or chosen.safe_max is None:
-        return f"{best}, but at no strength do {read}."
-    within = chosen.safe_min <= chosen.default <= chosen.safe_max
-    return (
-        f"{best}{';' if within else ', but'} {read} from {chosen.safe_min:g} to "
-        f"{chosen.safe_max:g}."
-    )
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for i, title in enumerate(titles):
-        table.add_column(title, justify="right" if i else "left", no_wrap=True)
-    return table
