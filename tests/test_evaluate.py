@@ -149,7 +149,8 @@ LESSONS = [
 class Planted:
     """Stands in for `reply_log_probs`; steering goes `share` of the way to the prompted model.
 
-    In rows 0, 3, 6, ... the prompted model is the bare one, and steering adds `drift` there.
+    In rows 0, 3, 6, ... the prompted model is the bare one, and steering adds `drift` there. In
+    rows 1, 4, 7, ... it is nearly that.
     """
 
     def __init__(self, share: float, drift: float = 0.0) -> None:
@@ -158,6 +159,7 @@ class Planted:
     def rows(self, reply: Sequence[int]) -> tuple[Any, Any, Any]:
         n = len(reply) + 1
         prompted, bare = distributions(reply[0], n), distributions(1000 + reply[0], n)
+        prompted[1::3] = np.log(0.1 * np.exp(prompted[1::3]) + 0.9 * np.exp(bare[1::3]))
         prompted[::3] = bare[::3]
         steered = np.log(self.share * np.exp(prompted) + (1 - self.share) * np.exp(bare))
         pushed = steered + self.drift * np.arange(N_VOCAB) / N_VOCAB
@@ -212,6 +214,7 @@ def test_every_figure_of_the_rows_is_what_its_definition_says(
         for parts in zip(*(planted.rows(one.reply) for one in [*LESSONS, *aside]), strict=True)
     )
     alone = kl(prompted, bare) < 0.01
+    assert ((kl(prompted, bare) < 0.3) & ~alone).sum() > 3  # small, and not neutral
     assert found["neutral_kl"].value == pytest.approx(kl(bare, steered)[alone].mean(), abs=1e-5)
     for name in ("gap_closed", "bare_kl", "top1_agreement", "flip_recovery"):
         low, high = found[name].interval
