@@ -1,6 +1,6 @@
 """A preset and a model become steering, once: the table of contents of steerplug.
 
-    find in the store or among the shipped  ->  else: teach or read, fit, choose, publish
+    find in the store or among the shipped  ->  else: teach or read, fit, choose, measure, publish
 
 Open this file first; every other one is a step of it.
 """
@@ -8,18 +8,25 @@ Open this file first; every other one is a step of it.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import steerplug
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.cells import Cells
+from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.errors import FitError
+from steerplug.evaluate import sweep
+from steerplug.evaluate.fidelity import measure_fidelity
+from steerplug.evaluate.questions import NEUTRAL, QUESTIONS, SWEPT, for_choosing, spread, unseen
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.chain import Chain, fit_chain
-from steerplug.fit.choose import MAX_DAMAGE, Candidates, Score, choose
+from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
+from steerplug.fit.distill import check_installed, distill
 from steerplug.fit.general import general_prompts
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import teach
@@ -29,13 +36,11 @@ from steerplug.steering.identity import Identity
 from steerplug.steering.value import Steering
 from steerplug.store import Key, Store
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Raise it when the same preset would give other numbers."""
 
-_FIT_QUESTIONS = {"mean": 32, "pca": 32, "chain": 60}
-_HELD_OUT_QUESTIONS = 8
+_FIT_QUESTIONS = {"psr": 240, "const": 240, "chain": 60, "mean": 32, "pca": 32}
 _CHAIN_STEP = 2
-_N_CTX = 2048
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Built:
     identity: Identity
     path: Path
     from_store: bool
+
+    def default_strength(self, preset: Preset) -> float:
+        """Return the strength when none is said: the preset's own, else what was measured best."""
+        own = "default" in preset.strength.model_fields_set
+        return preset.strength.default if own else self.identity.strength_default
 
 
 def build_preset(
@@ -108,15 +118,10 @@ def store_key(preset: Preset, engine: Engine) -> Key:
 def _fit(
     preset: Preset, engine: Engine, key: Key, report: Report
 ) -> tuple[Steering, Identity]:
-    if preset.fit.method in ("psr", "const"):
-        raise FitError(
-            f"`{preset.name}` asks for method `{preset.fit.method}`, which this version of "
-            "steerplug cannot fit; write `method: chain`, `mean` or `pca`."
-        )
-    context = Context(engine.model, n_ctx=min(_N_CTX, engine.context.n_ctx))
+    context = Context(engine.model, n_ctx=engine.context.n_ctx)
     try:
         fit = _fit_teacher if preset.teacher is not None else _fit_contrast
-        steering, figures = fit(preset, engine, Cells(context), report)
+        steering, strength, figures = fit(preset, engine, Cells(context), report)
     finally:
         context.close()
     identity = Identity(
@@ -129,7 +134,7 @@ def _fit(
         method=preset.fit.method,
         seed=preset.fit.seed,
         steerplug_version=steerplug.__version__,
-        strength_default=preset.strength.default,
+        strength_default=strength,
         strength_min=preset.strength.min,
         strength_max=preset.strength.max,
         license=preset.license,
@@ -138,34 +143,73 @@ def _fit(
     return steering, identity
 
 
-Fitted = tuple[Steering, dict[str, float]]
+Figures = dict[str, Any]
 
 
-def _fit_teacher(preset: Preset, engine: Engine, cells: Cells, report: Report) -> Fitted:
-    """Fit the difference that the teacher's prompt makes to its own replies."""
+def _fit_teacher(
+    preset: Preset, engine: Engine, cells: Cells, report: Report
+) -> tuple[Steering, float, Figures]:
+    """Fit the difference that the teacher's prompt makes to its own replies, and measure it."""
     assert preset.teacher is not None
     model, fit, blocks = engine.model, preset.fit, _blocks(preset, engine)
+    if fit.method in ("psr", "const"):
+        check_installed(preset.name, fit.method)
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    ask = partial(
+        teach, engine, template, preset.teacher,
+        schema=ANY_JSON if preset.decoding else None, report=report,
+    )  # fmt: skip
     own = general_prompts("fit") if fit.prompts == "general" else fit.prompts
-    questions = _spread(own, _FIT_QUESTIONS[fit.method])
-    unseen = _spread(general_prompts("held_out"), _HELD_OUT_QUESTIONS)
-    lessons = teach(engine, template, preset.teacher, questions, seed=fit.seed, report=report)
-    held_out = teach(engine, template, preset.teacher, unseen, seed=fit.seed + 1, report=report)
-
-    def gaps(steerings: Sequence[Steering]) -> list[float]:
-        mixes = [1.0 * steering for steering in steerings]
-        return [float(gap) for gap in measure.gaps_closed(cells, held_out, mixes, report)]
-
-    if fit.method == "chain":
+    lessons = ask(spread(own, _FIT_QUESTIONS[fit.method]), seed=fit.seed)
+    if fit.method == "psr" or fit.method == "const":
+        steering = distill(
+            preset.name, model, lessons, blocks,
+            method=fit.method, scope=preset.scope, seed=fit.seed, report=report,
+        )  # fmt: skip
+    elif fit.method == "chain":
         blocks = blocks[::_CHAIN_STEP] if fit.layers == "auto" else blocks
         steering = fit_chain(_named(preset, engine), cells, lessons, blocks, report=report)
-        return steering, {"gap_closed": gaps([steering])[0]}
-    rows = activations.of_lessons(cells, lessons, blocks, report)
-    directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
-    return _chosen(preset, engine, directions, gaps, "gap_closed")
+    else:
+        unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
+
+        def gaps(steerings: Sequence[Steering]) -> list[float]:
+            mixes = [1.0 * steering for steering in steerings]
+            return [float(gap) for gap in measure.gaps_closed(cells, unused, mixes, report)]
+
+        rows = activations.of_lessons(cells, lessons, blocks, report)
+        directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
+        steering, _ = _chosen(preset, engine, directions, gaps)
+    return steering, *_measured(preset, engine, cells, steering, report)
 
 
-def _fit_contrast(preset: Preset, engine: Engine, cells: Cells, report: Report) -> Fitted:
+def _measured(
+    preset: Preset, engine: Engine, cells: Cells, steering: Steering, report: Report
+) -> tuple[float, Figures]:
+    """Return the strength to use unless another is said, and the fidelity report there.
+
+    Raises:
+        FitError: in llama.cpp, the steering does not bring the bare model nearer to the prompted.
+    """
+    lessons = sweep.lessons_of(preset, engine, for_choosing(preset, SWEPT), report)
+    swept = sweep.sweep(preset, steering, engine, cells, lessons, report=report)
+    chosen = sweep.choose_strength(swept)
+    fidelity = measure_fidelity(
+        preset, chosen.default * steering, engine, cells,
+        questions=unseen(preset, QUESTIONS), neutral=unseen(preset, NEUTRAL, "neutral"),
+        seed=preset.fit.seed, report=report,
+    )  # fmt: skip
+    closed = fidelity.gap_closed.value
+    if closed is None or closed <= 0:
+        raise FitError(
+            f"`{preset.name}` was fitted, but closes {closed or 0:.0%} of the gap to its prompt on "
+            "this model; give the teacher example turns that the model follows."
+        )
+    return chosen.default, {**fidelity.as_dict(), "sweep": sweep.as_dict(swept, chosen)}
+
+
+def _fit_contrast(
+    preset: Preset, engine: Engine, cells: Cells, report: Report
+) -> tuple[Steering, float, Figures]:
     """Fit the difference between the contrast's texts."""
     assert preset.contrast is not None
     fit, pairs, blocks = preset.fit, preset.contrast.pairs, _blocks(preset, engine)
@@ -184,24 +228,19 @@ def _fit_contrast(preset: Preset, engine: Engine, cells: Cells, report: Report) 
             scores.append(dial if damage <= MAX_DAMAGE else float("-inf"))
         return scores
 
-    return _chosen(preset, engine, directions, score, "dial")
+    steering, choice = _chosen(preset, engine, directions, score)
+    figures = {"dial": choice.score, "coefficient": choice.coefficient}
+    return steering, preset.strength.default, figures
 
 
 def _chosen(
-    preset: Preset, engine: Engine, directions: Directions, score: Score, figure: str
-) -> Fitted:
-    """Return the best of the directions, and the figure it was chosen by."""
+    preset: Preset, engine: Engine, directions: Directions, score: Score
+) -> tuple[Steering, Choice]:
+    """Return the best of the directions, and how it was chosen."""
     named = _named(preset, engine)
     candidates = Candidates(named.name, named.n_embd, named.n_layer, named.scope, directions)
     choice = choose(candidates, score, preset.fit.layers, preset.fit.coefficient)
-    steering = candidates.steering(choice.layers, choice.coefficient)
-    return steering, {figure: choice.score, "coefficient": choice.coefficient}
-
-
-def _spread(questions: Sequence[str], count: int) -> Sequence[str]:
-    """Return at most `count` questions, spread over a list that is sorted by topic."""
-    step = max(len(questions) / count, 1.0)
-    return [questions[int(i * step)] for i in range(min(count, len(questions)))]
+    return candidates.steering(choice.layers, choice.coefficient), choice
 
 
 def _blocks(preset: Preset, engine: Engine) -> list[int]:

@@ -168,7 +168,11 @@ class Fit(Frozen):
 class Strength(Frozen):
     """How hard to push: the strength when none is said, and the range worth using."""
 
-    default: StrengthNumber = Field(1.0, description="Used when none is said.", examples=[1.0])
+    default: StrengthNumber = Field(
+        1.0,
+        description="Used when none is said; left out, what `steerplug build` measures as best.",
+        examples=[1.0],
+    )
     min: StrengthNumber = Field(0.0, description="The low end of sweeps.", examples=[0.0])
     max: Annotated[StrengthNumber, Field(gt=0)] = Field(
         2.0, description="The high end; a mix may use -max to max.", examples=[2.0]

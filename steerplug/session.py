@@ -241,7 +241,7 @@ class Session:
 
     def _found(self, words: str | Preset) -> Iterator["_Found"]:
         if isinstance(words, Preset):
-            yield self._from_preset(words, words.strength.default)
+            yield self._from_preset(words, Ingredient(words.name))
         else:
             yield from map(self._ingredient, parse_mix(words))
 
@@ -250,13 +250,14 @@ class Session:
         if is_steering_file(path):
             return self._from_file(path, ingredient)
         preset = load_preset(ingredient.reference)
-        return self._from_preset(preset, ingredient.strength_at(preset.strength.default))
+        return self._from_preset(preset, ingredient)
 
-    def _from_preset(self, preset: Preset, strength: float) -> "_Found":
-        check_strength(preset, strength)  # before it is built
+    def _from_preset(self, preset: Preset, ingredient: Ingredient) -> "_Found":
+        check_strength(preset, ingredient.strength_at(preset.strength.default))  # before building
+        built = self.build(preset)
         return _Found(
-            self.build(preset).steering,
-            strength,
+            built.steering,
+            ingredient.strength_at(built.default_strength(preset)),
             preset.version,
             preset.decoding.format if preset.decoding else "",
             (preset.strength.min, preset.strength.max),

@@ -136,7 +136,7 @@ def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _M
     from steerplug.engine.cells import Cells
     from steerplug.engine.context import Context
     from steerplug.evaluate.fidelity import measure_fidelity
-    from steerplug.evaluate.questions import NEUTRAL, SWEPT, spread, unseen
+    from steerplug.evaluate.questions import NEUTRAL, SWEPT, for_choosing, unseen
     from steerplug.evaluate.sweep import choose_strength, lessons_of, sweep
     from steerplug.evaluate.trace import trace
 
@@ -150,7 +150,7 @@ def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _M
                 preset, mix, engine, cells, questions=questions,
                 neutral=unseen(preset, NEUTRAL, "neutral"), seed=preset.fit.seed, report=report,
             )  # fmt: skip
-            lessons = lessons_of(preset, engine, spread(questions, SWEPT), report)
+            lessons = lessons_of(preset, engine, for_choosing(preset, SWEPT), report)
             unit = _unit(session, subject, mix)
             swept = sweep(preset, unit, engine, cells, lessons, report=report)
             traced = trace(preset, mix, engine, questions[0])

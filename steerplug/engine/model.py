@@ -50,6 +50,7 @@ class Model:
         self.name = self.metadata("general.name") or path.stem
         self.n_embd = int(llama.llama_model_n_embd(self._handle))
         self.n_layer = int(llama.llama_model_n_layer(self._handle))
+        self.n_weights = int(llama.llama_model_n_params(self._handle))
         self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._handle))
         self.fingerprint = (
             f"{self.architecture}-{self.n_embd}x{self.n_layer}-{hashlib.sha256(header).hexdigest()}"

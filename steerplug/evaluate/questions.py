@@ -13,9 +13,21 @@ MAX_BYTES = 1_000_000
 
 
 def unseen(preset: Preset, count: int, part: Part = "held_out") -> list[str]:
-    """Return `count` shipped prompts spread over their topics; none the preset was fitted on."""
+    """Return `count` shipped prompts spread over their topics, to report on.
+
+    None of them was fitted on, and none of the held-out ones chose anything.
+    """
+    return spread(_not_fitted(preset, part)[::2], count)
+
+
+def for_choosing(preset: Preset, count: int) -> list[str]:
+    """Return `count` held-out prompts to choose a block or a strength by; none is reported on."""
+    return spread(_not_fitted(preset, "held_out")[1::2], count)
+
+
+def _not_fitted(preset: Preset, part: Part) -> list[str]:
     fitted = () if preset.fit.prompts == "general" else preset.fit.prompts
-    return spread([prompt for prompt in general_prompts(part) if prompt not in fitted], count)
+    return [prompt for prompt in general_prompts(part) if prompt not in fitted]
 
 
 def spread(prompts: Sequence[str], count: int) -> list[str]:

@@ -5,8 +5,9 @@ chat. Replies are sampled from the teacher, and both read the same reply tokens:
 row i of the other are the same place in the same text and differ by the prompt alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.engine import Engine, Request
@@ -16,7 +17,7 @@ from steerplug.errors import FitError
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.preset import Teacher
 
-REPLY_TOKENS = 32
+REPLY_TOKENS = 40
 TEMPERATURE = 0.7
 
 
@@ -63,6 +64,7 @@ def teach(
     seed: int,
     temperature: float = TEMPERATURE,
     n_tokens: int = REPLY_TOKENS,
+    schema: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> list[Lesson]:
     """Sample one reply of the teacher to each question; questions it leaves unanswered are skipped.
@@ -75,6 +77,7 @@ def teach(
         seed: of the first reply; the next one has the next.
         temperature: how freely replies are drawn; 0 is greedy.
         n_tokens: most tokens of a reply.
+        schema: a JSON Schema that the replies must follow.
         report: told how far the work is.
 
     Raises:
@@ -88,6 +91,7 @@ def teach(
             prompted,
             sampling=Sampling(temperature=temperature, seed=seed + i),
             max_tokens=n_tokens,
+            schema=schema,
         )
         reply = tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
         if reply:

@@ -1,0 +1,156 @@
+"""The GGUF's own weights in torch: what the bare and the prompted model compute, with gradients.
+
+Rows are what is compared: the boundary token and the reply. Tokens before the first steered one
+never change, so their keys and values are computed once per lesson, and every step of the training
+starts behind them.
+
+Shapes: hidden (n_rows, n_embd), what the output matrix reads, for the rows of a whole batch.
+Passages of a batch are padded on the right, their prefixes on the left.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from steerplug.engine.model import Model
+from steerplug.errors import FitError
+from steerplug.fit.distill.weights import read_weights
+
+Edit = Callable[[int, torch.Tensor], torch.Tensor | None]
+"""(block, its output h) -> what takes the place of h, or None to leave it."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of tokens that are never steered: (n_heads, n_tokens, n) for each block."""
+
+    keys: tuple[torch.Tensor, ...] = ()
+    values: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens it holds."""
+        return int(self.keys[0].shape[1]) if self.keys else 0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tokens after a prefix; those from `first` on are rows."""
+
+    prefix: Prefix
+    tokens: tuple[int, ...]
+    first: int
+
+
+class Student:
+    """A frozen causal language model whose blocks can be watched and steered.
+
+    Args:
+        module: a transformers model.
+        device: where it computes.
+    """
+
+    def __init__(self, module: Any, device: torch.device) -> None:
+        self.module, self.device = module, device
+        self.decoder, self.head = module.get_decoder(), module.get_output_embeddings()
+
+    @staticmethod
+    def of(model: Model) -> "Student":
+        """Return the weights of a GGUF as torch computes with them.
+
+        Raises:
+            FitError: transformers cannot read this architecture, memory will not do, or its blocks
+                and logits are not where this class looks for them.
+        """
+        student = Student(*read_weights(model))
+        text = torch.tensor([model.vocab.tokenize("The rain fell all night, and then")])
+        with torch.no_grad():
+            whole = student.module(text.to(student.device)).logits
+            parts = student.head(student.decoder(text.to(student.device)).last_hidden_state)
+        n_blocks = len(getattr(student.decoder, "layers", ()))
+        if n_blocks != model.n_layer or not torch.allclose(whole, parts, rtol=0.05, atol=0.05):
+            raise FitError(
+                f"{model.path.name} ({model.architecture}) is built in a way that gradients cannot "
+                "follow here; write `method: chain`, which needs llama.cpp alone."
+            )
+        return student
+
+    @torch.no_grad()
+    def prefix(self, tokens: Sequence[int]) -> Prefix:
+        """Return the keys and values of the first tokens of a text, unsteered."""
+        if not tokens:
+            return Prefix()
+        cache = DynamicCache(config=self.module.config)
+        row = torch.tensor([list(tokens)], device=self.device)
+        self.decoder(row, past_key_values=cache, use_cache=True)
+        return Prefix(
+            tuple(layer.keys[0] for layer in cache.layers),
+            tuple(layer.values[0] for layer in cache.layers),
+        )
+
+    def hidden(self, batch: Sequence[Passage], edit: Edit | None = None) -> torch.Tensor:
+        """Return the hidden states of the rows of a batch, one passage after another."""
+        n_tokens = max(len(passage.tokens) for passage in batch)
+        n_prefix = max(passage.prefix.n_tokens for passage in batch)
+        tokens = torch.zeros(len(batch), n_tokens, dtype=torch.long)
+        seen = torch.zeros(len(batch), n_prefix + n_tokens, dtype=torch.long)
+        positions = torch.zeros_like(tokens)
+        for i, passage in enumerate(batch):
+            before, n = passage.prefix.n_tokens, len(passage.tokens)
+            tokens[i, :n] = torch.tensor(passage.tokens)
+            seen[i, n_prefix - before : n_prefix + n] = 1
+            positions[i] = torch.arange(before, before + n_tokens)
+        with self._edited(edit):
+            states = self.decoder(
+                tokens.to(self.device),
+                attention_mask=seen.to(self.device),
+                position_ids=positions.to(self.device),
+                past_key_values=self._cache(batch, n_prefix),
+                use_cache=True,
+            ).last_hidden_state
+        return rows_of(states, batch)
+
+    def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return log-probabilities in float32, (n_rows, n_vocab)."""
+        return torch.log_softmax(self.head(hidden).float(), dim=-1)
+
+    def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
+        cache = DynamicCache(config=self.module.config)
+        for il in range(len(self.decoder.layers) if n_prefix else 0):
+            keys = [_padded(passage.prefix.keys[il], n_prefix) for passage in batch]
+            values = [_padded(passage.prefix.values[il], n_prefix) for passage in batch]
+            cache.update(torch.stack(keys), torch.stack(values), il)
+        return cache
+
+    @contextlib.contextmanager
+    def _edited(self, edit: Edit | None) -> Iterator[None]:
+        with contextlib.ExitStack() as hooks:
+            for il, block in enumerate(self.decoder.layers if edit else ()):
+                hooks.callback(block.register_forward_hook(_hook(il, edit)).remove)
+            yield
+
+
+def rows_of(states: torch.Tensor, batch: Sequence[Passage]) -> torch.Tensor:
+    """Return the rows of a padded batch (B, n_tokens, n_embd), one passage after another."""
+    return torch.cat(
+        [states[i, passage.first : len(passage.tokens)] for i, passage in enumerate(batch)]
+    )
+
+
+def _padded(side: torch.Tensor, n_prefix: int) -> torch.Tensor:
+    return torch.nn.functional.pad(side, (0, 0, n_prefix - side.shape[1], 0))
+
+
+def _hook(il: int, edit: Edit | None) -> Callable[[Any, Any, Any], Any]:
+    def replace(_module: Any, _inputs: Any, output: Any) -> Any:
+        h = output[0] if isinstance(output, tuple) else output
+        edited = edit(il, h) if edit else None
+        if edited is None:
+            return None
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    return replace

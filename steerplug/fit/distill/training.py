@@ -1,0 +1,180 @@
+"""The loop that trains deltas: the bare chat, steered, is to predict what the prompted one does.
+
+    kl     mean over rows of sum_v p(v) (log p(v) - log q(v))        p prompted, q steered
+    mse    mean over blocks of |steered - prompted|^2 / |bare - prompted|^2, over rows and values
+
+Rows are the boundary token and the reply's tokens, which both chats read alike. Units: kl in nats
+per token; mse is 1 for no steering. AdamW, rate 0.01 falling linearly to 0, weight decay 1e-6.
+Some lessons are held back: an epoch that did not help them is undone, and the last.
+Source: PSR, arXiv 2605.03907; rates, DESIGN section 3.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from steerplug.errors import FitError
+from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.student import Edit, Passage, Student, rows_of
+from steerplug.fit.progress import Report, steps
+from steerplug.fit.teacher import Lesson
+from steerplug.steering.value import Scope
+
+Objective = Literal["kl", "mse"]
+
+EPOCHS, BATCH, RATE, DECAY = 3, 4, 1e-2, 1e-6
+_HELD_BACK = 12
+_LARGE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A lesson made ready: both sides, and the hidden states of the prompted rows."""
+
+    bare: Passage
+    prompted: Passage
+    hidden: torch.Tensor
+
+
+def prepare(
+    student: Student, lessons: Sequence[Lesson], scope: Scope, report: Report
+) -> list[Exercise]:
+    """Return lessons made ready; what all prompted sides begin with is computed once."""
+    common = _n_common([lesson.prompted.tokens for lesson in lessons])
+    shared = student.prefix(lessons[0].prompted.tokens[:common])
+    exercises = []
+    for lesson in steps(lessons, "reading the prompted model", report):
+        prompted, bare = lesson.prompted.tokens, lesson.bare.tokens
+        unsteered = len(bare) - 1 if scope == "response" else int(lesson.bare.has_bos)
+        asked = Passage(shared, (*prompted[common:], *lesson.reply), len(prompted) - 1 - common)
+        plain = Passage(
+            student.prefix(bare[:unsteered]),
+            (*bare[unsteered:], *lesson.reply),
+            len(bare) - 1 - unsteered,
+        )
+        with torch.no_grad():
+            exercises.append(Exercise(plain, asked, student.hidden([asked])))
+    return exercises
+
+
+def _n_common(texts: Sequence[Sequence[int]]) -> int:
+    """Return how many first tokens all texts share, leaving each at least its last one."""
+    most = min(map(len, texts)) - 1
+    first = texts[0]
+    return next((i for i in range(most) if any(t[i] != first[i] for t in texts)), most)
+
+
+def sizes(
+    student: Student, exercises: Sequence[Exercise], layers: Sequence[int]
+) -> dict[int, float]:
+    """Return for each of the blocks the median over bare rows of sqrt(mean(h^2))."""
+    found: dict[int, float] = {}
+    batch = [exercise.bare for exercise in exercises[:_LARGE_BATCH]]
+
+    def measure(il: int, h: torch.Tensor) -> None:
+        found[il] = float(rows_of(h, batch).float().pow(2).mean(-1).sqrt().median())
+
+    with torch.no_grad():
+        student.hidden(batch, measure)
+    return {il: found[il] for il in layers}
+
+
+def train(
+    student: Student,
+    exercises: Sequence[Exercise],
+    deltas: Deltas,
+    objective: Objective,
+    seed: int,
+    report: Report,
+) -> None:
+    """Train deltas in place, and leave them as they were after their best epoch.
+
+    Raises:
+        FitError: the loss became infinite or NaN.
+    """
+    held_back = exercises[::_HELD_BACK]
+    fit = [exercise for i, exercise in enumerate(exercises) if i % _HELD_BACK] or held_back
+    optimizer = torch.optim.AdamW(deltas.parameters(), lr=RATE, weight_decay=DECAY)
+    n_steps = EPOCHS * math.ceil(len(fit) / BATCH)
+    slower = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / n_steps)
+    random = torch.Generator().manual_seed(seed)
+    best, kept = math.inf, copy.deepcopy(deltas.state_dict())
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(fit), generator=random).tolist()
+        batches = [[fit[j] for j in order[i : i + BATCH]] for i in range(0, len(order), BATCH)]
+        for batch in steps(batches, f"training, pass {epoch + 1} of {EPOCHS}", report):
+            optimizer.zero_grad()
+            _loss(student, batch, deltas, objective).mean().backward()
+            optimizer.step()
+            slower.step()
+        left = _left(student, held_back, deltas, objective)
+        if not math.isfinite(left):
+            raise FitError("training did not converge; write `method: chain`, or fewer layers.")
+        if left >= best:
+            break
+        best, kept = left, copy.deepcopy(deltas.state_dict())
+    deltas.load_state_dict(kept)
+
+
+def _loss(
+    student: Student, batch: Sequence[Exercise], deltas: Deltas, objective: Objective
+) -> torch.Tensor:
+    """Return the loss of every row, or of every block, of a batch."""
+    if objective == "kl":
+        return _divergence(student, batch, deltas)
+    bare = [exercise.bare for exercise in batch]
+    with torch.no_grad():
+        prompted = _states(student, [exercise.prompted for exercise in batch], deltas)
+        unsteered = _states(student, bare, deltas)
+    steered = _states(student, bare, deltas, deltas)
+    return torch.stack([
+        (steered[il] - prompted[il]).pow(2).sum() / (unsteered[il] - prompted[il]).pow(2).sum()
+        for il in deltas.place
+    ])
+
+
+def _divergence(
+    student: Student, batch: Sequence[Exercise], deltas: Deltas
+) -> torch.Tensor:
+    """Return KL(prompted || steered) of every row."""
+    with torch.no_grad():
+        wanted = student.log_probs(torch.cat([exercise.hidden for exercise in batch]))
+    steered = student.hidden([exercise.bare for exercise in batch], _steer(deltas))
+    return (wanted.exp() * (wanted - student.log_probs(steered))).sum(-1)
+
+
+def _states(
+    student: Student, batch: Sequence[Passage], watched: Deltas, deltas: Deltas | None = None
+) -> dict[int, torch.Tensor]:
+    """Return the rows as they leave the watched blocks, (n_rows, n_embd) each, in float32."""
+    found: dict[int, torch.Tensor] = {}
+
+    def edit(il: int, h: torch.Tensor) -> torch.Tensor | None:
+        if il not in watched.place:
+            return None
+        h = h if deltas is None else h + deltas(il, h)
+        found[il] = rows_of(h, batch).float()
+        return h
+
+    student.hidden(batch, edit)
+    return found
+
+
+def _steer(deltas: Deltas) -> Edit:
+    return lambda il, h: h + deltas(il, h) if il in deltas.place else None
+
+
+def _left(
+    student: Student, exercises: Sequence[Exercise], deltas: Deltas, objective: Objective
+) -> float:
+    """Return the mean loss over exercises that are not trained on."""
+    with torch.no_grad():
+        parts = [
+            _loss(student, exercises[i : i + _LARGE_BATCH], deltas, objective)
+            for i in range(0, len(exercises), _LARGE_BATCH)
+        ]
+    return float(torch.cat(parts).mean())

@@ -1,0 +1,104 @@
+"""Reading a GGUF's weights, dequantised, into torch: where, in what type, and whether they fit."""
+
+import os
+import time
+import warnings
+from typing import Any
+
+import psutil
+import torch
+
+from steerplug.engine.model import Model
+from steerplug.errors import FitError
+
+_BYTES_PER_WEIGHT = 10
+"""While loading: the dequantised file and the module in float32, and the copy that is kept."""
+
+_WORKING_BYTES = 2**30
+"""For prompts computed once, and the activations of a training step."""
+
+
+def read_weights(model: Model) -> tuple[Any, torch.device]:
+    """Return a transformers model with the GGUF's weights, frozen, and its device.
+
+    Raises:
+        FitError: transformers cannot read this architecture, or memory will not do.
+    """
+    _check_memory(model)
+    device = _device()
+    try:
+        module = _dequantised(model)
+        return module.to(device, _fastest_type(device, model.n_embd)), device
+    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+        said = str(error).splitlines()
+        reason = said[0][:120] if said else type(error).__name__
+        raise FitError(
+            f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
+            f"({reason}); write `method: chain`, which needs llama.cpp alone."
+        ) from None
+
+
+def _check_memory(model: Model) -> None:
+    needed = model.n_weights * _BYTES_PER_WEIGHT + _WORKING_BYTES
+    available = int(psutil.virtual_memory().available)
+    if needed > available:
+        raise FitError(
+            f"gradients through {model.path.name} need about {needed / 1e9:.0f} GB of memory and "
+            f"{available / 1e9:.0f} GB are free; write `method: chain`, which needs no more than "
+            "llama.cpp does."
+        )
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dequantised(model: Model) -> Any:
+    """Return the model in float32.
+
+    `from_pretrained(gguf_file=...)` would keep the weights packed, which is slow to train through.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    from transformers.utils import logging
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            folder, file = model.path.parent, model.path.name
+            config = AutoConfig.from_pretrained(folder, gguf_file=file)
+            module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            tensors = load_gguf_checkpoint(
+                str(model.path), return_tensors=True, model_to_load=module
+            )["tensors"]
+    finally:
+        if shows_bars:
+            logging.enable_progress_bar()
+    absent = module.load_state_dict(tensors, strict=False)
+    module.tie_weights()
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    odd = [*absent.unexpected_keys, *(set(absent.missing_keys) - tied)]
+    if odd:
+        raise ValueError(f"its tensors do not match, first {odd[0]}")
+    return module.eval().requires_grad_(False)
+
+
+def _fastest_type(device: torch.device, n_embd: int) -> torch.dtype:
+    """Return bfloat16 where a product of this width is faster in it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "mps":
+        return torch.float32
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(256, n_embd, dtype=dtype), torch.ones(n_embd, n_embd, dtype=dtype)
+        for _ in range(3):  # the first ones warm up
+            begin = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            seconds[dtype] = time.perf_counter() - begin
+    return min(seconds, key=lambda dtype: seconds[dtype])
