@@ -66,11 +66,15 @@ class Cache:
         self._clear()
 
     def clear_for(self, keys: "array[int]", n: int) -> None:
-        """Drop everything if `keys` and n more cells would not lie in order, and little is lost."""
-        _source, same = self.find(keys)
+        """Drop everything if `keys` and n more cells would not lie in order, and little is lost.
+
+        A conversation that goes on keeps its cells in any case.
+        """
+        source, same = self.find(keys)
+        goes_on = 0 < same == len(source)
         n_more = len(keys) - same + n
         in_order = self._grave is None or self._n_in_order + n_more <= self.n_cells
-        if not in_order and same * _WORTH_KEEPING < self.n_cells:
+        if not (in_order or goes_on) and same * _WORTH_KEEPING < self.n_cells:
             self.clear()
 
     @property
