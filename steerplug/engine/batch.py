@@ -61,7 +61,9 @@ class Batch:
     def drop(self) -> list[Reply]:
         """Return all replies, which are no longer part of the batch."""
         left = [*self.running, *self.waiting]
-        self.running, self.waiting = [], deque()
+        for reply in list(self.running):
+            self._leave(reply)
+        self.waiting.clear()
         return left
 
     # Leaving and joining

@@ -61,7 +61,7 @@ class Cache:
         self._n_in_order = 0
 
     def clear(self) -> None:
-        """Drop all cells of all sequences; none is taken then. Keys keep their meaning."""
+        """Drop all cells of all sequences. Keys keep their meaning."""
         self.context.clear()
         self._clear()
 

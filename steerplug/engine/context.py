@@ -184,6 +184,10 @@ class Context:
         """Let a sequence hold another's cells of positions [begin, end) as well; none is copied."""
         llama.llama_memory_seq_cp(self._memory, source, sequence, begin, end)
 
+    def n_held(self, sequence: int) -> int:
+        """Return how many cells a sequence holds, which begin at position 0."""
+        return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
     def clear(self) -> None:
         """Drop all cells of all sequences."""
         llama.llama_memory_clear(self._memory, False)

@@ -7,7 +7,7 @@ decoded when that of `batch`.
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -87,7 +87,9 @@ class Engine:
         self._worker = Worker(self.context, n_queue)
         self._close = weakref.finalize(self, self._worker.close)  # also when the process ends
 
-    def generate(self, request: Request, progress: Progress | None = None) -> Iterator[Piece]:
+    def generate(
+        self, request: Request, progress: Progress | None = None
+    ) -> Generator[Piece, None, None]:
         """Yield the reply token by token, and keep `progress` up to date.
 
         The reply is made while it is read; closing the iterator ends it.
@@ -110,7 +112,7 @@ class Engine:
 
     async def agenerate(
         self, request: Request, progress: Progress | None = None
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         """Yield the reply token by token on an event loop; errors are those of `generate`.
 
         Closing the iterator, or cancelling the task that reads it, ends the reply.

@@ -1,0 +1,507 @@
+"""Many requests in one batch: mixes, shared cells, fairness, cancelling, limits, death, close."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+
+import numpy as np
+import pytest
+
+from steerplug.engine.batch import Batch
+from steerplug.engine.context import Context, Row
+from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.model import Model
+from steerplug.engine.sampling import Sampling
+from steerplug.engine.scope import Prompt
+from steerplug.errors import EngineBusy, EngineError, ReplyTimeout, RequestError
+from steerplug.steering.value import NOTHING, Mix
+from tests.requests import chat, far_from_alone, steering
+
+GREEDY = Sampling(temperature=0)
+NOISE = 0.03  # nats: what another order of the same cells, or another shape of batch, may change
+Rows = list[list[Row]]
+
+
+def asks(
+    prompt: Prompt, mix: Mix = NOTHING, max_tokens: int | None = 10, **settings: object
+) -> Request:
+    settings.setdefault("sampling", GREEDY)
+    return Request(prompt, mix, max_tokens=max_tokens, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
+    made: list[Engine] = []
+
+    def make(n_ctx: int = 512, **settings: int) -> Engine:
+        made.append(Engine(model, n_ctx=n_ctx, n_threads=1, **settings))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Rows:
+    """The rows of every decode."""
+    rows: Rows = []
+    decode = Context.decode
+
+    def watched(self: Context, batch: list[Row], *args: object, **kwargs: object) -> object:
+        rows.append(list(batch))
+        return decode(self, batch, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Context, "decode", watched)
+    return rows
+
+
+@pytest.fixture
+def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Steps wait for this event, so that requests can gather."""
+    go, step = threading.Event(), Batch.step
+
+    def waiting(self: Batch) -> None:
+        go.wait(30)
+        step(self)
+
+    monkeypatch.setattr(Batch, "step", waiting)
+    yield go
+    go.set()
+
+
+class Reader(threading.Thread):
+    """Reads one reply on a thread of its own."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        super().__init__()
+        self.engine, self.request, self.progress = engine, request, Progress()
+        self.pieces: list[Piece] = []
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.pieces.extend(self.engine.generate(self.request, self.progress))
+        except BaseException as error:
+            self.error = error
+
+    def done(self) -> "Reader":
+        self.join(60)
+        assert not self.is_alive()
+        if self.error:
+            raise self.error
+        return self
+
+    @property
+    def tokens(self) -> list[int]:
+        return [piece.token for piece in self.pieces if piece.token is not None]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def read_all(
+    engine: Engine, requests: Sequence[Request], held_back: threading.Event
+) -> list[Reader]:
+    """Let all requests begin in the same step, in this order."""
+    readers = []
+    for i, request in enumerate(requests):
+        readers.append(Reader(engine, request))
+        until(lambda n=i + 1: engine.metrics().n_waiting + engine.metrics().n_running >= n)  # type: ignore[misc]
+    held_back.set()
+    return [reader.done() for reader in readers]
+
+
+def check_accounts(engine: Engine) -> None:
+    """Nothing runs; what the cache believes is what llama.cpp holds."""
+    metrics, cache = engine.metrics(), engine._worker.batch.cache
+    assert (metrics.n_running, metrics.n_waiting) == (0, 0)
+    assert not any(held.taken for held in cache.sequences)
+    for held in cache.sequences:
+        assert engine.context.n_held(held.number) == len(held)
+        assert len(held.keys) == len(held.slots)
+    used = {slot for held in cache.sequences for slot in held.slots}
+    assert metrics.cells_used == cache.n_used == len(used) <= metrics.n_cells
+    assert sorted([*used, *cache._free, *cache._buried]) == list(range(cache.n_cells))
+
+
+# Steering per sequence
+
+
+def test_requests_of_different_mixes_share_a_batch_and_none_feels_another(
+    model: Model, new_engine: Callable[..., Engine], decoded: Rows, held_back: threading.Event,
+    context: Context,
+) -> None:  # fmt: skip
+    sea = chat(model, "Tell me something about the sea.")
+    talk = chat(model, "Name a colour.", "My favourite colour is blue.", "Why do people like it?")
+    a, b = steering(model, 1), steering(model, 2)
+    mixes = [NOTHING, a, b, 0.5 * a - b, steering(model, 3, "all"), steering(model, 4, "front")]
+    requests = [asks(prompt, mix, 8, logprobs=20) for mix in mixes for prompt in (sea, talk)]
+    engine = new_engine()
+    readers = read_all(engine, requests, held_back)
+    assert max(len({row.sequence for row in rows}) for rows in decoded) == len(requests)
+    for request, reader in zip(requests, readers, strict=True):
+        assert far_from_alone(context, request.prompt, request.mix, reader.pieces) < NOISE
+        assert (reader.progress.n_steered > 0) == bool(request.mix)
+        assert (reader.progress.moved > 0) == bool(request.mix)
+    wrong = far_from_alone(context, talk, b, readers[3].pieces)
+    assert wrong > 10 * NOISE  # the reply under a, held against b
+    check_accounts(engine)
+
+
+def test_a_reply_in_company_is_to_the_bit_what_it_is_alone(
+    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+) -> None:
+    """As long as cells lie in order, which they do here."""
+    warm = Sampling(temperature=1.0, seed=7)
+    requests = [
+        asks(chat(model, question), steering(model, i), 10, sampling=warm, logprobs=3)
+        for i, question in enumerate(("What is a cat?", "Name three colours.", "Who are you?"))
+    ]
+    together = read_all(new_engine(), requests, held_back)
+    for request, reader in zip(requests, together, strict=True):
+        assert list(new_engine().generate(request)) == reader.pieces
+
+
+def test_moved_and_steered_are_counted_for_each_reply_alone(
+    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+) -> None:
+    sea = chat(model, "Tell me something about the sea.")
+    requests = [asks(sea, strength * steering(model), 6) for strength in (0.0, 0.5, 1.0)]
+    together = read_all(new_engine(), requests, held_back)
+    for request, reader in zip(requests, together, strict=True):
+        alone = Progress()
+        list(new_engine().generate(request, alone))
+        assert reader.progress.n_steered == alone.n_steered
+        assert reader.progress.n_moved == alone.n_moved
+        assert reader.progress.moved == pytest.approx(alone.moved, rel=1e-3)
+
+
+# Shared cells
+
+
+def test_equal_prompts_that_come_together_are_computed_once(
+    model: Model, new_engine: Callable[..., Engine], decoded: Rows, held_back: threading.Event
+) -> None:
+    """What `n` choices of one prompt are: the unsteered prompt is shared by all mixes."""
+    prompt = chat(model, "Here is a long story about the sea and the wind. " * 6)
+    n = len(prompt.tokens)
+    mixes = [NOTHING, *(steering(model, seed) for seed in range(5))]
+    engine = new_engine()
+    readers = read_all(engine, [asks(prompt, mix, 4) for mix in mixes], held_back)
+    assert [reader.progress.n_cached for reader in readers] == [0] + [n - 1] * 5
+    assert sum(len(rows) for rows in decoded[1:]) == n + 5 + 6 * 3
+    metrics = engine.metrics()
+    assert (metrics.prompt_tokens, metrics.cached_tokens) == (6 * n, 5 * (n - 1))
+    assert metrics.cells_used == n + 5 + 6 * 3
+    check_accounts(engine)
+
+
+def test_the_least_recently_used_sequence_gives_way(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    engine = new_engine(n_seq=3)
+    prompts = [chat(model, f"{word} is a word.") for word in ("Sea", "Sky", "Sun", "Ice")]
+
+    def n_cached(i: int) -> int:
+        progress = Progress()
+        list(engine.generate(asks(prompts[i], max_tokens=2), progress))
+        return progress.n_cached
+
+    beginning = n_cached(0) or n_cached(1)  # what all of them have in common
+    n_cached(2)
+    whole = len(prompts[0].tokens) - 1
+    assert n_cached(1) == len(prompts[1].tokens) - 1
+    assert beginning < whole
+    assert n_cached(3) == beginning
+    assert n_cached(3) == len(prompts[3].tokens) - 1
+    assert n_cached(0) == beginning
+    check_accounts(engine)
+
+
+def test_memory_is_bounded_and_replies_that_outgrow_it_wait_and_go_on(
+    model: Model, new_engine: Callable[..., Engine], context: Context
+) -> None:
+    """Five replies of some 60 cells each in 256 cells: some must be sent back in between."""
+    engine = new_engine(256)
+    bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
+    requests = [
+        asks(chat(model, f"Tell me about the {word}."), steering(model, i), 45, sampling=bias,
+             logprobs=20)
+        for i, word in enumerate(("sea", "sky", "sun", "ice", "rain"))
+    ]  # fmt: skip
+    preempted = []
+    preempt = engine._worker.batch._preempt
+    engine._worker.batch._preempt = lambda: preempted.append(1) or preempt()  # type: ignore[method-assign, func-returns-value]
+    readers = [Reader(engine, request) for request in requests]
+    for request, reader in zip(requests, readers, strict=True):
+        assert len(reader.done().tokens) == 45
+        assert far_from_alone(context, request.prompt, request.mix, reader.pieces) < NOISE
+    assert preempted
+    check_accounts(engine)
+
+
+# Fairness
+
+
+def test_a_short_prompt_that_comes_late_does_not_wait_for_a_long_one(
+    model: Model, new_engine: Callable[..., Engine], decoded: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    engine = new_engine(2048)
+    monkeypatch.setattr(engine.context, "n_batch", 32)
+    long = Prompt(tuple(model.vocab.tokenize("once upon a time there was a king " * 50)))
+    first = Reader(engine, asks(long, max_tokens=2))
+    until(lambda: len(decoded) > 1)
+    late = Reader(engine, asks(chat(model, "Who are you?"), max_tokens=3)).done()
+    assert first.is_alive()
+    assert not first.pieces
+    assert first.done().progress.n_generated == 2
+    sizes = [len(rows) for rows in decoded]
+    assert max(sizes) <= 32
+    assert late.progress.n_generated > 0
+
+
+def test_a_running_reply_goes_on_while_a_long_prompt_is_read(
+    model: Model, new_engine: Callable[..., Engine], decoded: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    engine = new_engine(2048)
+    monkeypatch.setattr("steerplug.engine.batch.PROMPT_ROWS_BESIDE_REPLIES", 16)
+    bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
+    running = Reader(engine, asks(chat(model, "Hello."), max_tokens=30, sampling=bias))
+    until(lambda: len(running.pieces) > 2)
+    before = len(decoded)
+    long = Prompt(tuple(model.vocab.tokenize("once upon a time there was a king " * 20)))
+    Reader(engine, asks(long, max_tokens=1)).done()
+    running.done()
+    beside = [rows for rows in decoded[before:] if len(rows) > 1]
+    assert len(beside) >= len(long.tokens) // 16
+    assert all(sum(row.output for row in rows) >= 1 and len(rows) <= 17 for rows in beside)
+
+
+# Leaving early, and limits
+
+
+def test_a_closed_iterator_frees_its_sequence_at_once(
+    model: Model, new_engine: Callable[..., Engine], decoded: Rows
+) -> None:
+    engine = new_engine(2048)
+    with closing(engine.generate(asks(chat(model, "Hello."), max_tokens=None))) as reply:
+        next(reply)
+    until(lambda: engine.metrics().n_running == 0)
+    assert len(decoded) < 10
+    check_accounts(engine)
+
+
+def test_more_waiting_requests_than_the_queue_holds_are_refused(
+    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+) -> None:
+    engine = new_engine(n_queue=2)
+    hello = asks(chat(model, "Hello."), max_tokens=2)
+    readers = []
+    for n in (1, 2):
+        readers.append(Reader(engine, hello))
+        until(lambda n=n: engine.metrics().n_waiting == n)  # type: ignore[misc]
+    with pytest.raises(EngineBusy, match=r"^2 requests are waiting, .*larger n_queue\.$"):
+        next(engine.generate(hello))
+    held_back.set()
+    for reader in readers:
+        reader.done()
+    assert len(list(engine.generate(hello))) == 2
+
+
+def test_a_request_of_one_sequence_waits_for_its_turn(
+    model: Model, new_engine: Callable[..., Engine], decoded: Rows, held_back: threading.Event
+) -> None:
+    engine = new_engine(n_seq=1)
+    requests = [asks(chat(model, f"{word}?"), steering(model), 4) for word in ("Sea", "Sky")]
+    readers = read_all(engine, requests, held_back)
+    assert all(len({row.sequence for row in rows}) == 1 for rows in decoded)
+    for request, reader in zip(requests, readers, strict=True):
+        assert reader.pieces == list(new_engine().generate(request))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_timeout_ends_a_reply_that_waits_or_runs(
+    model: Model, new_engine: Callable[..., Engine], waits: bool
+) -> None:
+    engine = new_engine(2048, n_seq=1)
+    bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
+    endless = asks(chat(model, "Hello."), max_tokens=None, sampling=bias)
+    timed = Request(endless.prompt, sampling=bias, timeout=0.3)
+    other = engine.generate(endless)
+    if waits:
+        next(other)
+    with pytest.raises(ReplyTimeout, match=r"took longer than 0\.3 seconds"):
+        list(engine.generate(timed))
+    other.close()
+    until(lambda: engine.metrics().n_running == 0)
+    check_accounts(engine)
+
+
+def test_an_error_of_one_request_spares_the_others_of_its_batch(
+    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+) -> None:
+    engine, sea = new_engine(), chat(model, "Tell me something about the sea.")
+    good = [asks(sea, steering(model, seed), 6) for seed in (1, 2)]
+    bad = [asks(sea, 1e30 * steering(model, 3)), asks(Prompt((1, 10**6)))]
+    readers = []
+    for i, request in enumerate((good[0], *bad, good[1])):
+        readers.append(Reader(engine, request))
+        until(lambda n=i + 1: engine.metrics().n_waiting == n)  # type: ignore[misc]
+    held_back.set()
+    for reader in (readers[0], readers[3]):
+        assert reader.done().pieces == list(new_engine().generate(reader.request))
+    for reader, message in zip(readers[1:3], ("block 8 infinite", "invalid token"), strict=True):
+        with pytest.raises(EngineError, match=message):
+            reader.done()
+    check_accounts(engine)
+
+
+@pytest.mark.parametrize("logit_bias", [{-1: 1.0}, {10**6: 1.0}])
+def test_a_bias_on_a_token_that_is_none_is_refused(
+    engine: Engine, model: Model, logit_bias: dict[int, float]
+) -> None:
+    request = asks(chat(model, "Hi."), sampling=Sampling(logit_bias=logit_bias))
+    with pytest.raises(RequestError, match="this model has tokens 0 to 49151"):
+        next(engine.generate(request))
+
+
+# Death and close
+
+
+def test_the_worker_s_death_is_told_to_everyone_and_the_engine_starts_anew(
+    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    engine = new_engine(1024)
+    requests = [asks(chat(model, word), steering(model, i), 6) for i, word in enumerate("ABC")]
+    expected = [list(new_engine().generate(request)) for request in requests]
+    list(engine.generate(requests[0]))
+
+    def dies(_self: Batch) -> None:
+        raise MemoryError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "_choose", dies)
+        readers = [Reader(engine, request) for request in requests]
+        for reader in readers:
+            with pytest.raises(EngineError, match=r"the engine stopped \(MemoryError.*anew\.$"):
+                reader.done()
+    assert "the engine's worker ended" in caplog.text
+    check_accounts(engine)
+    assert [list(engine.generate(request)) for request in requests] == expected
+
+
+def test_a_closed_engine_frees_its_context_and_ends_its_thread(model: Model) -> None:
+    before = threading.active_count()
+    engine = Engine(model, n_ctx=512, n_threads=1)
+    list(engine.generate(asks(chat(model, "Hi."), max_tokens=1)))
+    assert threading.active_count() == before + 1
+    engine.close()
+    assert threading.active_count() == before
+    with pytest.raises(EngineError, match="closed"):
+        engine.context.clear()
+
+
+def test_an_engine_that_is_let_go_of_ends_its_thread(model: Model) -> None:
+    before = threading.active_count()
+    engine = Engine(model, n_ctx=512, n_threads=1)
+    with closing(engine.generate(asks(chat(model, "Hi."), max_tokens=None))) as reply:
+        next(reply)
+    del engine, reply
+    until(lambda: threading.active_count() == before)
+
+
+# On an event loop
+
+
+async def test_async_replies_are_those_of_threads(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    requests = [
+        asks(chat(model, word), steering(model, i), 8) for i, word in enumerate(("Sea", "Sky"))
+    ]
+    expected = [list(new_engine().generate(request)) for request in requests]
+    engine = new_engine()
+
+    async def read(request: Request) -> list[Piece]:
+        return [piece async for piece in engine.agenerate(request)]
+
+    assert await asyncio.gather(*map(read, requests)) == expected
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        await read(asks(Prompt(())))
+
+
+@pytest.mark.parametrize("way", ["cancel", "close"])
+async def test_an_async_reply_that_nobody_reads_any_more_is_ended(
+    model: Model, new_engine: Callable[..., Engine], way: str
+) -> None:
+    engine = new_engine(2048)
+    bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
+    reply = engine.agenerate(asks(chat(model, "Hi."), max_tokens=None, sampling=bias))
+    await anext(reply)
+    assert engine.metrics().n_running == 1
+    if way == "close":
+        await reply.aclose()
+    else:
+
+        async def read() -> None:
+            async for _ in reply:
+                pass
+
+        task = asyncio.ensure_future(read())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    for _ in range(1000):
+        if engine.metrics().n_running == 0:
+            break
+        await asyncio.sleep(0.01)
+    check_accounts(engine)
+
+
+def test_a_reply_whose_event_loop_is_gone_ends_quietly(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    engine = new_engine(1024)
+
+    async def begin() -> None:
+        await anext(engine.agenerate(asks(chat(model, "Hi."), max_tokens=20)))
+
+    asyncio.run(begin())
+    until(lambda: engine.metrics().n_running == 0)
+    assert len(list(engine.generate(asks(chat(model, "Hi."), max_tokens=3)))) == 3
+
+
+# Metrics
+
+
+def test_metrics_say_what_was_done_and_what_is_held(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    engine = new_engine(n_cells=1024, n_seq=4)
+    empty = engine.metrics()
+    assert (empty.generated_tokens, empty.cells_used, empty.tokens_per_second) == (0, 0, 0.0)
+    assert (empty.n_cells, empty.n_seq) == (1024, 4)
+    n_embd_kv = 64 * 3  # of SmolLM2: three key-value heads of 64
+    assert empty.kv_bytes == pytest.approx(1024 * model.n_layer * 2 * 2 * n_embd_kv, rel=0.05)
+    prompt = chat(model, "Hi.")
+    for _ in range(2):
+        list(engine.generate(asks(prompt, max_tokens=5)))
+    full = engine.metrics()
+    n = len(prompt.tokens)
+    assert (full.n_finished, full.generated_tokens) == (2, 10)
+    assert (full.prompt_tokens, full.cached_tokens) == (2 * n, n - 1)
+    assert (full.cells_used, full.sequences_used) == (n + 1 + 2 * 4, 2)
+    assert full.tokens_per_second > 0
+    assert np.isfinite(full.tokens_per_second)
