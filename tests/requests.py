@@ -55,7 +55,8 @@ def far_from_alone(
     tokens = [token for token, _ in drawn]
     context.clear()
     (alone,) = reply_log_probs(Cells(context), prompt, tokens[:-1], [mix])
-    return float(np.mean([_divergence(row, told) for row, (_, told) in zip(alone, drawn, strict=True)]))
+    told = [logprobs for _, logprobs in drawn]
+    return float(np.mean(list(map(_divergence, alone, told))))
 
 
 def _divergence(alone: Array, told: Logprobs | None) -> float:

@@ -41,10 +41,9 @@ SUM = Lark('start: "(" part ("+" part)* ")"\npart: /[0-9]+/ | start')
 def random_walk(model: Model, grammar: Grammar, n: int, seed: int) -> tuple[str, bool]:
     """What a model would say that draws evenly among what is allowed, and whether it was closed."""
     rng, vocab, tokens = np.random.default_rng(seed), model.vocab, list[int]()
-    constraint = Constraint(vocab, grammar)
-    walk = Closing(constraint, vocab, n)
-    while len(tokens) < n and not constraint.is_complete:
-        token = walk.accept(int(rng.choice(np.flatnonzero(constraint.allowed()))))
+    walk = Closing(Constraint(vocab, grammar), vocab, n)
+    while len(tokens) < n and not walk.constraint.is_complete:
+        token = walk.accept(int(rng.choice(np.flatnonzero(walk.constraint.allowed()))))
         if vocab.ends_generation(token):
             break
         tokens.append(token)

@@ -5,23 +5,27 @@ only if from there a way to close is found that still fits the room left; otherw
 the first step of the way it knew. So once a way fits, the reply ends in time.
 
 Ways are found greedily, not proven shortest. JSON is closed by place: inside a text its quote,
-elsewhere brackets, else the comma that required parts need, else a small value. Other grammars are
-searched breadth-first by single bytes, taking places from which the same tokens may follow for one.
-A reply whose grammar has no way that fits, or none that is found, runs until its room ends.
+elsewhere brackets, else the comma that required parts need, else a small value. Choices and Lark
+grammars are searched breadth-first by single bytes, taking places from which the same tokens may
+follow for one. A regular expression needs no ways: near the end it is narrowed to what it matches
+with no more characters than there is room for tokens. A reply for which nothing is found that fits
+runs until its room ends.
 """
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.constraint import Constraint
+from steerplug.engine.constraint import Constraint, Regex, at_most
 from steerplug.engine.vocab import Vocab
+from steerplug.errors import RequestError
 
 _WATCHED = 512
+_LOOKS = (128, 64, 32, 16)
 _MOST_PLACES = 500
 _STRUCTURE = (
     rb"[}\]]+",
@@ -43,16 +47,30 @@ class Closing:
 
     def __init__(self, constraint: Constraint, vocab: Vocab, n_left: int) -> None:
         self.constraint = constraint
-        self.was_forced = False
         self._vocab, self._left = vocab, n_left
+        self._forced = False
         self._place = Place()
         self._way: list[int] | None = None
-        if n_left <= _WATCHED:
+        self._narrowing = Narrowing(constraint, vocab) if _is_regex(constraint) else None
+        if self._narrowing:
+            self.constraint = self._narrowing.narrowed(n_left) or constraint
+        elif n_left <= _WATCHED:
             self._way = self._find_way()
+
+    @property
+    def was_forced(self) -> bool:
+        """Whether the reply was closed because of its room, not because it had come to its end."""
+        if self._narrowing and self.constraint is not self._narrowing.whole:
+            return not self._narrowing.whole.is_complete
+        return self._forced
 
     def accept(self, token: int) -> int:
         """Go on past a drawn token; return it, or the one that has to come instead."""
         if self._vocab.ends_generation(token):
+            return token
+        if self._narrowing:
+            self._left -= 1
+            self.constraint = self._narrowing.after(token, self.constraint, self._left)
             return token
         before, known = self._place, self._way
         self._go(token)
@@ -64,7 +82,7 @@ class Closing:
             self._way = way
         elif known is not None:
             self.constraint.take_back()
-            self._place, self.was_forced = before, True
+            self._place, self._forced = before, True
             if not known:
                 return self._vocab.eos
             token, self._way = known[0], known[1:]
@@ -88,7 +106,7 @@ class Closing:
     def _find_way(self) -> list[int] | None:
         if self.constraint.may_end:
             return []
-        if self.constraint.is_json:
+        if isinstance(self.constraint.grammar, Mapping):
             return _close_json(self.constraint, self._place, self._vocab, self._left)
         return self._shortest_bytes()
 
@@ -99,6 +117,45 @@ class Closing:
         text = b"".join(map(self._vocab.piece, found)).decode("utf-8", "ignore")
         fewer = self._vocab.tokenize(text)
         return fewer if len(fewer) < len(found) and self._completes(fewer) else found
+
+
+class Narrowing:
+    """A regular expression that is narrowed to shorter and shorter matches as room runs out."""
+
+    def __init__(self, whole: Constraint, vocab: Vocab) -> None:
+        self.whole, self._vocab = whole, vocab
+        self._said: list[int] = []
+
+    def after(self, token: int, at: Constraint, n_left: int) -> Constraint:
+        """Go on past a token from `at`; return what may follow from there on."""
+        self._said.append(token)
+        self.whole.accept(token)
+        if at is not self.whole:
+            at.accept(token)
+            return at
+        return self.narrowed(n_left) or at
+
+    def narrowed(self, n_left: int) -> Constraint | None:
+        """Return the narrower constraint if it is time for it, or None."""
+        if (n_left not in _LOOKS and self._said) or n_left > _LOOKS[0]:
+            return None
+        if n_left > _LOOKS[-1] and self._within(n_left // 2):
+            return None
+        return self._within(n_left)
+
+    def _within(self, n: int) -> Constraint | None:
+        """Return what may follow if at most n characters do; None if nothing may."""
+        assert isinstance(self.whole.grammar, Regex)
+        n_said = len(self._vocab.text(self._said))
+        try:
+            narrow = Constraint(self._vocab, at_most(self.whole.grammar, n_said + n))
+        except RequestError:
+            return None
+        return narrow if narrow.replay(self._said) else None
+
+
+def _is_regex(constraint: Constraint) -> bool:
+    return isinstance(constraint.grammar, Regex)
 
 
 class Place:

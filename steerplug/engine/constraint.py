@@ -74,12 +74,12 @@ class Constraint:
     def __init__(self, vocab: Vocab, grammar: Grammar) -> None:
         tokenizer = _tokenizer(vocab)
         try:
-            self._matcher = llguidance.LLMatcher(tokenizer, _compiled(grammar))
+            self._matcher = llguidance.LLMatcher(tokenizer, _compiled(grammar), log_level=0)
         except (TypeError, ValueError, RecursionError) as error:
             raise _refused(grammar, str(error)) from None
         if self._matcher.is_error():
             raise _refused(grammar, self._matcher.get_error())
-        self.is_json = isinstance(grammar, Mapping)
+        self.grammar = grammar
         self._bits = np.zeros(-(-vocab.n_tokens // 32), np.int32)
         self._n_vocab = vocab.n_tokens
 
@@ -110,6 +110,11 @@ class Constraint:
         """Undo the last `accept`."""
         self._matcher.rollback(1)
 
+    def replay(self, tokens: Sequence[int]) -> bool:
+        """Go on past these tokens; return False where the grammar does not allow them."""
+        self._matcher.consume_tokens(list(tokens))
+        return not self._matcher.is_error()
+
     def copy(self) -> "Constraint":
         """Return one that stands at the same place and goes its own way."""
         other = copy(self)
@@ -133,6 +138,12 @@ class Constraint:
     def is_complete(self) -> bool:
         """Whether nothing more can be said."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
+
+
+def at_most(regex: Regex, n: int) -> Lark:
+    """Return the grammar of what a regular expression matches with at most n characters."""
+    pattern = regex.pattern.replace("/", r"\/")
+    return Lark(f"start: REPLY\nREPLY: /(?:{pattern})/ & /(?s:.{{0,{n}}})/")
 
 
 def _compiled(grammar: Grammar) -> str:
