@@ -1,6 +1,7 @@
 """Many requests in one batch: mixes, shared cells, fairness, cancelling, limits, death, close."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from steerplug.engine.batch import Batch
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
+from steerplug.engine.reply import Reply
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import EngineBusy, EngineError, ReplyTimeout, RequestError
@@ -170,6 +172,21 @@ def test_a_reply_in_company_is_to_the_bit_what_it_is_alone(
         assert list(new_engine().generate(request)) == reader.pieces
 
 
+def test_cells_lie_in_order_even_where_sequences_gave_way(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    """Else the last bit of attention's sums would differ, and with it, visibly, the logits."""
+    engine, tokenize = new_engine(n_seq=2), model.vocab.tokenize
+    texts = ("Once upon a time there was a king who had", "The sea is deep and blue and nobody",
+             "The sea is deep and blue, but ships", "Once upon a time there was a queen")
+    for text in texts:  # the third begins with cells of the second, in the place of the first
+        prompt = Prompt((model.vocab.bos, *tokenize("." if "O" in text else "-"), *tokenize(text)))
+        request = asks(prompt, max_tokens=6, logprobs=3)
+        progress = Progress()
+        assert list(engine.generate(request, progress)) == list(new_engine().generate(request))
+        assert (progress.n_cached > 6) == (text == texts[2])
+
+
 def test_moved_and_steered_are_counted_for_each_reply_alone(
     model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
 ) -> None:
@@ -223,6 +240,28 @@ def test_the_least_recently_used_sequence_gives_way(
     assert n_cached(3) == beginning
     assert n_cached(3) == len(prompts[3].tokens) - 1
     assert n_cached(0) == beginning
+    check_accounts(engine)
+
+
+def test_what_was_forgotten_is_computed_again(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    engine, sea = new_engine(), asks(chat(model, "Sea?"), steering(model), 60)
+
+    def n_cached() -> int:
+        progress = Progress()
+        list(engine.generate(Request(sea.prompt, max_tokens=1), progress))
+        return progress.n_cached
+
+    n = len(sea.prompt.tokens)
+    expected = list(engine.generate(sea))
+    assert n_cached() == n - 1
+    engine.forget()
+    assert (n_cached(), n_cached()) == (0, n - 1)
+    running = engine.generate(sea)
+    first = next(running)
+    engine.forget()
+    assert [first, *running] == expected
     check_accounts(engine)
 
 
@@ -505,3 +544,48 @@ def test_metrics_say_what_was_done_and_what_is_held(
     assert (full.cells_used, full.sequences_used) == (n + 1 + 2 * 4, 2)
     assert full.tokens_per_second > 0
     assert np.isfinite(full.tokens_per_second)
+
+
+# Bounds
+
+
+def test_nothing_is_kept_of_replies_that_have_ended(
+    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerplug.engine.cache._MAX_NAMES", 4)
+    engine, prompt = new_engine(), chat(model, "Hi.")
+    whole: dict[int, list[Piece]] = {}
+    for i in range(12):
+        request = asks(prompt, (1 + i % 6) * steering(model, 1, "all", size=5.0), 2)
+        pieces = list(engine.generate(request))
+        assert whole.setdefault(i % 6, pieces) == pieces
+    names = engine._worker.batch.cache._names
+    assert len(names) <= 5
+    gc.collect()
+    assert not any(isinstance(thing, Reply) for thing in gc.get_objects())
+    check_accounts(engine)
+
+
+def test_a_recurrent_model_runs_one_sequence_that_is_never_cut_back(
+    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SmolLM2 in the role of one: a state that is dropped whole unless all of it is kept."""
+    requests = [asks(chat(model, word), steering(model, i), 5) for i, word in enumerate("ABA")]
+    expected = [list(new_engine().generate(request)) for request in requests]
+    keep = Context.keep
+
+    def all_or_nothing(self: Context, n: int, sequence: int = 0) -> int:
+        return keep(self, n if n >= self.n_held(sequence) else 0, sequence)
+
+    monkeypatch.setattr(Context, "keep", all_or_nothing)
+    monkeypatch.setattr(Model, "is_recurrent", True)
+    engine = new_engine()
+    assert engine.metrics().n_seq == 1
+    readers = [Reader(engine, request) for request in requests]
+    assert [reader.done().pieces for reader in readers] == expected
+    check_accounts(engine)
+    goes_on = Prompt((*requests[0].prompt.tokens, *readers[0].tokens, 5, 6), has_bos=True)
+    list(engine.generate(requests[0]))
+    progress = Progress()
+    list(engine.generate(asks(goes_on, NOTHING, 1), progress))
+    assert progress.n_cached == 0

@@ -142,6 +142,8 @@ def test_every_reply_of_a_crowd_is_what_it_is_alone(
     assert sum(reply.progress.n_cached for reply in made) > 0
     for reply in made:
         request = reply.request
+        if not reply.progress.n_generated:  # it ended with its first token, which tells nothing
+            continue
         far = far_from_alone(context, request.prompt, request.mix, reply.pieces)
         assert far < NOISE, (request.mix.terms, far)
         assert (reply.progress.n_steered > 0) == bool(request.mix)

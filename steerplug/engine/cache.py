@@ -181,6 +181,14 @@ class Cache:
         """Make a sequence idle; what it holds may serve later requests."""
         held.taken, held.used_at = False, next(self._clock)
 
+    def forget(self) -> None:
+        """Drop all idle sequences."""
+        if not any(held.taken for held in self.sequences):
+            self.clear()
+        for held in self.sequences:
+            if not held.taken and len(held):
+                self.cut(held, 0)
+
     def make_room(self, n: int) -> bool:
         """Drop idle sequences, least recently used first, until n cells are free."""
         while self.n_free < n:

@@ -163,6 +163,10 @@ class Engine:
             kv_bytes=self.context.cell_bytes * cache.n_cells,
         )
 
+    def forget(self) -> None:
+        """Let later requests find no cells of earlier ones; running ones keep theirs."""
+        self._worker.forget()
+
     def close(self) -> None:
         """End all replies and free the context; the model stays."""
         self._close()

@@ -18,7 +18,7 @@ _logger = logging.getLogger("steerplug.engine")
 
 
 class Worker:
-    """Runs the batch of one context; `submit`, `cancel` and `close` may be called by any thread.
+    """Runs the batch of one context; but for `batch`, any thread may call it.
 
     Args:
         context: the context; the worker frees it in the end.
@@ -31,7 +31,7 @@ class Worker:
         self._arrived: list[Reply] = []
         self._awake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._forgets = self._closed = False
 
     @property
     def n_waiting(self) -> int:
@@ -64,6 +64,10 @@ class Worker:
     def cancel(self, reply: Reply) -> None:
         """Let a reply go; its sequence is free at the next step."""
         reply.cancelled = True
+
+    def forget(self) -> None:
+        """Let later requests find nothing of earlier ones."""
+        self._forgets = True
 
     def close(self) -> None:
         """End all replies and free the context; what is being decoded is waited for."""
@@ -101,6 +105,9 @@ class Worker:
         with self._awake:
             while not (self._arrived or self.batch or self._closed):
                 self._awake.wait()
+            if self._forgets:
+                self._forgets = False
+                self.batch.cache.forget()
             self.batch.waiting.extend(self._arrived)
             self._arrived = []
             return not self._closed
