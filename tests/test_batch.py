@@ -3,12 +3,12 @@
 import asyncio
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 
 import numpy as np
 import pytest
+from alone import NOISE, chat, check_accounts, far_from_alone, steering, until  # type: ignore[import-not-found]
 
 from steerplug.engine.batch import Batch
 from steerplug.engine.context import Context, Row
@@ -17,12 +17,17 @@ from steerplug.engine.model import Model
 from steerplug.engine.reply import Reply
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
-from steerplug.errors import EngineBusy, EngineError, ReplyTimeout, RequestError
-from steerplug.steering.value import NOTHING, Mix
-from tests.requests import chat, far_from_alone, steering
+from steerplug.errors import (
+    EngineBusy,
+    EngineError,
+    ModelError,
+    ReplyTimeout,
+    RequestError,
+    SteeringError,
+)
+from steerplug.steering.value import NOTHING, Delta, Mix, Steering
 
 GREEDY = Sampling(temperature=0)
-NOISE = 0.03  # nats: what another order of the same cells, or another shape of batch, may change
 Rows = list[list[Row]]
 
 
@@ -102,13 +107,6 @@ class Reader(threading.Thread):
         return [piece.token for piece in self.pieces if piece.token is not None]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def read_all(
     engine: Engine, requests: Sequence[Request], held_back: threading.Event
 ) -> list[Reader]:
@@ -116,22 +114,9 @@ def read_all(
     readers = []
     for i, request in enumerate(requests):
         readers.append(Reader(engine, request))
-        until(lambda n=i + 1: engine.metrics().n_waiting + engine.metrics().n_running >= n)  # type: ignore[misc]
+        until(lambda n=i + 1: engine.metrics().n_waiting + engine.metrics().n_running >= n)
     held_back.set()
     return [reader.done() for reader in readers]
-
-
-def check_accounts(engine: Engine) -> None:
-    """Nothing runs; what the cache believes is what llama.cpp holds."""
-    metrics, cache = engine.metrics(), engine._worker.batch.cache
-    assert (metrics.n_running, metrics.n_waiting) == (0, 0)
-    assert not any(held.taken for held in cache.sequences)
-    for held in cache.sequences:
-        assert engine.context.n_held(held.number) == len(held)
-        assert len(held.keys) == len(held.slots)
-    used = {slot for held in cache.sequences for slot in held.slots}
-    assert metrics.cells_used == cache.n_used == len(used) <= metrics.n_cells
-    assert sorted([*used, *cache._free, *cache._buried]) == list(range(cache.n_cells))
 
 
 # Steering per sequence
@@ -348,7 +333,7 @@ def test_more_waiting_requests_than_the_queue_holds_are_refused(
     readers = []
     for n in (1, 2):
         readers.append(Reader(engine, hello))
-        until(lambda n=n: engine.metrics().n_waiting == n)  # type: ignore[misc]
+        until(lambda n=n: engine.metrics().n_waiting == n)
     with pytest.raises(EngineBusy, match=r"^2 requests are waiting, .*larger n_queue\.$"):
         next(engine.generate(hello))
     held_back.set()
@@ -391,27 +376,29 @@ def test_an_error_of_one_request_spares_the_others_of_its_batch(
 ) -> None:
     engine, sea = new_engine(), chat(model, "Tell me something about the sea.")
     good = [asks(sea, steering(model, seed), 6) for seed in (1, 2)]
-    bad = [asks(sea, 1e30 * steering(model, 3)), asks(Prompt((1, 10**6)))]
+    narrow = Steering("narrow", 64, 5, {0: Delta.constant(np.ones(64, np.float32))})
+    bad = [asks(sea, 1e30 * steering(model, 3)), asks(sea, Mix.of(narrow))]
     readers = []
     for i, request in enumerate((good[0], *bad, good[1])):
         readers.append(Reader(engine, request))
-        until(lambda n=i + 1: engine.metrics().n_waiting == n)  # type: ignore[misc]
+        until(lambda n=i + 1: engine.metrics().n_waiting == n)
     held_back.set()
     for reader in (readers[0], readers[3]):
         assert reader.done().pieces == list(new_engine().generate(reader.request))
-    for reader, message in zip(readers[1:3], ("block 8 infinite", "invalid token"), strict=True):
-        with pytest.raises(EngineError, match=message):
+    for reader, message in zip(readers[1:3], ("block 8 infinite", "this model"), strict=True):
+        with pytest.raises((EngineError, SteeringError), match=message):
             reader.done()
     check_accounts(engine)
 
 
-@pytest.mark.parametrize("logit_bias", [{-1: 1.0}, {10**6: 1.0}])
-def test_a_bias_on_a_token_that_is_none_is_refused(
-    engine: Engine, model: Model, logit_bias: dict[int, float]
+@pytest.mark.parametrize("token", [-1, 49152, 2**32 + 5])
+def test_a_token_that_the_model_does_not_have_is_refused(
+    engine: Engine, model: Model, token: int
 ) -> None:
-    request = asks(chat(model, "Hi."), sampling=Sampling(logit_bias=logit_bias))
-    with pytest.raises(RequestError, match="this model has tokens 0 to 49151"):
-        next(engine.generate(request))
+    biased = asks(chat(model, "Hi."), sampling=Sampling(logit_bias={token: 1.0}))
+    for request in (biased, asks(Prompt((1, token)))):
+        with pytest.raises(RequestError, match=rf"names token {token}; .* tokens 0 to 49151\.$"):
+            next(engine.generate(request))
 
 
 # Death and close
@@ -522,7 +509,24 @@ def test_a_reply_whose_event_loop_is_gone_ends_quietly(
     assert len(list(engine.generate(asks(chat(model, "Hi."), max_tokens=3)))) == 3
 
 
-# Metrics
+# Sizes and metrics
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"n_seq": 0}, "n_seq is 0; give at least 1."),
+        ({"n_queue": 0}, "n_queue is 0; give at least 1."),
+        ({"n_cells": 300}, "n_cells is 300, too few for one conversation of n_ctx = 512 tokens; "
+                           "raise it, or lower n_ctx."),
+    ],
+)  # fmt: skip
+def test_a_size_that_makes_no_sense_is_refused(
+    model: Model, sizes: dict[str, int], sentence: str
+) -> None:
+    with pytest.raises(ModelError) as refusal:
+        Engine(model, n_ctx=512, **sizes)
+    assert str(refusal.value) == sentence
 
 
 def test_metrics_say_what_was_done_and_what_is_held(

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from alone import chat  # type: ignore[import-not-found]
 
 from steerplug.engine.closing import Closing, Place
 from steerplug.engine.constraint import ANY_JSON, Choice, Constraint, Grammar, Lark, Regex
@@ -15,7 +16,6 @@ from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError
-from tests.requests import chat
 
 NESTED: Mapping[str, Any] = {
     "type": "object",

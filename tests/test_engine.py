@@ -489,7 +489,7 @@ def test_an_engine_error_leaves_the_engine_usable(
     text = next(still_open).text
     with pytest.raises(EngineError, match=r"block 8 infinite; choose a smaller strength\.$"):
         generate(engine, asks(sea, 1e30 * mix))
-    with pytest.raises(EngineError, match="invalid token"):
+    with pytest.raises(RequestError, match="the prompt names token 1000000"):
         generate(engine, asks(Prompt((1, 10**6))))
     narrow = Steering("narrow", 64, 5, {0: Delta.constant(np.ones(64, np.float32))})
     with pytest.raises(SteeringError, match="build it for this model"):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
+from alone import chat, steering  # type: ignore[import-not-found]
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine.constraint import Choice
@@ -15,7 +16,6 @@ from steerplug.engine.scope import Phase, Prompt, plan
 from steerplug.errors import RequestError
 from steerplug.fit.measure import log_softmax
 from steerplug.steering.value import Array, Mix
-from tests.requests import chat, steering
 
 GREEDY = Sampling(temperature=0)
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import pytest
+from alone import NOISE, chat, check_accounts, far_from_alone, steering, until  # type: ignore[import-not-found]
 
 from steerplug.engine import scope
 from steerplug.engine.context import Context
@@ -21,8 +22,6 @@ from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import ContextOverflow, EngineError, RequestError
 from steerplug.steering.value import NOTHING, Mix
-from tests.requests import chat, far_from_alone, steering
-from tests.test_batch import NOISE, check_accounts, until
 
 N_REQUESTS = int(os.environ.get("STEERPLUG_SOAK", "72"))
 N_THREADS = 8
@@ -174,7 +173,7 @@ def test_a_planted_wrong_cache_hit_is_far_beyond_the_noise(
             list(engine.generate(first))
             pieces = list(engine.generate(second, progress := Progress()))
         assert progress.n_cached == n_cached
-        return far_from_alone(context, talk, second.mix, pieces)
+        return float(far_from_alone(context, talk, second.mix, pieces))
 
     assert far(n_cached=1) < 1e-3
     with monkeypatch.context() as patch:

@@ -93,7 +93,7 @@ class Cache:
         taken = np.zeros(self.n_cells, bool)
         for held in self.sequences:
             if held.taken:
-                taken[np.frombuffer(held.slots, np.int32)] = True
+                taken[np.array(held.slots, np.int32)] = True
         return int(taken.sum())
 
     def keys(self, tokens: Items[int], steering: Items[Applied | None]) -> "array[int]":
@@ -147,7 +147,7 @@ class Cache:
             self.context.share(source.number, held.number, 0, n)
             held.keys.extend(source.keys[:n])
             held.slots.extend(source.slots[:n])
-            self._users[np.frombuffer(held.slots, np.int32)] += 1
+            self._users[np.array(held.slots, np.int32)] += 1
 
     def extend(self, held: Held, keys: "array[int]") -> None:
         """Take note of cells that were decoded at the end of a sequence."""

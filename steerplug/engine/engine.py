@@ -17,6 +17,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.reply import Deliver, Item, Reply
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
 from steerplug.engine.worker import Worker
+from steerplug.errors import ModelError
 
 __all__ = ["Engine", "Logprobs", "Metrics", "Piece", "Progress", "Request"]
 
@@ -76,10 +77,18 @@ class Engine:
         n_threads: int | None = None,
     ) -> None:
         self.model = model
+        for name, value in (("n_seq", n_seq), ("n_queue", n_queue)):
+            if value < 1:
+                raise ModelError(f"{name} is {value}; give at least 1.")
         n_ctx = min(n_ctx, model.n_ctx_train)
+        if n_cells is not None and n_cells < n_ctx:
+            raise ModelError(
+                f"n_cells is {n_cells}, too few for one conversation of n_ctx = {n_ctx} tokens; "
+                "raise it, or lower n_ctx."
+            )
         self.context = Context(
             model,
-            n_ctx=max(n_cells or n_ctx, n_ctx),
+            n_ctx=n_cells or n_ctx,
             n_seq=1 if model.is_recurrent else n_seq + 1,  # one more for what `cache` buries
             n_threads=n_threads,
         )

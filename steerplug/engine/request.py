@@ -57,10 +57,12 @@ class Request:
             raise RequestError(f"logprobs is {self.logprobs}; choose 0 to {MAX_LOGPROBS}.")
         if self.timeout is not None and not self.timeout > 0:
             raise RequestError(f"timeout is {self.timeout}; give a number of seconds above 0.")
-        for token in self.sampling.logit_bias:
-            if not 0 <= token < n_vocab:
+        for name, tokens in (("logit_bias", self.sampling.logit_bias),
+                             ("the prompt", self.prompt.tokens)):  # fmt: skip
+            if tokens and not 0 <= min(tokens) <= max(tokens) < n_vocab:
+                wrong = next(token for token in tokens if not 0 <= token < n_vocab)
                 raise RequestError(
-                    f"logit_bias names token {token}; this model has tokens 0 to {n_vocab - 1}."
+                    f"{name} names token {wrong}; this model has tokens 0 to {n_vocab - 1}."
                 )
         if n >= n_ctx:
             raise ContextOverflow(

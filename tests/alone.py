@@ -1,18 +1,21 @@
-"""Requests for tests of the engine: chats, steering, and what a reply is on its own."""
+"""What tests of the engine ask for, and how far a reply is from what it is alone."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
-from steerplug.engine.engine import Logprobs, Piece
+from steerplug.engine.engine import Engine, Logprobs, Piece
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import Array, Delta, Mix, Scope, Steering
 
 LAYERS = (8, 14, 20)
+NOISE = 0.03
+"""Nats that another order of the same cells, or another shape of batch, may change."""
 
 
 def steering(model: Model, seed: int = 1, scope: Scope = "response", size: float = 60.0) -> Mix:
@@ -66,3 +69,23 @@ def _divergence(alone: Array, told: Logprobs | None) -> float:
     q = np.exp([logprob for _, logprob in told.top])
     p, q = (np.append(x, max(1 - x.sum(), 1e-6)) for x in (p, q))
     return float((p * np.log(p / q)).sum())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def check_accounts(engine: Engine) -> None:
+    """Nothing runs; what the cache believes is what llama.cpp holds."""
+    metrics, cache = engine.metrics(), engine._worker.batch.cache
+    assert (metrics.n_running, metrics.n_waiting) == (0, 0)
+    assert not any(held.taken for held in cache.sequences)
+    for held in cache.sequences:
+        assert engine.context.n_held(held.number) == len(held)
+        assert len(held.keys) == len(held.slots)
+    used = {slot for held in cache.sequences for slot in held.slots}
+    assert metrics.cells_used == cache.n_used == len(used) <= metrics.n_cells
+    assert sorted([*used, *cache._free, *cache._buried]) == list(range(cache.n_cells))
