@@ -12,6 +12,8 @@
     ├── RequestError           a chat, prompt or sampling setting is wrong
     │   └── ContextOverflow    the prompt does not fit the context
     └── EngineError            inference failed, or steering that was asked for did not happen
+        ├── EngineBusy         as many requests are waiting as the engine keeps
+        └── ReplyTimeout       a reply took longer than its request allows
 
 Doors translate them: `status` is the HTTP status; the command line prints the sentence and exits 2.
 """
@@ -76,6 +78,18 @@ class EngineError(SteerplugError):
     """Inference failed, or steering that was asked for did not happen."""
 
     status = 500
+
+
+class EngineBusy(EngineError):
+    """As many requests are waiting as the engine keeps."""
+
+    status = 503
+
+
+class ReplyTimeout(EngineError):
+    """A reply took longer than its request allows."""
+
+    status = 504
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

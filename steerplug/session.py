@@ -204,9 +204,9 @@ class Session:
     ) -> Iterator[Piece | Reply]:
         settings = settings or Settings()
         mix, ingredients = self.steering(steering)
-        schema = ANY_JSON if any(said.format == "json" for said in ingredients) else None
+        grammar = ANY_JSON if any(said.format == "json" for said in ingredients) else None
         request = Request(
-            prompt, mix, settings.sampling, settings.stop, settings.max_tokens, schema
+            prompt, mix, settings.sampling, settings.stop, settings.max_tokens, grammar
         )
         self.engine.check(request)
         return self._events(request, ingredients)

@@ -59,7 +59,7 @@ def reply(
     progress = Progress()
     request = Request(
         Prompt(tuple(tokens), has_bos=True), mix, Sampling(temperature=1.0, seed=seed),
-        max_tokens=max_tokens, schema=schema,
+        max_tokens=max_tokens, grammar=schema,
     )  # fmt: skip
     text = "".join(piece.text for piece in engine.generate(request, progress))
     return text, progress.finish_reason

@@ -67,6 +67,7 @@ def _ask(
     def answer(messages: "list[Message]", steering: str | None = None) -> "Reply":
         # Each way starts alike: weights in memory, and nothing of its prompt in the KV cache.
         session.complete("Hello", settings=Settings(max_tokens=1))
+        session.engine.forget()
         return session.chat(messages, steering, greedy)
 
     return {

@@ -1,21 +1,25 @@
-"""Replies that are JSON by construction: tokens no valid reply could go on with are never drawn.
+"""Replies that follow a grammar by construction: tokens no valid reply goes on with are not drawn.
 
 llguidance computes, per token, which ones may follow; theirs are the only logits left standing. A
-schema is data: what it cannot express is an error sentence, never a crash.
+grammar is data: what it cannot express is an error sentence, never a crash.
 """
 
 import json
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import llguidance
 import numpy as np
 from llguidance.llamacpp import lltokenizer_from_vocab
+from numpy.typing import NDArray
 
 from steerplug.engine.vocab import Vocab
-from steerplug.errors import RequestError
+from steerplug.errors import EngineError, RequestError
 from steerplug.steering.value import Array
 
 if TYPE_CHECKING:
@@ -27,7 +31,33 @@ ANY_JSON: Mapping[str, Any] = {"type": "object"}
 _STYLE: "JsonCompileOptions" = {
     "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "
 }
+_making = threading.Lock()
 _tokenizers: "WeakKeyDictionary[Vocab, llguidance.LLTokenizer]" = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Regex:
+    """A reply that is wholly matched by a regular expression."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A reply that is one of several texts."""
+
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lark:
+    """A reply that follows a context-free grammar in llguidance's dialect of Lark."""
+
+    text: str
+
+
+Grammar = Mapping[str, Any] | Regex | Choice | Lark
+"""What a reply must follow; a mapping is a JSON Schema."""
 
 
 class Constraint:
@@ -35,46 +65,117 @@ class Constraint:
 
     Args:
         vocab: the model's vocabulary.
-        schema: a JSON Schema.
+        grammar: what the reply must follow.
 
     Raises:
-        RequestError: the schema is not one that can be followed.
+        RequestError: the grammar is not one that can be followed.
     """
 
-    def __init__(self, vocab: Vocab, schema: Mapping[str, Any]) -> None:
+    def __init__(self, vocab: Vocab, grammar: Grammar) -> None:
         tokenizer = _tokenizer(vocab)
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                json.dumps(dict(schema)), overrides=_STYLE
-            )
-            self._matcher = llguidance.LLMatcher(tokenizer, grammar)
+            self._matcher = llguidance.LLMatcher(tokenizer, _compiled(grammar), log_level=0)
         except (TypeError, ValueError, RecursionError) as error:
-            raise _refused(str(error)) from None
+            raise _refused(grammar, str(error)) from None
         if self._matcher.is_error():
-            raise _refused(self._matcher.get_error())
+            raise _refused(grammar, self._matcher.get_error())
+        self.grammar = grammar
         self._bits = np.zeros(-(-vocab.n_tokens // 32), np.int32)
+        self._n_vocab = vocab.n_tokens
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Return which tokens can come next, (n_vocab,).
+
+        Raises:
+            EngineError: the grammar proved too costly to follow.
+        """
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        if self._matcher.is_error():
+            raise EngineError(
+                f"the grammar became too costly to follow ({_line(self._matcher.get_error())}); "
+                "simplify it."
+            )
+        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._n_vocab)
+        return bits.view(np.bool_)
 
     def restrict(self, logits: Array) -> None:
         """Set the logits of tokens that cannot come next to -inf, in place; logits: (n_vocab,)."""
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=len(logits))
-        logits[allowed == 0] = -np.inf
+        np.copyto(logits, -np.inf, where=~self.allowed())
 
     def accept(self, token: int) -> None:
         """Go on past a token that was drawn."""
         self._matcher.consume_token(token)
 
+    def take_back(self) -> None:
+        """Undo the last `accept`."""
+        self._matcher.rollback(1)
+
+    def replay(self, tokens: Sequence[int]) -> bool:
+        """Go on past these tokens; return False where the grammar does not allow them."""
+        self._matcher.consume_tokens(list(tokens))
+        return not self._matcher.is_error()
+
+    def copy(self) -> "Constraint":
+        """Return one that stands at the same place and goes its own way."""
+        other = copy(self)
+        other._matcher, other._bits = self._matcher.deep_copy(), self._bits.copy()
+        return other
+
+    def admits(self, tokens: Sequence[int]) -> bool:
+        """Whether these tokens can come next, in this order."""
+        return self._matcher.validate_tokens(list(tokens)) == len(tokens)
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next, if there is only one way to go on."""
+        return self._matcher.compute_ff_tokens()
+
+    @property
+    def may_end(self) -> bool:
+        """Whether what has been said is already all that the grammar asks for."""
+        return self._matcher.is_accepting()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more can be said."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+
+def at_most(regex: Regex, n: int) -> Lark:
+    """Return the grammar of what a regular expression matches with at most n characters."""
+    pattern = regex.pattern.replace("/", r"\/")
+    return Lark(f"start: REPLY\nREPLY: /(?:{pattern})/ & /(?s:.{{0,{n}}})/")
+
+
+def _compiled(grammar: Grammar) -> str:
+    matcher = llguidance.LLMatcher
+    if isinstance(grammar, Regex):
+        return matcher.grammar_from_regex(grammar.pattern)
+    if isinstance(grammar, Choice):
+        if not grammar.options or not all(grammar.options):
+            raise ValueError("it needs at least one option, and none may be empty")
+        quoted = " | ".join(json.dumps(option, ensure_ascii=False) for option in grammar.options)
+        return matcher.grammar_from_lark(f"start: {quoted}")
+    if isinstance(grammar, Lark):
+        return matcher.grammar_from_lark(grammar.text)
+    return matcher.grammar_from_json_schema(json.dumps(dict(grammar)), overrides=_STYLE)
+
 
 def _tokenizer(vocab: Vocab) -> llguidance.LLTokenizer:
     handle = vocab.handle  # refuses that of a closed model
-    if vocab not in _tokenizers:
+    with _making:
+        if vocab in _tokenizers:
+            return _tokenizers[vocab]
         with warnings.catch_warnings():
             # llguidance 1.9 calls a function that llama-cpp-python deprecates, once per token.
             warnings.simplefilter("ignore", DeprecationWarning)
             _tokenizers[vocab] = lltokenizer_from_vocab(handle)
-    return _tokenizers[vocab]
+        return _tokenizers[vocab]
 
 
-def _refused(reason: str) -> RequestError:
-    line = " ".join(reason.split())[:200]
-    return RequestError(f"the JSON schema cannot be followed ({line}); simplify it.")
+def _refused(grammar: Grammar, reason: str) -> RequestError:
+    name = "JSON schema" if isinstance(grammar, Mapping) else type(grammar).__name__.lower()
+    return RequestError(f"the {name} cannot be followed ({_line(reason)}); simplify it.")
+
+
+def _line(reason: str) -> str:
+    return " ".join(reason.split())[:200]

@@ -58,7 +58,7 @@ class Context:
         on_host: bool | None = None,
         hooked: bool = True,
     ) -> None:
-        self.model, self.n_batch = model, min(n_batch, n_ctx)
+        self.model, self.n_batch, self.n_seq = model, min(n_batch, n_ctx), n_seq
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
@@ -95,6 +95,7 @@ class Context:
         """Decode one token and count: every block must be met exactly once."""
         token = self.model.vocab.bos if self.model.vocab.bos >= 0 else 0
         self.decode([Row(token, 0, output=True)], watch_all=True)
+        self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
         self.clear()
         missing = [il for il, count in enumerate(self.hook.seen) if count != 1]
         if missing:
@@ -178,6 +179,14 @@ class Context:
             return n
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return 0
+
+    def share(self, source: int, sequence: int, begin: int, end: int) -> None:
+        """Let a sequence hold another's cells of positions [begin, end) as well; none is copied."""
+        llama.llama_memory_seq_cp(self._memory, source, sequence, begin, end)
+
+    def n_held(self, sequence: int) -> int:
+        """Return how many cells a sequence holds, which begin at position 0."""
+        return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
     def clear(self) -> None:
         """Drop all cells of all sequences."""

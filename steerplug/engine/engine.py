@@ -1,213 +1,187 @@
-"""The generation loop: one request in, tokens out, steered as the request says.
+"""An engine: many requests at once on one model, each steered as it says.
 
-Steering belongs to a request, never to the engine; which KV cells it may reuse is the business of
-`cells`.
+The fronts of the batch: `generate` for threads, `agenerate` for an event loop. Steering belongs to
+a request, never to the engine; which KV cells it may reuse is the business of `cache`, what is
+decoded when that of `batch`.
 """
 
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
 
-from steerplug.engine.cells import Cells
-from steerplug.engine.constraint import Constraint
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampler, Sampling
-from steerplug.engine.scope import Prompt, plan
-from steerplug.engine.text import TextStream
-from steerplug.engine.vocab import Vocab
-from steerplug.errors import ContextOverflow, RequestError
-from steerplug.steering.value import NOTHING, Mix
+from steerplug.engine.reply import Deliver, Item, Reply
+from steerplug.engine.request import Logprobs, Piece, Progress, Request
+from steerplug.engine.worker import Worker
+from steerplug.errors import ModelError
+
+__all__ = ["Engine", "Logprobs", "Metrics", "Piece", "Progress", "Request"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to generate.
+class Metrics:
+    """What an engine does and holds, at one moment.
 
     Args:
-        prompt: the tokens to continue.
-        mix: how to steer; `NOTHING` leaves the model as it is.
-        sampling: how to draw tokens.
-        stop: strings that end the reply.
-        max_tokens: most tokens to generate; None: as many as the context holds.
-        schema: a JSON Schema that the reply must follow.
+        n_running, n_waiting: requests that take part in the batch, and that wait to.
+        n_finished: requests that took part and have ended.
+        prompt_tokens, cached_tokens: tokens of prompts so far, and how many were not computed.
+        generated_tokens: tokens of replies so far.
+        tokens_per_second: of replies, over the latest steps.
+        cells_used, n_cells: KV cells that hold a token, and how many there are.
+        sequences_used, n_seq: the same for sequences.
+        kv_bytes: memory of all KV cells.
     """
 
-    prompt: Prompt
-    mix: Mix = NOTHING
-    sampling: Sampling = field(default_factory=Sampling)
-    stop: Sequence[str] = ()
-    max_tokens: int | None = None
-    schema: Mapping[str, Any] | None = None
-
-
-@dataclass
-class Progress:
-    """What is known of a running reply; `finish_reason` is set when it has ended.
-
-    `n_steered` counts steered tokens (prompt and reply), from the cache or not; `moved` sums
-    |change of h| / |h| over the steered (token, block) pairs that were decoded, of which there are
-    `n_moved`; `seconds_to_first` is the time from the request to its first token.
-    """
-
-    n_prompt: int = 0
-    n_cached: int = 0
-    n_generated: int = 0
-    n_steered: int = 0
-    moved: float = 0.0
-    n_moved: int = 0
-    seed: int | None = None
-    seconds: float = 0.0
-    seconds_to_first: float = 0.0
-    finish_reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One generated token: its text as far as it is certain, and how strongly it was steered.
-
-    `token` is None where only text that had been held back is handed out.
-    `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
-    drew this one; 0 where nothing was steered.
-    """
-
-    text: str
-    token: int | None
-    moved: float
+    n_running: int
+    n_waiting: int
+    n_finished: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    tokens_per_second: float
+    cells_used: int
+    n_cells: int
+    sequences_used: int
+    n_seq: int
+    kv_bytes: int
 
 
 class Engine:
-    """A model with a context; safe to call from several threads and with several replies open.
+    """A model that answers many requests at once; safe to call from any thread.
 
-    There is one sequence: a reply that finds the context taken by another in between decodes what
-    it has lost again, so open replies never wait for one another to be read to the end.
+    Args:
+        model: the loaded model.
+        n_ctx: most tokens of one conversation.
+        n_cells: KV cells, which all requests share; default: n_ctx.
+        n_seq: most sequences, running or kept for later; 1 where the model is recurrent.
+        n_queue: most requests that wait to take part.
+        n_threads: threads; default: the processors this process may use.
+
+    Raises:
+        ModelError: the model cannot be steered, or a size makes no sense.
     """
 
-    def __init__(self, model: Model, *, n_ctx: int = 4096, n_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 4096,
+        n_cells: int | None = None,
+        n_seq: int = 32,
+        n_queue: int = 256,
+        n_threads: int | None = None,
+    ) -> None:
         self.model = model
-        self.context = Context(model, n_ctx=min(n_ctx, model.n_ctx_train), n_threads=n_threads)
-        self._lock = threading.Lock()
-        self._cells = Cells(self.context)
-        self._latest: _Reply | None = None
+        for name, value in (("n_seq", n_seq), ("n_queue", n_queue)):
+            if value < 1:
+                raise ModelError(f"{name} is {value}; give at least 1.")
+        n_ctx = min(n_ctx, model.n_ctx_train)
+        if n_cells is not None and n_cells < n_ctx:
+            raise ModelError(
+                f"n_cells is {n_cells}, too few for one conversation of n_ctx = {n_ctx} tokens; "
+                "raise it, or lower n_ctx."
+            )
+        self.context = Context(
+            model,
+            n_ctx=n_cells or n_ctx,
+            n_seq=1 if model.is_recurrent else n_seq + 1,  # one more for what `cache` buries
+            n_threads=n_threads,
+        )
+        self.n_ctx = self.context.n_ctx if n_cells is None else n_ctx
+        self._worker = Worker(self.context, n_queue)
+        self._close = weakref.finalize(self, self._worker.close)  # also when the process ends
 
-    def generate(self, request: Request, progress: Progress | None = None) -> Iterator[Piece]:
+    def generate(
+        self, request: Request, progress: Progress | None = None
+    ) -> Generator[Piece, None, None]:
         """Yield the reply token by token, and keep `progress` up to date.
+
+        The reply is made while it is read; closing the iterator ends it.
 
         Raises:
             ContextOverflow: the prompt leaves no room for a reply token.
-            RequestError: the prompt is empty, or a limit makes no sense.
+            RequestError: the prompt is empty, a limit makes no sense, or its grammar does not.
+            EngineBusy: too many requests are waiting.
+            ReplyTimeout: the reply took longer than the request allows.
             EngineError: inference failed, or steering did not happen.
         """
-        self.check(request)
-        reply = _Reply(request, progress or Progress(), self.model.vocab)
-        budget = self.context.n_ctx - len(request.prompt.tokens)
-        budget = min(request.max_tokens or budget, budget)
-        text, progress = TextStream(request.stop), reply.progress
-        begin = time.perf_counter()
+        inbox: SimpleQueue[Item] = SimpleQueue()
+        reply = self._reply(request, progress, inbox.put)
+        self._worker.submit(reply)
         try:
-            while progress.finish_reason is None:
-                with self._lock:
-                    token, moved = self._next_token(reply)
-                progress.seconds = time.perf_counter() - begin
-                progress.seconds_to_first = progress.seconds_to_first or progress.seconds
-                if self.model.vocab.ends_generation(token):
-                    progress.finish_reason = "stop"
-                    break
-                reply.append(token)
-                shown = text.feed(self.model.vocab.piece(token))
-                if text.stopped_by is not None:
-                    progress.finish_reason = "stop"
-                elif progress.n_generated >= budget:
-                    progress.finish_reason = "length"
-                yield Piece(shown, token, moved)
-            if rest := text.finish():
-                yield Piece(rest, None, 0.0)
+            while (piece := _piece(inbox.get())) is not None:
+                yield piece
         finally:
-            reply.sampler.close()
+            self._worker.cancel(reply)
+
+    async def agenerate(
+        self, request: Request, progress: Progress | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the reply token by token on an event loop; errors are those of `generate`.
+
+        Closing the iterator, or cancelling the task that reads it, ends the reply.
+        """
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[Item] = asyncio.Queue()
+
+        def deliver(item: Item) -> None:
+            with suppress(RuntimeError):  # the loop is gone, and the reader with it
+                loop.call_soon_threadsafe(inbox.put_nowait, item)
+
+        reply = await asyncio.to_thread(self._reply, request, progress, deliver)
+        self._worker.submit(reply)
+        try:
+            while (piece := _piece(await inbox.get())) is not None:
+                yield piece
+        finally:
+            self._worker.cancel(reply)
 
     def check(self, request: Request) -> None:
-        """Refuse a request that cannot be served; see `generate` for the errors."""
-        n, n_ctx = len(request.prompt.tokens), self.context.n_ctx
-        if n == 0:
-            raise RequestError("the prompt is empty; send at least one message or word.")
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise RequestError(f"max_tokens is {request.max_tokens}; give at least 1.")
-        if any(not stop for stop in request.stop):
-            raise RequestError("a stop string is empty; leave it out.")
-        if n >= n_ctx:
-            raise ContextOverflow(
-                f"the prompt has {n} tokens and the context holds {n_ctx}, with room for a reply; "
-                "shorten the prompt or open the model with a larger n_ctx."
-            )
+        """Refuse a request that cannot be served; see `Request.check` for the errors."""
+        request.check(self.n_ctx, self.model.vocab.n_tokens)
 
-    def _next_token(self, reply: "_Reply") -> tuple[int, float]:
-        """Decode what the cache lacks of a reply; draw its next token and say how it was moved."""
-        same = len(self._cells)
-        if self._latest is not reply:
-            self._latest = None
-            same = self._cells.reuse(reply.rows(0)[:-1])
-        if reply.progress.n_generated == 0:
-            reply.progress.n_cached = same
-        for batch in self._cells.decode(rows := reply.rows(same)):
-            moved = self._count_moved(rows[batch.end - 1], reply.progress)
-        self._latest = reply
-        reply.count_steered()
-        return reply.draw(self.context, batch.end - batch.begin - 1), moved
+    def _reply(self, request: Request, progress: Progress | None, deliver: Deliver) -> Reply:
+        self.check(request)
+        cache = self._worker.batch.cache
+        return Reply(
+            request, progress or Progress(), deliver, cache, self.model.vocab, self.n_ctx
+        )
 
-    def _count_moved(self, last: Row, progress: Progress) -> float:
-        """Account for a decoded batch that ends with `last`; return how far that was moved."""
-        if not self.context.hook.applied:
-            return 0.0
-        moved = self.context.hook.moved
-        progress.moved += float(moved.sum())
-        progress.n_moved += self.context.hook.applied
-        return float(moved[-1]) / len(last.applied.layers) if last.applied else 0.0
+    def metrics(self) -> Metrics:
+        """Return what the engine does and holds at this moment."""
+        batch = self._worker.batch
+        cache, steps = batch.cache, [step for step in list(batch.steps) if step[1]]
+        seconds = sum(step[0] for step in steps)
+        return Metrics(
+            n_running=len(batch.running),
+            n_waiting=self._worker.n_waiting,
+            n_finished=batch.n_finished,
+            prompt_tokens=batch.n_prompt,
+            cached_tokens=batch.n_cached,
+            generated_tokens=batch.n_generated,
+            tokens_per_second=sum(step[1] for step in steps) / seconds if seconds else 0.0,
+            cells_used=cache.n_used,
+            n_cells=cache.n_cells,
+            sequences_used=sum(len(held) > 0 for held in cache.sequences),
+            n_seq=len(cache.sequences),
+            kv_bytes=self.context.cell_bytes * cache.n_cells,
+        )
+
+    def forget(self) -> None:
+        """Let later requests find no cells of earlier ones; running ones keep theirs."""
+        self._worker.forget()
 
     def close(self) -> None:
-        """Free the context; the model stays."""
-        with self._lock:
-            self.context.close()
+        """End all replies and free the context; the model stays."""
+        self._close()
 
 
-class _Reply:
-    """A reply in the making: its tokens so far, what steers each, and how the next is drawn."""
-
-    def __init__(self, request: Request, progress: Progress, vocab: Vocab) -> None:
-        laid = plan(request.mix, request.prompt)
-        sampling = request.sampling.seeded()
-        self.tokens = list(request.prompt.tokens)
-        self.steering = list(laid.prompt)
-        self.sampler = Sampler(sampling, vocab.n_tokens)
-        self.progress = progress
-        schema = request.schema
-        self._constraint = None if schema is None else Constraint(vocab, schema)
-        self._generated = laid.generated
-        self._counted = 0
-        progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
-
-    def count_steered(self) -> None:
-        """Count each steered token once, whether it was decoded, cached, or decoded again."""
-        self.progress.n_steered += sum(a is not None for a in self.steering[self._counted :])
-        self._counted = len(self.steering)
-
-    def draw(self, context: Context, row: int) -> int:
-        """Draw the next token from the logits of batch row `row`."""
-        if self._constraint is None:
-            return self.sampler.draw(context, row)
-        self._constraint.restrict(context.logits_in_place(row))
-        token = self.sampler.draw(context, row)
-        self._constraint.accept(token)
-        return token
-
-    def rows(self, start: int) -> list[Row]:
-        """Return the tokens from `start` on, the last one asking for logits."""
-        last = len(self.tokens) - 1
-        return [Row(self.tokens[i], i, i == last, self.steering[i]) for i in range(start, last + 1)]
-
-    def append(self, token: int) -> None:
-        """Add a drawn token, to be decoded next."""
-        self.tokens.append(token)
-        self.steering.append(self._generated)
-        self.progress.n_generated += 1
+def _piece(item: Item) -> Piece | None:
+    if isinstance(item, BaseException):
+        raise item
+    return item

@@ -40,7 +40,7 @@ class _Hook(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (
             "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
         *((name, ctypes.c_int32) for name in ("n_captured_rows", "last_il")),
-        *((name, ctypes.c_void_p) for name in ("moved", "seen")),
+        *((name, ctypes.c_void_p) for name in ("moved", "steered", "seen")),
         *((name, ctypes.c_int64) for name in ("applied", "expected", "found")),
         *((name, ctypes.c_int32) for name in ("status", "status_il", "active")),
     )
@@ -176,6 +176,7 @@ class Hook:
         self._capture_layer = np.full(n_layer, -1, np.int32)
         self._capture_row = np.full(max_rows, -1, np.int32)
         self._moved = np.zeros(max_rows, np.float32)
+        self._steered = np.zeros(max_rows, np.int32)
         self._seen = np.zeros(n_layer, np.int32)
         self._state = _Hook(
             *(ggml.address(name) for name in (
@@ -184,7 +185,7 @@ class Hook:
             n_embd, n_layer, on_host,
         )
         for name in ("copy", "delta", "output", "watched", "first", "terms", "capture_layer",
-                     "capture_row", "moved", "seen"):
+                     "capture_row", "moved", "steered", "seen"):
             setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
         self._table: _Table | None = None
         self._alive: tuple[Applied | None, ...] = ()
@@ -210,6 +211,11 @@ class Hook:
     def moved(self) -> Array:
         """Per row of the last decode: |change of h| / |h|, summed over its blocks."""
         return self._moved[: self._state.n_rows].copy()
+
+    @property
+    def steered(self) -> NDArray[np.int32]:
+        """Per row of the last decode: at how many blocks it was steered."""
+        return self._steered[: self._state.n_rows].copy()
 
     @property
     def applied(self) -> int:
@@ -259,7 +265,7 @@ class Hook:
     def stand_by(self, n_rows: int) -> None:
         """Report nothing steered for the next decode, for which the hook is not armed."""
         self._state.n_rows, self._state.applied = n_rows, 0
-        self._moved[:n_rows] = 0
+        self._moved[:n_rows] = self._steered[:n_rows] = 0
 
     def _fill_terms(self, applied: Sequence[Applied | None]) -> None:
         first = self._first

@@ -1,12 +1,13 @@
 """Choosing the next token, by llama.cpp's own sampler chain, in llama.cpp's own order.
 
-penalties -> top_k -> top_p -> min_p -> temperature -> draw with the seed; temperature 0 is greedy.
+logit_bias -> penalties -> top_k -> top_p -> min_p -> temperature -> draw with the seed;
+temperature 0 is greedy.
 """
 
 import math
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from llama_cpp import llama_cpp as llama
 
@@ -15,6 +16,7 @@ from steerplug.errors import RequestError
 
 _PENALTY_WINDOW = 64
 _MAX_SEED = 2**32 - 2
+_MAX_BIAS = 100.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Sampling:
         min_p: keep tokens at least this fraction as likely as the best.
         repeat_penalty: above 1 makes recent tokens less likely.
         seed: the same seed draws the same reply; None draws a fresh one.
+        logit_bias: what is added to the logits of single tokens, -100 to 100.
 
     Raises:
         RequestError: a value is out of range.
@@ -39,18 +42,17 @@ class Sampling:
     min_p: float = 0.05
     repeat_penalty: float = 1.0
     seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, (low, high) = getattr(self, field.name), _RANGES[field.name]
-            if value is None and field.name == "seed":
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise RequestError(f"{field.name} is {value!r}; give a number such as {low}.")
-            if field.name in _WHOLE and not isinstance(value, int):
-                raise RequestError(f"{field.name} is {value}; give a whole number such as {low}.")
-            if not math.isfinite(value) or not low <= value <= high:
-                raise RequestError(f"{field.name} is {value}; choose {low} to {high}.")
+        for name in _RANGES:
+            value = getattr(self, name)
+            if value is not None or name != "seed":
+                _check(name, value)
+        for token, bias in self.logit_bias.items():
+            _check("logit_bias", bias, (-_MAX_BIAS, _MAX_BIAS))
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise RequestError(f"logit_bias names token {token!r}; give its number.")
 
     def seeded(self) -> "Sampling":
         """Return the same with a seed, drawn now if there was none."""
@@ -68,6 +70,16 @@ _RANGES: dict[str, tuple[float, float]] = {
 _WHOLE = ("top_k", "seed")
 
 
+def _check(name: str, value: object, allowed: tuple[float, float] | None = None) -> None:
+    low, high = allowed or _RANGES[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RequestError(f"{name} is {value!r}; give a number such as {low}.")
+    if name in _WHOLE and not isinstance(value, int):
+        raise RequestError(f"{name} is {value}; give a whole number such as {low}.")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise RequestError(f"{name} is {value}; choose {low} to {high}.")
+
+
 class Sampler:
     """A llama.cpp sampler chain for one reply.
 
@@ -81,6 +93,9 @@ class Sampler:
         chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         self._chain = chain
         add: Callable[..., None] = llama.llama_sampler_chain_add
+        if bias := sampling.logit_bias:
+            biases = (llama.llama_logit_bias * len(bias))(*bias.items())
+            add(chain, llama.llama_sampler_init_logit_bias(n_vocab, len(bias), biases))
         if sampling.repeat_penalty != 1.0:
             add(chain, llama.llama_sampler_init_penalties(
                 n_vocab, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))

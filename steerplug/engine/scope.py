@@ -4,13 +4,23 @@
 its first) to the turn's end, and every generated token. "all": every token after BOS. "front"
 (activation addition): row p of the steering is added at token p of the prompt; row 0 stands at BOS,
 where the difference of two prompts is zero.
+
+A request may leave phases of a reply unsteered: what the model thinks, between its marks for
+thinking, and replies that are constrained to a grammar. Earlier turns go by the same rule as far as
+tokens tell: thinking is left out there too, and turns that were constrained are for the caller to
+leave out of `responses`.
 """
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.steering.value import Mix, Steering
+
+Phase = Literal["thinking", "constrained"]
+Marks = tuple[int, int]
+"""The tokens between which a model thinks."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +40,18 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Plan:
-    """What steers each prompt token, and what steers each generated one."""
+    """What steers each prompt token, and what steers each generated one.
+
+    `is_thinking` says whether the reply begins in the midst of thinking.
+    """
 
     prompt: tuple[Applied | None, ...]
     generated: Applied | None
+    is_thinking: bool = False
 
 
-def plan(mix: Mix, prompt: Prompt) -> Plan:
-    """Lay a mix over a prompt."""
+def plan(mix: Mix, prompt: Prompt, marks: Marks | None = None) -> Plan:
+    """Lay a mix over a prompt; with `marks`, thinking is left out."""
     n = len(prompt.tokens)
     in_response = [False] * n
     for begin, end in (*prompt.responses, (n - 1, n)):
@@ -51,7 +65,23 @@ def plan(mix: Mix, prompt: Prompt) -> Plan:
         return lay_out(Mix(terms), position)
 
     laid = [at(min(i, reach), in_response[i], i > 0 or not prompt.has_bos) for i in range(n)]
-    return Plan(tuple(laid), at(reach, True, True))
+    thinking = _thinking(prompt, marks) if marks else [False] * n
+    for i in range(n):
+        if thinking[i]:
+            laid[i] = None
+    return Plan(tuple(laid), at(reach, True, True), n > 0 and thinking[-1])
+
+
+def _thinking(prompt: Prompt, marks: Marks) -> list[bool]:
+    """Return for each token whether the one that it predicts is a thought."""
+    begins, now, thinking = {begin for begin, _ in prompt.responses}, False, []
+    for i, token in enumerate(prompt.tokens):
+        if token in marks:
+            now = token == marks[0]
+        elif i in begins:  # a turn that was cut off while thinking ends there
+            now = False
+        thinking.append(now)
+    return thinking
 
 
 def _acts(steering: Steering, position: int, response: bool, after_bos: bool) -> bool:

@@ -81,3 +81,9 @@ class Vocab:
     def space(self) -> int:
         """The token of a single space, with which activation addition pads."""
         return self.tokenize(" ")[0]
+
+    @cached_property
+    def thinking(self) -> tuple[int, int] | None:
+        """The tokens `<think>` and `</think>`, or None where the model has no such tokens."""
+        opening, closing = (self.tokenize(mark, special=True) for mark in ("<think>", "</think>"))
+        return (opening[0], closing[0]) if len(opening) == len(closing) == 1 else None

@@ -22,10 +22,10 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, SecretStr, model_validator
 
 import steerplug
-from steerplug.errors import RequestError, SteerplugError
+from steerplug.errors import ReplyTimeout, RequestError, SteerplugError
 from steerplug.langchain.arguments import Arguments, one_sentence
 from steerplug.langchain.configured import ConfiguredChatModel
-from steerplug.langchain.errors import ReplyTimeout, langchain_errors
+from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
 from steerplug.langchain.messages import PROVIDER, to_chat, to_chunk, to_last_chunk
 from steerplug.langchain.sessions import session_for

@@ -3,6 +3,7 @@
 Contract::
 
     ContextOverflow                  -> ContextOverflowError
+    ReplyTimeout                     -> ModelTimeoutError
     any other of HTTP status 404     -> ModelNotFoundError
     any other of HTTP status 400     -> ModelInvalidRequestError
     the rest                         -> ModelError
@@ -21,13 +22,10 @@ from langchain_core.exceptions import (
     ModelTimeoutError,
 )
 
-from steerplug.errors import ContextOverflow, EngineError, SteerplugError
+from steerplug.errors import ContextOverflow, ReplyTimeout, SteerplugError
 
+_OF_KIND = {ContextOverflow: ContextOverflowError, ReplyTimeout: ModelTimeoutError}
 _OF_STATUS = {400: ModelInvalidRequestError, 404: ModelNotFoundError}
-
-
-class ReplyTimeout(EngineError, ModelTimeoutError):
-    """A reply took longer than `timeout`."""
 
 
 @contextmanager
@@ -49,10 +47,9 @@ def as_langchain(error: SteerplugError) -> SteerplugError:
 @cache
 def _twofold(kind: type[SteerplugError]) -> type[SteerplugError]:
     """Return the class that is both `kind` and LangChain's counterpart of it."""
-    counterpart = (
-        ContextOverflowError
-        if issubclass(kind, ContextOverflow)
-        else _OF_STATUS.get(kind.status, ModelError)
+    counterpart = next(
+        (theirs for ours, theirs in _OF_KIND.items() if issubclass(kind, ours)),
+        _OF_STATUS.get(kind.status, ModelError),
     )
 
     def pickled(self: SteerplugError) -> tuple[Callable[..., object], tuple[object, ...]]:

@@ -80,6 +80,7 @@ typedef struct {
 
     /* reported */
     float *moved;   /* n_rows: sum over blocks of |change of h| / |h| */
+    int32_t *steered; /* n_rows: at how many blocks the row was steered */
     int32_t *seen;  /* n_layer: how often the callback met this block */
     int64_t applied, expected;
     int64_t found; /* with a status: the number that was wrong */
@@ -200,6 +201,7 @@ static bool handle_row(sp_hook *hook, int32_t row, int32_t il, float *h) {
             return fail(hook, SP_NOT_FINITE, il, row);
         }
         hook->moved[row] += moved;
+        hook->steered[row]++;
         hook->applied++;
     }
     if (hook->captured && hook->capture_layer[il] >= 0 && hook->capture_row[row] >= 0) {
@@ -277,6 +279,7 @@ SP_API void sp_begin(sp_hook *hook) {
     hook->status_il = -1;
     hook->active = 1;
     memset(hook->moved, 0, sizeof(float) * hook->n_rows);
+    memset(hook->steered, 0, sizeof(int32_t) * hook->n_rows);
     memset(hook->seen, 0, sizeof(int32_t) * hook->n_layer);
     const int32_t n_computed = hook->last_il < 0 ? hook->n_layer : hook->last_il + 1;
     for (int32_t row = 0; row < hook->n_rows; row++) {

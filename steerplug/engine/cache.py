@@ -1,0 +1,212 @@
+"""Which KV cells every sequence of a context holds, and the rule by which they are used again.
+
+The cache rule: a cell may be reused only where (token, steering applied to it) are both equal, for
+every token from the start. A cell's key is that pair as one number, so the longest prefix that two
+sequences agree on is the longest they may share; llama.cpp then lets both point to the same cells.
+Two presets share the cells of an unsteered prompt and nothing else.
+
+Sequences are taken by a reply or idle. Idle ones are what later requests may begin with; the least
+recently used gives way first. Cells shared by several sequences count once.
+"""
+
+from array import array
+from collections.abc import Sequence as Items
+from itertools import count
+
+import numpy as np
+
+from steerplug.engine.context import Context
+from steerplug.engine.hook import Applied
+
+_MAX_NAMES = 4096
+_WORTH_KEEPING = 8
+
+
+class Held:
+    """One sequence of the context: the keys of its cells, from position 0 on."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.keys = array("q")
+        self.slots = array("i")
+        self.taken = False
+        self.used_at = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class Cache:
+    """What a context's sequences hold, kept in step with llama.cpp.
+
+    Args:
+        context: the context, empty.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.n_cells = context.n_ctx
+        self._clear()
+        self._clock = count(1)
+        self._names: dict[str, int] = {}
+        self._numbers = count(1)
+
+    def _clear(self) -> None:
+        n_seq = self.context.n_seq
+        self._grave = n_seq - 1 if n_seq > 1 else None
+        self.sequences = [Held(number) for number in range(max(n_seq - 1, 1))]
+        self._users = np.zeros(self.n_cells, np.int32)
+        self._free = list(range(self.n_cells))
+        self._buried: list[int] = []
+        self._n_in_order = 0
+
+    def clear(self) -> None:
+        """Drop all cells of all sequences. Keys keep their meaning."""
+        self.context.clear()
+        self._clear()
+
+    def clear_for(self, keys: "array[int]", n: int) -> None:
+        """Drop everything if `keys` and n more cells would not lie in order, and little is lost.
+
+        A conversation that goes on keeps its cells in any case.
+        """
+        source, same = self.find(keys)
+        goes_on = 0 < same == len(source)
+        n_more = len(keys) - same + n
+        in_order = self._grave is None or self._n_in_order + n_more <= self.n_cells
+        if not (in_order or goes_on) and same * _WORTH_KEEPING < self.n_cells:
+            self.clear()
+
+    @property
+    def n_free(self) -> int:
+        """Cells that may be written now."""
+        return len(self._free)
+
+    @property
+    def n_used(self) -> int:
+        """Cells that some sequence holds."""
+        return self.n_cells - len(self._free) - len(self._buried)
+
+    @property
+    def n_taken(self) -> int:
+        """Cells that some running reply holds; all others are free or can be freed."""
+        taken = np.zeros(self.n_cells, bool)
+        for held in self.sequences:
+            if held.taken:
+                taken[np.array(held.slots, np.int32)] = True
+        return int(taken.sum())
+
+    def keys(self, tokens: Items[int], steering: Items[Applied | None]) -> "array[int]":
+        """Return the key of each cell: the token, and a number for what steers it."""
+        named = {id(applied): self._number(applied) for applied in set(steering)}
+        steered = np.fromiter((named[id(a)] for a in steering), np.int64, len(tokens))
+        return array("q", ((steered << 32) | np.asarray(tokens, np.int64)).tobytes())
+
+    def key(self, token: int, applied: Applied | None) -> int:
+        """Return the key of one cell."""
+        return self._number(applied) << 32 | token
+
+    def _number(self, applied: Applied | None) -> int:
+        if applied is None:
+            return 0
+        if len(self._names) > _MAX_NAMES:
+            self._names = {}  # numbers are never given twice, so this loses hits and nothing else
+        names = self._names
+        return names.get(applied.key) or names.setdefault(applied.key, next(self._numbers))
+
+    def find(self, keys: "array[int]") -> tuple[Held, int]:
+        """Return the sequence that agrees with `keys` for longest, and how long."""
+        return max(((held, common(held.keys, keys)) for held in self.sequences),
+                   key=lambda found: (found[1], not found[0].taken, len(found[0]) == found[1]))
+
+    def take(self, keys: "array[int]") -> Held | None:
+        """Return a sequence with the longest known prefix of `keys`, or None if all are taken.
+
+        A sequence that `keys` goes on from is taken as it is; otherwise what agrees is shared, and
+        the sequence it came from stays as it was.
+        """
+        source, n = self.find(keys)
+        idle = [held for held in self.sequences if not held.taken]
+        if not idle:
+            return None
+        if not source.taken and n == len(source):
+            held = source
+        else:
+            spare = [held for held in idle if held is not source or n == 0] or idle
+            held = min(spare, key=lambda held: (len(held) > 0, held.used_at))
+        held.taken = True
+        if held is source:
+            self.cut(held, n)
+        else:
+            self.cut(held, 0)
+            self._share(source, held, n)
+        return held
+
+    def _share(self, source: Held, held: Held, n: int) -> None:
+        if n:
+            self.context.share(source.number, held.number, 0, n)
+            held.keys.extend(source.keys[:n])
+            held.slots.extend(source.slots[:n])
+            self._users[np.array(held.slots, np.int32)] += 1
+
+    def extend(self, held: Held, keys: "array[int]") -> None:
+        """Take note of cells that were decoded at the end of a sequence."""
+        n = len(keys)
+        slots, self._free[-n:] = self._free[-n:], []
+        self._n_in_order += n
+        self._users[slots] = 1
+        held.keys.extend(keys)
+        held.slots.extend(slots)
+
+    def cut(self, held: Held, n: int) -> None:
+        """Drop a sequence's cells from position n on: all of them where it cannot be cut back."""
+        if self._grave is not None and n < len(held):
+            self.context.share(held.number, self._grave, n, len(held))
+        n = self.context.keep(n, held.number)
+        slots = np.array(held.slots[n:], np.int32)
+        self._users[slots] -= 1
+        self._buried.extend(slots[self._users[slots] == 0].tolist())
+        del held.keys[n:], held.slots[n:]
+        if self._grave is None:
+            self._dig_up()
+
+    def _dig_up(self) -> None:
+        """Make the places of buried cells free; what is written there may lie out of order."""
+        if self._grave is not None:
+            self.context.keep(0, self._grave)
+        self._free.extend(self._buried)
+        self._buried, self._n_in_order = [], self.n_cells
+
+    def release(self, held: Held) -> None:
+        """Make a sequence idle; what it holds may serve later requests."""
+        held.taken, held.used_at = False, next(self._clock)
+
+    def forget(self) -> None:
+        """Drop all idle sequences."""
+        if not any(held.taken for held in self.sequences):
+            self.clear()
+        for held in self.sequences:
+            if not held.taken and len(held):
+                self.cut(held, 0)
+
+    def make_room(self, n: int) -> bool:
+        """Drop idle sequences, least recently used first, until n cells are free."""
+        while self.n_free < n:
+            if self._buried:
+                self._dig_up()
+                continue
+            idle = [held for held in self.sequences if not held.taken and len(held)]
+            if not idle:
+                return False
+            self.cut(min(idle, key=lambda held: held.used_at), 0)
+        return True
+
+
+def common(a: "array[int]", b: "array[int]") -> int:
+    """Return how many keys two sequences have in common from the start."""
+    n = min(len(a), len(b))
+    if n == 0 or a[0] != b[0]:
+        return 0
+    differs = np.frombuffer(a, np.int64, n) != np.frombuffer(b, np.int64, n)
+    first = int(differs.argmax())
+    return first if differs[first] else n

@@ -1,0 +1,212 @@
+"""One reply in the making: its tokens, what steers each, and how logits become the next piece.
+
+A reply knows nothing of the others beside it; which of its tokens are decoded when is the business
+of `batch`.
+"""
+
+import time
+from array import array
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from steerplug.engine.cache import Cache, Held
+from steerplug.engine.closing import Closing
+from steerplug.engine.constraint import Constraint
+from steerplug.engine.context import Context, Row
+from steerplug.engine.request import Logprobs, Piece, Progress, Request
+from steerplug.engine.sampling import Sampler
+from steerplug.engine.scope import plan
+from steerplug.engine.text import TextStream
+from steerplug.engine.vocab import Vocab
+from steerplug.errors import ReplyTimeout
+from steerplug.steering.value import Array
+
+Item = Piece | BaseException | None
+Deliver = Callable[[Item], None]
+"""Takes each piece of a reply, then None, or the error that ended it; called by the worker."""
+
+
+class Followed(NamedTuple):
+    """Another reply that is about to decode the first n tokens of this one."""
+
+    reply: "Reply"
+    n: int
+
+
+class Reply:
+    """A request on its way.
+
+    Args:
+        request: what was asked for.
+        progress: kept up to date.
+        deliver: told every piece.
+        cache: names the cells.
+        vocab: the model's vocabulary.
+        n_ctx: how many tokens prompt and reply may have together.
+
+    Raises:
+        RequestError: its grammar cannot be followed.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        progress: Progress,
+        deliver: Deliver,
+        cache: Cache,
+        vocab: Vocab,
+        n_ctx: int,
+    ) -> None:
+        self.progress, self.deliver = progress, deliver
+        self.cancelled = False
+        self.held: Held | None = None
+        self.follows: Followed | None = None
+        self.tokens = list(request.prompt.tokens)
+        self.timeout = request.timeout
+        self._begin = time.perf_counter()
+        self._cache, self._vocab, self._logprobs = cache, vocab, request.logprobs
+        self._text = TextStream(request.stop)
+        room = n_ctx - len(self.tokens)
+        self._budget = min(request.max_tokens or room, room)
+        self._lay_out(request)
+        self._closing = None
+        if request.grammar is not None:
+            constraint = Constraint(vocab, request.grammar)
+            self._closing = Closing(constraint, vocab, self._budget)
+        sampling = request.sampling.seeded()
+        self._sampler = Sampler(sampling, vocab.n_tokens)
+        self._counted = 0
+        progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
+
+    def _lay_out(self, request: Request) -> None:
+        """Decide what steers each token, with the phases that steering leaves out."""
+        self._marks = self._vocab.thinking if "thinking" in request.unsteered else None
+        laid = plan(request.mix, request.prompt, self._marks)
+        self._steering = list(laid.prompt)
+        self._generated, self._is_thinking = laid.generated, laid.is_thinking
+        if "constrained" in request.unsteered and request.grammar is not None:
+            self._steering[-1] = self._generated = None
+        self.keys: array[int] = self._cache.keys(self.tokens, self._steering)
+
+    @property
+    def n_missing(self) -> int:
+        """How many tokens must be decoded before the next one can be drawn."""
+        return len(self.tokens) - (len(self.held) if self.held is not None else 0)
+
+    @property
+    def n_left(self) -> int:
+        """How many tokens the reply may still have."""
+        return self._budget - self.progress.n_generated
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it took longer than its request allows."""
+        return self.timeout is not None and time.perf_counter() - self._begin > self.timeout
+
+    def overdue(self) -> ReplyTimeout:
+        """Return the error of a reply that is overdue."""
+        return ReplyTimeout(
+            f"the reply took longer than {self.timeout:g} seconds; raise timeout, or lower "
+            "max_tokens."
+        )
+
+    def take(self, held: Held) -> None:
+        """Go on with a sequence that holds some of its cells."""
+        self.held = held
+        if self.progress.n_generated == 0:
+            self.progress.n_cached = len(held)
+
+    def rows(self, n: int) -> list[Row]:
+        """Return the next n tokens to decode, the last of all asking for logits."""
+        assert self.held is not None
+        begin, last = len(self.held), len(self.tokens) - 1
+        return [Row(self.tokens[i], i, i == last, self._steering[i], self.held.number)
+                for i in range(begin, begin + n)]
+
+    def count(self, moved: float, n_moved: int) -> None:
+        """Account for rows that were decoded, and for steered tokens, each of them once."""
+        self.progress.moved += moved
+        self.progress.n_moved += n_moved
+        if self.n_missing == 0:
+            steered = self._steering[self._counted :]
+            self.progress.n_steered += sum(applied is not None for applied in steered)
+            self._counted = len(self._steering)
+
+    def advance(self, context: Context, row: int, moved: float) -> bool:
+        """Draw the next token from the logits of batch row `row`; return whether the reply ended.
+
+        Raises:
+            EngineError: no token can follow.
+        """
+        token, logprobs = self._draw(context, row)
+        progress = self.progress
+        progress.seconds = time.perf_counter() - self._begin
+        progress.seconds_to_first = progress.seconds_to_first or progress.seconds
+        if self._vocab.ends_generation(token):
+            progress.finish_reason = self._why_complete()
+        else:
+            self._append(token)
+            shown = self._text.feed(self._vocab.piece(token))
+            progress.finish_reason = self._why_it_ends()
+            self.deliver(Piece(shown, token, moved, logprobs))
+        if progress.finish_reason is None:
+            return False
+        if rest := self._text.finish():
+            self.deliver(Piece(rest, None, 0.0))
+        return True
+
+    def _draw(self, context: Context, row: int) -> tuple[int, Logprobs | None]:
+        logits, log_total = context.logits_in_place(row), 0.0
+        if self._logprobs is not None:
+            top = _top(logits, self._logprobs)
+            log_total = _log_sum_exp(logits)
+            drawn = logits.copy() if self._closing else logits
+        if self._closing is None:
+            token = self._sampler.draw(context, row)
+        else:
+            self._closing.constraint.restrict(logits)
+            token = self._closing.accept(self._sampler.draw(context, row))
+        if self._logprobs is None:
+            return token, None
+        likeliest = tuple((int(t), float(drawn[t]) - log_total) for t in top)
+        return token, Logprobs(float(drawn[token]) - log_total, likeliest)
+
+    def _append(self, token: int) -> None:
+        """Add a drawn token, to be decoded next."""
+        if self._marks and token in self._marks:
+            self._is_thinking = token == self._marks[0]
+        applied = None if self._is_thinking else self._generated
+        self.tokens.append(token)
+        self._steering.append(applied)
+        self.keys.append(self._cache.key(token, applied))
+        self.progress.n_generated += 1
+
+    def _why_it_ends(self) -> str | None:
+        if self._text.stopped_by is not None:
+            return "stop"
+        if self._closing is not None and self._closing.constraint.is_complete:
+            return self._why_complete()
+        return "length" if self.progress.n_generated >= self._budget else None
+
+    def _why_complete(self) -> str:
+        return "length" if self._closing is not None and self._closing.was_forced else "stop"
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Tell who waits that nothing more will come, and why."""
+        self._sampler.close()
+        self.deliver(error)
+
+
+def _log_sum_exp(logits: Array) -> float:
+    highest = float(logits.max())
+    return highest + float(np.log(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
+
+
+def _top(logits: Array, n: int) -> list[int]:
+    """Return the n likeliest tokens, likeliest first."""
+    if n == 0:
+        return []
+    top = np.argpartition(logits, -n)[-n:]
+    return [int(token) for token in top[np.argsort(-logits[top], kind="stable")]]

@@ -1,0 +1,122 @@
+"""What an engine is asked for, and what it hands out: requests, pieces of a reply, its progress."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from steerplug.engine.constraint import Grammar
+from steerplug.engine.sampling import Sampling
+from steerplug.engine.scope import Phase, Prompt
+from steerplug.errors import ContextOverflow, RequestError
+from steerplug.steering.value import NOTHING, Mix
+
+MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate.
+
+    Args:
+        prompt: the tokens to continue.
+        mix: how to steer; `NOTHING` leaves the model as it is.
+        sampling: how to draw tokens.
+        stop: strings that end the reply.
+        max_tokens: most tokens to generate; None: as many as the context holds.
+        grammar: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
+        unsteered: phases of the reply that steering leaves out; see `scope`.
+        logprobs: how many of the likeliest tokens each piece tells, besides its own
+            log-probability; None: neither.
+        timeout: seconds after which the reply is given up; None: never.
+    """
+
+    prompt: Prompt
+    mix: Mix = NOTHING
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: Sequence[str] = ()
+    max_tokens: int | None = None
+    grammar: Grammar | None = None
+    unsteered: frozenset[Phase] = frozenset()
+    logprobs: int | None = None
+    timeout: float | None = None
+
+    def check(self, n_ctx: int, n_vocab: int) -> None:
+        """Refuse what an engine of this size cannot serve.
+
+        Raises:
+            ContextOverflow: the prompt leaves no room for a reply token.
+            RequestError: the prompt is empty, or a limit makes no sense.
+        """
+        n = len(self.prompt.tokens)
+        if n == 0:
+            raise RequestError("the prompt is empty; send at least one message or word.")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise RequestError(f"max_tokens is {self.max_tokens}; give at least 1.")
+        if any(not stop for stop in self.stop):
+            raise RequestError("a stop string is empty; leave it out.")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise RequestError(f"logprobs is {self.logprobs}; choose 0 to {MAX_LOGPROBS}.")
+        if self.timeout is not None and not self.timeout > 0:
+            raise RequestError(f"timeout is {self.timeout}; give a number of seconds above 0.")
+        for name, tokens in (("logit_bias", self.sampling.logit_bias),
+                             ("the prompt", self.prompt.tokens)):  # fmt: skip
+            if tokens and not 0 <= min(tokens) <= max(tokens) < n_vocab:
+                wrong = next(token for token in tokens if not 0 <= token < n_vocab)
+                raise RequestError(
+                    f"{name} names token {wrong}; this model has tokens 0 to {n_vocab - 1}."
+                )
+        if n >= n_ctx:
+            raise ContextOverflow(
+                f"the prompt has {n} tokens and the context holds {n_ctx}, with room for a reply; "
+                "shorten the prompt or open the model with a larger n_ctx."
+            )
+
+
+@dataclass
+class Progress:
+    """What is known of a running reply; `finish_reason` is set when it has ended.
+
+    A reply is made ahead of who reads it, and so is this. `finish_reason` is "stop" where the model
+    or a stop string ended the reply, and "length" where the room for it did, even if a grammar was
+    closed in time. `n_steered` counts steered tokens (prompt and reply), from the cache or not;
+    `moved` sums |change of h| / |h| over the steered (token, block) pairs that were decoded, of
+    which there are `n_moved`; `seconds_to_first` is the time from the request to its first token.
+    """
+
+    n_prompt: int = 0
+    n_cached: int = 0
+    n_generated: int = 0
+    n_steered: int = 0
+    moved: float = 0.0
+    n_moved: int = 0
+    seed: int | None = None
+    seconds: float = 0.0
+    seconds_to_first: float = 0.0
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """How likely a token was in the model as steered, before any sampling setting or grammar.
+
+    Args:
+        logprob: the natural logarithm of the drawn token's probability.
+        top: the likeliest tokens, each with its own, likeliest first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One generated token: its text as far as it is certain, and how strongly it was steered.
+
+    `token` is None where only text that had been held back is handed out.
+    `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
+    drew this one; 0 where nothing was steered.
+    """
+
+    text: str
+    token: int | None
+    moved: float
+    logprobs: Logprobs | None = None

@@ -1,0 +1,117 @@
+"""The thread that runs a batch: started by the first request, ended by `close`.
+
+Requests are handed over under a lock and bounded in number. Should the thread die, everyone who
+waits is told, and the next request starts it again with an empty cache.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from steerplug.engine.batch import Batch
+from steerplug.engine.cache import Cache
+from steerplug.engine.context import Context
+from steerplug.engine.reply import Reply
+from steerplug.errors import EngineBusy, EngineError
+
+_logger = logging.getLogger("steerplug.engine")
+
+
+class Worker:
+    """Runs the batch of one context; but for `batch`, any thread may call it.
+
+    Args:
+        context: the context; the worker frees it in the end.
+        n_queue: most requests that wait for a sequence.
+    """
+
+    def __init__(self, context: Context, n_queue: int) -> None:
+        self.context, self.n_queue = context, n_queue
+        self.batch = Batch(Cache(context))
+        self._arrived: list[Reply] = []
+        self._awake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._forgets = self._closed = False
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait for a sequence."""
+        return len(self._arrived) + len(self.batch.waiting)
+
+    def submit(self, reply: Reply) -> None:
+        """Let a reply take part in the batch.
+
+        Raises:
+            EngineBusy: too many are waiting already.
+            EngineError: the engine is closed.
+        """
+        with self._awake:
+            if self._closed:
+                raise _closed()
+            if self.n_waiting >= self.n_queue:
+                raise EngineBusy(
+                    f"{self.n_waiting} requests are waiting, as many as the engine keeps; try "
+                    "again later, or open it with a larger n_queue."
+                )
+            self._arrived.append(reply)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="steerplug engine", daemon=True
+                )
+                self._thread.start()
+            self._awake.notify()
+
+    def cancel(self, reply: Reply) -> None:
+        """Let a reply go; its sequence is free at the next step."""
+        reply.cancelled = True
+
+    def forget(self) -> None:
+        """Let later requests find nothing of earlier ones."""
+        self._forgets = True
+
+    def close(self) -> None:
+        """End all replies and free the context; what is being decoded is waited for."""
+        with self._awake:
+            self._closed, thread = True, self._thread
+            self._awake.notify()
+        if thread is None:
+            self.context.close()
+        elif thread is not threading.current_thread():  # the collector may call from anywhere
+            thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.batch.cache.clear()
+            while self._gather():
+                self.batch.step()
+            why: Callable[[], EngineError] = _closed
+        except BaseException as error:
+            _logger.exception("the engine's worker ended")
+            reason = f"the engine stopped ({error!r}); send the request again, it starts anew."
+
+            def why() -> EngineError:
+                return EngineError(reason)
+
+        with self._awake:
+            left = [*self.batch.drop(), *self._arrived]
+            self._thread, self._arrived = None, []
+            if self._closed:
+                self.context.close()
+        for reply in left:
+            reply.end(why())
+
+    def _gather(self) -> bool:
+        """Wait for work and take in what has arrived; return False once the engine is closed."""
+        with self._awake:
+            while not (self._arrived or self.batch or self._closed):
+                self._awake.wait()
+            if self._forgets:
+                self._forgets = False
+                self.batch.cache.forget()
+            self.batch.waiting.extend(self._arrived)
+            self._arrived = []
+            return not self._closed
+
+
+def _closed() -> EngineError:
+    return EngineError("this context is closed; open the model again.")
