@@ -145,7 +145,7 @@ def test_the_prompted_model_passes_the_checks_and_the_bare_one_does_not(
     def reply(chat: list[Message], *, constrained: bool = False) -> str:
         schema = ANY_JSON if constrained and preset.decoding else None
         greedy = Sampling(temperature=0)
-        request = Request(template.prompt(chat), sampling=greedy, max_tokens=48, schema=schema)
+        request = Request(template.prompt(chat), sampling=greedy, max_tokens=48, grammar=schema)
         return "".join(piece.text for piece in engine.generate(request))
 
     assert failed(preset, reply(prompted_chat(teacher_of(name), bare), constrained=True)) == []

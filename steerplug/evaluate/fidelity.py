@@ -40,8 +40,9 @@ from steerplug.engine.model import Model
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
+from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
-from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
@@ -136,11 +137,10 @@ def measure_fidelity(
     ask = partial(greedy, engine, n_tokens=REPLY_TOKENS)
     schema = schema_of(preset, mix)
     replies = {
-        BARE: [ask(prompt) for prompt in steps(bare, "asking the bare model", report)],
-        STEERED: [
-            ask(prompt, mix, schema=schema)
-            for prompt in steps(bare, "asking the steered model", report)
-        ],
+        BARE: at_once(ask, bare, "asking the bare model", report),
+        STEERED: at_once(
+            partial(ask, mix=mix, schema=schema), bare, "asking the steered model", report
+        ),
     }
     figures: dict[str, Any] = {}
     if preset.teacher is not None:

@@ -91,7 +91,7 @@ def greedy(
         n_tokens: most tokens of the reply.
         schema: a JSON Schema that the reply must follow.
     """
-    request = Request(prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, schema=schema)
+    request = Request(prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, grammar=schema)
     pieces = list(engine.generate(request))
     tokens = tuple(piece.token for piece in pieces if piece.token is not None)
     return Reply(prompt, tokens, "".join(piece.text for piece in pieces))

@@ -9,6 +9,7 @@ not safe.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from steerplug.engine.cells import Cells
 from steerplug.engine.engine import Engine
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
+from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import reply_log_probs
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
@@ -139,9 +141,8 @@ def sweep(
     for i, lesson in enumerate(steps(lessons, "trying strengths", report)):
         gap[i], closed[:, i] = _gap_and_closed(cells, lesson, mixes)
         own.append(read(cells, Reply(lesson.bare, lesson.reply, "")))
-        for mix, readings_of_mix in zip(mixes, readings, strict=True):
-            schema = schema_of(preset, mix)
-            reply = greedy(engine, lesson.bare, mix, schema=schema, n_tokens=REPLY_TOKENS)
+        said = at_once(partial(_say, preset, engine, lesson), mixes)
+        for reply, readings_of_mix in zip(said, readings, strict=True):
             readings_of_mix.append(read(cells, reply))
     points = tuple(
         Point(
@@ -154,6 +155,11 @@ def sweep(
         )
     )
     return Sweep(points, Quality.of(own), preset.strength.default, gap, closed)
+
+
+def _say(preset: Preset, engine: Engine, lesson: Lesson, mix: Mix) -> Reply:
+    schema = schema_of(preset, mix)
+    return greedy(engine, lesson.bare, mix, schema=schema, n_tokens=REPLY_TOKENS)
 
 
 def _gap_and_closed(
@@ -193,13 +199,19 @@ def choose_strength(swept: Sweep, limits: Limits = LIMITS) -> Chosen:
 
 
 def is_safe(point: Point, reference: Quality, limits: Limits = LIMITS) -> bool:
-    """Say whether replies at this strength read no worse than those of reference, by the limits."""
-    coherence, repetition = point.quality.coherence.value, point.quality.repetition.value
+    """Say whether replies at this strength read no worse than the prompted model's own.
+
+    A few replies measure that coarsely; worse is only what lies beyond the margin with its whole
+    95 % interval.
+    """
+    coherence, repetition = point.quality.coherence, point.quality.repetition
     own_coherence, own_repetition = reference.coherence.value, reference.repetition.value
-    if coherence is None or own_coherence is None:
+    if coherence.interval is None or own_coherence is None:
         return False
-    return coherence >= own_coherence - limits.coherence and (
-        (repetition or 0.0) <= (own_repetition or 0.0) + limits.repetition
+    least = repetition.interval[0] if repetition.interval else 0.0
+    return (
+        coherence.interval[1] >= own_coherence - limits.coherence
+        and least <= (own_repetition or 0.0) + limits.repetition
     )
 
 

@@ -34,7 +34,7 @@ def trace(preset: Preset, steering: Steering | Mix, engine: Engine, question: st
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
     request = Request(
         template.prompt([{"role": "user", "content": question}]), mix, Sampling(temperature=0),
-        max_tokens=TRACED_TOKENS, schema=schema_of(preset, mix),
+        max_tokens=TRACED_TOKENS, grammar=schema_of(preset, mix),
     )  # fmt: skip
     pieces = [piece for piece in engine.generate(request) if piece.token is not None]
     return Trace(

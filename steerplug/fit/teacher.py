@@ -14,7 +14,8 @@ from steerplug.engine.engine import Engine, Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
-from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.at_once import at_once
+from steerplug.fit.progress import Report, silent
 from steerplug.preset import Teacher
 
 REPLY_TOKENS = 40
@@ -83,19 +84,21 @@ def teach(
     Raises:
         FitError: the teacher answers nothing at all.
     """
-    lessons = []
-    for i, question in enumerate(steps(questions, "asking the prompted model", report)):
-        bare: list[Message] = [{"role": "user", "content": question}]
+
+    def ask(i: int) -> Lesson:
+        bare: list[Message] = [{"role": "user", "content": questions[i]}]
         prompted = template.prompt(prompted_chat(teacher, bare))
         request = Request(
             prompted,
             sampling=Sampling(temperature=temperature, seed=seed + i),
             max_tokens=n_tokens,
-            schema=schema,
+            grammar=schema,
         )
         reply = tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
-        if reply:
-            lessons.append(Lesson(prompted, template.prompt(bare), reply))
+        return Lesson(prompted, template.prompt(bare), reply)
+
+    asked = at_once(ask, range(len(questions)), "asking the prompted model", report)
+    lessons = [lesson for lesson in asked if lesson.reply]
     if not lessons:
         raise FitError(
             f"the prompted model answers none of {len(questions)} questions; "

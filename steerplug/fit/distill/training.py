@@ -17,9 +17,10 @@ from typing import Literal
 
 import torch
 
+from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit.distill.deltas import Deltas
-from steerplug.fit.distill.student import Edit, Passage, Student, rows_of
+from steerplug.fit.distill.student import Edit, Passage, Prefix, Student, rows_of
 from steerplug.fit.progress import Report, steps
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import Scope
@@ -46,19 +47,24 @@ def prepare(
     """Return lessons made ready; what all prompted sides begin with is computed once."""
     common = _n_common([lesson.prompted.tokens for lesson in lessons])
     shared = student.prefix(lessons[0].prompted.tokens[:common])
+    few = [lessons[i : i + _LARGE_BATCH] for i in range(0, len(lessons), _LARGE_BATCH)]
     exercises = []
-    for lesson in steps(lessons, "reading the prompted model", report):
-        prompted, bare = lesson.prompted.tokens, lesson.bare.tokens
-        unsteered = len(bare) - 1 if scope == "response" else int(lesson.bare.has_bos)
-        asked = Passage(shared, (*prompted[common:], *lesson.reply), len(prompted) - 1 - common)
-        plain = Passage(
-            student.prefix(bare[:unsteered]),
-            (*bare[unsteered:], *lesson.reply),
-            len(bare) - 1 - unsteered,
-        )
+    for some in steps(few, "reading the prompted model", report):
+        asked = [_after(shared, common, lesson.prompted, lesson.reply) for lesson in some]
         with torch.no_grad():
-            exercises.append(Exercise(plain, asked, student.hidden([asked])))
+            hidden = student.hidden(asked).split([lesson.n_rows for lesson in some])
+        for lesson, prompted, rows in zip(some, asked, hidden, strict=True):
+            bare = lesson.bare
+            unsteered = len(bare.tokens) - 1 if scope == "response" else int(bare.has_bos)
+            before = student.prefix(bare.tokens[:unsteered])
+            plain = _after(before, unsteered, bare, lesson.reply)
+            exercises.append(Exercise(plain, prompted, rows))
     return exercises
+
+
+def _after(prefix: Prefix, n: int, prompt: Prompt, reply: Sequence[int]) -> Passage:
+    """Return what follows the first n tokens of a prompt: its rest, and the reply."""
+    return Passage(prefix, (*prompt.tokens[n:], *reply), len(prompt.tokens) - 1 - n)
 
 
 def _n_common(texts: Sequence[Sequence[int]]) -> int:

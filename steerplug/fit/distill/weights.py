@@ -1,5 +1,7 @@
 """Reading a GGUF's weights, dequantised, into torch: where, in what type, and whether they fit."""
 
+import contextlib
+import io
 import os
 import time
 import warnings
@@ -62,24 +64,15 @@ def _dequantised(model: Model) -> Any:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-    from transformers.utils import logging
 
     os.environ["HF_HUB_OFFLINE"] = "1"
-    shows_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            folder, file = model.path.parent, model.path.name
-            config = AutoConfig.from_pretrained(folder, gguf_file=file)
-            module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            tensors = load_gguf_checkpoint(
-                str(model.path), return_tensors=True, model_to_load=module
-            )["tensors"]
-    finally:
-        if shows_bars:
-            logging.enable_progress_bar()
-    absent = module.load_state_dict(tensors, strict=False)
+    folder, file = model.path.parent, model.path.name
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        config = AutoConfig.from_pretrained(folder, gguf_file=file)
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        loaded = load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
+    absent = module.load_state_dict(loaded["tensors"], strict=False)
     module.tie_weights()
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     odd = [*absent.unexpected_keys, *(set(absent.missing_keys) - tied)]
