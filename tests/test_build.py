@@ -1,7 +1,7 @@
 """From preset to steering: built once, found again, and refused in one sentence if it cannot be."""
 
 import logging
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from steerplug import build
 from steerplug.build import Built, build_preset, store_key
 from steerplug.engine.engine import Engine
 from steerplug.errors import FitError, StoreError
-from steerplug.fit import difference, measure
+from steerplug.evaluate import sweep
+from steerplug.evaluate.questions import for_choosing, unseen
+from steerplug.fit import difference, distill, measure
 from steerplug.fit import teacher as teaching
 from steerplug.fit.general import general_prompts
 from steerplug.preset import Preset
@@ -55,9 +57,11 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure on one opening and one unseen question instead of three and eight."""
+    """Measure on one opening, one question and three strengths instead of many."""
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
-    monkeypatch.setattr(build, "_HELD_OUT_QUESTIONS", 1)
+    monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
+    for count in ("QUESTIONS", "NEUTRAL", "SWEPT"):
+        monkeypatch.setattr(build, count, 1)
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,7 @@ def test_a_teacher_is_fitted_on_its_own_questions_and_measured_on_unseen_ones(
     assert asked[0] == tuple(OWN_QUESTIONS)
     assert len(asked[1]) == 1
     assert set(asked[1]) <= set(general_prompts("held_out"))
+    assert not set(asked[1]) & set(unseen(wanted, 1000))
     assert list(built.steering.layers) == [12]
     assert 0 < built.identity.fidelity["gap_closed"] < 1
     assert build_preset(wanted, engine, store=store).from_store
@@ -273,16 +278,68 @@ def test_many_questions_are_thinned_out_over_the_whole_list(
     assert n_own < 64 or own.index(asked[-1]) >= n_own * 0.9
 
 
+def test_gates_are_trained_and_measured_in_llama_cpp(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
+    own = list(general_prompts("fit")[::20])
+    wanted = preset(
+        contrast=None, teacher=TEACHER, fit={"method": "psr", "layers": "auto", "prompts": own},
+        strength={"min": 0.0, "max": 2.0},
+    )
+    built = build_preset(wanted, engine, store=store)
+    assert list(built.steering.layers) == list(range(1, engine.model.n_layer - 1))
+    assert {delta.act for delta in built.steering.layers.values()} == {"relu"}
+    said = built.identity.fidelity
+    assert 0.3 < said["gap_closed"] < 1
+    assert [point["strength"] for point in said["sweep"]["points"]] == [0, 1, 2]
+    assert said["prompt_tokens_saved"] > 10
+
+
+def test_the_default_strength_is_measured_unless_the_preset_says_one(
+    glad: tuple[Built, Store]
+) -> None:
+    built = glad[0]
+    measured = replace(built, identity=replace(built.identity, strength_default=1.5))
+    assert measured.default_strength(preset()) == 0.8
+    assert measured.default_strength(preset(strength={"max": 2.0})) == 1.5
+
+
+def test_what_is_reported_on_was_neither_fitted_nor_used_to_choose() -> None:
+    own = list(general_prompts("held_out")[:10])
+    for one in (preset(), preset(fit=fit(prompts=own))):
+        reported = {*unseen(one, 1000), *unseen(one, 1000, "neutral")}
+        assert not reported & {*for_choosing(one, 1000), *general_prompts("fit")}
+        assert one.fit.prompts == "general" or not reported & set(own)
+
+
 # What cannot be built
 
 
 @pytest.mark.parametrize("method", ["psr", "const"])
-def test_methods_that_cannot_be_fitted_yet_say_which_can(
-    method: str, engine: Engine, store: Store
+def test_without_torch_a_preset_that_needs_it_is_refused_before_any_work(
+    method: str, engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "generate", no_fit)
+    monkeypatch.setattr(distill, "find_spec", lambda _: None)
     wanted = preset(contrast=None, teacher=TEACHER, fit={"method": method})
-    with pytest.raises(FitError, match=f"`glad` asks for method `{method}`, which this version"):
+    with pytest.raises(FitError, match=r"needs torch and .*pip install 'steerplug\[fit\]'.* chain"):
         build_preset(wanted, engine, store=store)
+    assert not list(store.folder.rglob("*.gguf"))
+
+
+def test_what_brings_the_model_no_nearer_to_the_prompt_is_not_kept(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong_way(rows: Any) -> Any:
+        return {il: -2 * z for il, z in difference_mean(rows).items()}
+
+    difference_mean = difference.mean
+    monkeypatch.setattr(difference, "mean", wrong_way)
+    wanted = preset(contrast=None, teacher=TEACHER, fit=fit(prompts=OWN_QUESTIONS))
+    with pytest.raises(FitError, match=r"`glad` was fitted, but closes -\d+% of the gap"):
+        build_preset(wanted, engine, store=store)
+    assert not list(store.folder.rglob("*.gguf"))
 
 
 @pytest.mark.parametrize("changes", [{}, {"contrast": None, "teacher": TEACHER}])

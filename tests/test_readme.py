@@ -18,8 +18,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("source", blocks("python"), ids=lambda source: source.split()[1])
-def test_the_python_of_the_readme_runs(source: str) -> None:
+@pytest.mark.parametrize("source", blocks("python"), ids=lambda source: source.split("\n")[1])
+def test_the_python_of_the_readme_runs(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERPLUG_PRESETS", str(tmp_path))
     exec(compile(source, "README.md", "exec"), {"__name__": "readme"})
 
 

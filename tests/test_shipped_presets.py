@@ -4,9 +4,11 @@ What every shipped file has in common, contrasts included, is in `test_preset.py
 """
 
 import re
+from pathlib import Path
 
 import pytest
 
+from steerplug.build import build_preset
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
@@ -15,6 +17,7 @@ from steerplug.fit.general import general_prompts
 from steerplug.fit.teacher import prompted_chat
 from steerplug.library import list_presets, load_preset, shipped_folder
 from steerplug.preset import Preset, Teacher
+from steerplug.store import Store
 
 NAMES = (
     "no-assistant-fluff",
@@ -155,3 +158,18 @@ def test_the_prompted_model_passes_the_checks_and_the_bare_one_does_not(
 def _template(engine: Engine) -> ChatTemplate:
     model = engine.model
     return ChatTemplate(model.chat_template, model.vocab, model.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_distilled_preset_ships_compiled_and_keeps_what_was_promised(
+    name: str, engine: Engine, tmp_path: Path
+) -> None:
+    """A changed preset needs its compiled file made again: see the README's development section."""
+    built = build_preset(shipped(name), engine, store=Store(tmp_path))
+    assert built.from_store
+    assert built.path.parent.parent.name == "compiled"
+    assert list(tmp_path.iterdir()) == []
+    said = built.identity.fidelity
+    assert said["gap_closed"] >= 0.85
+    assert said["neutral_kl"] <= 0.05
+    assert said["checks"]["steered"] >= said["checks"]["prompted"] - 0.05

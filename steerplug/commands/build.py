@@ -47,7 +47,7 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
         "scope": built.steering.scope,
         "layers": list(built.steering.layers),
         "fidelity": dict(built.identity.fidelity),
-        "strength": preset.strength.model_dump(),
+        "strength": {**preset.strength.model_dump(), "default": built.default_strength(preset)},
         "digest": built.steering.digest,
         "path": str(built.path),
         "size_bytes": built.path.stat().st_size,
@@ -56,24 +56,40 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
     }
 
 
-_FIGURES = {
-    "gap_closed": "{:.0%} of the way from the bare model to the prompted one, on unseen questions",
-    "dial": "{:.0%} of what the contrast's own texts do as prompts, at each turn of the dial",
-    "coefficient": "{:g} times the fitted difference is strength 1",
-}
-
-
 def _print(name: str, report: dict[str, Any]) -> None:
-    figures = {
-        figure: _FIGURES.get(figure, "{}").format(value)
-        for figure, value in report["fidelity"].items()
-    }
-    strength = report["strength"]
     was = "was kept from before" if report["from_cache"] else f"took {report['seconds']:.1f} s"
     screen().print(f"{name} is ready; it {was}.\n", soft_wrap=True)
     print_fields(
         steers=f"{blocks(report['layers'])}, scope {report['scope']}, by {report['method']}",
-        **figures,
-        strength="{default:g} unless said, {min:g} to {max:g}".format(**strength),
+        **_figures(report["fidelity"]),
+        strength="{default:g} unless said, {min:g} to {max:g}".format(**report["strength"]),
         file=f"{report['path']} ({report['size_bytes'] / 1000:.1f} kB)",
     )
+
+
+def _figures(fidelity: dict[str, Any]) -> dict[str, str]:
+    """Return the figures of a fidelity report that a line can hold; `eval` shows them all."""
+    said = {}
+    if fidelity.get("gap_closed") is not None:
+        low, high = fidelity["gap_closed_interval"]
+        said["gap_closed"] = (
+            f"{fidelity['gap_closed']:.0%} of the way from the bare model to the prompted one, on "
+            f"{fidelity['n_prompts']} unseen questions ({low:.0%} to {high:.0%})"
+        )
+    if fidelity.get("checks"):
+        rates = (f"{way} {fidelity['checks'][way]:.0%}" for way in ("bare", "prompted", "steered"))
+        said["checks_kept"] = ", ".join(rates)
+    if fidelity.get("prompt_tokens_saved"):
+        said["tokens_saved"] = f"{fidelity['prompt_tokens_saved']:.0f} in every request"
+    if (swept := fidelity.get("sweep")) and swept["safe_max"] is not None:
+        said["safe_range"] = (
+            f"{swept['safe_min']:g} to {swept['safe_max']:g}, where replies read no worse than the "
+            "prompted model's"
+        )
+    if "dial" in fidelity and fidelity["dial"] is not None:
+        said["dial"] = (
+            f"{fidelity['dial']:.0%} of what the contrast's own texts do as prompts, at each turn"
+        )
+    if "coefficient" in fidelity:
+        said["coefficient"] = f"{fidelity['coefficient']:g} times the fitted difference is 1"
+    return said

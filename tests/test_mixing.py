@@ -1,0 +1,70 @@
+"""Mixing distilled presets: half is between, less than nothing is the other way, two are both.
+
+The measure is `gap_closed` on replies of the prompted model to unseen questions, all of it on the
+shipped presets and the real model.
+"""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from steerplug.build import build_preset
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine.cells import Cells
+from steerplug.engine.context import Context
+from steerplug.engine.engine import Engine
+from steerplug.evaluate.mixed import mixed
+from steerplug.evaluate.questions import unseen
+from steerplug.fit.measure import gaps_closed
+from steerplug.fit.teacher import Lesson, teach
+from steerplug.library import load_preset
+from steerplug.preset import Preset
+from steerplug.steering.value import Mix, Steering
+from steerplug.store import Store
+
+N_QUESTIONS, N_TOKENS = 4, 24
+
+Gaps = Callable[[Sequence[Lesson], Sequence[Mix]], list[float]]
+
+
+@pytest.fixture(scope="module")
+def steering(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Steering]:
+    store = Store(tmp_path_factory.mktemp("store"))
+    return lambda name: build_preset(load_preset(name), engine, store=store).steering
+
+
+@pytest.fixture(scope="module")
+def gaps(engine: Engine) -> Gaps:
+    cells = Cells(Context(engine.model, n_ctx=1024, n_threads=1))
+    return lambda lessons, mixes: list(map(float, gaps_closed(cells, lessons, mixes)))
+
+
+def lessons_of(preset: Preset, engine: Engine) -> list[Lesson]:
+    model = engine.model
+    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    assert preset.teacher is not None
+    questions = unseen(preset, N_QUESTIONS)
+    return teach(engine, template, preset.teacher, questions, seed=3, n_tokens=N_TOKENS)
+
+
+def test_half_lies_between_and_less_than_nothing_leads_away(
+    engine: Engine, steering: Callable[[str], Steering], gaps: Gaps
+) -> None:
+    lessons, pirate = lessons_of(load_preset("pirate"), engine), steering("pirate")
+    away, half, full = gaps(lessons, [-0.5 * pirate, 0.5 * pirate, 1.0 * pirate])
+    assert away < -0.05
+    assert 0.1 < half < full
+
+
+def test_two_presets_together_come_nearer_to_the_model_prompted_with_both(
+    engine: Engine, steering: Callable[[str], Steering], gaps: Gaps
+) -> None:
+    presets = [load_preset(name) for name in ("pirate", "concise")]
+    both = mixed(presets, [True, True])
+    lessons = lessons_of(both, engine)
+    pirate, concise = (steering(preset.name) for preset in presets)
+    together, *alone = gaps(lessons, [pirate + concise, 1.0 * pirate, 1.0 * concise])
+    assert together > max(alone)
+    assert together > 0.3
