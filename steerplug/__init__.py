@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from steerplug.library import list_presets, load_preset
     from steerplug.preset import Preset
     from steerplug.preset_file import save_preset
-    from steerplug.session import Reply, Session
+    from steerplug.receipt import Reply
+    from steerplug.session import Session
     from steerplug.steering import NOTHING, Delta, Mix, Steering
 
 __version__ = "0.1.0"
@@ -26,7 +27,7 @@ _HOMES = {
     "Mix": "steerplug.steering",
     "NOTHING": "steerplug.steering",
     "Preset": "steerplug.preset",
-    "Reply": "steerplug.session",
+    "Reply": "steerplug.receipt",
     "Sampling": "steerplug.engine.sampling",
     "Session": "steerplug.session",
     "Steering": "steerplug.steering",

@@ -109,7 +109,7 @@ def store_key(preset: Preset, engine: Engine) -> Key:
         preset=preset.name,
         preset_digest=preset.digest,
         model=engine.model.fingerprint,
-        chat_template=_sha256(engine.model.chat_template or ""),
+        chat_template=chat_template_hash(engine.model.chat_template),
         method=preset.fit.method,
         fit_version=FIT_VERSION,
     )
@@ -262,5 +262,6 @@ def _named(preset: Preset, engine: Engine) -> Chain:
     return Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def chat_template_hash(template: str | None) -> str:
+    """Return how a steering file names the chat template it was fitted with."""
+    return hashlib.sha256((template or "").encode()).hexdigest()

@@ -31,7 +31,8 @@ from steerplug.errors import (
 )
 from steerplug.fit import measure
 from steerplug.preset import Preset
-from steerplug.session import Receipt, Reply, Session, Settings
+from steerplug.receipt import Receipt, Reply
+from steerplug.session import Session, Settings
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering
@@ -326,6 +327,25 @@ def test_a_file_for_another_model_is_refused(
     path = write(**said)
     with pytest.raises(SteeringError, match=reason):
         session.chat(CHAT, f'"{path}"', GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"model": "llama-576x30-0"}, "another quantisation or version of the model; it is used"),
+        ({"chat_template": "0" * 64}, "another chat template; it is used as it is"),
+        ({}, ""),
+    ],
+)
+def test_a_file_for_nearly_this_model_is_used_with_one_warning(
+    session: Session, write: Callable[..., Path], caplog: pytest.LogCaptureFixture,
+    said: dict[str, Any], reason: str,
+) -> None:  # fmt: skip
+    path = write("near", **said)
+    for _ in range(2):
+        assert session.steering(f'"{path}"')[0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(reason)
+    assert reason in caplog.text
 
 
 def test_a_torn_file_is_refused(session: Session, write: Callable[..., Path]) -> None:

@@ -17,7 +17,8 @@ from steerplug.errors import RequestError, SteerplugError, nearest
 
 if TYPE_CHECKING:
     from steerplug.engine.engine import Piece
-    from steerplug.session import Reply, Session
+    from steerplug.receipt import Reply
+    from steerplug.session import Session
 
 HELP = """\
 /steer MIX     steer the next replies, such as /steer 0.8*weddings; /steer none for not at all
@@ -150,7 +151,7 @@ class Conversation:
 
 def _overheard(events: "Iterator[Piece | Reply]", heard: list[str]) -> "Iterator[Piece | Reply]":
     """Pass events on, and note the text of each piece."""
-    from steerplug.session import Reply
+    from steerplug.receipt import Reply
 
     for event in events:
         if not isinstance(event, Reply):

@@ -17,7 +17,8 @@ from steerplug.errors import RequestError
 if TYPE_CHECKING:
     from steerplug.chat.template import Message
     from steerplug.preset import Preset
-    from steerplug.session import Reply, Session
+    from steerplug.receipt import Reply
+    from steerplug.session import Session
 
 Replies = dict[str, "Reply | None"]
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from steerplug.evaluate.sweep import Chosen, Sweep
     from steerplug.evaluate.trace import Trace
     from steerplug.preset import Preset
-    from steerplug.session import Ingested, Session
+    from steerplug.receipt import Ingested
+    from steerplug.session import Session
     from steerplug.steering.value import Mix
 
 Prompts = Annotated[

@@ -8,12 +8,12 @@ from steerplug.commands.output import visible
 
 if TYPE_CHECKING:
     from steerplug.engine.engine import Piece
-    from steerplug.session import Ingested, Reply
+    from steerplug.receipt import Ingested, Reply
 
 
 def stream(events: "Iterable[Piece | Reply]", *, shown: bool) -> "Reply":
     """Return the reply that ends `events`; if `shown`, write its text to stdout as it comes."""
-    from steerplug.session import Reply
+    from steerplug.receipt import Reply
 
     for event in events:
         if isinstance(event, Reply):

@@ -14,7 +14,8 @@ from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
     from steerplug.engine.engine import Piece
-    from steerplug.session import Reply, Session, Settings
+    from steerplug.receipt import Reply
+    from steerplug.session import Session, Settings
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask; - reads stdin.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.", show_default=False)]

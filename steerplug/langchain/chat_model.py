@@ -126,7 +126,7 @@ class ChatSteerplug(ConfiguredChatModel, Arguments):
     def _chunks(
         self, messages: list[BaseMessage], stop: list[str] | None, said: Mapping[str, Any]
     ) -> Chunks:
-        from steerplug.session import Reply
+        from steerplug.receipt import Reply
 
         with langchain_errors():
             call = self.of_call({**said, "stop": stop})

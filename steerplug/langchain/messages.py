@@ -23,7 +23,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
-    from steerplug.session import Reply
+    from steerplug.receipt import Reply
 
 PROVIDER = "steerplug"
 _ROLES: dict[type[BaseMessage], str] = {

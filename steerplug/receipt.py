@@ -1,0 +1,63 @@
+"""What comes back from a call: a reply, its usage, and the receipt of what was applied."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """One ingredient of a receipt: whose numbers, at what strength, and what it holds the reply to.
+
+    `format` is "json" where the preset constrains the reply as well as steers it, else empty.
+    """
+
+    name: str
+    version: str
+    strength: float
+    digest: str
+    layers: tuple[int, ...]
+    scope: str
+    format: str = ""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was applied to one reply.
+
+    Args:
+        steering: the ingredients; none if nothing was steered.
+        digest: sha256 over the whole mix; empty if nothing was steered.
+        tokens_steered: prompt and reply tokens that steering acted on.
+        mean_moved: mean of |change of h| / |h| over steered tokens and blocks.
+    """
+
+    steering: tuple[Ingested, ...] = ()
+    digest: str = ""
+    tokens_steered: int = 0
+    mean_moved: float = 0.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one reply; `cached_tokens` of the prompt's were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+    receipt: Receipt
+    seed: int
+    seconds: float
+    seconds_to_first: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reply as JSON values."""
+        return asdict(self)
