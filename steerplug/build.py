@@ -40,6 +40,7 @@ FIT_VERSION = 2
 """Raise it when the same preset would give other numbers."""
 
 _FIT_QUESTIONS = {"psr": 240, "const": 240, "chain": 60, "mean": 32, "pca": 32}
+_LOOKED_AT = 4
 _CHAIN_STEP = 2
 
 
@@ -161,6 +162,7 @@ def _fit_teacher(
     )  # fmt: skip
     own = general_prompts("fit") if fit.prompts == "general" else fit.prompts
     lessons = ask(spread(own, _FIT_QUESTIONS[fit.method]), seed=fit.seed)
+    measure.gaps_closed(cells, lessons[:_LOOKED_AT], [])  # refuses where there is nothing to learn
     if fit.method == "psr" or fit.method == "const":
         steering = distill(
             preset.name, model, lessons, blocks,

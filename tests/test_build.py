@@ -328,6 +328,19 @@ def test_without_torch_a_preset_that_needs_it_is_refused_before_any_work(
     assert not list(store.folder.rglob("*.gguf"))
 
 
+def test_a_teacher_that_changes_nothing_is_refused_before_anything_is_fitted(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "distill", no_fit)
+    own_words = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    wanted = preset(
+        contrast=None, teacher={"system": own_words},
+        fit={"method": "psr", "prompts": OWN_QUESTIONS},
+    )  # fmt: skip
+    with pytest.raises(FitError, match=r"there is nothing to learn: .* by -?0\.000\d+ nats"):
+        build_preset(wanted, engine, store=store)
+
+
 def test_what_brings_the_model_no_nearer_to_the_prompt_is_not_kept(
     engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
