@@ -34,7 +34,7 @@ def check_installed(name: str, method: str) -> None:
     if missing:
         raise FitError(
             f"`{name}` asks for method `{method}`, which needs {' and '.join(missing)}; "
-            "run `pip install 'steerplug[fit]'`, or write `method: chain`, which needs neither."
+            "run `pip install 'steerplug[fit]'`, or write `method: chain`, which does without."
         )
 
 

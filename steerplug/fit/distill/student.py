@@ -72,7 +72,8 @@ class Student:
             whole = student.module(text.to(student.device)).logits
             parts = student.head(student.decoder(text.to(student.device)).last_hidden_state)
         n_blocks = len(getattr(student.decoder, "layers", ()))
-        if n_blocks != model.n_layer or not torch.allclose(whole, parts, rtol=0.05, atol=0.05):
+        same = n_blocks == model.n_layer and torch.allclose(whole, parts, rtol=0.05, atol=0.05)
+        if model.is_recurrent or not same:  # a running state has no keys and values to go on from
             raise FitError(
                 f"{model.path.name} ({model.architecture}) is built in a way that gradients cannot "
                 "follow here; write `method: chain`, which needs llama.cpp alone."
@@ -84,7 +85,7 @@ class Student:
         """Return the keys and values of the first tokens of a text, unsteered."""
         if not tokens:
             return Prefix()
-        cache = DynamicCache(config=self.module.config)
+        cache = DynamicCache()  # without a config, which would drop what a sliding window passed
         row = torch.tensor([list(tokens)], device=self.device)
         self.decoder(row, past_key_values=cache, use_cache=True)
         return Prefix(
@@ -119,7 +120,7 @@ class Student:
         return torch.log_softmax(self.head(hidden).float(), dim=-1)
 
     def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
-        cache = DynamicCache(config=self.module.config)
+        cache = DynamicCache()
         for il in range(len(self.decoder.layers) if n_prefix else 0):
             keys = [_padded(passage.prefix.keys[il], n_prefix) for passage in batch]
             values = [_padded(passage.prefix.values[il], n_prefix) for passage in batch]

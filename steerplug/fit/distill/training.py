@@ -108,7 +108,8 @@ def train(
     n_steps = EPOCHS * math.ceil(len(fit) / BATCH)
     slower = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / n_steps)
     random = torch.Generator().manual_seed(seed)
-    best, kept = math.inf, copy.deepcopy(deltas.state_dict())
+    best = _left(student, held_back, deltas, objective)
+    kept = copy.deepcopy(deltas.state_dict())
     for epoch in range(EPOCHS):
         order = torch.randperm(len(fit), generator=random).tolist()
         batches = [[fit[j] for j in order[i : i + BATCH]] for i in range(0, len(order), BATCH)]

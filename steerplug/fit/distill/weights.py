@@ -31,7 +31,7 @@ def read_weights(model: Model) -> tuple[Any, torch.device]:
     try:
         module = _dequantised(model)
         return module.to(device, _fastest_type(device, model.n_embd)), device
-    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
         said = str(error).splitlines()
         reason = said[0][:120] if said else type(error).__name__
         raise FitError(
