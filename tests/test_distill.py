@@ -123,16 +123,16 @@ def test_rows_behind_a_prefix_in_a_padded_batch_are_those_of_a_plain_forward(
     kept = [1 if scope == "all" else len(lesson.bare.tokens) - 1 for lesson in LESSONS]
     assert [passage.prefix.n_tokens for passage in bare] == kept
     expected = torch.cat([plain(tiny.oracle, x.bare, x.reply) for x in LESSONS])
-    assert distance(hidden(tiny.student, bare, size), expected) < 1e-4
+    assert distance(hidden(tiny.student, bare, size), expected) < 2e-5
 
 
 def test_the_prompted_rows_are_those_of_a_plain_forward(tiny: Tiny) -> None:
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     expected = [plain(tiny.oracle, x.prompted, x.reply) for x in LESSONS]
     for exercise, rows in zip(exercises, expected, strict=True):
-        assert distance(exercise.hidden.cpu(), rows) < 1e-4
+        assert distance(exercise.hidden.cpu(), rows) < 2e-5
     prompted = [exercise.prompted for exercise in exercises]
-    assert distance(hidden(tiny.student, prompted, 4), torch.cat(expected)) < 1e-4
+    assert distance(hidden(tiny.student, prompted, 4), torch.cat(expected)) < 2e-5
     assert {passage.prefix.n_tokens for passage in prompted} == {13}  # BOS and the instruction
 
 
@@ -140,9 +140,9 @@ def test_one_lesson_and_lessons_without_bos_are_prepared_as_well(tiny: Tiny) -> 
     one = replace(LESSONS[0], bare=Prompt(LESSONS[0].bare.tokens))
     (exercise,) = prepare(tiny.student, [one], "all", silent)
     assert exercise.bare.prefix.n_tokens == 0
-    assert distance(exercise.hidden.cpu(), plain(tiny.oracle, one.prompted, one.reply)) < 1e-4
+    assert distance(exercise.hidden.cpu(), plain(tiny.oracle, one.prompted, one.reply)) < 2e-5
     bare = hidden(tiny.student, [exercise.bare], 1)
-    assert distance(bare, plain(tiny.oracle, one.bare, one.reply)) < 1e-4
+    assert distance(bare, plain(tiny.oracle, one.bare, one.reply)) < 2e-5
 
 
 def test_a_prompt_longer_than_a_sliding_window_is_kept_whole() -> None:
@@ -158,10 +158,10 @@ def test_a_prompt_longer_than_a_sliding_window_is_kept_whole() -> None:
     for scope in ("response", "all"):
         exercises = prepare(student, LESSONS, scope, silent)
         bare = hidden(student, [exercise.bare for exercise in exercises], 4)
-        assert distance(bare, torch.cat([plain(module, x.bare, x.reply) for x in LESSONS])) < 1e-4
+        assert distance(bare, torch.cat([plain(module, x.bare, x.reply) for x in LESSONS])) < 2e-5
         for exercise, lesson in zip(exercises, LESSONS, strict=True):
             rows = plain(module, lesson.prompted, lesson.reply)
-            assert distance(exercise.hidden, rows) < 1e-4
+            assert distance(exercise.hidden, rows) < 2e-5
 
 
 # What is exported
@@ -198,8 +198,8 @@ def test_llama_cpp_predicts_with_the_export_what_the_student_predicts(
                 tiny.student.log_probs(tiny.student.hidden([exercise.bare], edit)).cpu().numpy()
                 for edit in (None, steer)
             )
-        assert relative(ours[0], bare) < 2e-3
-        assert relative(ours[1], steered) < 2e-3
+        assert relative(ours[0], bare) < 3e-4
+        assert relative(ours[1], steered) < 3e-4
         assert relative(steered, bare) > 0.05
 
 
@@ -293,7 +293,7 @@ def test_a_planted_constant_is_learned_and_holds_on_unseen_lessons(
     deltas = new_deltas(tiny, taught, gated=gated, layers=[2])
     train(tiny.student, taught[:48], deltas, "kl", 0, silent)
     unseen = taught[48:]
-    assert divergence(tiny, unseen, deltas) < 0.2 * divergence(tiny, unseen)
+    assert divergence(tiny, unseen, deltas) < 0.05 * divergence(tiny, unseen)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_training_brings_the_bare_chat_nearer_to_the_prompted_one_on_unseen_less
     measure = divergence if objective == "kl" else missing
     before = measure(tiny, unseen, deltas)
     train(tiny.student, exercises[:24], deltas, objective, 0, silent)
-    assert measure(tiny, unseen, deltas) < 0.97 * before
+    assert measure(tiny, unseen, deltas) < 0.95 * before
 
 
 def test_what_training_watches_is_the_loss_that_is_promised(tiny: Tiny) -> None:
@@ -415,18 +415,14 @@ FRENCH = (
     ("How are you?", "Je vais très bien, merci, et vous?"),
     ("What is a forest?", "Une forêt est un lieu avec beaucoup d'arbres."),
     ("Do you like cats?", "Oui, les chats sont de très beaux animaux."),
-    ("Where is Paris?", "Paris est la capitale de la France."),
-    ("What is bread?", "Le pain est un aliment fait avec de la farine."),
-    ("How do I sleep?", "Il faut se coucher dans une chambre calme."),
     ("What is snow?", "La neige est de l'eau qui tombe en hiver."),
     ("Where is Rome?", "Rome est la capitale de l'Italie."),
 )
 
 
 def test_a_teacher_of_the_real_model_is_learned_and_holds_in_llama_cpp(
-    model: Model, context: Context, monkeypatch: pytest.MonkeyPatch
+    model: Model, context: Context
 ) -> None:
-    monkeypatch.setattr(training, "RATE", 0.05)
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
     teacher = Teacher(system="You only speak French. Answer in French, in one sentence.")
     lessons = []
@@ -436,11 +432,9 @@ def test_a_teacher_of_the_real_model_is_learned_and_holds_in_llama_cpp(
             template.prompt(prompted_chat(teacher, bare)), template.prompt(bare),
             tuple(model.vocab.tokenize(reply)),
         ))  # fmt: skip
-    steering = distill(
-        "french", model, lessons[:8], range(4, 30, 5), method="psr", scope="response"
-    )
-    (closed,) = gaps_closed(Cells(context), lessons[8:], [Mix.of(steering)])
-    assert closed > 0.1
+    steering = distill("french", model, lessons[:5], range(30), method="psr", scope="response")
+    (closed,) = gaps_closed(Cells(context), lessons[5:], [Mix.of(steering)])
+    assert closed > 0.3
 
 
 # What is refused, each in one sentence

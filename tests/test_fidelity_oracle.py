@@ -32,7 +32,7 @@ from steerplug.store import Store
 
 torch.set_num_threads(1)
 
-N_QUESTIONS, N_TOKENS = 3, 16
+N_QUESTIONS, N_TOKENS = 2, 16
 AGREED = 0.02
 """What the issue promises."""
 
