@@ -88,6 +88,7 @@ def test_love_minus_hate_raises_the_share_of_positive_words_and_its_negative_low
     assert max(share(k * love_hate) for k in (-2, -1, -0.5)) < shares[0]
 
 
+@pytest.mark.parametrize("share", PROMPTS[:1], indirect=True)
 def test_a_random_vector_of_the_same_norm_does_neither(love_hate: Steering, share: Share) -> None:
     effect = share(2 * love_hate) - share(-2 * love_hate)
     effects = []

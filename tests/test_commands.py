@@ -72,6 +72,13 @@ class Ended:
 Call = Callable[..., Ended]
 
 
+FIDELITY = {
+    "gap_closed": 0.25, "gap_closed_interval": [0.2, 0.3], "n_prompts": 12, "coefficient": 2.0,
+    "checks": {"bare": 0.0, "prompted": 1.0, "steered": 0.5, "n": 12},
+    "prompt_tokens_saved": 17.0, "sweep": {"safe_min": 0.0, "safe_max": 1.5},
+}  # fmt: skip
+
+
 def plant(name: str, engine: Engine, store: Store) -> Steering:
     """Put random steering of one block in the place of a preset's."""
     preset, model = load_preset(name), engine.model
@@ -83,7 +90,7 @@ def plant(name: str, engine: Engine, store: Store) -> Steering:
         preset=name, preset_version=preset.version, preset_digest=preset.digest,
         model=key.model, architecture=model.architecture, chat_template=key.chat_template,
         method=key.method, seed=0, steerplug_version="0",
-        fidelity={"gap_closed": 0.25, "coefficient": 2.0},
+        fidelity=FIDELITY,
     )  # fmt: skip
     store.publish(key, steering, identity)
     return steering
@@ -229,11 +236,14 @@ def test_build_finds_what_was_built_before(call: Call, home: Path) -> None:
     assert report["size_bytes"] == path.stat().st_size
     assert (report["preset"], report["model"], report["method"]) == ("sailor", "smollm2", "mean")
     assert report["layers"] == [BLOCK]
-    assert report["fidelity"] == {"gap_closed": 0.25, "coefficient": 2.0}
+    assert report["fidelity"] == FIDELITY
     assert report["strength"] == {"default": 1.0, "min": 0.0, "max": 2.0}
     page = call("build", "sailor")
     assert page.err == ""
-    for words in ("was kept from before", "block 12", "25% of the way", str(path)):
+    for words in (
+        "was kept from before", "block 12", "25% of the way", "(20% to 30%)", "prompted 100%",
+        "17 in every request", "0 to 1.5, where replies read no worse", str(path),
+    ):  # fmt: skip
         assert words in page.out
 
 

@@ -111,6 +111,16 @@ def test_limits_are_the_margin() -> None:
     assert not is_safe(point, own, Limits(0.31, 0.09))
 
 
+def test_only_what_is_worse_with_its_whole_interval_is_unsafe() -> None:
+    own, limits = quality(-2.0, 0.1), Limits(0.5, 0.1)
+    for coherence, repetition, safe in (
+        (Estimate(-3.0, (-3.6, -2.4)), Estimate(0.5, (0.19, 0.8)), True),
+        (Estimate(-3.0, (-3.4, -2.6)), Estimate(0.5, (0.19, 0.8)), False),
+        (Estimate(-3.0, (-3.6, -2.4)), Estimate(0.5, (0.21, 0.8)), False),
+    ):
+        assert is_safe(Point(1.0, NO_ESTIMATE, Quality(coherence, repetition)), own, limits) is safe
+
+
 @pytest.mark.parametrize(
     ("strength", "expected"),
     [

@@ -206,11 +206,12 @@ def is_safe(point: Point, reference: Quality, limits: Limits = LIMITS) -> bool:
     """
     coherence, repetition = point.quality.coherence, point.quality.repetition
     own_coherence, own_repetition = reference.coherence.value, reference.repetition.value
-    if coherence.interval is None or own_coherence is None:
+    if coherence.value is None or own_coherence is None:
         return False
-    least = repetition.interval[0] if repetition.interval else 0.0
+    most = coherence.interval[1] if coherence.interval else coherence.value
+    least = repetition.interval[0] if repetition.interval else repetition.value or 0.0
     return (
-        coherence.interval[1] >= own_coherence - limits.coherence
+        most >= own_coherence - limits.coherence
         and least <= (own_repetition or 0.0) + limits.repetition
     )
 

@@ -40,7 +40,6 @@ OPENINGS = ("I think that", "When I woke up, I")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
-_NO_GAP = 1e-3
 _UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
@@ -97,7 +96,7 @@ def check_gap(gap: float) -> None:
     Raises:
         FitError: the prompted and the bare model do not differ, so there is nothing to learn.
     """
-    if gap < _NO_GAP:
+    if gap < _UNMOVED:
         raise FitError(
             f"there is nothing to learn: the prompted model differs from the bare one by {gap:.5f} "
             "nats per token; give the teacher an instruction the model follows."
