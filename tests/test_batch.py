@@ -566,7 +566,7 @@ def test_nothing_is_kept_of_replies_that_have_ended(
     names = engine._worker.batch.cache._names
     assert len(names) <= 5
     gc.collect()
-    assert not any(isinstance(thing, Reply) for thing in gc.get_objects())
+    assert not any(type(thing) is Reply for thing in gc.get_objects())
     check_accounts(engine)
 
 
