@@ -1,11 +1,12 @@
 """A preset and a model become steering, once: the table of contents of steerplug.
 
-    find in the store or among the shipped  ->  else: teach or read, fit, choose, measure, publish
+    find in the store or with the preset  ->  else: teach or read, fit, choose, measure, publish
 
 Open this file first; every other one is a step of it.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from steerplug.engine.cells import Cells
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
 from steerplug.errors import FitError
 from steerplug.evaluate import sweep
 from steerplug.evaluate.fidelity import measure_fidelity
@@ -28,20 +30,25 @@ from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
 from steerplug.fit.distill import check_installed, distill
 from steerplug.fit.general import general_prompts
+from steerplug.fit.kept import Kept
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import teach
 from steerplug.library import shipped_folder
+from steerplug.near import find_near
+from steerplug.packs.installed import pack_of
 from steerplug.preset import Preset
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Steering
 from steerplug.store import Key, Store
 
-FIT_VERSION = 2
-"""Raise it when the same preset would give other numbers."""
+log = logging.getLogger(__name__)
 
-_FIT_QUESTIONS = {"psr": 240, "const": 240, "chain": 60, "mean": 32, "pca": 32}
+FIT_VERSIONS = {"psr": 2, "const": 2, "chain": 3, "mean": 2, "pca": 2, "actadd": 2}
+"""By method. Raise one when the same preset would give other numbers by it."""
+
+_FIT_QUESTIONS = {"psr": 240, "const": 240, "chain": 240, "mean": 32, "pca": 32}
 _LOOKED_AT = 4
-_CHAIN_STEP = 2
+_CHAIN_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ def build_preset(
     *,
     store: Store | None = None,
     force: bool = False,
+    near: bool = True,
     report: Report = silent,
 ) -> Built:
     """Return the steering of `preset` for the engine's model, from the store if it is there.
@@ -74,6 +82,8 @@ def build_preset(
         engine: the model, ready to generate.
         store: where built steering is kept; default: the user's.
         force: build again even if it is there.
+        near: take what was built for another quantisation of the model, with a warning, if there
+            is nothing for this one.
         report: told how far the work is.
 
     Raises:
@@ -83,15 +93,24 @@ def build_preset(
     store = store or Store()
     key = store_key(preset, engine)
     model = engine.model
-    path, shipped = store.path(key), Store(shipped_folder() / "compiled")
+    path = store.path(key)
     if not force and not path.exists():  # what was built here goes before what shipped
-        found = shipped.find(key, n_embd=model.n_embd, n_layer=model.n_layer)
-        if found:
-            return Built(*found, shipped.path(key), from_store=True)
+        found_with_it = _shipped(preset, key, model)
+        if found_with_it:
+            return found_with_it
+        found_near = near and _near(preset, key, model, store)
+        if found_near:
+            return found_near
     made: list[tuple[Steering, Identity]] = []
+    kept = Kept(path)
 
     def make() -> tuple[Steering, Identity]:
-        made.append(_fit(preset, engine, key, report))
+        kept.load()
+        try:
+            made.append(_fit(preset, engine, key, kept, report))
+        except FitError:
+            kept.drop()
+            raise
         return made[0]
 
     if force:
@@ -101,7 +120,65 @@ def build_preset(
         steering, identity = store.find_or_make(
             key, make, n_embd=model.n_embd, n_layer=model.n_layer
         )
+    if made:
+        kept.drop()
     return Built(steering, identity, path, from_store=not made)
+
+
+def find_built(
+    preset: Preset, engine: Engine, *, store: Store, near: bool = False
+) -> Built | None:
+    """Return what was built before, in the store or with the preset, or None.
+
+    It is for the very model, or if `near` for another quantisation of it, with a warning.
+
+    Raises:
+        SteeringError: it is damaged, or not what its name says.
+    """
+    key, model = store_key(preset, engine), engine.model
+    found = store.find(key, n_embd=model.n_embd, n_layer=model.n_layer)
+    if found:
+        return Built(*found, store.path(key), from_store=True)
+    return _shipped(preset, key, model) or (_near(preset, key, model, store) if near else None)
+
+
+def _shipped(preset: Preset, key: Key, model: Model) -> Built | None:
+    """Return the steering that came with a preset, in its pack or with steerplug."""
+    for folder in _came_with(preset):
+        kept = Store(folder / "compiled")
+        path = kept.path(key)
+        _check_pinned(path)
+        found = kept.find(key, n_embd=model.n_embd, n_layer=model.n_layer)
+        if found:
+            return Built(*found, path, from_store=True)
+    return None
+
+
+def _near(preset: Preset, key: Key, model: Model, store: Store) -> Built | None:
+    """Return steering that was built for nearly this model, with a warning."""
+    folders = (store.folder, *(folder / "compiled" for folder in _came_with(preset)))
+    found = find_near(key, folders, _check_pinned, n_embd=model.n_embd, n_layer=model.n_layer)
+    if found is None:
+        return None
+    made, path = found
+    log.warning(
+        "`%s` was built for another quantisation or version of %s; it is used as it is. "
+        "`steerplug eval` measures it here, `steerplug build` makes it for this file.",
+        preset.name, model.name,
+    )  # fmt: skip
+    return Built(*made, path, from_store=True)
+
+
+def _came_with(preset: Preset) -> tuple[Path, ...]:
+    """Return the folders that may hold compiled steering of a preset: its pack's, steerplug's."""
+    origin = preset.origin
+    return (origin.folder, shipped_folder()) if origin else (shipped_folder(),)
+
+
+def _check_pinned(path: Path) -> None:
+    """Refuse a file of a pack that is not what was pinned."""
+    if (pack := pack_of(path)) and path.exists():
+        pack.content(path.relative_to(pack.folder).as_posix())
 
 
 def store_key(preset: Preset, engine: Engine) -> Key:
@@ -112,17 +189,20 @@ def store_key(preset: Preset, engine: Engine) -> Key:
         model=engine.model.fingerprint,
         chat_template=chat_template_hash(engine.model.chat_template),
         method=preset.fit.method,
-        fit_version=FIT_VERSION,
+        fit_version=FIT_VERSIONS[preset.fit.method],
     )
 
 
 def _fit(
-    preset: Preset, engine: Engine, key: Key, report: Report
+    preset: Preset, engine: Engine, key: Key, kept: Kept, report: Report
 ) -> tuple[Steering, Identity]:
     context = Context(engine.model, n_ctx=engine.context.n_ctx)
     try:
-        fit = _fit_teacher if preset.teacher is not None else _fit_contrast
-        steering, strength, figures = fit(preset, engine, Cells(context), report)
+        cells = Cells(context)
+        if preset.teacher is not None:
+            steering, strength, figures = _fit_teacher(preset, engine, cells, kept, report)
+        else:
+            steering, strength, figures = _fit_contrast(preset, engine, cells, report)
     finally:
         context.close()
     identity = Identity(
@@ -148,7 +228,7 @@ Figures = dict[str, Any]
 
 
 def _fit_teacher(
-    preset: Preset, engine: Engine, cells: Cells, report: Report
+    preset: Preset, engine: Engine, cells: Cells, kept: Kept, report: Report
 ) -> tuple[Steering, float, Figures]:
     """Fit the difference that the teacher's prompt makes to its own replies, and measure it."""
     assert preset.teacher is not None
@@ -158,19 +238,22 @@ def _fit_teacher(
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
     ask = partial(
         teach, engine, template, preset.teacher,
-        schema=ANY_JSON if preset.decoding else None, report=report,
+        schema=ANY_JSON if preset.format else None, report=report,
     )  # fmt: skip
     own = general_prompts("fit") if fit.prompts == "general" else fit.prompts
-    lessons = ask(spread(own, _FIT_QUESTIONS[fit.method]), seed=fit.seed)
-    measure.gaps_closed(cells, lessons[:_LOOKED_AT], [])  # refuses where there is nothing to learn
+    lessons = ask(spread(own, _FIT_QUESTIONS[fit.method]), seed=fit.seed, known=kept.replies)
+    some = lessons[:: -(-len(lessons) // _LOOKED_AT)]
+    measure.gaps_closed(cells, some, [])  # refuses where there is nothing to learn
     if fit.method == "psr" or fit.method == "const":
         steering = distill(
             preset.name, model, lessons, blocks,
             method=fit.method, scope=preset.scope, seed=fit.seed, report=report,
         )  # fmt: skip
     elif fit.method == "chain":
-        blocks = blocks[::_CHAIN_STEP] if fit.layers == "auto" else blocks
-        steering = fit_chain(_named(preset, engine), cells, lessons, blocks, report=report)
+        blocks = blocks[::-_CHAIN_STEP][::-1] if fit.layers == "auto" else blocks
+        steering = fit_chain(
+            _named(preset, engine), cells, lessons, blocks, known=kept.deltas, report=report
+        )
     else:
         unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
 

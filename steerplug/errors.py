@@ -2,7 +2,8 @@
 
     SteerplugError
     ├── PresetError            a preset file, its name or a mix of names is wrong
-    │   └── PresetNotFound
+    │   ├── PresetNotFound
+    │   └── PackError         a pack of presets, where it comes from or its lock is wrong
     ├── ModelError             the model cannot be found, read or steered
     │   └── ModelNotFound
     ├── SteeringError          a steering value or file does not fit: width, layers, numbers
@@ -36,6 +37,10 @@ class PresetNotFound(PresetError):
     """No preset of that name or path exists."""
 
     status = 404
+
+
+class PackError(PresetError):
+    """A pack of presets, where it comes from or its lock is wrong; nothing of it is used."""
 
 
 class ModelError(SteerplugError):

@@ -10,10 +10,19 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from steerplug.checks import TEXT, Check, Frozen
 from steerplug.errors import PresetError, StrengthError
@@ -23,6 +32,7 @@ from steerplug.preset_parts import (
     Example,
     Fit,
     Method,
+    Phase,
     Scope,
     Strength,
     Teacher,
@@ -37,6 +47,7 @@ __all__ = [
     "Example",
     "Fit",
     "Method",
+    "Origin",
     "Preset",
     "Scope",
     "Strength",
@@ -77,7 +88,21 @@ Name = Annotated[
     Field(json_schema_extra={"pattern": NAME, "not": {"const": "none"}}),
     AfterValidator(_check_name),
 ]
+Version = Annotated[str, Field(pattern=_VERSION, max_length=64)]
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The pack that a preset came in.
+
+    Args:
+        pack: its name and version, such as "sea@1.2.0".
+        folder: where it lies; `folder/compiled` may hold the preset's steering for some models.
+    """
+
+    pack: str
+    folder: Path
 
 
 class Preset(Frozen):
@@ -87,7 +112,7 @@ class Preset(Frozen):
         alias="schema", description="The version of this format.", examples=[SCHEMA]
     )
     name: Name = Field(description="The preset's name and its file's.", examples=["pirate"])
-    version: Annotated[str, Field(pattern=_VERSION, max_length=64)] = Field(
+    version: Version = Field(
         "1.0.0", description="Version of the preset (semver).", examples=["1.0.0"]
     )
     description: Annotated[str, Field(max_length=1000), TEXT] = Field(
@@ -120,11 +145,15 @@ class Preset(Frozen):
         default_factory=Strength, description="How hard to push.", examples=[{"default": 1.0}]
     )
     decoding: Decoding | None = Field(
-        None, description="Constrain the reply as well as steer it.", examples=[{"format": "json"}]
+        None,
+        description="Constrain the reply as well as steer it, or leave out phases of it.",
+        examples=[{"format": "json"}, {"unsteered": ["thinking"]}],
     )
     checks: tuple[Check, ...] = Field(
         (), max_length=32, description="What replies must keep.", examples=[[{"kind": "json"}]]
     )
+
+    _origin: Origin | None = PrivateAttr(None)
 
     _no_null = field_validator("teacher", "contrast", "decoding", mode="before")(not_empty)
 
@@ -176,6 +205,27 @@ class Preset(Frozen):
             PresetError: it is not plain YAML, or a key or value is wrong.
         """
         return _validated(read_yaml(content, source))
+
+    @property
+    def origin(self) -> Origin | None:
+        """The pack it came in, if any; no part of what the preset says."""
+        return self._origin
+
+    def from_pack(self, origin: Origin) -> "Preset":
+        """Return the same preset, knowing the pack it came in."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
+
+    @property
+    def format(self) -> str:
+        """What every reply is held to: "json", or empty."""
+        return (self.decoding and self.decoding.format) or ""
+
+    @property
+    def unsteered(self) -> tuple[Phase, ...]:
+        """What steering leaves out of a reply."""
+        return (self.decoding and self.decoding.unsteered) or ()
 
     @cached_property
     def digest(self) -> str:

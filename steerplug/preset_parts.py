@@ -20,12 +20,19 @@ from steerplug.checks import TEXT, Frozen
 
 Method = Literal["psr", "const", "chain", "mean", "pca", "actadd"]
 Scope = Literal["response", "all", "front"]
+Phase = Literal["thinking", "constrained"]
 
 
 def _check_layers(layers: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(layers)) < len(layers):
         raise ValueError(f"names a block twice: {list(layers)}; keep each block once")
     return tuple(sorted(layers))
+
+
+def _check_phases(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    if len(set(phases)) < len(phases):
+        raise ValueError(f"names a phase twice: {list(phases)}; keep each phase once")
+    return phases
 
 
 def not_empty(value: object) -> object:
@@ -188,7 +195,30 @@ class Strength(Frozen):
         return self
 
 
-class Decoding(Frozen):
-    """A constraint on the reply, besides the steering."""
+Phases = Annotated[
+    tuple[Phase, ...],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_check_phases),
+]
 
-    format: Literal["json"] = Field(description="The reply is JSON.", examples=["json"])
+
+class Decoding(Frozen):
+    """A constraint on the reply, besides the steering, and what steering leaves out of it."""
+
+    format: Literal["json"] | None = Field(
+        None, description="The reply is JSON.", examples=["json"]
+    )
+    unsteered: Phases | None = Field(
+        None,
+        description="What steering leaves out of a reply: thinking, or what is constrained to a "
+        "format. Tool calls are left out in any case.",
+        examples=[["thinking"]],
+    )
+
+    _no_null = field_validator("format", "unsteered", mode="before")(not_empty)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.format is None and self.unsteered is None:
+            raise ValueError("says nothing; give it a `format` or `unsteered`")
+        return self

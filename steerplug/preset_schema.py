@@ -22,6 +22,7 @@ def make_schema() -> dict[str, Any]:
         {"required": ["system"]},
         {"required": ["examples"], "properties": {"examples": {"minItems": 1}}},
     ]
+    definitions["Decoding"]["anyOf"] = [{"required": ["format"]}, {"required": ["unsteered"]}]
     definitions["Fit"]["anyOf"] = [
         {"properties": {"method": {"enum": ["mean", "pca", "actadd"]}}},
         {"properties": {"coefficient": {"const": "auto"}}},

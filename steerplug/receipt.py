@@ -3,12 +3,18 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from steerplug.chat.tool import ToolCall
+from steerplug.preset_parts import Phase
+
 
 @dataclass(frozen=True)
 class Ingested:
     """One ingredient of a receipt: whose numbers, at what strength, and what it holds the reply to.
 
-    `format` is "json" where the preset constrains the reply as well as steers it, else empty.
+    `format` is "json" where the preset constrains the reply as well as steers it, else empty;
+    `unsteered` names phases of the reply that it leaves out.
+    `pack` names the pack the preset came in, and its version, such as "sea@1.2.0"; empty for the
+    user's own presets, the shipped ones and plain files.
     """
 
     name: str
@@ -18,6 +24,8 @@ class Ingested:
     layers: tuple[int, ...]
     scope: str
     format: str = ""
+    pack: str = ""
+    unsteered: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class Reply:
     seed: int
     seconds: float
     seconds_to_first: float
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as JSON values."""

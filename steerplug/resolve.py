@@ -11,9 +11,11 @@ from pathlib import Path
 from steerplug.build import Built, chat_template_hash
 from steerplug.engine.model import Model
 from steerplug.errors import EngineError, SteeringError
+from steerplug.interchange.reading import read_vectors
 from steerplug.library import find_preset, is_steering_file, load_preset
 from steerplug.mix import Ingredient, parse_mix
 from steerplug.preset import Preset, check_range, check_strength
+from steerplug.preset_parts import Phase
 from steerplug.receipt import Ingested
 from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity
@@ -21,9 +23,18 @@ from steerplug.steering.value import Mix, Steering, Term
 
 log = logging.getLogger(__name__)
 
-SteeringWords = str | Preset | Mix | Steering | None
+
+@dataclass(frozen=True)
+class Resolved:
+    """Steering that was looked up before, and what a receipt says of it."""
+
+    mix: Mix
+    ingredients: tuple[Ingested, ...]
+
+
+SteeringWords = str | Preset | Mix | Steering | Resolved | None
 """How a caller says steering: a mix in words (`"0.8*pirate + concise"`, `"none"`), a preset (at its
-default strength), a value, or None for none."""
+default strength), a value, what was looked up before, or None for none."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class _Found:
     strength: float
     version: str = ""
     format: str = ""
+    unsteered: tuple[Phase, ...] = ()
+    pack: str = ""
     allowed: tuple[float, float] | None = None
 
     def plus(self, strength: float) -> "_Found":
@@ -44,9 +57,11 @@ class _Found:
         return replace(self, strength=total)
 
     def said(self) -> Ingested:
-        """Return what a receipt says of it; who takes a preset away does not ask for its format."""
+        """Return what a receipt says of it; a preset that is taken away asks for no decoding."""
         said = _ingested(self.steering, self.version, self.strength)
-        return replace(said, format=self.format if self.strength > 0 else "")
+        if self.strength > 0:
+            said = replace(said, format=self.format, unsteered=self.unsteered)
+        return replace(said, pack=self.pack)
 
 
 class Resolver:
@@ -69,6 +84,8 @@ class Resolver:
         """
         if words is None:
             return Mix(), ()
+        if isinstance(words, Resolved):
+            return words.mix, words.ingredients
         if isinstance(words, (Mix, Steering)):
             mix = Mix.of(words)
             self._check_geometry(mix)
@@ -100,7 +117,9 @@ class Resolver:
             built.steering,
             ingredient.strength_at(built.default_strength(preset)),
             preset.version,
-            preset.decoding.format if preset.decoding else "",
+            preset.format,
+            preset.unsteered,
+            preset.origin.pack if preset.origin else "",
             (preset.strength.min, preset.strength.max),
         )
 
@@ -108,6 +127,7 @@ class Resolver:
         model = self._model
         steering, identity = read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)
         if identity is None:
+            self._warn_of_shift(path)
             return _Found(steering, ingredient.strength_at(1.0))
         if identity.architecture != model.architecture:
             raise SteeringError(
@@ -119,6 +139,16 @@ class Resolver:
         allowed = identity.strength_min, identity.strength_max
         check_range(identity.preset, strength, *allowed)
         return _Found(steering, strength, identity.preset_version, allowed=allowed)
+
+    def _warn_of_shift(self, path: Path) -> None:
+        """Say once where a control vector acts a block late, as it does in llama.cpp."""
+        if path not in self._warned and read_vectors(path).format == "llama.cpp":
+            self._warned.add(path)
+            log.warning(
+                "%s looks like one of llama.cpp's generator, whose vectors act one block later "
+                "than they were taken; it acts as in llama.cpp. `steerplug import` corrects it.",
+                path,
+            )
 
     def _warn_of_near_miss(self, path: Path, identity: Identity) -> None:
         """Say once where steering made for nearly this model is used all the same."""

@@ -5,35 +5,61 @@ and cached when first used), messages into tokens. Steering belongs to each call
 with a receipt of what was applied.
 """
 
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from steerplug.build import Built, build_preset
+from steerplug.chat.calls.grammar import check_tools, reply_grammar
+from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.template import ChatTemplate, Message
-from steerplug.engine.constraint import ANY_JSON
+from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
+from steerplug.engine.constraint import ANY_JSON, Grammar
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
-from steerplug.engine.scope import Prompt
+from steerplug.engine.scope import Phase, Prompt
 from steerplug.errors import EngineError, RequestError
 from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
-from steerplug.preset import Preset
+from steerplug.preset import Origin, Preset
 from steerplug.receipt import Ingested, Receipt, Reply, Usage
 from steerplug.resolve import Resolver, SteeringWords
 from steerplug.steering.value import Mix
 from steerplug.store import Store
 
+Event = Piece | CallPiece | Reply
+"""What a reply is streamed as: pieces of text, parts of tool calls, and the whole at the end."""
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How to generate, besides steering."""
+    """How to generate, besides steering.
+
+    Args:
+        sampling: how tokens are drawn.
+        stop: strings that end the reply.
+        max_tokens: most tokens to generate; None: as many as the context holds.
+        format: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
+        tools: what the reply may call.
+        unsteered: phases that steering leaves out, besides those that the presets leave out.
+        logprobs: how many of the likeliest tokens each piece tells; None: no probabilities.
+        timeout: seconds after which the reply is given up; None: never.
+        partition: replies use each other's cached prompts only where this is the same.
+    """
 
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+    format: Grammar | None = None
+    tools: Tools = field(default_factory=Tools)
+    unsteered: frozenset[Phase] = frozenset()
+    logprobs: int | None = None
+    timeout: float | None = None
+    partition: str = ""
 
 
 class Session:
@@ -42,6 +68,8 @@ class Session:
     Args:
         model: a path, `hf:org/repo/file.gguf`, or an alias such as `smollm2`.
         n_ctx: how many tokens a conversation may have.
+        n_cells: KV cells, which all conversations share; default: n_ctx.
+        n_seq: most sequences, running or kept for later.
         n_threads: threads; default: the processors this process may use.
         store: where built steering is kept; default: the user's cache.
         report: told how far a first build is.
@@ -55,16 +83,20 @@ class Session:
         model: str | Path,
         *,
         n_ctx: int = 4096,
+        n_cells: int | None = None,
+        n_seq: int = 32,
         n_threads: int | None = None,
         store: Store | None = None,
         report: Report = silent,
     ) -> None:
         self.model = Model(find_model(str(model)))
-        self.engine = Engine(self.model, n_ctx=n_ctx, n_threads=n_threads)
+        self.engine = Engine(
+            self.model, n_ctx=n_ctx, n_cells=n_cells, n_seq=n_seq, n_threads=n_threads
+        )
         self.template = ChatTemplate(self.model.chat_template, self.model.vocab, self.model.name)
         self.store = store or Store()
         self.report = report
-        self._built: dict[tuple[str, str], Built] = {}
+        self._built: dict[tuple[Origin | None, str, str], Built] = {}
         self._resolver = Resolver(self.model, self.build)
         self._building = threading.RLock()
 
@@ -91,9 +123,9 @@ class Session:
         messages: Sequence[Message],
         steering: SteeringWords = None,
         settings: Settings | None = None,
-    ) -> Iterator[Piece | Reply]:
+    ) -> Iterator[Event]:
         """Yield the pieces of the assistant's next message, and the reply as the last item."""
-        return self._stream(self.template.prompt(messages), steering, settings)
+        return self._events(self._chat_task(messages, steering, settings))
 
     def complete(
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
@@ -103,35 +135,110 @@ class Session:
 
     def stream_complete(
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
-    ) -> Iterator[Piece | Reply]:
+    ) -> Iterator[Event]:
         """Yield the pieces of a continuation of `text`, and the reply as the last item."""
+        return self._events(self._completion_task(text, steering, settings))
+
+    # The same on an event loop
+
+    async def achat(
+        self,
+        messages: Sequence[Message],
+        steering: SteeringWords = None,
+        settings: Settings | None = None,
+    ) -> Reply:
+        """Return the assistant's next message; see `chat`."""
+        return await _alast(self.astream_chat(messages, steering, settings))
+
+    async def astream_chat(
+        self,
+        messages: Sequence[Message],
+        steering: SteeringWords = None,
+        settings: Settings | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Yield what `stream_chat` does; closing the iterator ends the reply."""
+        task = await asyncio.to_thread(self._chat_task, messages, steering, settings)
+        async with aclosing(self._aevents(task)) as events:
+            async for event in events:
+                yield event
+
+    async def acomplete(
+        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Reply:
+        """Return what the model writes after `text`; see `complete`."""
+        return await _alast(self.astream_complete(text, steering, settings))
+
+    async def astream_complete(
+        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Yield what `stream_complete` does; closing the iterator ends the reply."""
+        task = await asyncio.to_thread(self._completion_task, text, steering, settings)
+        async with aclosing(self._aevents(task)) as events:
+            async for event in events:
+                yield event
+
+    def _chat_task(
+        self, messages: Sequence[Message], steering: SteeringWords, settings: Settings | None
+    ) -> "_Task":
+        tools = (settings or Settings()).tools
+        check_tools(tools)
+        prompt = self.template.prompt(messages, tools.tools)
+        has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
+        return self._task(prompt, steering, settings, has_calls=has_calls)
+
+    def _completion_task(
+        self, text: str, steering: SteeringWords, settings: Settings | None
+    ) -> "_Task":
         if not text:
             raise RequestError("the prompt is empty; send at least one word.")
+        if settings and settings.tools:
+            raise RequestError("plain text that is continued calls no tools; send a chat instead.")
         vocab = self.model.vocab
         bos = (vocab.bos,) if vocab.adds_bos else ()
         prompt = Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))
-        return self._stream(prompt, steering, settings)
+        return self._task(prompt, steering, settings)
 
-    def _stream(
-        self, prompt: Prompt, steering: SteeringWords, settings: Settings | None
-    ) -> Iterator[Piece | Reply]:
+    def _task(
+        self, prompt: Prompt, steering: SteeringWords, settings: Settings | None,
+        *, has_calls: bool = False,
+    ) -> "_Task":
         settings = settings or Settings()
         mix, ingredients = self.steering(steering)
-        grammar = ANY_JSON if any(said.format == "json" for said in ingredients) else None
+        grammar = settings.format
+        if grammar is None and any(said.format == "json" for said in ingredients):
+            grammar = ANY_JSON
+        unsteered = settings.unsteered.union(*(said.unsteered for said in ingredients))
+        tools, calls, reading = settings.tools, None, None
+        if has_calls:
+            form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
+            grammar, calls = reply_grammar(form, tools, grammar, self.model.vocab)
+            calls = replace(calls, steered=tools.steered and "constrained" not in unsteered)
+            if only_calls:  # what of the reply is a call is told by its marks
+                unsteered -= {"constrained"}
+            if tools and tools.choice != NONE:
+                reading = CallStream(form, only_calls=only_calls)
         request = Request(
-            prompt, mix, settings.sampling, settings.stop, settings.max_tokens, grammar
-        )
+            prompt, mix, settings.sampling, settings.stop, settings.max_tokens, grammar,
+            unsteered, settings.logprobs, settings.timeout, settings.partition, calls,
+        )  # fmt: skip
         self.engine.check(request)
-        return self._events(request, ingredients)
+        return _Task(request, ingredients, reading)
 
-    def _events(
-        self, request: Request, ingredients: tuple[Ingested, ...]
-    ) -> Iterator[Piece | Reply]:
-        progress, text = Progress(), []
-        for piece in self.engine.generate(request, progress):
-            text.append(piece.text)
-            yield piece
-        yield _reply("".join(text), request, progress, ingredients)
+    def _events(self, task: "_Task") -> Iterator[Event]:
+        with closing(self.engine.generate(task.request, task.progress)) as pieces:
+            for piece in pieces:
+                yield from task.take(piece)
+        yield from task.finish()
+        yield task.reply()
+
+    async def _aevents(self, task: "_Task") -> AsyncGenerator[Event, None]:
+        async with aclosing(self.engine.agenerate(task.request, task.progress)) as pieces:
+            async for piece in pieces:
+                for event in task.take(piece):
+                    yield event
+        for event in task.finish():
+            yield event
+        yield task.reply()
 
     def steering(self, words: SteeringWords) -> tuple[Mix, tuple[Ingested, ...]]:
         """Return a mix, and what a receipt says of it; presets are built when first used.
@@ -143,7 +250,7 @@ class Session:
 
     def build(self, preset: Preset) -> Built:
         """Return the steering of a preset for this model; built once, then kept."""
-        key = (preset.name, preset.digest)
+        key = (preset.origin, preset.name, preset.digest)
         with self._building:
             if key not in self._built:
                 self._built[key] = build_preset(
@@ -157,33 +264,77 @@ class Session:
         self.model.close()
 
 
-def _reply(
-    text: str, request: Request, progress: Progress, ingredients: tuple[Ingested, ...]
-) -> Reply:
-    steered = bool(request.mix)
-    if steered and not progress.n_steered:
-        raise EngineError(
-            "steering was asked for and acted on no token; run `steerplug doctor -m MODEL`."
+class _Task:
+    """One reply in the making: what was asked for, and what has come so far."""
+
+    def __init__(
+        self, request: Request, ingredients: tuple[Ingested, ...], calls: CallStream | None
+    ) -> None:
+        self.request, self.ingredients = request, ingredients
+        self._calls = calls
+        self.progress = Progress()
+        self._text: list[str] = []
+
+    def take(self, piece: Piece) -> Iterator[Piece | CallPiece]:
+        """Note a piece, and hand on its text and parts of calls."""
+        if self._calls is None:
+            self._text.append(piece.text)
+            yield piece
+            return
+        parts = list(self._calls.feed(piece.text, piece.in_call))
+        text = "".join(part for part in parts if isinstance(part, str))
+        if text or not piece.in_call:
+            self._text.append(text)
+            yield replace(piece, text=text)
+        for part in parts:
+            if isinstance(part, CallPiece):
+                yield part
+
+    def finish(self) -> Iterator[Piece]:
+        """Hand on the text that could have been the beginning of a call."""
+        if self._calls and (text := self._calls.finish()):
+            self._text.append(text)
+            yield Piece(text, None, 0.0)
+
+    def reply(self) -> Reply:
+        """Return the finished reply.
+
+        Raises:
+            EngineError: steering was asked for and did not happen.
+        """
+        mix, progress = self.request.mix, self.progress
+        if mix and not (progress.n_steered or progress.left_out):
+            raise EngineError(
+                "steering was asked for and acted on no token; run `steerplug doctor -m MODEL`."
+            )
+        receipt = Receipt(
+            self.ingredients if mix else (),
+            mix.digest if mix else "",
+            progress.n_steered,
+            progress.moved / progress.n_moved if progress.n_moved else 0.0,
         )
-    receipt = Receipt(
-        ingredients if steered else (),
-        request.mix.digest if steered else "",
-        progress.n_steered,
-        progress.moved / progress.n_moved if progress.n_moved else 0.0,
-    )
-    return Reply(
-        text,
-        progress.finish_reason or "stop",
-        Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
-        receipt,
-        progress.seed or 0,
-        progress.seconds,
-        progress.seconds_to_first,
-    )
+        calls = self._calls.calls if self._calls else ()
+        reason = progress.finish_reason or "stop"
+        return Reply(
+            "".join(self._text),
+            "tool_calls" if calls and reason == "stop" else reason,
+            Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
+            receipt,
+            progress.seed or 0,
+            progress.seconds,
+            progress.seconds_to_first,
+            calls,
+        )
 
 
-def _last(events: Iterator[Piece | Reply]) -> Reply:
+def _last(events: Iterator[Event]) -> Reply:
     *_, reply = events
     assert isinstance(reply, Reply)
     return reply
 
+
+async def _alast(events: AsyncGenerator[Event, None]) -> Reply:
+    async with aclosing(events):
+        *_, reply = [event async for event in events]
+    assert isinstance(reply, Reply)
+    return reply

@@ -23,8 +23,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
+from steerplug.claims import cache_folder
 from steerplug.errors import SteeringError, StoreError
 from steerplug.steering.file import FORMAT, read_steering, write_steering
 from steerplug.steering.identity import PRESET_NAME, Identity
@@ -84,9 +84,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        named = os.environ.get("STEERPLUG_CACHE")
-        default = Path(named) if named else user_cache_path("steerplug", appauthor=False)
-        self.folder = (folder or default).expanduser().absolute()
+        self.folder = folder.expanduser().absolute() if folder else cache_folder()
 
     def path(self, key: Key) -> Path:
         """Return where the steering of `key` is, or would be; safe as a name on every system."""

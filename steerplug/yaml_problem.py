@@ -7,6 +7,7 @@ what is right: the nearest known key or word, or an example (a model's field car
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, get_args
 
@@ -18,21 +19,41 @@ from steerplug.errors import nearest
 from steerplug.yaml_file import Place, YamlFile, printable
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: where, and a sentence without the file's name and full stop."""
+
+    place: Place
+    said: str
+
+    def sentence(self, file: YamlFile, rest: str = "") -> str:
+        """Return the whole sentence, with the file and line; `rest` stands at its end."""
+        said = f"{file.at(self.place)}: {self.said}{rest}"
+        return said if said.endswith("?") else said + "."
+
+
 def explain(error: ValidationError, model: type[BaseModel], file: YamlFile) -> str:
     """Return one sentence for pydantic's findings: the first of them, and how many more there are.
 
     Unknown keys come first, because they explain what is missing.
     """
+    first, *others = findings(error, model, file)
+    more = len(others)
+    rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
+    return first.sentence(file, rest)
+
+
+def findings(
+    error: ValidationError, model: type[BaseModel], file: YamlFile
+) -> list[Finding]:
+    """Return all that pydantic found wrong, unknown keys first."""
     found: dict[Place, list[dict[str, Any]]] = {}
     for problem in sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden"):
         place = _place(problem["loc"], problem["type"], file.data)
         found.setdefault(place, []).append(dict(problem))
     # A value that fits no branch of a union is reported for each branch; the deepest knows best.
     places = [p for p in found if not any(p == q[: len(p)] and p != q for q in found)]
-    more = len(places) - 1
-    rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
-    said = f"{file.at(places[0])}: {_say(places[0], found[places[0]], model)}{rest}"
-    return said if said.endswith("?") else said + "."
+    return [Finding(place, _say(place, found[place], model)) for place in places]
 
 
 def _place(loc: Sequence[str | int], kind: str, data: object) -> Place:

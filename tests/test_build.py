@@ -18,6 +18,7 @@ from steerplug.evaluate.questions import for_choosing, unseen
 from steerplug.fit import difference, distill, measure
 from steerplug.fit import teacher as teaching
 from steerplug.fit.general import general_prompts
+from steerplug.fit.kept import Kept
 from steerplug.preset import Preset
 from steerplug.steering.file import read_steering
 from steerplug.store import Store
@@ -296,6 +297,42 @@ def test_gates_are_trained_and_measured_in_llama_cpp(
     assert said["prompt_tokens_saved"] > 10
 
 
+def test_an_interrupted_fit_goes_on_where_it_was(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = preset(
+        contrast=None, teacher=TEACHER,
+        fit={"method": "chain", "layers": [4, 8, 12], "prompts": OWN_QUESTIONS},
+    )  # fmt: skip
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what.startswith("distilling") and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_preset(wanted, engine, store=store, report=interrupt)
+    kept = Kept(store.path(store_key(wanted, engine)))
+    kept.load()
+    assert (sorted(kept.replies), list(kept.deltas)) == ([0, 1, 2], [4, 8])
+
+    known: list[dict[int, Any]] = []
+    told: list[tuple[str, int]] = []
+
+    def teach(*given: Any, **rest: Any) -> Any:
+        known.append(dict(rest.get("known") or {}))
+        return teaching.teach(*given, **rest)
+
+    monkeypatch.setattr("steerplug.build.teach", teach)
+    built = build_preset(
+        wanted, engine, store=store, report=lambda what, done, _: told.append((what, done))
+    )
+    assert known[0] == kept.replies
+    assert [done for what, done in told if what.startswith("distilling")] == [2, 3]
+    for il in (4, 8):
+        assert np.array_equal(built.steering.layers[il].W, kept.deltas[il].W)
+    assert not list(store.folder.rglob("*.npz"))
+
+
 def test_the_default_strength_is_measured_unless_the_preset_says_one(
     glad: tuple[Built, Store]
 ) -> None:
@@ -339,6 +376,7 @@ def test_a_teacher_that_changes_nothing_is_refused_before_anything_is_fitted(
     )  # fmt: skip
     with pytest.raises(FitError, match=r"there is nothing to learn: .* by -?0\.00\d+ nats"):
         build_preset(wanted, engine, store=store)
+    assert not list(store.folder.rglob("*.npz"))  # nothing to go on with
 
 
 def test_what_brings_the_model_no_nearer_to_the_prompt_is_not_kept(
@@ -402,7 +440,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(engine: Engine, tmp_pat
 def test_the_key_holds_all_that_the_numbers_depend_on(engine: Engine) -> None:
     key = store_key(preset(), engine)
     assert key.model == engine.model.fingerprint
-    assert key.fit_version == build.FIT_VERSION
+    assert key.fit_version == build.FIT_VERSIONS[preset().fit.method]
     assert key.preset_digest == preset().digest
     assert len(key.chat_template) == 64
     assert all(astuple(key))

@@ -8,11 +8,12 @@ from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.fit.chain import Chain, fit_chain, regress
+from steerplug.fit import chain as chains
+from steerplug.fit.chain import Chain, Sums, fit_chain, regress
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.library import load_preset
-from steerplug.steering.value import Array, Mix
+from steerplug.steering.value import Array, Delta, Mix
 
 N_ROWS, N_EMBD, RANK = 600, 24, 3
 QUESTIONS = (
@@ -24,45 +25,83 @@ QUESTIONS = (
 UNSEEN = ("What is snow?", "How do I make tea?", "Tell me about horses.")
 
 
+def normed(rows: Array) -> Array:
+    return np.asarray(rows / np.sqrt((rows**2).mean(axis=1, keepdims=True)), np.float32)
+
+
 def planted(noise: float) -> tuple[Array, Array, Array, Array]:
-    """Rows, the rank-3 affine image they miss, and the map."""
+    """Rows, the rank-3 affine image of their directions that they miss, and the map."""
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(N_ROWS, N_EMBD)) + rng.normal(size=N_EMBD)
+    rows = (rng.normal(size=(N_ROWS, N_EMBD)) + rng.normal(size=N_EMBD)).astype(np.float32)
     matrix = rng.normal(size=(N_EMBD, RANK)) @ rng.normal(size=(RANK, N_EMBD))
     offset = rng.normal(size=N_EMBD)
-    missing = rows @ matrix + offset + noise * rng.normal(size=rows.shape)
+    missing = normed(rows) @ matrix + offset + noise * rng.normal(size=rows.shape)
     return tuple(x.astype(np.float32) for x in (rows, missing, matrix, offset))  # type: ignore[return-value]
+
+
+def parts(rows: Array, missing: Array) -> list[Sums]:
+    return [Sums.of(rows[i::4], missing[i::4]) for i in range(4)]
+
+
+def applied(delta: Delta, rows: Array) -> Array:
+    return np.asarray(delta.z[0] + (normed(rows) @ delta.W.T + delta.b) @ delta.Z, np.float32)
 
 
 def test_a_planted_low_rank_map_is_found_again() -> None:
     rows, missing, matrix, offset = planted(noise=0.1)
-    delta = regress(rows, missing, np.arange(N_ROWS) % 6 != 0, RANK)
-    fresh = np.random.default_rng(1).normal(size=(50, N_EMBD))
-    said = delta.z[0] + (fresh @ delta.W.T + delta.b) @ delta.Z
-    wanted = fresh @ matrix + offset
-    assert np.linalg.norm(said - wanted) < 0.05 * np.linalg.norm(wanted)
-    assert (delta.n_units, delta.act, delta.norm) == (RANK, "identity", "none")
+    delta = regress(parts(rows, missing), RANK)
+    fresh = np.random.default_rng(1).normal(size=(50, N_EMBD)).astype(np.float32)
+    wanted = normed(fresh) @ matrix + offset
+    assert np.linalg.norm(applied(delta, fresh) - wanted) < 0.05 * np.linalg.norm(wanted)
+    assert (delta.n_units, delta.act, delta.norm) == (RANK, "identity", "rms")
 
 
 def test_a_rank_too_small_for_the_map_loses_part_of_it() -> None:
     rows, missing, *_ = planted(noise=0.1)
-    seen = np.arange(N_ROWS) % 6 != 0
 
     def error(rank: int) -> float:
-        delta = regress(rows, missing, seen, rank)
-        return float(((delta.z[0] + (rows @ delta.W.T + delta.b) @ delta.Z - missing) ** 2).sum())
+        return float(((applied(regress(parts(rows, missing), rank), rows) - missing) ** 2).sum())
 
     assert error(1) > 2 * error(2) > 4 * error(RANK)
+
+
+def test_full_rank_and_hardly_a_ridge_is_least_squares() -> None:
+    rows, missing, *_ = planted(noise=0.5)
+    design = np.hstack([normed(rows), np.ones((N_ROWS, 1))])
+    wanted = design @ np.linalg.lstsq(design, missing, rcond=None)[0]
+    found = applied(regress(parts(rows, missing), N_EMBD), rows)
+    assert np.linalg.norm(found - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+def test_values_of_another_size_are_fitted_as_well() -> None:
+    """What is added counts by its share of a value's own variation, not by its size."""
+    rows, missing, *_ = planted(noise=0.1)
+    scale = np.geomspace(1, 1e4, N_EMBD).astype(np.float32)
+    delta = regress(parts(rows, missing * scale), RANK)
+    error = (applied(delta, rows) / scale - missing).std(axis=0)
+    assert (error < 0.2 * missing.std(axis=0)).all()
+
+
+def test_a_value_that_never_varies_does_no_harm() -> None:
+    rows, missing, *_ = planted(noise=0.1)
+    missing[:, 3] = 0
+    delta = regress(parts(rows, missing), RANK)
+    assert np.abs(applied(delta, rows)[:, 3]).max() < 1e-3
 
 
 def test_where_nothing_can_be_predicted_only_the_mean_is_left() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(200, 40)).astype(np.float32)
     missing = (rng.normal(size=(200, 40)) + 5).astype(np.float32)
-    delta = regress(rows, missing, np.arange(200) % 6 != 0, 8)
-    varying = (rows @ delta.W.T + delta.b) @ delta.Z
-    assert np.linalg.norm(delta.z[0] - 5) < 1
+    varying = applied(regress(parts(rows, missing), 8), rows) - 5
+    assert np.abs(varying.mean(axis=0)).mean() < 0.1
     assert np.abs(varying).mean() < 0.3
+
+
+def test_one_part_alone_takes_a_ridge_of_the_middle() -> None:
+    rows, missing, *_ = planted(noise=0.1)
+    delta = regress([Sums.of(rows, missing)], RANK)
+    assert np.linalg.norm(applied(delta, rows) - missing) < 0.2 * np.linalg.norm(missing)
 
 
 @pytest.fixture(scope="module")
@@ -79,23 +118,75 @@ def taught(model: Model, engine: Engine) -> tuple[list[Lesson], list[Lesson]]:
 def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
     model: Model, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
-    lessons, unseen = taught
+    lessons, unseen = taught[0][:8], taught[1][:2]
     cells = Cells(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
-    one = fit_chain(chain, cells, lessons, [20])
-    four = fit_chain(chain, cells, lessons, [5, 12, 19, 26])
-    gap_one, gap_four = gaps_closed(cells, unseen, [Mix.of(one), Mix.of(four)])
-    assert list(four.layers) == [5, 12, 19, 26]
-    assert 0.1 < gap_one < gap_four
+    one = fit_chain(chain, cells, lessons, [12])
+    two = fit_chain(chain, cells, lessons, [12, 27])
+    gap_one, gap_two = gaps_closed(cells, unseen, [Mix.of(one), Mix.of(two)])
+    assert list(two.layers) == [12, 27]
+    assert 0.05 < gap_one < gap_two
+    assert gap_two > 0.3
 
 
 def test_blocks_see_those_below_them_steered(
     model: Model, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     """Above a block that already closes most of what it can, less is missing than without it."""
-    lessons = taught[0][:6]
+    lessons = taught[0][:4]
     cells = Cells(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
-    alone = fit_chain(chain, cells, lessons, [20]).layers[20].z
-    after = fit_chain(chain, cells, lessons, [19, 20]).layers[20].z
+    alone = fit_chain(chain, cells, lessons, [10]).layers[10].z
+    after = fit_chain(chain, cells, lessons, [9, 10]).layers[10].z
     assert np.linalg.norm(after) < 0.7 * np.linalg.norm(alone)
+
+
+def test_blocks_that_are_known_are_not_fitted_again(
+    model: Model, taught: tuple[list[Lesson], list[Lesson]]
+) -> None:
+    lessons = taught[0][:2]
+    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    chain = Chain("pirate", model.n_embd, model.n_layer, "response")
+    known: dict[int, Delta] = {}
+    whole = fit_chain(chain, cells, lessons, [1, 2, 3], known=known)
+    assert list(known) == [1, 2, 3]
+    told: list[tuple[str, int, int]] = []
+    del known[3]
+    again = fit_chain(
+        chain, cells, lessons, [1, 2, 3], known=known, report=lambda *step: told.append(step)
+    )
+    assert again.digest == whole.digest
+    assert [done for what, done, _ in told if what.startswith("distilling")] == [2, 3]
+
+
+def test_the_prompted_model_is_read_for_as_many_blocks_at_a_time_as_memory_allows(
+    model: Model, taught: tuple[list[Lesson], list[Lesson]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons = taught[0][:2]
+    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    chain = Chain("pirate", model.n_embd, model.n_layer, "response")
+    read: list[str] = []
+
+    def fitted() -> str:
+        read.clear()
+        return fit_chain(
+            chain, cells, lessons, [1, 2], report=lambda what, *_: read.append(what)
+        ).digest
+
+    at_once = fitted()
+    n_at_once = read.count("reading the prompted model")
+    monkeypatch.setattr(chains, "_MOST_BYTES", 1)
+    assert fitted() == at_once
+    assert read.count("reading the prompted model") == 2 * n_at_once
+
+
+def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
+    model: Model, taught: tuple[list[Lesson], list[Lesson]]
+) -> None:
+    lessons, unseen = taught
+    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    chain = Chain("pirate", model.n_embd, model.n_layer, "all")
+    steering = fit_chain(chain, cells, lessons[:4], [12])
+    assert steering.scope == "all"
+    (closed,) = gaps_closed(cells, unseen[:1], [Mix.of(steering)])
+    assert closed > 0.05

@@ -7,15 +7,14 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command import Call, Ended, plant  # type: ignore[import-not-found]
 
 import steerplug
-from steerplug.build import store_key
 from steerplug.commands import main
 from steerplug.commands.reply import blocks
 from steerplug.engine.engine import Engine
@@ -26,7 +25,7 @@ from steerplug.session import Settings
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
-from steerplug.store import Key, Store
+from steerplug.store import Store
 
 BLOCK = 12
 SHIPPED = sorted(path.stem for path in shipped_folder().glob("*.yaml"))
@@ -56,22 +55,6 @@ fit: {method: actadd, layers: [99], coefficient: 1}
 }
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-Call = Callable[..., Ended]
-
-
 FIDELITY = {
     "gap_closed": 0.25, "gap_closed_interval": [0.2, 0.3], "n_prompts": 12, "coefficient": 2.0,
     "checks": {"bare": 0.0, "prompted": 1.0, "steered": 0.5, "n": 12},
@@ -79,20 +62,13 @@ FIDELITY = {
 }  # fmt: skip
 
 
-def plant(name: str, engine: Engine, store: Store) -> Steering:
+def planted(name: str, engine: Engine, store: Store) -> Steering:
     """Put random steering of one block in the place of a preset's."""
     preset, model = load_preset(name), engine.model
-    key: Key = store_key(preset, engine)
     z = np.random.default_rng(len(name)).normal(0, 3, model.n_embd).astype(np.float32)
     layers = {BLOCK: Delta.constant(z)}
     steering = Steering(name, model.n_embd, model.n_layer, layers, preset.scope)
-    identity = Identity(
-        preset=name, preset_version=preset.version, preset_digest=preset.digest,
-        model=key.model, architecture=model.architecture, chat_template=key.chat_template,
-        method=key.method, seed=0, steerplug_version="0",
-        fidelity=FIDELITY,
-    )  # fmt: skip
-    store.publish(key, steering, identity)
+    plant(preset, steering, engine, store, fidelity=FIDELITY)
     return steering
 
 
@@ -108,7 +84,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERPLUG_PRESETS", str(home / "presets"))
         for name in ("sailor", "warm"):
-            plant(name, engine, Store(home / "cache"))
+            planted(name, engine, Store(home / "cache"))
     return home
 
 
@@ -190,11 +166,13 @@ def test_presets_lists_what_ships_what_is_yours_and_what_is_broken(call: Call, h
 
 def test_presets_piped_are_one_plain_line_each(call: Call) -> None:
     rows = [line.split("\t") for line in call("presets").out.splitlines()]
-    assert all(len(row) == 6 for row in rows)
+    assert all(len(row) == 8 for row in rows)
     by_name = {row[0]: row[1:] for row in rows}
     assert by_name["sailor"] == [
-        "mean", "response", "yours", "fun", "Talks like a sailor. Too much looks like shouting."
+        "mean", "response", "yours", "fun", "Talks like a sailor. Too much looks like shouting.",
+        "25% (20 to 30)", "17",
     ]  # fmt: skip
+    assert by_name["quick"][5:] == ["-", "-"]
     assert by_name["weddings"][2] == "shipped"
     assert by_name["torn"][0] == "broken"
     assert "torn.yaml" in by_name["torn"][4]
@@ -208,7 +186,7 @@ def test_show_tells_all_of_a_preset(call: Call, name: str) -> None:
     assert about == {
         "digest": preset.digest, "path": str(shipped_folder() / f"{name}.yaml"), "shipped": True
     }  # fmt: skip
-    assert Preset.from_mapping({k: v for k, v in shown.items() if v is not None}) == preset
+    assert Preset.from_mapping(shown) == preset
     page = call("show", name).out
     source = preset.teacher or preset.contrast
     assert source is not None
@@ -277,7 +255,7 @@ def test_run_streams_the_answer_and_keeps_the_receipt_apart(call: Call) -> None:
     assert (reply["model"], reply["steering"]) == ("smollm2", "1.5*sailor - warm")
     assert set(reply) == {
         "model", "steering", "text", "finish_reason", "usage", "receipt", "seed", "seconds",
-        "seconds_to_first",
+        "seconds_to_first", "tool_calls",
     }  # fmt: skip
     strengths = {said["name"]: said["strength"] for said in reply["receipt"]["steering"]}
     assert strengths == {"sailor": 1.5, "warm": -0.5}

@@ -1,42 +1,142 @@
 """`steerplug bench` compares like with like: no time is asserted, only what is compared."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from steerplug.commands import bench, main
+from steerplug.benchmark import decode, replies
+from steerplug.benchmark.turns import Task, take_turns
+from steerplug.commands import main
+from steerplug.engine.context import Context
+from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
+from steerplug.engine.request import Request
+from steerplug.fit.progress import silent
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "PREFILL", 16)
-    monkeypatch.setattr(bench, "DECODE", 3)
+    monkeypatch.setattr(decode, "PREFILL", 16)
+    monkeypatch.setattr(decode, "DECODE", 3)
+    monkeypatch.setattr(replies, "REPLY", 4)
+    monkeypatch.setattr(replies, "CROWD", 4)
 
 
-def test_json_holds_the_ratios_of_all_three_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--rounds", "3", "--json"]) == 0
+def test_ways_take_turns_and_ratios_are_taken_within_a_turn() -> None:
+    """Machine moments of 1, 10 and 100 would drown a ratio of medians; here it is 2 each time."""
+    order, moments = [], iter([1.0, 1.0, 10.0, 100.0])
+    now = [0.0]
+
+    def prepare() -> None:
+        now[0] = next(moments)
+
+    def way(name: str, cost: float) -> float:
+        order.append(name)
+        return cost * now[0]
+
+    task = Task("t", {"a": lambda: way("a", 1), "b": lambda: way("b", 2)}, prepare=prepare)
+
+    class Opened:
+        closed = False
+
+        def __enter__(self) -> Task:
+            return task
+
+        def __exit__(self, *_: object) -> None:
+            Opened.closed = True
+
+    _, timings = take_turns(Opened(), 3, silent)
+    assert "".join(order) == "baabbaab"
+    assert timings["a"] == (10.0, 1.0, 1.0, 1.0)
+    assert timings["b"] == (20.0, 2.0, 2.0, 2.0)
+    assert Opened.closed
+
+
+def test_json_and_picture_hold_every_way_of_every_task(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, plot = tmp_path / "short.yaml", tmp_path / "bench.svg"
+    short.write_text("schema: steerplug/preset-v1\nname: short\nversion: 1.0.0\n"
+        "description: Answers briefly.\nteacher: {system: Answer briefly.}\n"
+        "fit: {method: psr}\n", encoding="utf-8")
+    monkeypatch.setattr(replies, "INSTRUCTION", str(short))
+    assert main(["bench", "--rounds", "3", "--json", "--plot", str(plot)]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert set(said) == {"model", "rounds", "prefill", "decode"}
-    for task in (said["prefill"], said["decode"]):
-        assert set(task) == {"no_hook", "idle", "steered"}
-        assert task["no_hook"]["ratio"] == 1
-        assert all(way["tokens_per_second"] > 0 for way in task.values())
-        assert all(way["spread"][0] <= way["ratio"] <= way["spread"][1] for way in task.values())
+    assert list(said) == [
+        "model", "rounds", "prefill", "decode", "switch", "reply", "crowd", "first_token"
+    ]
+    drawn = plot.read_text(encoding="utf-8")
+    for task in list(said)[2:]:
+        ways = list(said[task].items())
+        assert len(ways) >= 3
+        assert ways[0][1]["ratio"] == 1
+        for name, way in ways:
+            assert way["milliseconds"] > 0
+            assert way["spread"][0] <= way["ratio"] <= way["spread"][1]
+            assert name in drawn
+    cells = {way: int(said["first_token"][way]["note"].split()[0]) for way in said["first_token"]}
+    assert cells[replies.COLD] == cells[replies.PEER_CACHED]
+    assert min(cells.values()) > 0
+    assert cells[replies.COLD_STEERED] != cells[replies.COLD]
+
+
+def test_what_cannot_be_drawn_is_refused_before_anything_is_timed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["bench", "--plot", str(tmp_path / "bench.txt")]) == 2
+    assert "'.txt'" in capsys.readouterr().err
 
 
 def test_the_steered_way_really_steers_every_block_and_the_others_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    applied = []
-    turn = bench._turn
+    steered: dict[int, set[int]] = {}
+    watched = Context.decode
 
-    def watched(ways, begin, n, i):  # type: ignore[no-untyped-def]
-        took = turn(ways, begin, n, i)
-        applied.append([context.hook.applied // n for context, _ in ways.values()])
-        return took
+    def watch(self: Context, rows, *args, **kwargs):  # type: ignore[no-untyped-def]
+        result = watched(self, rows, *args, **kwargs)
+        if not kwargs:  # a probe
+            steered.setdefault(id(self), set()).add(self.hook.applied // len(rows))
+        return result
 
-    monkeypatch.setattr(bench, "_turn", watched)
-    assert main(["bench", "--rounds", "3"]) == 0
-    prompt = [0, 0, 29]  # per row; the last block holds only the row whose logits are asked for
-    assert applied == [prompt, prompt, *([[0, 0, 30]] * 3)] * 4
-    assert "every block steered" in capsys.readouterr().out
+    monkeypatch.setattr(Context, "decode", watch)
+    with decode.decode(model) as task:
+        contexts = [id(task.ways[way].context) for way in task.ways]  # type: ignore[attr-defined]
+        task.prepare()
+        for way in task.ways.values():
+            way()
+    assert [steered[context] for context in contexts] == [{0}, {0}, {29, 30}]
+
+
+def test_a_switched_control_vector_changes_what_the_context_says(model: Model) -> None:
+    with decode.switch(model) as task:
+        walks = {way: task.ways[way] for way in (decode.STOCK_KEPT, decode.SWITCHED)}
+        task.prepare()
+        task.ways[decode.STOCK_SWITCHED]()
+        said = {}
+        for name, walk in walks.items():
+            walk()
+            said[name] = walk.context.logits(0)  # type: ignore[attr-defined]
+        applied = walks[decode.SWITCHED].context.hook.applied  # type: ignore[attr-defined]
+    assert applied == model.n_layer
+    assert (said[decode.STOCK_KEPT] != said[decode.SWITCHED]).any()
+
+
+def test_the_crowd_runs_at_once_each_with_its_own_mix(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+    generate = Engine.generate
+
+    def watch(self: Engine, request: Request, *args):  # type: ignore[no-untyped-def]
+        asked.append(request)
+        return generate(self, request, *args)
+
+    monkeypatch.setattr(Engine, "generate", watch)
+    with replies.crowd(model) as task:
+        task.ways[replies.AT_ONCE]()
+        assert not any(request.mix for request in asked)
+        asked.clear()
+        task.ways[replies.MIXES]()
+    assert len({request.mix.digest for request in asked}) == len(asked) == replies.CROWD

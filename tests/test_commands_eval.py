@@ -1,14 +1,11 @@
 """`steerplug eval` on the real model and a shipped preset, short; and how it refuses."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command import Call, Ended, plant  # type: ignore[import-not-found]
 
-from steerplug.build import store_key
 from steerplug.commands import main
 from steerplug.commands.fidelity import advice
 from steerplug.engine.engine import Engine
@@ -16,25 +13,7 @@ from steerplug.evaluate import fidelity, questions, sweep, trace
 from steerplug.evaluate.sweep import Chosen
 from steerplug.library import load_preset, shipped_folder
 from steerplug.steering.file import read_steering
-from steerplug.steering.identity import Identity
-from steerplug.store import Key, Store
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-Call = Callable[..., Ended]
-
+from steerplug.store import Store
 
 PRESETS = {
     "sailor": "You are a pirate who has seen all seas. Answer like a pirate, with words such as "
@@ -58,13 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
             "checks: [{kind: includes, phrases: [arr, aye, ahoy, matey]}]\n"
         )
         preset = load_preset(str(path))
-        key: Key = store_key(preset, engine)
-        identity = Identity(
-            preset=name, preset_version=preset.version, preset_digest=preset.digest,
-            model=key.model, architecture=model.architecture, chat_template=key.chat_template,
-            method=key.method, seed=0, steerplug_version="0",
-        )  # fmt: skip
-        Store(home / "cache").publish(key, replace(steering, name=name), identity)
+        plant(preset, replace(steering, name=name), engine, Store(home / "cache"))
     return home
 
 

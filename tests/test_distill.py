@@ -92,6 +92,44 @@ def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Tiny]:
     context.close()
 
 
+def test_the_processor_alone_decides_in_which_type_it_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    for able, wanted in (
+        ({"avx512_f": True, "cpu_name": "bf16"}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"amx_bf16": False}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert weights._fastest_type(cpu) == wanted
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert weights._fastest_type(cpu) == torch.float32
+    assert weights._fastest_type(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_hub_is_reachable_again_after_weights_were_read(
+    tiny: Tiny, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    seen: list[bool] = []
+    load = reader.load_gguf_checkpoint
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        seen.append(constants.is_offline_mode())
+        return load(*args, **settings)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", before)
+    monkeypatch.setattr(reader, "load_gguf_checkpoint", watched)
+    read_weights(tiny.model)
+    assert seen
+    assert all(seen)
+    assert constants.is_offline_mode() == before
+
+
 # What the student computes
 
 

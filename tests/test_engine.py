@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from alone import LAYERS, chat  # type: ignore[import-not-found]
+from alone import steering as random_steering
 from llama_cpp import Llama
 
 from steerplug.engine import scope
@@ -21,7 +23,6 @@ from steerplug.errors import ContextOverflow, EngineError, RequestError, Steerin
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Scope, Steering
 
 GREEDY = Sampling(temperature=0)
-LAYERS = (8, 14, 20)
 
 
 def relative(a: Array, b: Array) -> float:
@@ -29,28 +30,8 @@ def relative(a: Array, b: Array) -> float:
 
 
 def steering(model: Model, seed: int = 1, scope: Scope = "response", size: float = 25.0) -> Mix:
-    rng = np.random.default_rng(seed)
-    deltas = {}
-    for il in LAYERS:
-        z = rng.standard_normal(model.n_embd)
-        deltas[il] = Delta.constant((size * z / np.linalg.norm(z)).astype(np.float32))
-    return Mix.of(Steering(f"seed {seed}", model.n_embd, model.n_layer, deltas, scope))
-
-
-def chat(model: Model, *turns: str) -> Prompt:
-    """A chat of user and assistant turns in ChatML, up to the next assistant turn."""
-    tokens: list[int] = []
-    responses = []
-    for i, text in enumerate(turns):
-        role = ("user", "assistant")[i % 2]
-        tokens += model.vocab.tokenize(f"<|im_start|>{role}\n", special=True)
-        begin = len(tokens) - 1
-        tokens += model.vocab.tokenize(f"{text}<|im_end|>", special=True)
-        if role == "assistant":
-            responses.append((begin, len(tokens)))
-        tokens += model.vocab.tokenize("\n")
-    tokens += model.vocab.tokenize("<|im_start|>assistant\n", special=True)
-    return Prompt(tuple(tokens), tuple(responses), has_bos=tokens[0] == model.vocab.bos)
+    mix: Mix = random_steering(model, seed, scope, size)
+    return mix
 
 
 @dataclass
@@ -95,15 +76,17 @@ def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
 
 @pytest.fixture(scope="module")
 def sea(model: Model) -> Prompt:
-    return chat(model, "Tell me something about the sea.")
+    prompt: Prompt = chat(model, "Tell me something about the sea.")
+    return prompt
 
 
 @pytest.fixture(scope="module")
 def talk(model: Model) -> Prompt:
     """A conversation with an earlier reply, which scope "response" steers as well."""
-    return chat(
+    prompt: Prompt = chat(
         model, "Name a colour.", "My favourite colour is a deep blue.", "Why do people like it?"
     )
+    return prompt
 
 
 # Unsteered, against llama-cpp-python

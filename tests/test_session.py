@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from steerplug.build import store_key
+from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Piece
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
@@ -283,20 +284,39 @@ def test_a_steering_file_is_used_by_its_path(
     assert said.digest == expected.digest
 
 
-def test_a_control_vector_by_others_has_strength_1_and_no_range(
-    session: Session, folder: Path
-) -> None:
+def theirs_at(path: Path, count: str, il: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Write a control vector of ones at one block as another tool would; return the vector."""
     import gguf
 
-    path, z = folder / "theirs.gguf", np.ones(576, np.float32)
+    z = np.ones(576, np.float32)
     writer = gguf.GGUFWriter(path, "controlvector")
     writer.add_string("controlvector.model_hint", "llama")
-    writer.add_uint32("controlvector.layer_count", 1)
-    writer.add_tensor("direction.14", z)
+    getattr(writer, count)("controlvector.layer_count", 1)
+    writer.add_tensor(f"direction.{il}", z)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return z
+
+
+@pytest.mark.parametrize(("count", "warned"), [("add_int32", True), ("add_uint32", False)])
+def test_a_file_that_acts_a_block_late_is_used_with_one_warning(
+    session: Session, folder: Path, caplog: pytest.LogCaptureFixture, count: str, warned: bool
+) -> None:
+    path = folder / f"{count}.gguf"
+    theirs_at(path, count, 1)
+    for _ in range(2):
+        mix, _ = session.steering(f'"{path}"')
+        assert set(mix.terms[0].steering.layers) == {1}
+    assert ["one block later" in record.message for record in caplog.records] == [True] * warned
+
+
+def test_a_control_vector_by_others_has_strength_1_and_no_range(
+    session: Session, folder: Path
+) -> None:
+    path = folder / "theirs.gguf"
+    z = theirs_at(path, "add_uint32", 14)
     theirs = Steering("theirs", 576, 30, {14: Delta.constant(z)})
     mix, (said,) = session.steering(f'"{path}"')
     assert mix == 1.0 * theirs
@@ -404,7 +424,8 @@ def test_a_reply_is_plain_json(session: Session, plant: Plant) -> None:
     reply = say(session, "glad")
     said = json.loads(json.dumps(reply.to_dict()))
     assert set(said) == {
-        "text", "finish_reason", "usage", "receipt", "seed", "seconds", "seconds_to_first"
+        "text", "finish_reason", "usage", "receipt", "seed", "seconds", "seconds_to_first",
+        "tool_calls",
     }  # fmt: skip
     assert said["receipt"]["steering"][0]["name"] == "glad"
     assert said["usage"] == {
@@ -455,6 +476,18 @@ def test_a_preset_that_is_taken_away_does_not_ask_for_its_format(
     reply = say(session, words)
     assert not reply.text.startswith("{")
     assert all(one.format == "" for one in reply.receipt.steering)
+
+
+def test_a_preset_leaves_out_phases_of_a_reply(session: Session, plant: Plant) -> None:
+    plant("data", decoding={"format": "json", "unsteered": ["constrained"]})
+    plant("glad")
+    (said,) = session.steering("data")[1]
+    assert said.unsteered == ("constrained",)
+    bare = say(session, None, replace(GREEDY, format={"type": "object"}))
+    reply = say(session, "data + glad")
+    assert (reply.text, reply.receipt.tokens_steered) == (bare.text, 0)
+    assert say(session, "glad", replace(GREEDY, format=ANY_JSON)).receipt.tokens_steered > 0
+    assert session.steering("-0.2*data")[1][0].unsteered == ()
 
 
 def test_plain_text_is_continued_without_a_template(session: Session, plant: Plant) -> None:

@@ -214,7 +214,7 @@ def test_other_roles_have_no_span() -> None:
     ]  # fmt: skip
     prompt = template("ChatML").prompt(messages)
     assert prompt.responses == ()
-    assert "tool\n4" in TEMPLATES["ChatML"][1].text(prompt.tokens)
+    assert "<tool_response>\n4\n" in TEMPLATES["ChatML"][1].text(prompt.tokens)
 
 
 @EVERY

@@ -4,6 +4,7 @@ Jinja's own sandbox hides Python's insides. What it leaves open is work: here lo
 counted, and a template that takes more than `MAX_STEPS` of them is refused.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import datetime
@@ -41,6 +42,7 @@ def compile_template(source: str) -> Template:
     sandbox.globals["raise_exception"] = _refuse
     sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     sandbox.filters["counted"] = _counted
+    sandbox.filters["tojson"] = _json  # Jinja's own writes <, > and & as a web page needs them
     tree = sandbox.parse(source)
     for loop in tree.find_all(nodes.For):
         loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None)
@@ -65,6 +67,10 @@ def _counted(items: Iterable[Any]) -> Iterator[Any]:
     for item in items:
         _count()
         yield item
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -1,29 +1,46 @@
-"""`steerplug build`: make the steering of a preset for a model, and say what came of it."""
+"""`steerplug build`: make the steering of presets for a model, and say what came of it."""
 
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerplug.commands.build_all import build_all
 from steerplug.commands.opened import learning, opened
-from steerplug.commands.options import MODEL, Json, Model, PresetFile
+from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_fields, print_json, screen
 from steerplug.commands.reply import blocks
+from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
     from steerplug.session import Session
 
+OnePreset = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PRESET]", help="A preset's name, or the path of its YAML file.",
+        show_default=False,
+    ),
+]  # fmt: skip
+
 
 def build(
-    preset: PresetFile,
+    preset: OnePreset = None,
     model: Model = MODEL,
+    everything: Annotated[bool, typer.Option("--all", help="Make all presets there are.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Make it again, even if kept.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a preset's steering for a model; it is kept."""
     from steerplug.library import load_preset
 
+    if (preset is None) != everything:
+        raise PresetError("name one preset to build, or say --all for every one there is.")
+    if preset is None:
+        with opened(model) as session:
+            build_all(lambda one: _build(session, one, force), model, as_json)
+        return
     wanted = load_preset(preset)
     with opened(model) as session:
         report = _build(session, wanted, force)
@@ -39,7 +56,7 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     with Building(learning(session, preset.name)) as report:
         built = build_preset(
-            preset, session.engine, store=session.store, force=force, report=report
+            preset, session.engine, store=session.store, force=force, near=False, report=report
         )
     return {
         "fingerprint": session.model.fingerprint,

@@ -16,9 +16,7 @@ from steerplug.commands.reply import stream, summary
 from steerplug.errors import RequestError, SteerplugError, nearest
 
 if TYPE_CHECKING:
-    from steerplug.engine.engine import Piece
-    from steerplug.receipt import Reply
-    from steerplug.session import Session
+    from steerplug.session import Event, Session
 
 HELP = """\
 /steer MIX     steer the next replies, such as /steer 0.8*weddings; /steer none for not at all
@@ -149,11 +147,11 @@ class Conversation:
         say("the conversation is forgotten.")
 
 
-def _overheard(events: "Iterator[Piece | Reply]", heard: list[str]) -> "Iterator[Piece | Reply]":
+def _overheard(events: "Iterator[Event]", heard: list[str]) -> "Iterator[Event]":
     """Pass events on, and note the text of each piece."""
-    from steerplug.receipt import Reply
+    from steerplug.engine.engine import Piece
 
     for event in events:
-        if not isinstance(event, Reply):
+        if isinstance(event, Piece):
             heard.append(event.text)
         yield event

@@ -50,8 +50,9 @@ def eval(
     as_json: Json = False,
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
-    from steerplug.evaluate.picture import check_picture, draw
+    from steerplug.evaluate.picture import draw
     from steerplug.evaluate.questions import QUESTIONS, read_prompts, unseen
+    from steerplug.picture import check_picture
 
     begin = time.perf_counter()
     subject = _subject(preset, strength)
@@ -61,6 +62,7 @@ def eval(
     with opened(model, subject.words) as session:
         found = _measured(session, subject, questions)
         name, fingerprint = session.model.path.stem, session.model.fingerprint
+    _remember(found, fingerprint)
     title = f"{', '.join(f'{one.name} at {one.strength:g}' for one in found.applied)} on {name}"
     if plot:
         draw(found.fidelity, found.sweep, found.chosen, found.trace, plot, title=title)
@@ -158,6 +160,14 @@ def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _M
     finally:
         context.close()
     return _Measured(fidelity, swept, choose_strength(swept), traced, applied)
+
+
+def _remember(found: _Measured, model: str) -> None:
+    """Keep what was measured of a pack's preset, whose own figures are claims until then."""
+    from steerplug.packs.measured import remember
+
+    if len(found.applied) == 1 and found.applied[0].pack:
+        remember(found.applied[0].digest, model, found.fidelity.gap_closed.value)
 
 
 def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":

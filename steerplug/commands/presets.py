@@ -1,13 +1,15 @@
 """`steerplug presets` and `steerplug show`: what there is, as a table and in words."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
+from steerplug.figures import gap_closed, tokens_saved
 
 if TYPE_CHECKING:
     from steerplug.checks import Check
@@ -15,16 +17,28 @@ if TYPE_CHECKING:
     from steerplug.preset import Preset
 
 
-def presets(as_json: Json = False) -> None:
+_LEGEND = "Gap closed to the prompted model, prompt tokens saved: on the model it was built for."
+Schema = Annotated[
+    bool,
+    typer.Option("--schema", help="Print the first line that gives editors completion."),
+]  # fmt: skip
+
+
+def presets(schema: Schema = False, as_json: Json = False) -> None:
     """List the presets there are."""
     from steerplug.library import list_presets, user_folder
 
+    if schema:
+        from steerplug.preset_schema import SCHEMA_FILE
+
+        print(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}")
+        return
     found, console = list_presets(), screen()
     if as_json:
         print_json({"presets": [_row(one) for one in found], "user_folder": str(user_folder())})
     elif console.is_terminal:
         console.print(_table(found))
-        console.print(Text(f"\nYour own presets belong in {user_folder()}.", "dim"))
+        console.print(Text(f"\n{_LEGEND} Your own presets belong in {user_folder()}.", "dim"))
     else:
         for one in found:
             print("\t".join(_cells(one)))
@@ -32,23 +46,46 @@ def presets(as_json: Json = False) -> None:
 
 def _row(listing: "Listing") -> dict[str, Any]:
     row = {
-        "name": listing.name, "shipped": listing.shipped, "path": str(listing.path),
-        "error": listing.error,
+        "name": listing.name, "shipped": listing.shipped, "pack": listing.pack,
+        "path": str(listing.path), "error": listing.error,
     }  # fmt: skip
     if listing.preset is None:
         return row
     preset = listing.preset
     described = preset.model_dump(mode="json", include={"version", "description", "scope", "tags"})
-    return {**row, **described, "method": preset.fit.method}
+    return {**row, **described, "method": preset.fit.method, "measured": _measured(preset)}
+
+
+def _measured(preset: "Preset") -> dict[str, Any] | None:
+    """Return what the newest steering kept for a preset says of itself, if there is any."""
+    from steerplug.claims import cache_folder, kept_files
+    from steerplug.library import shipped_folder
+
+    for folder in (cache_folder(), shipped_folder() / "compiled"):
+        kept = [
+            (path.stat().st_mtime, said)
+            for path, said in kept_files(preset.name, [folder])
+            if said.get("preset_digest") == preset.digest
+        ]
+        if kept:
+            said = max(kept, key=lambda one: one[0])[1]
+            wanted = ("gap_closed", "gap_closed_interval", "checks", "prompt_tokens_saved")
+            figures = {key: said["fidelity"].get(key) for key in wanted}
+            return {"model": said.get("model"), **figures}
+    return None
 
 
 def _cells(listing: "Listing") -> tuple[str, ...]:
-    """Return name, method, scope, where from, tags and what a preset does."""
-    origin, preset = "shipped" if listing.shipped else "yours", listing.preset
+    """Return name, method, scope, where from, tags, what a preset does, and its figures."""
+    preset = listing.preset
+    origin = listing.pack or ("shipped" if listing.shipped else "yours")
     if preset is None:
-        return listing.name, "broken", "", origin, "", listing.error or ""
-    tags = ", ".join(preset.tags)
-    return listing.name, preset.fit.method, preset.scope, origin, tags, _line(preset)
+        return listing.name, "broken", "", origin, "", listing.error or "", "", ""
+    tags, measured = ", ".join(preset.tags), _measured(preset) or {}
+    return (
+        listing.name, preset.fit.method, preset.scope, origin, tags, _line(preset),
+        gap_closed(measured), tokens_saved(measured),
+    )  # fmt: skip
 
 
 def _line(preset: "Preset") -> str:
@@ -59,12 +96,16 @@ def _table(found: "list[Listing]") -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("preset", "method", "scope", "from"):
         table.add_column(title, no_wrap=True)
-    table.add_column("tags", max_width=14, overflow="fold")
+    for title in ("gap closed", "saves"):
+        table.add_column(title, justify="right")
     table.add_column("what it does", ratio=1)
     for one in found:
-        name, *rest, does = _cells(one)
+        name, method, scope, origin, _, does, gap, saved = _cells(one)
         first_sentence = does.split(". ")[0].rstrip(".") + "." if one.preset and does else does
-        table.add_row(Text(name, "bold cyan" if one.preset else "bold red"), *rest, first_sentence)
+        table.add_row(
+            Text(name, "bold cyan" if one.preset else "bold red"), method, scope, origin,
+            gap.partition(" ")[0], saved, first_sentence,
+        )  # fmt: skip
     return table
 
 
@@ -74,7 +115,7 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
 
     path, wanted = find_preset(preset), load_preset(preset)
     if as_json:
-        content = wanted.model_dump(mode="json", by_alias=True)
+        content = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
         shipped = path.parent == shipped_folder()
         print_json({**content, "digest": wanted.digest, "path": str(path), "shipped": shipped})
         return
@@ -109,7 +150,8 @@ def _facts(preset: "Preset") -> dict[str, str]:
         "prompts": _prompts(preset) if preset.teacher else "",
         "scope": preset.scope,
         "strength": f"{strength.default:g} unless said, {strength.min:g} to {strength.max:g}",
-        "reply": f"held to {preset.decoding.format}" if preset.decoding else "",
+        "reply": f"held to {preset.format}" if preset.format else "",
+        "unsteered": ", ".join(preset.unsteered),
         "checks": "; ".join(map(_check, preset.checks)),
         "tags": ", ".join(preset.tags),
         "license": preset.license,

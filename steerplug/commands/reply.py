@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 from steerplug.commands.output import visible
 
 if TYPE_CHECKING:
-    from steerplug.engine.engine import Piece
     from steerplug.receipt import Ingested, Reply
+    from steerplug.session import Event
 
 
-def stream(events: "Iterable[Piece | Reply]", *, shown: bool) -> "Reply":
+def stream(events: "Iterable[Event]", *, shown: bool) -> "Reply":
     """Return the reply that ends `events`; if `shown`, write its text to stdout as it comes."""
+    from steerplug.engine.engine import Piece
     from steerplug.receipt import Reply
 
     for event in events:
         if isinstance(event, Reply):
             break
-        if shown:
+        if shown and isinstance(event, Piece):
             sys.stdout.write(visible(event.text))
             sys.stdout.flush()
     if shown:

@@ -13,9 +13,7 @@ from steerplug.commands.reply import stream, summary
 from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
-    from steerplug.engine.engine import Piece
-    from steerplug.receipt import Reply
-    from steerplug.session import Session, Settings
+    from steerplug.session import Event, Session, Settings
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask; - reads stdin.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.", show_default=False)]
@@ -83,12 +81,12 @@ def _text(prompt: str) -> str:
 
 def _chat(
     session: "Session", text: str, system: str | None, steer: str, settings: "Settings"
-) -> "Iterator[Piece | Reply]":
+) -> "Iterator[Event]":
     messages = [{"role": "system", "content": system}] if system is not None else []
     return session.stream_chat([*messages, {"role": "user", "content": text}], steer, settings)
 
 
 def _continue(
     session: "Session", text: str, _system: str | None, steer: str, settings: "Settings"
-) -> "Iterator[Piece | Reply]":
+) -> "Iterator[Event]":
     return session.stream_complete(text, steer, settings)

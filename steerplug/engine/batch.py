@@ -95,6 +95,8 @@ class Batch:
 
         One whose prompt begins like a prompt that is being read waits for those cells.
         """
+        if not self.waiting:
+            return
         most = min(len(self.cache.sequences), self.context.n_batch)
         for reply in list(self.waiting):
             if len(self.running) >= most:
@@ -154,6 +156,8 @@ class Batch:
         What short prompts do not need goes to longer ones.
         """
         parts = [Part(reply, 1) for reply in self.running if reply.n_missing == 1]
+        if len(parts) == len(self.running):
+            return parts
         reading = sorted((reply for reply in self.running if reply.n_missing > 1),
                          key=lambda reply: reply.n_missing)
         room = n_rows - len(parts)
@@ -191,17 +195,16 @@ class Batch:
 
     def _account(self, parts: Sequence[Part]) -> None:
         """Note the cells of decoded rows, and draw the next token of each reply that is ready."""
-        moved, steered = self.context.hook.moved, self.context.hook.steered
-        end = 0
+        hook, end = self.context.hook, 0
+        moved, steered = hook.moved.tolist(), hook.steered.tolist()
         for reply, n in parts:
             begin, end = end, end + n
             held = reply.held
             assert held is not None
             self.cache.extend(held, reply.keys[len(held) : len(held) + n])
-            reply.count(float(moved[begin:end].sum()), int(steered[begin:end].sum()))
+            reply.count(sum(moved[begin:end]), sum(steered[begin:end]))
             if reply.n_missing == 0:
-                last = float(moved[end - 1]) / max(int(steered[end - 1]), 1)
-                self._advance(reply, end - 1, last)
+                self._advance(reply, end - 1, moved[end - 1] / max(steered[end - 1], 1))
 
     def _advance(self, reply: Reply, row: int, moved: float) -> None:
         before = reply.progress.n_generated

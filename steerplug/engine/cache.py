@@ -3,7 +3,8 @@
 The cache rule: a cell may be reused only where (token, steering applied to it) are both equal, for
 every token from the start. A cell's key is that pair as one number, so the longest prefix that two
 sequences agree on is the longest they may share; llama.cpp then lets both point to the same cells.
-Two presets share the cells of an unsteered prompt and nothing else.
+Two presets share the cells of an unsteered prompt and nothing else; requests of two partitions
+share nothing.
 
 Sequences are taken by a reply or idle. Idle ones are what later requests may begin with; the least
 recently used gives way first. Cells shared by several sequences count once.
@@ -48,14 +49,14 @@ class Cache:
         self.n_cells = context.n_ctx
         self._clear()
         self._clock = count(1)
-        self._names: dict[str, int] = {}
+        self._names: dict[tuple[str, str], int] = {}
         self._numbers = count(1)
 
     def _clear(self) -> None:
         n_seq = self.context.n_seq
         self._grave = n_seq - 1 if n_seq > 1 else None
         self.sequences = [Held(number) for number in range(max(n_seq - 1, 1))]
-        self._users = np.zeros(self.n_cells, np.int32)
+        self._users = [0] * self.n_cells
         self._free = list(range(self.n_cells))
         self._buried: list[int] = []
         self._n_in_order = 0
@@ -96,23 +97,28 @@ class Cache:
                 taken[np.array(held.slots, np.int32)] = True
         return int(taken.sum())
 
-    def keys(self, tokens: Items[int], steering: Items[Applied | None]) -> "array[int]":
-        """Return the key of each cell: the token, and a number for what steers it."""
-        named = {id(applied): self._number(applied) for applied in set(steering)}
+    def keys(
+        self, tokens: Items[int], steering: Items[Applied | None], partition: str = ""
+    ) -> "array[int]":
+        """Return the key of each cell: the token, and a number for what steers it.
+
+        Cells of different partitions have different keys, whatever they hold.
+        """
+        named = {id(applied): self._number(applied, partition) for applied in set(steering)}
         steered = np.fromiter((named[id(a)] for a in steering), np.int64, len(tokens))
         return array("q", ((steered << 32) | np.asarray(tokens, np.int64)).tobytes())
 
-    def key(self, token: int, applied: Applied | None) -> int:
+    def key(self, token: int, applied: Applied | None, partition: str = "") -> int:
         """Return the key of one cell."""
-        return self._number(applied) << 32 | token
+        return self._number(applied, partition) << 32 | token
 
-    def _number(self, applied: Applied | None) -> int:
-        if applied is None:
+    def _number(self, applied: Applied | None, partition: str) -> int:
+        if applied is None and not partition:
             return 0
         if len(self._names) > _MAX_NAMES:
             self._names = {}  # numbers are never given twice, so this loses hits and nothing else
-        names = self._names
-        return names.get(applied.key) or names.setdefault(applied.key, next(self._numbers))
+        name = partition, applied.key if applied else ""
+        return self._names.get(name) or self._names.setdefault(name, next(self._numbers))
 
     def find(self, keys: "array[int]") -> tuple[Held, int]:
         """Return the sequence that agrees with `keys` for longest, and how long."""
@@ -147,14 +153,16 @@ class Cache:
             self.context.share(source.number, held.number, 0, n)
             held.keys.extend(source.keys[:n])
             held.slots.extend(source.slots[:n])
-            self._users[np.array(held.slots, np.int32)] += 1
+            for slot in held.slots:
+                self._users[slot] += 1
 
     def extend(self, held: Held, keys: "array[int]") -> None:
         """Take note of cells that were decoded at the end of a sequence."""
         n = len(keys)
         slots, self._free[-n:] = self._free[-n:], []
         self._n_in_order += n
-        self._users[slots] = 1
+        for slot in slots:
+            self._users[slot] = 1
         held.keys.extend(keys)
         held.slots.extend(slots)
 
@@ -163,9 +171,10 @@ class Cache:
         if self._grave is not None and n < len(held):
             self.context.share(held.number, self._grave, n, len(held))
         n = self.context.keep(n, held.number)
-        slots = np.array(held.slots[n:], np.int32)
-        self._users[slots] -= 1
-        self._buried.extend(slots[self._users[slots] == 0].tolist())
+        for slot in held.slots[n:]:
+            self._users[slot] -= 1
+            if self._users[slot] == 0:
+                self._buried.append(slot)
         del held.keys[n:], held.slots[n:]
         if self._grave is None:
             self._dig_up()
@@ -185,9 +194,11 @@ class Cache:
         """Drop all idle sequences."""
         if not any(held.taken for held in self.sequences):
             self.clear()
-        for held in self.sequences:
-            if not held.taken and len(held):
-                self.cut(held, 0)
+        for held in self._idle():
+            self.cut(held, 0)
+
+    def _idle(self) -> list[Held]:
+        return [held for held in self.sequences if not held.taken and len(held)]
 
     def make_room(self, n: int) -> bool:
         """Drop idle sequences, least recently used first, until n cells are free."""
@@ -195,7 +206,7 @@ class Cache:
             if self._buried:
                 self._dig_up()
                 continue
-            idle = [held for held in self.sequences if not held.taken and len(held)]
+            idle = self._idle()
             if not idle:
                 return False
             self.cut(min(idle, key=lambda held: held.used_at), 0)

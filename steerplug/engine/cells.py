@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Capture
 from steerplug.steering.value import Array
@@ -81,6 +82,7 @@ class Cells:
                 raise
             self._held.extend(map(_cell, batch))
             yield Decoded(begin, begin + len(batch), captured)
+        threads.give_back()
 
 
 def _cell(row: Row) -> tuple[int, str | None]:

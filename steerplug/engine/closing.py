@@ -14,7 +14,7 @@ runs until its room ends.
 
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -106,7 +106,7 @@ class Closing:
     def _find_way(self) -> list[int] | None:
         if self.constraint.may_end:
             return []
-        if isinstance(self.constraint.grammar, Mapping):
+        if self.constraint.is_json:
             return _close_json(self.constraint, self._place, self._vocab, self._left)
         return self._shortest_bytes()
 

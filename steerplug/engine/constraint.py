@@ -19,7 +19,7 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
 from steerplug.engine.vocab import Vocab
-from steerplug.errors import EngineError, RequestError
+from steerplug.errors import RequestError
 from steerplug.steering.value import Array
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ class Constraint:
         if self._matcher.is_error():
             raise _refused(grammar, self._matcher.get_error())
         self.grammar = grammar
+        self.is_json = isinstance(grammar, Mapping) or (
+            isinstance(grammar, Lark) and "%json" in grammar.text
+        )
         self._bits = np.zeros(-(-vocab.n_tokens // 32), np.int32)
         self._n_vocab = vocab.n_tokens
 
@@ -87,11 +90,11 @@ class Constraint:
         """Return which tokens can come next, (n_vocab,).
 
         Raises:
-            EngineError: the grammar proved too costly to follow.
+            RequestError: the grammar proved too costly to follow.
         """
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise EngineError(
+            raise RequestError(
                 f"the grammar became too costly to follow ({_line(self._matcher.get_error())}); "
                 "simplify it."
             )
@@ -144,6 +147,19 @@ def at_most(regex: Regex, n: int) -> Lark:
     """Return the grammar of what a regular expression matches with at most n characters."""
     pattern = regex.pattern.replace("/", r"\/")
     return Lark(f"start: REPLY\nREPLY: /(?:{pattern})/ & /(?s:.{{0,{n}}})/")
+
+
+def lark_text(text: str, vocab: Vocab) -> str:
+    """Return a fixed text in Lark; a text that is a token of its own is said as that token."""
+    tokens = vocab.tokenize(text, special=True)
+    if len(tokens) == 1 and _tokenizer(vocab).is_special_token(tokens[0]):
+        return f"<[{tokens[0]}]>"
+    return json.dumps(text, ensure_ascii=False)
+
+
+def lark_json(schema: Mapping[str, Any]) -> str:
+    """Return JSON that follows a schema, in Lark."""
+    return "%json " + json.dumps({**schema, "x-guidance": _STYLE})
 
 
 def _compiled(grammar: Grammar) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from steerplug.engine import ggml, log
+from steerplug.engine import ggml, log, threads
 from steerplug.engine.hook import Applied, Capture, Hook
 from steerplug.engine.model import Model
 from steerplug.errors import EngineError, ModelError
@@ -97,6 +97,7 @@ class Context:
         self.decode([Row(token, 0, output=True)], watch_all=True)
         self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
         self.clear()
+        threads.give_back()
         missing = [il for il, count in enumerate(self.hook.seen) if count != 1]
         if missing:
             self.close()
@@ -168,7 +169,10 @@ class Context:
         pointer = llama.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"no logits were asked for at row {row} of the last batch.")
-        return np.ctypeslib.as_array(pointer, (self.model.vocab.n_tokens,))
+        values = ctypes.c_float * self.model.vocab.n_tokens
+        row_in_place = values.from_address(ctypes.addressof(pointer.contents))
+        logits: Array = np.frombuffer(memoryview(row_in_place), np.float32)
+        return logits
 
     def keep(self, n: int, sequence: int = 0) -> int:
         """Drop a sequence's cells from position n on; return how many are left (n, or 0).

@@ -6,12 +6,14 @@ of `batch`.
 
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from steerplug.engine.cache import Cache, Held
+from steerplug.engine.calls import Turn
 from steerplug.engine.closing import Closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context, Row
@@ -64,7 +66,7 @@ class Reply:
         self.held: Held | None = None
         self.follows: Followed | None = None
         self.tokens = list(request.prompt.tokens)
-        self.timeout = request.timeout
+        self.timeout, self._partition = request.timeout, request.partition
         self._begin = time.perf_counter()
         self._cache, self._vocab, self._logprobs = cache, vocab, request.logprobs
         self._text = TextStream(request.stop)
@@ -83,12 +85,20 @@ class Reply:
     def _lay_out(self, request: Request) -> None:
         """Decide what steers each token, with the phases that steering leaves out."""
         self._marks = self._vocab.thinking if "thinking" in request.unsteered else None
-        laid = plan(request.mix, request.prompt, self._marks)
+        begin = Turn(request.calls, self._vocab) if request.calls is not None else None
+        leaves_calls = request.calls is not None and not request.calls.steered
+        laid = plan(request.mix, request.prompt, self._marks, begin if leaves_calls else None)
         self._steering = list(laid.prompt)
         self._generated, self._is_thinking = laid.generated, laid.is_thinking
         if "constrained" in request.unsteered and request.grammar is not None:
+            self.progress.left_out = self._generated is not None
             self._steering[-1] = self._generated = None
-        self.keys: array[int] = self._cache.keys(self.tokens, self._steering)
+        if begin is not None and _in_thought(self.tokens, self._vocab.thinking):
+            begin = replace(begin, in_thought=True)
+        self._turn, self._leaves_calls = begin, leaves_calls
+        self.keys: array[int] = self._cache.keys(
+            self.tokens, self._steering, self._partition
+        )
 
     @property
     def n_missing(self) -> int:
@@ -147,10 +157,11 @@ class Reply:
         if self._vocab.ends_generation(token):
             progress.finish_reason = self._why_complete()
         else:
-            self._append(token)
-            shown = self._text.feed(self._vocab.piece(token))
+            in_call = self._append(token)
+            is_mark = self._turn is not None and token in self._turn.shown
+            shown = self._text.feed(self._vocab.piece(token, is_mark), stops=not in_call)
             progress.finish_reason = self._why_it_ends()
-            self.deliver(Piece(shown, token, moved, logprobs))
+            self.deliver(Piece(shown, token, moved, logprobs, in_call))
         if progress.finish_reason is None:
             return False
         if rest := self._text.finish():
@@ -158,30 +169,70 @@ class Reply:
         return True
 
     def _draw(self, context: Context, row: int) -> tuple[int, Logprobs | None]:
-        logits, log_total = context.logits_in_place(row), 0.0
-        if self._logprobs is not None:
-            top = _top(logits, self._logprobs)
-            log_total = _log_sum_exp(logits)
-            drawn = logits.copy() if self._closing else logits
-        if self._closing is None:
-            token = self._sampler.draw(context, row)
-        else:
-            self._closing.constraint.restrict(logits)
-            token = self._closing.accept(self._sampler.draw(context, row))
         if self._logprobs is None:
-            return token, None
-        likeliest = tuple((int(t), float(drawn[t]) - log_total) for t in top)
-        return token, Logprobs(float(drawn[token]) - log_total, likeliest)
+            return self._draw_token(context, row), None
+        logits = context.logits(row)  # as steered, before a grammar restricts them
+        log_total = _log_sum_exp(logits)
+        token = self._draw_token(context, row)
+        top = _top(logits, self._logprobs)
+        likeliest = tuple((t, float(logits[t]) - log_total) for t in top)
+        return token, Logprobs(float(logits[token]) - log_total, likeliest)
 
-    def _append(self, token: int) -> None:
-        """Add a drawn token, to be decoded next."""
+    def _draw_token(self, context: Context, row: int) -> int:
+        if self._closing is not None:
+            self._closing.constraint.restrict(context.logits_in_place(row))
+            return self._closing.accept(self._sampler.draw(context, row))
+        token = self._sampler.draw(context, row)
+        return self._draw_opening(token, context, row) if self._opens_call(token) else token
+
+    def _opens_call(self, token: int) -> bool:
+        return self._turn is not None and self._turn.after(token).in_call
+
+    def _draw_opening(self, token: int, context: Context, row: int) -> int:
+        """Hold the reply to the grammar of calls from the token on that completes their mark."""
+        assert self._turn is not None
+        calls, logits = self._turn.calls, context.logits_in_place(row)
+        if calls.forbidden:
+            while self._opens_call(token):
+                logits[token] = -np.inf
+                token = self._sampler.draw(context, row)
+        elif calls.then is not None:
+            constraint = Constraint(self._vocab, calls.then)
+            constraint.replay(self._since_mark(token))
+            if not constraint.admits([token]):  # it goes on behind the mark as no call does
+                constraint.restrict(logits)
+                token = self._sampler.draw(context, row)
+            if self._opens_call(token):
+                constraint.accept(token)
+                self._closing = Closing(constraint, self._vocab, self.n_left - 1)
+        return token
+
+    def _since_mark(self, token: int) -> list[int]:
+        """Return the generated tokens in which the mark began that `token` completes."""
+        assert self._turn is not None
+        said, mark = self.tokens[self.progress.n_prompt :], self._turn.calls.opening.encode()
+        n, text = 0, self._vocab.piece(token, True)
+        while mark not in text:
+            n += 1
+            text = self._vocab.piece(said[-n], True) + text
+        return said[len(said) - n :]
+
+    def _append(self, token: int) -> bool:
+        """Add a drawn token, to be decoded next; return whether it is part of a call."""
+        before = self._turn
         if self._marks and token in self._marks:
             self._is_thinking = token == self._marks[0]
-        applied = None if self._is_thinking else self._generated
+        if self._turn is not None:
+            self._turn = self._turn.after(token)
+        in_call = self._turn is not None and self._turn.in_call
+        is_left_out = self._is_thinking or (in_call and self._leaves_calls)
+        applied = None if is_left_out else self._generated
+        self.progress.left_out |= is_left_out and self._generated is not None
         self.tokens.append(token)
         self._steering.append(applied)
-        self.keys.append(self._cache.key(token, applied))
+        self.keys.append(self._cache.key(token, applied, self._partition))
         self.progress.n_generated += 1
+        return in_call or (before is not None and before.in_call)
 
     def _why_it_ends(self) -> str | None:
         if self._text.stopped_by is not None:
@@ -197,6 +248,12 @@ class Reply:
         """Tell who waits that nothing more will come, and why."""
         self._sampler.close()
         self.deliver(error)
+
+
+def _in_thought(tokens: Sequence[int], thinking: tuple[int, int] | None) -> bool:
+    """Whether a prompt ends in the midst of thinking."""
+    marks = [token for token in tokens if token in thinking] if thinking else []
+    return bool(marks) and thinking is not None and marks[-1] == thinking[0]
 
 
 def _log_sum_exp(logits: Array) -> float:

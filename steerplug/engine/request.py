@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from steerplug.engine.calls import Calls
 from steerplug.engine.constraint import Grammar
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Phase, Prompt
@@ -27,6 +28,8 @@ class Request:
         logprobs: how many of the likeliest tokens each piece tells, besides its own
             log-probability; None: neither.
         timeout: seconds after which the reply is given up; None: never.
+        partition: requests use each other's cells only where this is the same.
+        calls: how the model calls tools; None: it has no calls to tell from text.
     """
 
     prompt: Prompt
@@ -38,6 +41,8 @@ class Request:
     unsteered: frozenset[Phase] = frozenset()
     logprobs: int | None = None
     timeout: float | None = None
+    partition: str = ""
+    calls: Calls | None = None
 
     def check(self, n_ctx: int, n_vocab: int) -> None:
         """Refuse what an engine of this size cannot serve.
@@ -77,7 +82,8 @@ class Progress:
 
     A reply is made ahead of who reads it, and so is this. `finish_reason` is "stop" where the model
     or a stop string ended the reply, and "length" where the room for it did, even if a grammar was
-    closed in time. `n_steered` counts steered tokens (prompt and reply), from the cache or not;
+    closed in time. `n_steered` counts steered tokens (prompt and reply), from the cache or not, and
+    `left_out` says whether there were others that a phase of the request left unsteered;
     `moved` sums |change of h| / |h| over the steered (token, block) pairs that were decoded, of
     which there are `n_moved`; `seconds_to_first` is the time from the request to its first token.
     """
@@ -86,6 +92,7 @@ class Progress:
     n_cached: int = 0
     n_generated: int = 0
     n_steered: int = 0
+    left_out: bool = False
     moved: float = 0.0
     n_moved: int = 0
     seed: int | None = None
@@ -113,10 +120,12 @@ class Piece:
 
     `token` is None where only text that had been held back is handed out.
     `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
-    drew this one; 0 where nothing was steered.
+    drew this one; 0 where nothing was steered. `in_call` says whether the token belongs to a tool
+    call, from the one that completes its opening mark on.
     """
 
     text: str
     token: int | None
     moved: float
     logprobs: Logprobs | None = None
+    in_call: bool = False

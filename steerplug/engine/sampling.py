@@ -1,7 +1,7 @@
 """Choosing the next token, by llama.cpp's own sampler chain, in llama.cpp's own order.
 
 logit_bias -> penalties -> top_k -> top_p -> min_p -> temperature -> draw with the seed;
-temperature 0 is greedy.
+temperature 0 is greedy, which needs no chain where nothing changes the logits first.
 """
 
 import math
@@ -90,6 +90,8 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, n_vocab: int) -> None:
         self._chain = None
+        if sampling.temperature == 0 and sampling.repeat_penalty == 1 and not sampling.logit_bias:
+            return
         chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         self._chain = chain
         add: Callable[..., None] = llama.llama_sampler_chain_add
@@ -111,6 +113,8 @@ class Sampler:
 
     def draw(self, context: Context, row: int) -> int:
         """Draw a token from the logits of batch row `row`, and remember it for the penalties."""
+        if self._chain is None:
+            return int(context.logits_in_place(row).argmax())
         return int(llama.llama_sampler_sample(self._chain, context.handle, row))
 
     def close(self) -> None:

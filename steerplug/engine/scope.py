@@ -6,15 +6,16 @@ its first) to the turn's end, and every generated token. "all": every token afte
 where the difference of two prompts is zero.
 
 A request may leave phases of a reply unsteered: what the model thinks, between its marks for
-thinking, and replies that are constrained to a grammar. Earlier turns go by the same rule as far as
-tokens tell: thinking is left out there too, and turns that were constrained are for the caller to
-leave out of `responses`.
+thinking, its tool calls, between theirs, and replies that are constrained to a grammar. Earlier
+turns go by the same rule as far as tokens tell: thoughts and calls are left out there too, and
+turns that were constrained are for the caller to leave out of `responses`.
 """
 
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from steerplug.engine.calls import Turn
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.steering.value import Mix, Steering
 
@@ -50,8 +51,13 @@ class Plan:
     is_thinking: bool = False
 
 
-def plan(mix: Mix, prompt: Prompt, marks: Marks | None = None) -> Plan:
-    """Lay a mix over a prompt; with `marks`, thinking is left out."""
+def plan(
+    mix: Mix, prompt: Prompt, marks: Marks | None = None, calls: Turn | None = None
+) -> Plan:
+    """Lay a mix over a prompt.
+
+    With `marks`, thinking is left out; with `calls`, a turn that begins, calls are.
+    """
     n = len(prompt.tokens)
     in_response = [False] * n
     for begin, end in (*prompt.responses, (n - 1, n)):
@@ -66,8 +72,9 @@ def plan(mix: Mix, prompt: Prompt, marks: Marks | None = None) -> Plan:
 
     laid = [at(min(i, reach), in_response[i], i > 0 or not prompt.has_bos) for i in range(n)]
     thinking = _thinking(prompt, marks) if marks else [False] * n
+    calling = _calling(prompt, calls) if calls else [False] * n
     for i in range(n):
-        if thinking[i]:
+        if thinking[i] or calling[i]:
             laid[i] = None
     return Plan(tuple(laid), at(reach, True, True), n > 0 and thinking[-1])
 
@@ -82,6 +89,17 @@ def _thinking(prompt: Prompt, marks: Marks) -> list[bool]:
             now = False
         thinking.append(now)
     return thinking
+
+
+def _calling(prompt: Prompt, begin: Turn) -> list[bool]:
+    """Return for each token whether the one that it predicts belongs to a call."""
+    calling = [False] * len(prompt.tokens)
+    for first, end in prompt.responses:
+        turn = begin
+        for i in range(first + 1, end):
+            turn = turn.after(prompt.tokens[i])
+            calling[i] = turn.in_call
+    return calling
 
 
 def _acts(steering: Steering, position: int, response: bool, after_bos: bool) -> bool:

@@ -21,33 +21,41 @@ class TextStream:
         self._held = ""
         self.stopped_by: str | None = None
 
-    def feed(self, data: bytes) -> str:
-        """Take the bytes of one token; return the text that is now certain."""
-        return self._release(self._decoder.decode(data))
+    def feed(self, data: bytes, *, stops: bool = True) -> str:
+        """Take the bytes of one token; return the text that is now certain.
+
+        Args:
+            data: the bytes.
+            stops: whether stop strings count; without, nothing is held back for them.
+        """
+        return self._release(self._decoder.decode(data), stops)
 
     def finish(self) -> str:
         """Return what was held back; nothing more will come."""
-        text = self._release(self._decoder.decode(b"", final=True))
+        text = self._release(self._decoder.decode(b"", final=True), True)
         if self.stopped_by is None:
             text, self._held = text + self._held, ""
         return text
 
-    def _release(self, new: str) -> str:
+    def _release(self, new: str, stops: bool) -> str:
         if self.stopped_by is not None:
             return ""
         text = self._held + new
+        if not stops:
+            self._held = ""
+            return text
         found = [(text.index(stop) + len(stop), text.index(stop), stop)
                  for stop in self._stop if stop in text]
         if found:  # the first to be complete, as if the text had come character by character
             _, begin, self.stopped_by = min(found)
             self._held = ""
             return text[:begin]
-        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        keep = max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Return how many characters at the end of `text` could begin `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1)
                  if text.endswith(stop[:n])), 0)

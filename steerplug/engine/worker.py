@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from steerplug.engine import threads
 from steerplug.engine.batch import Batch
 from steerplug.engine.cache import Cache
 from steerplug.engine.context import Context
@@ -103,6 +104,8 @@ class Worker:
     def _gather(self) -> bool:
         """Wait for work and take in what has arrived; return False once the engine is closed."""
         with self._awake:
+            if not (self._arrived or self.batch):
+                threads.give_back()
             while not (self._arrived or self.batch or self._closed):
                 self._awake.wait()
             if self._forgets:

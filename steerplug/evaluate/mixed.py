@@ -40,7 +40,8 @@ def mixed(presets: Sequence[Preset], added: Sequence[bool]) -> Preset:
         data["contrast"] = {"positive": [a for a, _ in pairs], "negative": [b for _, b in pairs]}
     for preset in asked:
         if preset.decoding:
-            data["decoding"] = preset.decoding.model_dump()
+            said = preset.decoding.model_dump(exclude_unset=True)
+            data["decoding"] = {**data.get("decoding", {}), **said}
     return Preset.from_mapping(data, "the mix")
 
 

@@ -3,54 +3,20 @@
 Drawn with matplotlib, which is the extra `plot` and imported only here.
 """
 
-import os
-import uuid
-import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerplug.errors import RequestError
 from steerplug.evaluate.estimate import Estimate
 from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED, Fidelity
 from steerplug.evaluate.sweep import Chosen, Sweep
 from steerplug.evaluate.trace import Trace
+from steerplug.picture import check_picture, publish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".svg", ".png", ".pdf")
 _BLUE, _ORANGE, _GREEN, _GREY = "#2a6fbb", "#d9822b", "#4c9f70", "#777777"
-_STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "steerplug", "font.size": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-}  # fmt: skip
-
-
-def check_picture(path: Path) -> None:
-    """Refuse, before anything is measured, a picture that could not be written in the end.
-
-    Raises:
-        RequestError: matplotlib is missing, the suffix is unknown, or the folder is not there.
-    """
-    if find_spec("matplotlib") is None:
-        raise RequestError(
-            "pictures need matplotlib; install it with `pip install 'steerplug[plot]'`."
-        )
-    if path.suffix.lower() not in SUFFIXES:
-        raise RequestError(
-            f"the picture {path} ends in {path.suffix or 'no suffix'!r}; "
-            f"end it in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}."
-        )
-    if path.is_dir():
-        raise RequestError(f"the picture {path} is a folder; name a file in it.")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise RequestError(
-            f"the picture {path} cannot be written, for {path.parent} is no folder that you may "
-            "write to; name one that is."
-        )
 
 
 def draw(
@@ -70,23 +36,7 @@ def draw(
         RequestError: see `check_picture`; or the file cannot be written.
     """
     check_picture(path)
-    from matplotlib import rc_context
-
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with rc_context(_STYLE), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            picture = _picture(fidelity, sweep, chosen, trace, title)
-            kind = path.suffix.lower().removeprefix(".")
-            picture.savefig(temporary, format=kind, dpi=160)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RequestError(
-            f"the picture {path} cannot be written ({error.strerror or error}); "
-            "name a file in a folder with space that you may write to."
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    publish(path, lambda: _picture(fidelity, sweep, chosen, trace, title))
 
 
 def _picture(

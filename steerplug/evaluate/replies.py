@@ -71,7 +71,7 @@ class Quality:
 def schema_of(preset: Preset, mix: Mix) -> Mapping[str, Any] | None:
     """Return the JSON Schema that steered replies must follow; who takes away asks for none."""
     adds = any(term.strength > 0 for term in mix.terms)
-    return ANY_JSON if preset.decoding and adds else None
+    return ANY_JSON if preset.format and adds else None
 
 
 def greedy(

@@ -5,7 +5,7 @@ chat. Replies are sampled from the teacher, and both read the same reply tokens:
 row i of the other are the same place in the same text and differ by the prompt alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,7 @@ def teach(
     temperature: float = TEMPERATURE,
     n_tokens: int = REPLY_TOKENS,
     schema: Mapping[str, Any] | None = None,
+    known: MutableMapping[int, tuple[int, ...]] | None = None,
     report: Report = silent,
 ) -> list[Lesson]:
     """Sample one reply of the teacher to each question; questions it leaves unanswered are skipped.
@@ -79,23 +80,29 @@ def teach(
         temperature: how freely replies are drawn; 0 is greedy.
         n_tokens: most tokens of a reply.
         schema: a JSON Schema that the replies must follow.
+        known: replies by question that are not asked for again; new ones are put in.
         report: told how far the work is.
 
     Raises:
         FitError: the teacher answers nothing at all.
     """
+    replies = {} if known is None else known
 
     def ask(i: int) -> Lesson:
         bare: list[Message] = [{"role": "user", "content": questions[i]}]
         prompted = template.prompt(prompted_chat(teacher, bare))
+        if i not in replies:
+            replies[i] = say(i, prompted)
+        return Lesson(prompted, template.prompt(bare), replies[i])
+
+    def say(i: int, prompted: Prompt) -> tuple[int, ...]:
         request = Request(
             prompted,
             sampling=Sampling(temperature=temperature, seed=seed + i),
             max_tokens=n_tokens,
             grammar=schema,
         )
-        reply = tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
-        return Lesson(prompted, template.prompt(bare), reply)
+        return tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
 
     asked = at_once(ask, range(len(questions)), "asking the prompted model", report)
     lessons = [lesson for lesson in asked if lesson.reply]
@@ -105,3 +112,10 @@ def teach(
             "give the teacher another instruction or example turns."
         )
     return lessons
+
+
+def n_common(texts: Sequence[Sequence[int]]) -> int:
+    """Return how many first tokens all texts share, leaving each at least its last one."""
+    most = min(map(len, texts)) - 1
+    first = texts[0]
+    return next((i for i in range(most) if any(t[i] != first[i] for t in texts)), most)

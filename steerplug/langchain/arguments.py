@@ -1,14 +1,23 @@
 """What a caller may say, when making a chat model and again for each call.
 
 Both are checked here, by the same rules and in the same sentences. The ranges are those of
-`Sampling`, repeated so that a chat model can be made without loading llama.cpp.
+`Sampling`, repeated so that a chat model can be made without loading llama.cpp. What only a call
+of a chat model may say, tools and the format of the reply, is in `call`.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from steerplug.errors import RequestError, nearest
 from steerplug.mix import parse_mix
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Whole = Annotated[int, Field(strict=True)]
-_PASSED_ON_BY_CORE = ("stream",)
+_PASSED_ON_BY_CORE = ("stream", "ls_structured_output_format")
 
 
 class Arguments(BaseModel):
@@ -50,6 +59,9 @@ class Arguments(BaseModel):
     seed: Annotated[_Whole, Field(ge=0, le=2**32 - 2)] | None = None
     """The same seed draws the same reply."""
 
+    logit_bias: dict[int, Annotated[_Number, Field(ge=-100, le=100)]] | None = None
+    """What is added to the logits of single tokens."""
+
     max_tokens: Annotated[_Whole, Field(ge=1)] | None = None
     """Most tokens of a reply; None: as many as the context holds."""
 
@@ -59,6 +71,15 @@ class Arguments(BaseModel):
     timeout: Annotated[_Number, Field(gt=0)] | None = None
     """Give a reply up after this many seconds."""
 
+    logprobs: StrictBool | None = None
+    """Whether to tell the log-probability of each token, in `response_metadata["logprobs"]`."""
+
+    top_logprobs: Annotated[_Whole, Field(ge=0, le=100)] | None = None
+    """How many of the likeliest tokens to tell with it."""
+
+    unsteered: list[Literal["thinking", "constrained"]] | None = None
+    """Phases of a reply that steering leaves out, besides those that the presets leave out."""
+
     @field_validator("steering")
     @classmethod
     def _is_a_mix(cls, steering: str | None) -> str | None:
@@ -66,32 +87,50 @@ class Arguments(BaseModel):
             parse_mix(steering)
         return steering
 
+    @model_validator(mode="after")
+    def _tells_no_likeliest_tokens_without_probabilities(self) -> Self:
+        if self.logprobs is False and self.top_logprobs is not None:
+            raise RequestError(
+                f"top_logprobs is {self.top_logprobs}, but logprobs is False; leave one of them "
+                "out."
+            )
+        return self
+
     def settings(self) -> "Settings":
         """Return them, besides model and steering, as a session reads them."""
         from steerplug import Sampling
         from steerplug.session import Settings
 
-        sampling: dict[str, Any] = self.model_dump(
-            include={"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed"},
-            exclude_none=True,
+        names = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed", "logit_bias"}
+        said = {name: getattr(self, name) for name in names}
+        return Settings(
+            Sampling(**{name: value for name, value in said.items() if value is not None}),
+            (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            self.max_tokens,
+            unsteered=frozenset(self.unsteered or ()),
+            logprobs=(self.top_logprobs or 0) if self._tells_logprobs else None,
+            timeout=self.timeout,
         )
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return Settings(Sampling(**sampling), stop, self.max_tokens)
 
-    def of_call(self, said: Mapping[str, Any]) -> "Arguments":
-        """Return them with what a call says instead; None says nothing.
+    @property
+    def _tells_logprobs(self) -> bool:
+        return bool(self.logprobs) or self.top_logprobs is not None
+
+    @classmethod
+    def of(cls, model: "Arguments", said: Mapping[str, Any]) -> Self:
+        """Return a model's arguments with what a call says instead; None says nothing.
 
         Raises:
             RequestError: an argument is unknown, or its value makes no sense.
             PresetError: the steering is no mix.
         """
-        own = {name: getattr(self, name) for name in Arguments.model_fields}
+        own = {name: getattr(model, name) for name in Arguments.model_fields}
         new = {
             name: value for name, value in said.items()
             if value is not None and name not in _PASSED_ON_BY_CORE
         }
-        with one_sentence(Arguments):
-            return Arguments.model_validate(own | new)
+        with one_sentence(cls):
+            return cls.model_validate(own | new)
 
 
 @contextmanager
@@ -106,6 +145,6 @@ def one_sentence(known: type[BaseModel]) -> Iterator[None]:
             raise RequestError(f"`{name}` is said twice, by two names; give it once.") from None
         if first["type"] == "extra_forbidden":
             hint = nearest(name, known.model_fields) or "; leave it out."
-            raise RequestError(f"ChatSteerplug takes no argument `{name}`{hint}") from None
+            raise RequestError(f"there is no argument `{name}`{hint}") from None
         problem = first["msg"][:1].lower() + first["msg"][1:]
         raise RequestError(f"{name} is {first['input']!r}; {problem}.") from None

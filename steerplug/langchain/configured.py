@@ -2,101 +2,133 @@
 
 `config["configurable"]["steering"]` becomes the call argument `steering`, unless there is one.
 LangChain's own `configurable_fields` loses it on the way through `bind_tools`, and agents lose a
-bound config; this does not, and the model stays a chat model.
+bound config; this does not, and the model stays a model.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.runnables import ConfigurableFieldSpec, RunnableConfig, ensure_config
-from langchain_core.runnables.config import run_in_executor
-
-_SPEC = ConfigurableFieldSpec(  # the same for every model, or chains of two would be refused
-    id="steering",
-    annotation=str | None,
-    name="Steering",
-    description="A mix of presets, such as `0.8*weddings + love-hate`; `none` for no steering.",
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.runnables import (
+    ConfigurableFieldSpec,
+    Runnable,
+    RunnableConfig,
+    ensure_config,
 )
+from langchain_core.runnables.config import get_config_list, run_in_executor
+from pydantic import WithJsonSchema
+
+from steerplug.errors import SteerplugError
+from steerplug.library import list_presets
+
+AT_ONCE = 32
+"""How many items of a batch run at once unless a config says otherwise: as many as an engine has
+sequences, where LangChain's own choice follows the number of processors."""
+
+if TYPE_CHECKING:
+    _Model = Runnable[LanguageModelInput, Any]
+else:
+    _Model = object  # the model's own base comes after this one
 
 
-class ConfiguredChatModel(BaseChatModel):
-    """A chat model that takes the call argument `steering`, and reads it from configs."""
+class Configured(_Model):
+    """A model that takes the call argument `steering`, and reads it from configs."""
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What `config["configurable"]` may hold."""
-        return [*super().config_specs, _SPEC]
+        return [*super().config_specs, _spec()]
 
     def _prepare(self, said: Mapping[str, Any]) -> None:
         """Do what would block the event loop; called on another thread before an async call."""
 
     def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
         """Return the reply to `input`."""
-        return super().invoke(input, config, stop=stop, **_steered(config, kwargs))
+        said = _steered(config, kwargs)
+        return super().invoke(input, config, **said)  # type: ignore[safe-super]
 
     async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """Return the reply to `input`, made on another thread; cancelling stops it."""
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Return the reply to `input`; cancelling stops it."""
         said = _steered(config, kwargs)
         await run_in_executor(None, self._prepare, said)
-        return await super().ainvoke(input, config, stop=stop, **said)
+        return await super().ainvoke(input, config, **said)
 
     def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
         """Yield the reply to `input` as it is made."""
-        yield from super().stream(input, config, stop=stop, **_steered(config, kwargs))
+        yield from super().stream(input, config, **_steered(config, kwargs))
 
     async def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        """Yield the reply to `input` as it is made on another thread; closing stops it."""
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Yield the reply to `input` as it is made; closing stops it."""
         said = _steered(config, kwargs)
         await run_in_executor(None, self._prepare, said)
-        chunks = super().astream(input, config, stop=stop, **said)
-        async with aclosing(cast("AsyncGenerator[AIMessageChunk]", chunks)):
+        chunks = super().astream(input, config, **said)
+        async with aclosing(cast("AsyncGenerator[Any]", chunks)):
             async for chunk in chunks:
                 yield chunk
 
     def stream_events(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
-        """Stream typed events; see `BaseChatModel.stream_events`."""
+        """Stream typed events; see `Runnable.stream_events`."""
         said = _steered(config, kwargs) if kwargs.get("version") == "v3" else kwargs
         return super().stream_events(input, config, **said)
 
     def astream_events(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
-        """Stream typed events; see `BaseChatModel.astream_events`."""
+        """Stream typed events; see `Runnable.astream_events`."""
         said = _steered(config, kwargs) if kwargs.get("version") == "v3" else kwargs
         return super().astream_events(input, config, **said)
+
+    # Batches: each item is a call of its own, with its own config, all on one engine
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Return the replies to `inputs`, made together."""
+        return Runnable.batch(self, inputs, _together(config, len(inputs)), **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Return the replies to `inputs`, made together."""
+        return await Runnable.abatch(self, inputs, _together(config, len(inputs)), **kwargs)
+
+    def batch_as_completed(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Yield (index, reply) as replies end."""
+        configs = _together(config, len(inputs))
+        yield from Runnable.batch_as_completed(self, inputs, configs, **kwargs)
+
+    async def abatch_as_completed(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """Yield (index, reply) as replies end."""
+        configs = _together(config, len(inputs))
+        async for item in Runnable.abatch_as_completed(self, inputs, configs, **kwargs):
+            yield item
 
 
 def _steered(config: RunnableConfig | None, said: dict[str, Any]) -> dict[str, Any]:
@@ -105,3 +137,30 @@ def _steered(config: RunnableConfig | None, said: dict[str, Any]) -> dict[str, A
         return said
     configured = ensure_config(config).get("configurable", {}).get("steering")
     return said if configured is None else {**said, "steering": configured}
+
+
+def _together(
+    config: RunnableConfig | Sequence[RunnableConfig] | None, n: int
+) -> list[RunnableConfig]:
+    """Return a config for each item, which lets all run that fit into an engine."""
+    configs = get_config_list(config, n)
+    return [
+        {**one, "max_concurrency": one.get("max_concurrency") or AT_ONCE} for one in configs
+    ]
+
+
+def _spec() -> ConfigurableFieldSpec:
+    """Return what configs may say; the same for every model, or chains of two would be refused."""
+    presets: list[str] = []
+    with suppress(SteerplugError):  # a folder that cannot be read is no reason to hide the field
+        presets = [one.name for one in list_presets() if one.error is None]
+    schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "examples": [*presets, "none"]}
+    return ConfigurableFieldSpec(
+        id="steering",
+        annotation=Annotated[str | None, WithJsonSchema(schema)],
+        name="Steering",
+        description=(
+            "A mix of presets, such as `0.8*weddings + love-hate`; `none` for no steering. "
+            f"Presets: {', '.join(presets)}."
+        ),
+    )

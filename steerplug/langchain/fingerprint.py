@@ -52,7 +52,8 @@ def _content(ingredient: Ingredient) -> list[str]:
         return ["file", path.stem, digest, repr(ingredient.sign), repr(ingredient.strength)]
     preset = load_preset(ingredient.reference)
     strength = ingredient.strength_at(preset.strength.default)
-    return ["preset", preset.name, preset.version, preset.digest, repr(float(strength))]
+    came_in = str(preset.origin.folder) if preset.origin else ""
+    return ["preset", preset.name, preset.version, preset.digest, came_in, repr(float(strength))]
 
 
 @lru_cache(maxsize=64)

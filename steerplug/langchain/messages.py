@@ -1,6 +1,7 @@
 """LangChain messages to chat messages, and replies to LangChain messages.
 
-A message that says more than text (an image, a tool call) is refused, never cut down to its text.
+A message that says more than a chat can hold, such as an image, is refused, never cut down to its
+text. What an AI message thought is left out, as chat templates do.
 """
 
 import json
@@ -14,16 +15,22 @@ from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
     HumanMessage,
+    InvalidToolCall,
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.messages import ToolCall as LangChainCall
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
 
+from steerplug.chat.tool import CallPiece, ToolCall
 from steerplug.errors import RequestError
+from steerplug.receipt import Reply
 
 if TYPE_CHECKING:
-    from steerplug.receipt import Reply
+    from steerplug.engine.vocab import Vocab
+    from steerplug.session import Event
 
 PROVIDER = "steerplug"
 _ROLES: dict[type[BaseMessage], str] = {
@@ -32,18 +39,32 @@ _ROLES: dict[type[BaseMessage], str] = {
     AIMessage: "assistant",
     ToolMessage: "tool",
 }
+_SAID_ELSEWHERE = ("tool_call", "tool_use", "tool_call_chunk")  # in `tool_calls`
+_THOUGHT = ("reasoning", "thinking")
 
 
-def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
+def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Return LangChain messages as what a `Session` reads.
 
     Raises:
-        RequestError: a message is of an unknown kind, or holds more than text.
+        RequestError: a message is of an unknown kind, empty, or holds more than text and calls.
     """
-    return [
-        {"role": _role(message, i), "content": _text(message, i)}
-        for i, message in enumerate(messages)
-    ]
+    names: dict[str, str] = {}
+    return [_to_message(message, i, names) for i, message in enumerate(messages)]
+
+
+def _to_message(message: BaseMessage, i: int, names: dict[str, str]) -> dict[str, Any]:
+    """Return one message; `names` holds the tool of each call so far, by the call's id."""
+    said: dict[str, Any] = {"role": _role(message, i), "content": _text(message, i)}
+    if said["role"] == "user" and not said["content"]:
+        raise RequestError(f"message {i} is empty; write something, or leave it out.")
+    if isinstance(message, AIMessage) and (calls := _calls(message, i)):
+        said["tool_calls"] = calls
+        names |= {call.id: call.name for call in calls}
+    if isinstance(message, ToolMessage):
+        said["tool_call_id"] = message.tool_call_id
+        said["name"] = message.name or names.get(message.tool_call_id, "")
+    return said
 
 
 def _role(message: BaseMessage, i: int) -> str:
@@ -57,12 +78,26 @@ def _role(message: BaseMessage, i: int) -> str:
     )
 
 
+def _calls(message: AIMessage, i: int) -> tuple[ToolCall, ...]:
+    for call in message.invalid_tool_calls:
+        raise RequestError(
+            f"message {i} calls `{call['name']}` with {repr(call['args'])[:80]}, which is no JSON; "
+            "repair the call or leave it out."
+        )
+    return tuple(
+        ToolCall(call["id"] or "", call["name"], json.dumps(call["args"], ensure_ascii=False))
+        for call in message.tool_calls
+    )
+
+
 def _text(message: BaseMessage, i: int) -> str:
-    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
-        raise RequestError(f"message {i} calls tools, which steerplug cannot read yet; send text.")
     if isinstance(message.content, str):
         return message.content
-    return "".join(_block_text(block, i) for block in message.content)
+    left_out = (*_SAID_ELSEWHERE, *_THOUGHT) if isinstance(message, AIMessage) else ()
+    return "".join(
+        _block_text(block, i) for block in message.content
+        if isinstance(block, str) or block.get("type") not in left_out
+    )
 
 
 def _block_text(block: str | dict[str, Any], i: int) -> str:
@@ -77,12 +112,41 @@ def _block_text(block: str | dict[str, Any], i: int) -> str:
     return text
 
 
-def to_chunk(text: str) -> ChatGenerationChunk:
-    """Return a piece of a reply."""
-    return ChatGenerationChunk(message=AIMessageChunk(content=text))
+# Replies
 
 
-def to_last_chunk(reply: "Reply", model: str) -> ChatGenerationChunk:
+def to_result(events: Sequence["Event"], model: str, vocab: "Vocab") -> ChatResult:
+    """Return a reply as a whole; the last of its events is the reply."""
+    *parts, reply = events
+    assert isinstance(reply, Reply)
+    calls, broken = _to_calls(reply.tool_calls)
+    message = AIMessage(
+        reply.text, tool_calls=calls, invalid_tool_calls=broken, usage_metadata=_usage(reply),
+        response_metadata=_response_metadata(reply, model),
+    )  # fmt: skip
+    info: dict[str, Any] = {"finish_reason": reply.finish_reason}
+    if told := [one for part in parts for one in _logprobs(part, vocab)]:
+        info["logprobs"] = {"content": told}
+    return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)])
+
+
+def to_chunk(event: "Event", model: str, vocab: "Vocab") -> ChatGenerationChunk | None:
+    """Return an event of a reply as a part of a stream; None where it says nothing."""
+    if isinstance(event, CallPiece):
+        call = tool_call_chunk(
+            name=event.name, args=event.arguments, id=event.id, index=event.index
+        )
+        return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[call]))
+    if isinstance(event, Reply):
+        return _to_last_chunk(event, model)
+    told = _logprobs(event, vocab)
+    if not event.text and not told:
+        return None
+    info = {"logprobs": {"content": told}} if told else None
+    return ChatGenerationChunk(message=AIMessageChunk(content=event.text), generation_info=info)
+
+
+def _to_last_chunk(reply: Reply, model: str) -> ChatGenerationChunk:
     """Return what ends a stream: no text, but usage and metadata, said this once."""
     message = AIMessageChunk(
         content="",
@@ -94,7 +158,38 @@ def to_last_chunk(reply: "Reply", model: str) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=message, generation_info=info)
 
 
-def _usage(reply: "Reply") -> UsageMetadata:
+def to_text_chunk(event: "Event", model: str, vocab: "Vocab") -> GenerationChunk:
+    """Return an event of a completion as a part of a stream; the last says usage and metadata."""
+    if isinstance(event, Reply):
+        info = {**_response_metadata(event, model), "usage_metadata": _usage(event)}
+        return GenerationChunk(text="", generation_info=info)
+    told = _logprobs(event, vocab)
+    return GenerationChunk(
+        text="" if isinstance(event, CallPiece) else event.text,
+        generation_info={"logprobs": {"content": told}} if told else None,
+    )
+
+
+def _to_calls(
+    calls: Sequence[ToolCall],
+) -> tuple[list[LangChainCall], list[InvalidToolCall]]:
+    """Return calls with their arguments parsed, and those that were cut off before they ended."""
+    whole: list[LangChainCall] = []
+    broken: list[InvalidToolCall] = []
+    for call in calls:
+        try:
+            args = json.loads(call.arguments)
+        except ValueError:
+            broken.append(InvalidToolCall(
+                type="invalid_tool_call", id=call.id, name=call.name, args=call.arguments,
+                error="the arguments are no JSON",
+            ))  # fmt: skip
+        else:
+            whole.append(LangChainCall(type="tool_call", id=call.id, name=call.name, args=args))
+    return whole, broken
+
+
+def _usage(reply: Reply) -> UsageMetadata:
     usage = reply.usage
     return UsageMetadata(
         input_tokens=usage.prompt_tokens,
@@ -104,7 +199,7 @@ def _usage(reply: "Reply") -> UsageMetadata:
     )
 
 
-def _response_metadata(reply: "Reply", model: str) -> dict[str, Any]:
+def _response_metadata(reply: Reply, model: str) -> dict[str, Any]:
     receipt: dict[str, Any] = json.loads(json.dumps(asdict(reply.receipt)))  # tuples become lists
     return {
         "model_name": model,
@@ -113,3 +208,16 @@ def _response_metadata(reply: "Reply", model: str) -> dict[str, Any]:
         "seed": reply.seed,
         "steering": receipt,
     }
+
+
+def _logprobs(part: "Event", vocab: "Vocab") -> list[dict[str, Any]]:
+    """Return how likely a piece's token was, in the form that chat models agree on."""
+    if isinstance(part, CallPiece | Reply) or part.logprobs is None or part.token is None:
+        return []
+    top = [_token(token, logprob, vocab) for token, logprob in part.logprobs.top]
+    return [{**_token(part.token, part.logprobs.logprob, vocab), "top_logprobs": top}]
+
+
+def _token(token: int, logprob: float, vocab: "Vocab") -> dict[str, Any]:
+    text = vocab.piece(token)
+    return {"token": text.decode("utf-8", "replace"), "bytes": list(text), "logprob": logprob}

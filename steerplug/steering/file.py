@@ -46,7 +46,7 @@ their name is the file's stem, their model is unknown (no `Identity`), and stren
 their author chose: repeng and llama.cpp's generator write unit vectors. llama.cpp's
 cvector-generator names the direction it took from `l_out-0` `direction.1`, one block late. Only the
 type of its `layer_count` (i32; repeng: u32) tells such a file, and other tools may write i32 as
-well, so it is loaded as it is: it does here what it does in llama.cpp.
+well, so it is loaded as it is: it does here what it does in llama.cpp. `interchange` corrects it.
 """
 
 import hashlib
@@ -119,7 +119,7 @@ def read_steering(path: Path, *, n_embd: int, n_layer: int) -> tuple[Steering, I
         SteeringError: the file is missing, damaged, unknown or for another model.
     """
     try:
-        metadata, arrays = _load(path)
+        metadata, arrays = read_tensors(path)
         architecture = metadata.get("general.architecture")
         own = {key: value for key, value in metadata.items() if key.startswith("steerplug.")}
         if architecture == "controlvector" and not own:
@@ -271,8 +271,12 @@ def _delta(il: int, parts: dict[str, Array], own: Metadata) -> Delta:
     )
 
 
-def _load(path: Path) -> tuple[Metadata, dict[str, Array]]:
-    """Return metadata and tensors, copied out, of a GGUF that is exactly whole."""
+def read_tensors(path: Path) -> tuple[Metadata, dict[str, Array]]:
+    """Return metadata and tensors, copied out, of a GGUF that is exactly whole and holds F32 alone.
+
+    Raises:
+        SteeringError: it is not; the sentence does not name the path.
+    """
     try:
         if not path.is_file():
             what = "it is not a regular file" if path.exists() else "there is no such file"

@@ -22,7 +22,7 @@ from steerplug.errors import FitError
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.student import Edit, Passage, Prefix, Student, rows_of
 from steerplug.fit.progress import Report, steps
-from steerplug.fit.teacher import Lesson
+from steerplug.fit.teacher import Lesson, n_common
 from steerplug.steering.value import Scope
 
 Objective = Literal["kl", "mse"]
@@ -45,7 +45,7 @@ def prepare(
     student: Student, lessons: Sequence[Lesson], scope: Scope, report: Report
 ) -> list[Exercise]:
     """Return lessons made ready; what all prompted sides begin with is computed once."""
-    common = _n_common([lesson.prompted.tokens for lesson in lessons])
+    common = n_common([lesson.prompted.tokens for lesson in lessons])
     shared = student.prefix(lessons[0].prompted.tokens[:common])
     few = [lessons[i : i + _LARGE_BATCH] for i in range(0, len(lessons), _LARGE_BATCH)]
     exercises = []
@@ -65,13 +65,6 @@ def prepare(
 def _after(prefix: Prefix, n: int, prompt: Prompt, reply: Sequence[int]) -> Passage:
     """Return what follows the first n tokens of a prompt: its rest, and the reply."""
     return Passage(prefix, (*prompt.tokens[n:], *reply), len(prompt.tokens) - 1 - n)
-
-
-def _n_common(texts: Sequence[Sequence[int]]) -> int:
-    """Return how many first tokens all texts share, leaving each at least its last one."""
-    most = min(map(len, texts)) - 1
-    first = texts[0]
-    return next((i for i in range(most) if any(t[i] != first[i] for t in texts)), most)
 
 
 def sizes(

@@ -2,9 +2,8 @@
 
 import contextlib
 import io
-import os
-import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -30,7 +29,7 @@ def read_weights(model: Model) -> tuple[Any, torch.device]:
     device = _device()
     try:
         module = _dequantised(model)
-        return module.to(device, _fastest_type(device, model.n_embd)), device
+        return module.to(device, _fastest_type(device)), device
     except (ValueError, KeyError, RuntimeError, AttributeError) as error:
         said = str(error).splitlines()
         reason = said[0][:120] if said else type(error).__name__
@@ -65,9 +64,9 @@ def _dequantised(model: Model) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
     folder, file = model.path.parent, model.path.name
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with _offline(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         config = AutoConfig.from_pretrained(folder, gguf_file=file)
         module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -81,17 +80,30 @@ def _dequantised(model: Model) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def _fastest_type(device: torch.device, n_embd: int) -> torch.dtype:
-    """Return bfloat16 where a product of this width is faster in it, else float32."""
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Keep transformers from asking the network for what a GGUF leaves out.
+
+    The variable `HF_HUB_OFFLINE` would not do: it is read once, when the package is imported.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _fastest_type(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies in it, else float32.
+
+    Nothing is timed, so that a machine always trains in the same type.
+    """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "mps":
+    if device.type == "mps" or not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
         return torch.float32
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(256, n_embd, dtype=dtype), torch.ones(n_embd, n_embd, dtype=dtype)
-        for _ in range(3):  # the first ones warm up
-            begin = time.perf_counter()
-            torch.nn.functional.linear(x, weight)
-            seconds[dtype] = time.perf_counter() - begin
-    return min(seconds, key=lambda dtype: seconds[dtype])
+    able = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    return torch.bfloat16 if any("bf16" in name for name in able) else torch.float32

@@ -1,0 +1,116 @@
+"""Tokens through bare contexts: what the hook costs by itself, and what a change of steering costs.
+
+Contexts on one model take turns token by token: without the hook; with it, nothing steered; with a
+gate at every block of every row.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from steerplug.benchmark.gates import gates
+from steerplug.benchmark.peers import ControlVector
+from steerplug.benchmark.turns import Task, Way
+from steerplug.engine.context import Context, Row
+from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.model import Model
+from steerplug.steering.value import Mix
+
+PREFILL, PREFIX, DECODE = 256, 32, 48
+NO_HOOK, IDLE, STEERED = "no hook", "hook, nothing steered", "hook, every block steered"
+KEPT, SWITCHED = "steered, one preset", "steered, another at every token"
+STOCK_KEPT, STOCK_SWITCHED = "control vector, kept", "control vector, set at every token"
+
+
+class _Walk:
+    """A context that decodes one token after the other; each call returns the seconds of the next.
+
+    The steering of a batch is asked for by the position after its last token.
+    """
+
+    def __init__(self, context: Context, steering: Callable[[int], Applied | None]) -> None:
+        self.context, self._steering, self.position = context, steering, 0
+
+    def begin(self) -> None:
+        """Start anew, behind a few tokens."""
+        self.context.clear()
+        self.position = 0
+        self(PREFIX)
+
+    def __call__(self, n: int = 1) -> float:
+        begin, end = self.position, self.position + n
+        self.position = end
+        what = self._steering(end)
+        rows = [Row(100 + p, p, p == end - 1, what) for p in range(begin, end)]
+        start = time.perf_counter()
+        self.context.decode(rows)
+        return (time.perf_counter() - start) / n
+
+    def prefill(self) -> float:
+        """Start anew with a long prompt; return the seconds of each of its tokens."""
+        self.context.clear()
+        self.position = 0
+        return self(PREFILL)
+
+
+@contextmanager
+def prefill(model: Model) -> Iterator[Task]:
+    """Prompts of 256 tokens."""
+    with _walks(model) as walks:
+        yield Task("prefill", {name: walk.prefill for name, walk in walks.items()})
+
+
+@contextmanager
+def decode(model: Model) -> Iterator[Task]:
+    """Single tokens."""
+    with _walks(model) as walks:
+        yield Task("decode", walks, DECODE, lambda: _begin(walks.values()))
+
+
+@contextmanager
+def switch(model: Model) -> Iterator[Task]:
+    """Single tokens, with the steering changed before each; a control vector set likewise."""
+    presets = [lay_out(Mix.of(gates(model, seed))) for seed in (0, 1)]
+    vectors = [ControlVector(model, seed) for seed in (0, 1)]
+    stock = [Context(model, n_ctx=1024, hooked=False) for _ in range(2)]
+    ours = [Context(model, n_ctx=1024) for _ in range(2)]
+    vectors[0].set(stock[0])
+
+    def set_and_walk() -> float:
+        walk = walks[STOCK_SWITCHED]
+        start = time.perf_counter()
+        vectors[walk.position % 2].set(walk.context)
+        return time.perf_counter() - start + walk()
+
+    walks = {
+        KEPT: _Walk(ours[0], lambda _: presets[0]),
+        SWITCHED: _Walk(ours[1], lambda n: presets[n % 2]),
+        STOCK_KEPT: _Walk(stock[0], lambda _: None),
+        STOCK_SWITCHED: _Walk(stock[1], lambda _: None),
+    }
+    ways: dict[str, Way] = {**walks, STOCK_SWITCHED: set_and_walk}
+    try:
+        yield Task("switch", ways, DECODE, lambda: _begin(walks.values()))
+    finally:
+        for context in (*ours, *stock):
+            context.close()
+
+
+def _begin(walks: Iterable[_Walk]) -> None:
+    for walk in walks:
+        walk.begin()
+
+
+@contextmanager
+def _walks(model: Model) -> Iterator[dict[str, _Walk]]:
+    steered = lay_out(Mix.of(gates(model)))
+    walks = {
+        NO_HOOK: _Walk(Context(model, n_ctx=1024, hooked=False), lambda _: None),
+        IDLE: _Walk(Context(model, n_ctx=1024), lambda _: None),
+        STEERED: _Walk(Context(model, n_ctx=1024), lambda _: steered),
+    }
+    try:
+        yield walks
+    finally:
+        for walk in walks.values():
+            walk.context.close()

@@ -1,0 +1,95 @@
+"""What people use today, for comparison: llama-cpp-python as it is, its control vectors, repeng.
+
+The only place outside `engine` that speaks to llama.cpp, and outside `fit.distill` to torch.
+"""
+
+import ctypes
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from steerplug.engine.context import Context
+from steerplug.engine.model import Model
+from steerplug.errors import EngineError, FitError
+
+
+class ControlVector:
+    """A constant vector at every block, as llama.cpp itself applies it: to a whole context.
+
+    llama.cpp steers blocks 1 and above; the vector of block 0 it leaves out.
+    """
+
+    def __init__(self, model: Model, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._n_embd, self._n_layer = model.n_embd, model.n_layer
+        shape = model.n_layer - 1, model.n_embd
+        self._values = 1e-3 * rng.normal(size=shape).astype(np.float32)
+
+    def set(self, context: Context) -> None:
+        """Let a context apply it from now on."""
+        from llama_cpp import llama_cpp as llama
+
+        data = self._values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        code = llama.llama_set_adapter_cvec(
+            context.handle, data, self._values.size, self._n_embd, 1, self._n_layer - 1
+        )
+        if code:
+            raise EngineError(f"llama.cpp refuses a control vector (code {code}).")
+
+
+class PlainLlama:
+    """llama-cpp-python's own `Llama`: one request at a time, prompts with a system message."""
+
+    def __init__(self, model: Model, n_ctx: int) -> None:
+        from llama_cpp import Llama
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._llama = Llama(str(model.path), n_ctx=n_ctx, verbose=False)
+
+    def forget(self) -> None:
+        """Drop the prefix it keeps of its last request."""
+        self._llama.reset()
+
+    def reply(self, tokens: tuple[int, ...], n: int, seed: int = 0) -> int:
+        """Generate at most n tokens at temperature 1; return how many came."""
+        said = self._llama.create_completion(
+            list(tokens), max_tokens=n, temperature=1.0, seed=seed
+        )
+        return int(said["usage"]["completion_tokens"])
+
+    def close(self) -> None:
+        """Free it."""
+        self._llama.close()
+
+
+def repeng_decode(model: Model, n: int) -> Callable[[], float] | None:
+    """Return what decodes n tokens with repeng's vector at every block, or None without repeng.
+
+    repeng 0.4 cannot be imported beside NumPy 2, which counts as not being there.
+    """
+    try:
+        import torch
+        from repeng import ControlModel
+
+        from steerplug.fit.distill.weights import read_weights
+
+        weights, device = read_weights(model)
+    except (ImportError, AttributeError, FitError):
+        return None
+    vector, blocks = 1e-3 * torch.ones(model.n_embd, dtype=weights.dtype), range(model.n_layer)
+    steered = ControlModel(weights, blocks)
+    steered.set_raw_control(dict.fromkeys(blocks, vector.to(device)))
+
+    def decode() -> float:
+        with torch.inference_mode():
+            said = steered(torch.arange(100, 132, device=device)[None], use_cache=True)
+            start = time.perf_counter()
+            for _ in range(n):
+                token = said.logits[:, -1:].argmax(-1)
+                said = steered(token, past_key_values=said.past_key_values, use_cache=True)
+            return (time.perf_counter() - start) / n
+
+    return decode

@@ -1,0 +1,180 @@
+"""Whole replies through the batch engine: one alone, sixteen at once, and the first token.
+
+What an instruction costs as a system message is what steering with it saves; both are asked through
+the same engine, and of llama-cpp-python's own `Llama`.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from steerplug.benchmark.gates import gates
+from steerplug.benchmark.peers import PlainLlama, repeng_decode
+from steerplug.benchmark.turns import Task, Way
+from steerplug.chat.template import ChatTemplate, Message
+from steerplug.engine import threads
+from steerplug.engine.context import Context, Row
+from steerplug.engine.engine import Engine, Progress, Request
+from steerplug.engine.model import Model
+from steerplug.engine.sampling import Sampler, Sampling
+from steerplug.engine.scope import Prompt
+from steerplug.fit.teacher import prompted_chat
+from steerplug.library import load_preset
+from steerplug.steering.value import NOTHING, Mix
+
+REPLY, CROWD, N_CTX = 64, 16, 4096
+INSTRUCTION = "pirate"
+"""The shipped preset whose system message and examples the first token waits for."""
+
+RAW, ALONE, ALONE_STEERED = "llama.cpp, low level", "engine, unsteered", "engine, steered"
+REPENG = "repeng on transformers"
+AT_ONCE, MIXES, ONE_BY_ONE = "unsteered", "16 different mixes", "Llama, one by one"
+COLD_STEERED, COLD, CACHED = "steered, no system prompt", "system prompt", "system prompt, cached"
+PEER_COLD, PEER_CACHED = f"Llama, {COLD}", f"Llama, {CACHED}"
+
+
+@contextmanager
+def reply(model: Model) -> Iterator[Task]:
+    """One reply of 64 tokens: llama.cpp's own loop, the engine, the engine steered."""
+    engine, context = Engine(model, n_ctx=N_CTX), Context(model, n_ctx=N_CTX, hooked=False)
+    prompt, steered = _asked(model, "Write a long story about the sea."), Mix.of(gates(model))
+    ways: dict[str, Way] = {
+        RAW: lambda: _by_hand(context, prompt),
+        ALONE: lambda: _alone(engine, prompt, NOTHING),
+        ALONE_STEERED: lambda: _alone(engine, prompt, steered),
+    }
+    peer = repeng_decode(model, REPLY // 4)
+    try:
+        yield Task("reply", ways if peer is None else {**ways, REPENG: peer})
+    finally:
+        engine.close()
+        context.close()
+
+
+def _by_hand(context: Context, prompt: Prompt) -> float:
+    """Decode and sample as a program in C would, with nothing around it."""
+    context.clear()
+    sampler = Sampler(Sampling(temperature=0.0), context.model.vocab.n_tokens)
+    n = len(prompt.tokens)
+    context.decode([Row(token, i, i == n - 1) for i, token in enumerate(prompt.tokens)])
+    token = sampler.draw(context, n - 1)
+    start = time.perf_counter()
+    for i in range(REPLY):
+        context.decode([Row(token, n + i, output=True)])
+        token = sampler.draw(context, 0)
+    seconds = (time.perf_counter() - start) / REPLY
+    threads.give_back()
+    return seconds
+
+
+def _alone(engine: Engine, prompt: Prompt, mix: Mix) -> float:
+    engine.forget()
+    request = Request(prompt, mix, Sampling(temperature=0.0), max_tokens=REPLY + 1)
+    tokens = engine.generate(request)
+    next(tokens)
+    start = time.perf_counter()
+    n = sum(piece.token is not None for piece in tokens)
+    return (time.perf_counter() - start) / n
+
+
+@contextmanager
+def crowd(model: Model) -> Iterator[Task]:
+    """Sixteen requests of 64 tokens: at once through the engine, and one by one without it."""
+    engine, llama = Engine(model, n_ctx=N_CTX), PlainLlama(model, N_CTX)
+    prompts = [_asked(model, f"Write a long story about {i + 2} sailors.") for i in range(CROWD)]
+    some = [gates(model, seed) for seed in range(CROWD // 2)]
+    mixes = [0.5 * some[i % len(some)] + (i + 1) / CROWD * some[i // 2] for i in range(CROWD)]
+    ways: dict[str, Way] = {
+        AT_ONCE: lambda: _at_once(engine, prompts, [NOTHING] * CROWD),
+        MIXES: lambda: _at_once(engine, prompts, mixes),
+        ONE_BY_ONE: lambda: _one_by_one(llama, prompts),
+    }
+    try:
+        yield Task("crowd", ways)
+    finally:
+        engine.close()
+        llama.close()
+
+
+def _at_once(engine: Engine, prompts: Sequence[Prompt], mixes: Sequence[Mix]) -> float:
+    def ask(i: int) -> int:
+        sampling = Sampling(temperature=1.0, seed=i)
+        request = Request(prompts[i], mixes[i], sampling, max_tokens=REPLY)
+        return sum(piece.token is not None for piece in engine.generate(request))
+
+    engine.forget()
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        start = time.perf_counter()
+        n = sum(pool.map(ask, range(len(prompts))))
+        return (time.perf_counter() - start) / n
+
+
+def _one_by_one(llama: PlainLlama, prompts: Sequence[Prompt]) -> float:
+    llama.forget()
+    start = time.perf_counter()
+    n = sum(llama.reply(prompt.tokens, REPLY, seed) for seed, prompt in enumerate(prompts))
+    seconds = (time.perf_counter() - start) / n
+    threads.give_back()
+    return seconds
+
+
+@contextmanager
+def first_token(model: Model) -> Iterator[Task]:
+    """The first token of a reply: steered, and with the instruction in the prompt instead."""
+    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    teacher = load_preset(INSTRUCTION).teacher
+    assert teacher is not None
+    question: list[Message] = [{"role": "user", "content": "Tell me about the sea."}]
+    other: list[Message] = [{"role": "user", "content": "What is rain?"}]
+    bare, steered = template.prompt(question), Mix.of(gates(model))
+    long, before = (template.prompt(prompted_chat(teacher, chat)) for chat in (question, other))
+    engine, llama = Engine(model, n_ctx=N_CTX), PlainLlama(model, N_CTX)
+
+    def ask(prompt: Prompt, mix: Mix = NOTHING, held: Prompt | None = None) -> float:
+        engine.forget()
+        if held is not None:
+            _first(engine, held, NOTHING)
+        return _first(engine, prompt, mix)
+
+    def ask_llama(held: Prompt | None = None) -> float:
+        llama.forget()
+        if held is not None:
+            llama.reply(held.tokens, 1)
+        start = time.perf_counter()
+        llama.reply(long.tokens, 1)
+        seconds = time.perf_counter() - start
+        threads.give_back()
+        return seconds
+
+    ways: dict[str, Way] = {
+        COLD_STEERED: lambda: ask(bare, steered),
+        CACHED: lambda: ask(long, held=before),
+        COLD: lambda: ask(long),
+        PEER_CACHED: lambda: ask_llama(before),
+        PEER_COLD: ask_llama,
+    }
+    cells = {way: f"{len(bare.tokens if way == COLD_STEERED else long.tokens)} cells"
+             for way in ways}
+    try:
+        yield Task("first token", ways, notes=cells)
+    finally:
+        engine.close()
+        llama.close()
+
+
+def _first(engine: Engine, prompt: Prompt, mix: Mix) -> float:
+    progress = Progress()
+    for _ in engine.generate(Request(prompt, mix, max_tokens=1), progress):
+        pass
+    return progress.seconds_to_first
+
+
+def _asked(model: Model, text: str) -> Prompt:
+    """Return a chat that asks this, or the text itself where the model cannot chat."""
+    if model.chat_template:
+        template = ChatTemplate(model.chat_template, model.vocab, model.name)
+        return template.prompt([{"role": "user", "content": text}])
+    vocab = model.vocab
+    bos = (vocab.bos,) if vocab.adds_bos else ()
+    return Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))

@@ -1,0 +1,154 @@
+"""Grammars of tool calls: what is written around them is fixed, arguments follow their schemas."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from steerplug.chat.calls.form import Form
+from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
+from steerplug.engine.calls import Calls
+from steerplug.engine.constraint import (
+    Choice,
+    Constraint,
+    Grammar,
+    Lark,
+    Regex,
+    lark_json,
+    lark_text,
+)
+from steerplug.engine.vocab import Vocab
+from steerplug.errors import RequestError, nearest
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def check_tools(tools: Tools) -> None:
+    """Refuse tools that cannot be told apart, and a choice that is none.
+
+    Raises:
+        RequestError: a name is invalid or there twice, arguments are no object, or the choice asks
+            for what is not there.
+    """
+    names = [tool.name for tool in tools.tools]
+    for tool in tools.tools:
+        _check_tool(tool, names)
+    if tools.choice in (AUTO, NONE) or (names and tools.choice == REQUIRED):
+        return
+    if not names:
+        raise RequestError(
+            f"the choice of tools is {tools.choice!r} and there are no tools; give some, or leave "
+            "the choice out."
+        )
+    if tools.choice not in names:
+        guess = nearest(tools.choice, names) or ";"
+        raise RequestError(
+            f"the choice of tools is {tools.choice!r}{guess} give {AUTO}, {NONE}, {REQUIRED} or "
+            f"one of {', '.join(names)}."
+        )
+
+
+def _check_tool(tool: Tool, names: list[str]) -> None:
+    if not _NAME.fullmatch(tool.name) or tool.name in (AUTO, NONE, REQUIRED):
+        raise RequestError(
+            f"a tool is named {tool.name!r}; give it 1 to 64 letters, digits and _ . -, other than "
+            f"{AUTO}, {NONE} and {REQUIRED}."
+        )
+    if names.count(tool.name) > 1:
+        raise RequestError(f"two tools are named {tool.name!r}; give each its own name.")
+    parameters = tool.parameters
+    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+        raise RequestError(
+            f"the parameters of the tool {tool.name!r} are no JSON Schema of an object; give one, "
+            'such as {"type": "object", "properties": {}}.'
+        )
+
+
+def reply_grammar(
+    form: Form, tools: Tools, wanted: Grammar | None, vocab: Vocab
+) -> tuple[Grammar | None, Calls]:
+    """Return what a reply must follow from its beginning, and how it calls tools.
+
+    Args:
+        form: how the model writes calls.
+        tools: what it may call, checked.
+        wanted: what a reply without calls must follow.
+        vocab: the model's vocabulary.
+
+    Raises:
+        RequestError: no grammar expresses a tool's parameters, or `wanted` cannot be joined.
+    """
+    marks = Calls(form.opening, form.closing, form.first)
+    if not tools or tools.choice == NONE:
+        return wanted, replace(marks, forbidden=bool(tools))
+    calls = _calls(form, tools, vocab)
+    if tools.choice == AUTO and wanted is None:
+        then = Lark(f"start: head calls\n{_head(form, vocab)}\n{calls}")
+        _check(then, tools, vocab)
+        return None, replace(marks, then=then)
+    other = f" | {_inlined(wanted)}" if tools.choice == AUTO and wanted is not None else ""
+    whole = Lark(f"start: {_say(form.opening, form, vocab)} calls{other}\n{calls}")
+    _check(whole, tools, vocab)
+    return whole, marks
+
+
+def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
+    """Return the rules of what follows the opening mark."""
+    callable_ = [tool for tool in tools.tools if tools.choice in (AUTO, REQUIRED, tool.name)]
+    is_open = tools.parallel and tools.choice in (AUTO, REQUIRED) and form.again
+    again = f" ({_say(form.again, form, vocab)} call)*" if is_open else ""
+    head, end = _say(form.head, form, vocab), _say(form.end, form, vocab)
+    rules = [f"calls: {head} call{again} {end}"]
+    rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(callable_))))
+    for i, tool in enumerate(callable_):
+        name = _say(tool.name + form.middle, form, vocab)
+        rules.append(f"call_{i}: {name} {_arguments(tool)} {_say(form.tail, form, vocab)}")
+    return "\n".join(rules)
+
+
+def _head(form: Form, vocab: Vocab) -> str:
+    """Return the rule of any text up to the end of the opening mark."""
+    said = _say(form.opening, form, vocab)
+    if said.startswith("<"):
+        return f"head: {said}"
+    return f"head[lazy]: /(?s:.*){re.escape(form.opening)}/".replace("<", r"\x3c")
+
+
+def _say(text: str, form: Form, vocab: Vocab) -> str:
+    """Return a fixed text in Lark, where marks may be tokens of their own."""
+    marks = "|".join(re.escape(mark) for mark in (form.opening, form.closing) if mark)
+    parts = [part for part in re.split(f"({marks})", text) if part]
+    return " ".join(lark_text(part, vocab) for part in parts)
+
+
+def _arguments(tool: Tool) -> str:
+    schema = {"type": "object", **tool.parameters}
+    if "properties" in schema and "patternProperties" not in schema:
+        schema.setdefault("additionalProperties", False)  # what was not asked for is not made up
+    return lark_json(schema)
+
+
+def _inlined(wanted: Grammar) -> str:
+    if isinstance(wanted, Mapping):
+        return lark_json(wanted)
+    if isinstance(wanted, Choice):
+        return " | ".join(json.dumps(option, ensure_ascii=False) for option in wanted.options)
+    if isinstance(wanted, Regex):
+        return "/(?:{})/".format(wanted.pattern.replace("/", r"\/"))
+    raise RequestError(
+        "a reply that may call tools cannot follow a Lark grammar as well; give a JSON Schema, or "
+        "leave one of them out."
+    )
+
+
+def _check(grammar: Lark, tools: Tools, vocab: Vocab) -> None:
+    """Refuse a grammar that cannot be followed, naming the tool that is the reason."""
+    try:
+        Constraint(vocab, grammar)
+    except RequestError:
+        for tool in tools.tools:
+            try:
+                Constraint(vocab, tool.parameters)
+            except RequestError as error:
+                raise RequestError(f"in the tool {tool.name!r}, {error}") from None
+        raise

@@ -1,0 +1,121 @@
+"""Reading calls from a reply while it is generated.
+
+Text is handed on as soon as it cannot be the beginning of a call; of a call, its name when it is
+whole, and its arguments as they come. Calls are generated under a grammar, so what stands around
+names and arguments is known and passed over; a call counts once its arguments are whole.
+"""
+
+import secrets
+import string
+from collections.abc import Iterator
+
+from steerplug.chat.calls.form import Form
+from steerplug.chat.tool import CallPiece, ToolCall
+from steerplug.engine.text import overlap
+
+_ID_LETTERS, _ID_LENGTH = string.ascii_letters + string.digits, 9  # as Mistral's templates demand
+
+
+class CallStream:
+    """Tells the text of a reply from its calls.
+
+    Args:
+        form: how the model writes calls.
+        only_calls: whether the reply holds no text, so that half a mark is none.
+    """
+
+    def __init__(self, form: Form, *, only_calls: bool = False) -> None:
+        self._form, self._only_calls = form, only_calls
+        self._held = ""
+        self._found: list[ToolCall] = []
+        self._reading: Iterator[CallPiece | None] | None = None
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls that are whole."""
+        return tuple(self._found)
+
+    def feed(self, text: str, in_call: bool) -> Iterator[str | CallPiece]:
+        """Take the next text of a reply; yield what is certain now.
+
+        Args:
+            text: the text.
+            in_call: whether it belongs to a call, the end of an opening mark included.
+        """
+        self._held += text
+        if self._reading is None:
+            opening = self._form.opening
+            if in_call and opening in self._held:
+                text, _, self._held = self._held.partition(opening)
+                self._reading = self._read()
+            else:
+                certain = len(self._held) - overlap(self._held, opening)
+                text, self._held = self._held[:certain], self._held[certain:]
+            if text:
+                yield text
+        if self._reading is not None:
+            for piece in self._reading:
+                if piece is None:
+                    return
+                yield piece
+
+    def finish(self) -> str:
+        """Return the text that was held back; nothing more will come."""
+        return self._held if self._reading is None and not self._only_calls else ""
+
+    def _read(self) -> Iterator[CallPiece | None]:
+        """Yield the parts of the calls; None where the next text is needed."""
+        form, index = self._form, 0
+        yield from self._pass(form.head)
+        while True:
+            while form.middle not in self._held:
+                yield None
+            name, _, self._held = self._held.partition(form.middle)
+            call_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+            yield CallPiece(index, "", call_id, name)
+            arguments, n = "", 0
+            end = _JsonEnd()
+            while True:
+                n = end.find(self._held)
+                part, self._held = self._held[:n], self._held[n:]
+                arguments += part
+                if part:
+                    yield CallPiece(index, part)
+                if end.found:
+                    break
+                yield None
+            self._found.append(ToolCall(call_id, name, arguments))
+            yield from self._pass(form.tail)
+            yield from self._pass(form.again)
+            index += 1
+
+    def _pass(self, known: str) -> Iterator[None]:
+        """Pass over a text that is known."""
+        while len(self._held) < len(known):
+            yield None
+        self._held = self._held[len(known) :]
+
+
+class _JsonEnd:
+    """Finds where a JSON object ends, in the parts it comes in."""
+
+    def __init__(self) -> None:
+        self.found = False
+        self._depth, self._in_string, self._escaped = 0, False, False
+
+    def find(self, part: str) -> int:
+        """Return how much of the next part belongs to the object; `found` tells if it ended."""
+        for i, letter in enumerate(part):
+            if self._in_string:
+                self._in_string = self._escaped or letter != '"'
+                self._escaped = letter == "\\" and not self._escaped
+            elif letter == '"':
+                self._in_string = True
+            elif letter in "{[":
+                self._depth += 1
+            elif letter in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.found = True
+                    return i + 1
+        return len(part)

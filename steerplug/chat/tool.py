@@ -1,0 +1,74 @@
+"""Tools: what a model may call in a reply, and the calls it makes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+AUTO, NONE, REQUIRED = "auto", "none", "required"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that a model may call.
+
+    Args:
+        name: what the model calls it.
+        description: what it does, for the model to read.
+        parameters: the JSON Schema of its arguments, an object.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What may be called in one reply.
+
+    Args:
+        tools: the functions.
+        choice: "auto" leaves it to the model, "none" forbids calls, "required" asks for at least
+            one; the name of a tool asks for one of that tool.
+        parallel: whether one reply may make several calls.
+        steered: whether steering acts on calls too; it leaves them alone if not.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    choice: str = AUTO
+    parallel: bool = True
+    steered: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.tools)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that a model made.
+
+    Args:
+        id: tells it from other calls of a conversation.
+        name: the tool's name.
+        arguments: its arguments, as JSON text that follows the tool's schema.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class CallPiece:
+    """The next part of a call, as it is generated.
+
+    Args:
+        index: which call of the reply, from 0.
+        arguments: what is added to the text of its arguments.
+        id, name: said with the first piece of a call, else None.
+    """
+
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None

@@ -1,0 +1,102 @@
+"""`steerplug build --all`: every preset there is, for one model; what was built before is kept."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich import box
+from rich.console import JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from steerplug.commands.output import complain, print_json, say, screen
+from steerplug.errors import SteerplugError
+from steerplug.figures import checks_kept, gap_closed, tokens_saved
+
+if TYPE_CHECKING:
+    from steerplug.preset import Preset
+
+FAILED = 2
+Build = Callable[["Preset"], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one preset: its report as `steerplug build --json` gives it, or why not."""
+
+    preset: str
+    report: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def state(self) -> str:
+        """Say in a word what came of it."""
+        if self.error is not None:
+            return "failed"
+        return "kept" if self.report["from_cache"] else "built"
+
+
+def build_all(build: Build, model: str, as_json: bool) -> None:
+    """Build every preset of the library with `build`, and show what came of each.
+
+    A preset that cannot be built does not stop the others; the command then ends with code 2.
+    """
+    outcomes = list(_outcomes(build))
+    failed = [one for one in outcomes if one.error is not None]
+    if as_json:
+        print_json({
+            "model": model,
+            "presets": [
+                {"preset": one.preset, "state": one.state, "error": one.error, **one.report}
+                for one in outcomes
+            ],
+            "n_failed": len(failed),
+        })  # fmt: skip
+    else:
+        _show(outcomes)
+        for one in failed:
+            complain(f"`{one.preset}` was not built: {one.error}")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _outcomes(build: Build) -> Iterator[Outcome]:
+    from steerplug.library import list_presets
+
+    listed = list_presets()
+    for i, listing in enumerate(listed, 1):
+        begin = time.perf_counter()
+        try:
+            if listing.preset is None:
+                outcome = Outcome(listing.name, error=listing.error or "it cannot be read.")
+            else:
+                outcome = Outcome(listing.name, build(listing.preset))
+        except SteerplugError as error:
+            outcome = Outcome(listing.name, error=str(error))
+        seconds = time.perf_counter() - begin
+        took = f" in {seconds:.0f} s" if outcome.state == "built" else ""
+        say(f"[{i}/{len(listed)}] {listing.name}: {outcome.state}{took}")
+        yield outcome
+
+
+def _show(outcomes: list[Outcome]) -> None:
+    console = screen()
+    rows = [(one, (one.preset, one.state, *_figures(one.report))) for one in outcomes]
+    if not console.is_terminal:
+        for _, row in rows:
+            print("\t".join(row))
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
+    for title in ("preset", "", "gap closed (95 %)", "checks kept", "tokens saved"):
+        side: JustifyMethod = "left" if title in ("preset", "") else "right"
+        table.add_column(title, no_wrap=True, justify=side)
+    for one, (name, *rest) in rows:
+        table.add_row(Text(name, "bold red" if one.error else "bold cyan"), *rest)
+    console.print(table)
+
+
+def _figures(report: dict[str, Any]) -> tuple[str, str, str]:
+    fidelity = report.get("fidelity", {})
+    return gap_closed(fidelity), checks_kept(fidelity), tokens_saved(fidelity)

@@ -1,0 +1,115 @@
+"""`steerplug diff`: what two presets say differently, and how alike their steering is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from steerplug.commands.opened import opened
+from steerplug.commands.options import MODEL, Json, Model
+from steerplug.commands.output import print_json, say, screen, visible
+
+if TYPE_CHECKING:
+    from steerplug.compare import Change
+    from steerplug.evaluate.alike import Alike
+    from steerplug.preset import Preset
+    from steerplug.session import Session
+    from steerplug.steering.value import Steering
+
+CHATS = 3
+
+Named = Annotated[str, typer.Argument(help="A preset's name or path, or a steering file.")]
+
+
+def diff(a: Named, b: Named, model: Model = MODEL, as_json: Json = False) -> None:
+    """Show how two presets differ: in words, and in what they add at each block."""
+    from steerplug.compare import changes
+    from steerplug.library import find_preset, is_steering_file, load_preset
+
+    paths = find_preset(a), find_preset(b)
+    presets = [
+        None if is_steering_file(path) else load_preset(name)
+        for name, path in zip((a, b), paths, strict=True)
+    ]
+    first, second = presets
+    words = changes(first, second) if first and second else []
+    with opened(model) as session:
+        steerings = [
+            _steering(session, path, preset) for path, preset in zip(paths, presets, strict=True)
+        ]
+        missing = [
+            name for name, one in zip((a, b), steerings, strict=True) if one is None
+        ]
+        blocks = [] if missing else _alike(session, *filter(None, steerings))
+    if as_json:
+        print_json({
+            "a": a, "b": b, "model": model, "words": [vars(one) for one in words],
+            "blocks": [vars(one) for one in blocks], "not_built": missing,
+        })  # fmt: skip
+        return
+    if first and second:
+        _show_words(words)
+    if missing:
+        commands = " and ".join(f"`steerplug build {one} -m {model}`" for one in missing)
+        say(f"To compare the numbers as well, {commands} must have run.")
+    else:
+        screen().print(_table(blocks, a, b))
+
+
+def _steering(session: "Session", path: Path, preset: "Preset | None") -> "Steering | None":
+    """Return the steering of a file, or of a preset if it was built before."""
+    from steerplug.build import find_built
+    from steerplug.steering.file import read_steering
+
+    model = session.model
+    if preset is None:
+        return read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)[0]
+    built = find_built(preset, session.engine, store=session.store)
+    return built.steering if built else None
+
+
+def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
+    from steerplug.engine.cells import Cells
+    from steerplug.engine.context import Context
+    from steerplug.evaluate.alike import alike
+    from steerplug.evaluate.questions import spread
+    from steerplug.fit.general import general_prompts
+
+    questions = spread(general_prompts("held_out"), CHATS)
+    prompts = [session.template.prompt([{"role": "user", "content": one}]) for one in questions]
+    context = Context(session.model, n_ctx=session.engine.context.n_ctx)
+    try:
+        return alike(a, b, session.engine, Cells(context), prompts)
+    finally:
+        context.close()
+
+
+def _show_words(words: "list[Change]") -> None:
+    console, key = screen(), ""
+    if not words:
+        console.print("They say the same.")
+    for one in words:
+        if one.key != key:
+            key = one.key
+            console.print(Text(key, "bold"))
+        for sign, said, style in (("-", one.old, "red"), ("+", one.new, "green")):
+            if said is not None:
+                console.print(Text(f"  {sign} {visible(said)}", style), soft_wrap=True)
+
+
+def _table(blocks: "list[Alike]", a: str, b: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
+    for title in ("block", "cosine", f"{a} adds", f"{b} adds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in blocks:
+        cosine = "-" if one.cosine is None else f"{one.cosine:.2f}"
+        table.add_row(str(one.il), cosine, *map(_share, (one.size_a, one.size_b)))
+    return table
+
+
+def _share(size: float) -> str:
+    return f"{size:.1%}" if size else "-"
+

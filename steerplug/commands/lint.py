@@ -1,0 +1,39 @@
+"""`steerplug lint`: is this file a good preset? Each problem with its line and its cure."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steerplug.commands.options import Json
+from steerplug.commands.output import print_json, say, screen
+
+FAILED = 2
+
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Preset files, or folders of them.")
+]
+
+
+def lint(files: Files, as_json: Json = False) -> None:
+    """Check preset files, and say on which line what is wrong."""
+    from steerplug.lint import lint as problems_of
+    from steerplug.lint import preset_files
+
+    checked = list(dict.fromkeys(preset_files(files)))
+    problems = [problem for path in checked for problem in problems_of(path)]
+    if as_json:
+        print_json({
+            "files": [str(path) for path in checked],
+            "problems": [
+                {"path": str(one.path), "line": one.line, "problem": one.said} for one in problems
+            ],
+        })  # fmt: skip
+    else:
+        for one in problems:
+            screen().print(one.said, soft_wrap=True)
+        many = f"{len(checked)} preset{'s' if len(checked) > 1 else ''}"
+        wrong = len({one.path for one in problems})
+        say(f"{many} checked; {wrong or 'none'} with problems.", "red" if wrong else "green")
+    if problems:
+        raise typer.Exit(FAILED)

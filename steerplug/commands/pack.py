@@ -1,0 +1,46 @@
+"""`steerplug pack`: make a folder of presets something other people can add, or refresh it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steerplug.commands.offer import presets, show_presets
+from steerplug.commands.options import Json
+from steerplug.commands.output import print_fields, print_json, say, screen
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A folder with the YAML files of presets.")
+]
+Compiled = Annotated[
+    bool,
+    typer.Option("--compiled", help="Take along the steering that was built here for them."),
+]
+
+
+def pack(folder: Folder, compiled: Compiled = False, as_json: Json = False) -> None:
+    """Make a folder of presets a pack: check them, write its README.md and pack.lock."""
+    from steerplug.claims import cache_folder
+    from steerplug.packs.make import make_pack
+
+    made = make_pack(folder.expanduser(), cache_folder() if compiled else None)
+    contents = made.contents
+    if as_json:
+        print_json({
+            "pack": contents.head.name, "version": contents.head.version,
+            "license": contents.head.license, "sha256": contents.digest,
+            "size_bytes": contents.size, "n_files": len(contents.manifest.files) + 1,
+            "presets": presets(contents), "changed": list(made.changed),
+        })  # fmt: skip
+        return
+    screen().print(f"{contents.title} is a pack.\n", soft_wrap=True)
+    show_presets(presets(contents))
+    screen().print()
+    print_fields(
+        license=contents.head.license or "none is stated; write one in pack.yaml",
+        size=f"{contents.size / 1000:.0f} kB in {len(contents.manifest.files) + 1} files",
+        sha256=contents.digest,
+        changed=", ".join(made.changed) or "nothing",
+    )
+    if made.changed and made.old_version == contents.head.version:
+        say(f"The version is still {made.old_version}; raise it in {folder / 'pack.yaml'}.")

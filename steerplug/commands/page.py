@@ -1,0 +1,74 @@
+"""`steerplug page`: the README of a folder of presets, with real replies before and after."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerplug.commands.opened import learning, opened
+from steerplug.commands.options import MODEL, Json, Model
+from steerplug.commands.output import Building, print_json, say, screen
+from steerplug.errors import PresetError
+
+if TYPE_CHECKING:
+    from steerplug.library_page import Entry, Example
+    from steerplug.preset import Preset
+    from steerplug.session import Session
+
+MAX_TOKENS = 48
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of preset files.")]
+
+
+def page(folder: Folder, model: Model = MODEL, as_json: Json = False) -> None:
+    """Write a folder's README from its presets, with replies before and after."""
+    from steerplug.library import load_preset
+    from steerplug.library_page import MARK
+    from steerplug.library_page import page as page_of
+
+    path = folder / "README.md"
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise PresetError(f"the folder {folder} holds no .yaml file; name one with presets.")
+    if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
+        raise PresetError(f"{path} was not made by this command; move it away first.")
+    presets = [load_preset(str(file)) for file in files]
+    with opened(model) as session:
+        entries = [_entry(session, preset, i) for i, preset in enumerate(presets)]
+        text = page_of(entries, session.model.path.stem, MAX_TOKENS)
+    path.write_text(text, encoding="utf-8", newline="\n")
+    if as_json:
+        print_json({"path": str(path), "presets": [preset.name for preset in presets]})
+    else:
+        screen().print(f"{path} shows {len(presets)} presets.", soft_wrap=True)
+
+
+def _entry(session: "Session", preset: "Preset", i: int) -> "Entry":
+    from steerplug.library_page import Entry
+
+    with Building(learning(session, preset.name)) as session.report:
+        built = session.build(preset)
+    say(f"asking {preset.name} ...")
+    return Entry(preset, built.identity.fidelity, example(session, preset, question(preset, i)))
+
+
+def question(preset: "Preset", i: int) -> str:
+    """Return what the i-th preset of a page is asked: the i-th question it never saw."""
+    from steerplug.evaluate.questions import QUESTIONS, unseen
+
+    questions = unseen(preset, QUESTIONS)
+    return questions[i % len(questions)]
+
+
+def example(session: "Session", preset: "Preset", asked: str) -> "Example":
+    """Return the bare and the steered reply to a question, greedy."""
+    from steerplug.engine.sampling import Sampling
+    from steerplug.library_page import Example
+    from steerplug.session import Settings
+
+    greedy = Settings(Sampling(temperature=0), max_tokens=MAX_TOKENS)
+    messages = [{"role": "user", "content": asked}]
+    bare, steered = (
+        session.chat(messages, steering, greedy).text.strip() for steering in (None, preset)
+    )
+    return Example(asked, bare, steered)

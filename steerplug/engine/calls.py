@@ -1,0 +1,86 @@
+"""Where tool calls stand in a turn: between marks, found in the bytes of its tokens.
+
+A model writes its calls among its text, and what it writes around them are marks. Which tokens of a
+turn stand in a call is a function of these tokens alone, so a turn that comes back as part of a
+chat is read as it was when it was generated. What a model writes while it thinks is no call.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from steerplug.engine.constraint import Lark
+from steerplug.engine.vocab import Vocab
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a model writes around its calls, and what they are held to.
+
+    Args:
+        opening: the mark that begins a call.
+        closing: the mark that ends it; empty where a call goes on to the end of its turn.
+        first: whether the opening counts only as the first thing in a turn.
+        then: what a reply follows once it has written the opening; its grammar begins with any
+            text up to the end of that mark. None holds it to nothing.
+        forbidden: whether the opening is never written.
+        steered: whether steering acts on calls too.
+    """
+
+    opening: str
+    closing: str = ""
+    first: bool = False
+    then: Lark | None = None
+    forbidden: bool = False
+    steered: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn as far as it has come: in a call, in a thought or in neither.
+
+    Args:
+        calls: the marks.
+        vocab: the model's vocabulary.
+        in_call, in_thought: what the next token belongs to.
+        tail: the latest bytes, which may be the beginning of a mark; None where none can come.
+    """
+
+    calls: Calls
+    vocab: Vocab
+    in_call: bool = False
+    in_thought: bool = False
+    tail: bytes | None = b""
+
+    def after(self, token: int) -> "Turn":
+        """Return the turn with one more token."""
+        if self.vocab.thinking and token in self.vocab.thinking:
+            return replace(self, in_thought=token == self.vocab.thinking[0], tail=b"")
+        if self.in_thought or self.tail is None:
+            return self
+        in_call, tail = self.in_call, self.tail + self.vocab.piece(token, True)
+        while (mark := self._mark(in_call)) and mark in tail and self._counts(in_call, tail):
+            in_call, tail = not in_call, tail[tail.index(mark) + len(mark) :]
+        return replace(self, in_call=in_call, tail=self._rest(in_call, tail))
+
+    def _mark(self, in_call: bool) -> bytes:
+        return (self.calls.closing if in_call else self.calls.opening).encode()
+
+    def _counts(self, in_call: bool, tail: bytes) -> bool:
+        return in_call or not self.calls.first or tail.lstrip().startswith(self._mark(False))
+
+    def _rest(self, in_call: bool, tail: bytes) -> bytes | None:
+        """Return what may yet be the beginning of a mark; None where no mark can come."""
+        mark = self._mark(in_call)
+        if not mark:
+            return None
+        if self.calls.first and not in_call:
+            said = tail.lstrip()
+            return tail if mark.startswith(said[: len(mark)]) else None
+        return tail[-len(mark) + 1 :] if len(mark) > 1 else b""
+
+    @cached_property
+    def shown(self) -> frozenset[int]:
+        """Tokens that are marks, which are shown even where they are control tokens."""
+        marks = (self.calls.opening, self.calls.closing)
+        spelled = [self.vocab.tokenize(mark, special=True) for mark in marks if mark]
+        return frozenset(tokens[0] for tokens in spelled if len(tokens) == 1)

@@ -1,0 +1,122 @@
+"""What an interrupted fit had done, so that the next one goes on from there.
+
+One file beside the result's place holds the teacher's replies, by question, and the finished blocks
+of `chain`. Its name carries the key of the result: another preset, model or version never reads it,
+and deletes what an older one of the preset left. It is replaced whole after each step, and
+read with its checksums; one that does not read is done over.
+"""
+
+import logging
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerplug.errors import SteeringError, StoreError
+from steerplug.steering.value import Delta
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+Arrays = dict[str, NDArray[Any]]
+
+_SUFFIX = ".unfinished.npz"
+_DAMAGE = (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, SteeringError)
+_FIELDS = ("z", "W", "b", "Z", "act", "norm")
+
+
+class _Saved(dict[int, Value], Generic[Value]):
+    """A mapping that is saved with every value that is set."""
+
+    def __init__(self, save: Callable[[], None], lock: threading.Lock) -> None:
+        self._save, self._lock = save, lock
+
+    def __setitem__(self, key: int, value: Value) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+            self._save()
+
+
+class Kept:
+    """Replies by the number of their question, and deltas by block; whatever is put in is saved.
+
+    Args:
+        result: where the finished steering will be: `<preset>-<key>.gguf` in a folder.
+
+    Raises:
+        StoreError: from every change that cannot be saved.
+    """
+
+    def __init__(self, result: Path) -> None:
+        self._path, lock = result.with_suffix(_SUFFIX), threading.Lock()
+        self.replies: dict[int, tuple[int, ...]] = _Saved(self._save, lock)
+        self.deltas: dict[int, Delta] = _Saved(self._save, lock)
+
+    def load(self) -> None:
+        """Take up what is there, and delete what was kept of another fit of this preset.
+
+        Raises:
+            StoreError: the folder cannot be used.
+        """
+        preset = self._path.name.rpartition("-")[0]
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            for other in self._path.parent.glob(f"{preset}-*{_SUFFIX}"):
+                if other != self._path and other.name.rpartition("-")[0] == preset:
+                    other.unlink(missing_ok=True)
+            if self._path.exists():
+                self._read()
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def drop(self) -> None:
+        """Delete the file: the fit is finished, or never will be."""
+        self._path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        parts: dict[int, dict[str, Any]] = {}
+        try:
+            with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                ends = np.cumsum(file["lengths"])
+                said = np.split(file["tokens"], ends)[:-1]
+                replies = {int(i): tuple(map(int, reply))
+                           for i, reply in zip(file["questions"], said, strict=True)}
+                for name in (name for name in file if "." in name):
+                    number, of = name.split(".")
+                    array = file[name]
+                    parts.setdefault(int(number), {})[of] = array if array.ndim else str(array)
+            deltas = {il: Delta(**part) for il, part in parts.items()}
+        except _DAMAGE as error:
+            log.warning("%s is damaged (%s); the fit begins anew.", self._path, error)
+            return
+        self.replies.update(replies)
+        self.deltas.update(deltas)
+
+    def _save(self) -> None:
+        said = self.replies.values()
+        arrays: Arrays = {
+            "questions": np.array(list(self.replies), np.int64),
+            "lengths": np.array([len(reply) for reply in said], np.int64),
+            "tokens": np.array([token for reply in said for token in reply], np.int64),
+        }
+        for il, delta in self.deltas.items():
+            arrays.update({f"{il}.{name}": np.array(getattr(delta, name)) for name in _FIELDS})
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            temporary.replace(self._path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"what is done of a fit cannot be kept in {self._path.parent} "
+            f"({error.strerror or error}); set STEERPLUG_CACHE to a folder with space that you may "
+            "write to."
+        )

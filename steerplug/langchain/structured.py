@@ -1,0 +1,134 @@
+"""`with_structured_output`: replies that are JSON of a schema, and what parses them.
+
+Contract::
+
+    "function_calling"  the reply is a call of one tool, whose arguments follow the schema: the
+                        model reads it in its prompt, and steering leaves calls alone
+    "json_schema"       the reply is JSON that follows the schema, steered like any other; the
+                        schema takes no tokens of the prompt, so keys have to speak for themselves
+    "json_mode"         the same; without a schema, any JSON object
+
+A schema is a pydantic class, a TypedDict, a JSON Schema or a tool in JSON.
+"""
+
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any, Protocol
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.base import OutputParserLike
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
+
+from steerplug.errors import RequestError, nearest
+from steerplug.langchain.tools import described
+
+METHODS = ("function_calling", "json_schema", "json_mode")
+Schema = Mapping[str, Any] | type
+
+
+class Bindable(Protocol):
+    """What a chat model and a bound one have in common here."""
+
+    def bind(self, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return it with arguments."""
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return it with tools."""
+
+
+def structured(
+    model: Bindable,
+    schema: Schema | None,
+    *,
+    include_raw: bool = False,
+    method: str = "function_calling",
+    strict: bool | None = None,
+    **kwargs: Any,
+) -> Runnable[LanguageModelInput, Any]:
+    """Return a chain of `model` and what parses its replies.
+
+    Args:
+        model: a chat model, bound or not.
+        schema: what a reply must follow; None with "json_mode": any JSON object.
+        include_raw: whether to return `raw`, `parsed` and `parsing_error` in place of the parsed.
+        method: see above.
+        strict: without effect: replies always follow the schema.
+        kwargs: other arguments of the calls.
+
+    Raises:
+        RequestError: the method is unknown, or `schema` is no schema.
+    """
+    if method not in METHODS:
+        hint = nearest(method, METHODS) or "."
+        raise RequestError(f"method is {method!r}{hint} Methods are {', '.join(METHODS)}.")
+    told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    said = {"ls_structured_output_format": told if schema is not None else None, **kwargs}
+    if method == "function_calling":
+        name = described(_given(schema))["function"]["name"]
+        bound = model.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, **said)
+    else:
+        bound = model.bind(response_format=_format(schema, method), **said)
+    parser = _parser(schema, method)
+    if not include_raw:
+        return bound | parser
+    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=_nothing)
+    failed = RunnablePassthrough.assign(parsed=_nothing)
+    return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def to_json_schema(schema: Schema) -> dict[str, Any]:
+    """Return any schema as a JSON Schema.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        return schema.model_json_schema()
+    if isinstance(schema, Mapping) and not {"function", "parameters"} & schema.keys():
+        return dict(schema)
+    try:
+        return convert_to_json_schema(schema)  # type: ignore[arg-type]
+    except (ValueError, TypeError, NameError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(
+            f"{repr(schema)[:80]} is no schema ({reason}); give a pydantic class, a TypedDict or a "
+            "JSON Schema."
+        ) from None
+
+
+def _format(schema: Schema | None, method: str) -> dict[str, Any]:
+    if schema is None and method == "json_mode":
+        return {"type": "json_object"}
+    json_schema = to_json_schema(_given(schema))
+    if "properties" in json_schema:  # nothing else, unless the schema says so
+        json_schema = {"additionalProperties": False, **json_schema}
+    if method == "json_mode":
+        return {"type": "json_object", "schema": json_schema}
+    name = str(json_schema.get("title", "reply"))
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
+
+
+def _parser(schema: Schema | None, method: str) -> OutputParserLike[Any]:
+    is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    if method == "function_calling":
+        if is_class:
+            return PydanticToolsParser(tools=[schema], first_tool_only=True)
+        name = described(_given(schema))["function"]["name"]
+        return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+    return PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+
+
+def _given(schema: Schema | None) -> Schema:
+    if schema is None:
+        raise RequestError("schema is None; give one, or choose the method 'json_mode'.")
+    return schema
+
+
+def _nothing(_: object) -> None:
+    return None

@@ -1,0 +1,92 @@
+"""LangChain's tools as what a model may call, and who chooses among them.
+
+Contract::
+
+    None, False, "auto"                                  the model chooses, or answers in words
+    "none"                                               no call
+    True, "any", "required"                              the model chooses, one at least
+    "NAME", {"type": "function", "function": {"name": "NAME"}}   that tool
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
+from steerplug.errors import RequestError, nearest
+
+ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+Choice = str | bool | Mapping[str, Any] | None
+
+_WORDS = {"auto": AUTO, "none": NONE, "any": REQUIRED, "required": REQUIRED}
+
+
+def described(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
+    """Return a tool as JSON values, in the form that chat models agree on.
+
+    Raises:
+        RequestError: nothing tells its name and arguments.
+    """
+    try:
+        return convert_to_openai_tool(tool, strict=strict)
+    except (ValueError, TypeError, NameError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(
+            f"{repr(tool)[:80]} is no tool ({reason}); give a function, a pydantic class, a "
+            "TypedDict or a JSON Schema with a title."
+        ) from None
+
+
+def to_tools(said: Sequence[Mapping[str, Any]], choice: Choice, parallel: bool) -> Tools:
+    """Return what may be called in one reply.
+
+    Args:
+        said: tools as `described` gives them.
+        choice: who chooses among them; see above.
+        parallel: whether one reply may make several calls.
+
+    Raises:
+        RequestError: a tool is no function, two have one name, or the choice is none of them.
+    """
+    tools = tuple(_tool(one, i) for i, one in enumerate(said))
+    names = [tool.name for tool in tools]
+    for tool in tools:
+        if names.count(tool.name) > 1:
+            raise RequestError(f"two tools are called `{tool.name}`; rename one of them.")
+    return Tools(tools, to_choice(choice, names), parallel)
+
+
+def to_choice(choice: Choice, names: Sequence[str]) -> str:
+    """Return who chooses among tools of these names, as `Tools` says it.
+
+    Raises:
+        RequestError: the choice is no tool, or asks for a call where there is none.
+    """
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = str(function.get("name")) if isinstance(function, Mapping) else ""
+        word = None
+    else:
+        name = choice if isinstance(choice, str) else "any" if choice else "auto"
+        word = _WORDS.get(name)
+    if word is None and name not in names:
+        tools = f"the tools are {', '.join(names)}" if names else "there are no tools"
+        hint = nearest(name, names) or "."
+        raise RequestError(f"tool_choice is {choice!r}, but {tools}{hint}")
+    if word == REQUIRED and not names:
+        raise RequestError(f"tool_choice is {choice!r}, but there are no tools; give some.")
+    return word or name
+
+
+def _tool(said: Mapping[str, Any], i: int) -> Tool:
+    function = said.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+        raise RequestError(
+            f"tool {i} is {repr(dict(said))[:80]}; a local model calls functions only, so give a "
+            "function, a pydantic class or a tool."
+        )
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    return Tool(name, str(function.get("description") or ""), parameters)

@@ -1,0 +1,107 @@
+"""Presets as models of the `llm` command-line tool: `llm -m smollm2@pirate "What is rain?"`.
+
+The model runs in this process. Every alias of `find_model` is a model, bare and with each preset of
+the library; `$STEERPLUG_MODEL` adds another, by its path or hub address.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import llm
+from pydantic import Field
+
+from steerplug.errors import SteerplugError
+from steerplug.langchain.sessions import session_for
+from steerplug.library import list_presets
+from steerplug.model_file import ALIASES
+
+
+@llm.hookimpl
+def register_models(register: Callable[..., None]) -> None:
+    """Tell `llm` which models there are."""
+    presets = [one.name for one in list_presets() if one.error is None]
+    added = os.environ.get("STEERPLUG_MODEL")
+    for model in dict.fromkeys([*ALIASES, *([added] if added else [])]):
+        register(SteeredModel(model, None))
+        for preset in presets:
+            register(SteeredModel(model, preset))
+
+
+class SteeredModel(llm.Model):
+    """A local model, bare or steered by a preset; loaded when it is first asked.
+
+    Args:
+        model: a path, `hf:org/repo/file.gguf`, or an alias.
+        preset: the preset, or None for the bare model.
+    """
+
+    can_stream = True
+    supports_schema = True
+
+    class Options(llm.Options):
+        """What `llm -o NAME VALUE` may say."""
+
+        steering: str | None = Field(None, description="A mix, in place of the model's preset.")
+        temperature: float | None = Field(None, description="0 is greedy.")
+        top_p: float | None = Field(None, description="Most likely tokens up to this probability.")
+        max_tokens: int | None = Field(None, description="Most tokens to write.")
+        seed: int | None = Field(None, description="Repeats a reply.")
+
+    def __init__(self, model: str, preset: str | None) -> None:
+        self.model_id = f"{model}@{preset}" if preset else model
+        self._model, self._preset = model, preset
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,  # noqa: ARG002  pieces are told either way
+        response: llm.Response,
+        conversation: llm.Conversation | None,
+    ) -> Iterator[str]:
+        """Yield the pieces of a reply."""
+        from steerplug.engine.engine import Piece
+        from steerplug.receipt import Reply
+
+        said: Any = prompt.options
+        try:
+            session = session_for(self._model, 4096, None)
+            steering = self._preset if said.steering is None else said.steering
+            messages = list(_messages(prompt, conversation))
+            for event in session.stream_chat(messages, steering, _settings(prompt)):
+                if isinstance(event, Piece) and event.text:
+                    yield event.text
+                elif isinstance(event, Reply):
+                    response.response_json = event.to_dict()
+                    usage = event.usage
+                    response.set_usage(input=usage.prompt_tokens, output=usage.completion_tokens)
+        except SteerplugError as error:
+            raise llm.ModelError(str(error)) from None
+
+
+def _settings(prompt: llm.Prompt) -> Any:
+    from steerplug.engine.sampling import Sampling
+    from steerplug.session import Settings
+
+    said: Any = prompt.options
+    names = "temperature", "top_p", "seed"
+    chosen = {name: getattr(said, name) for name in names if getattr(said, name) is not None}
+    schema = prompt.schema if isinstance(prompt.schema, dict) else None
+    return Settings(Sampling(**chosen), max_tokens=said.max_tokens, format=schema)
+
+
+def _messages(
+    prompt: llm.Prompt, conversation: llm.Conversation | None
+) -> Iterator[dict[str, str]]:
+    """Yield the chat so far; a system prompt is said again where it changes."""
+    system = None
+    responses: Any = conversation.responses if conversation else ()
+    for earlier in responses:
+        if earlier.prompt.system and earlier.prompt.system != system:
+            system = earlier.prompt.system
+            yield {"role": "system", "content": system}
+        yield {"role": "user", "content": earlier.prompt.prompt or ""}
+        yield {"role": "assistant", "content": earlier.text_or_raise()}
+    if prompt.system and prompt.system != system:
+        yield {"role": "system", "content": prompt.system}
+    yield {"role": "user", "content": prompt.prompt or ""}

@@ -1,0 +1,42 @@
+"""Steering kept for nearly this model: another quantisation or version of it, same chat template.
+
+It is used with a warning where there is none for the very model, because it was fitted on the same
+blocks and the same prompts; how well it does here is for `steerplug eval` to say.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from steerplug.claims import kept_files
+from steerplug.errors import SteeringError
+from steerplug.steering.file import read_steering
+from steerplug.store import Key, Made, Store
+
+
+def find_near(
+    key: Key, folders: Iterable[Path], check: Callable[[Path], None], *, n_embd: int, n_layer: int
+) -> tuple[Made, Path] | None:
+    """Return the steering that answers `key` but for the model's file, and its path, or None.
+
+    Everything else agrees: preset, method, chat template, version of the fit, architecture, width
+    and depth. A file that is damaged is passed over; `check` may refuse one before it is read.
+    """
+    for path, claims in kept_files(key.preset, folders):
+        model = str(claims.get("model"))
+        nearly = replace(key, model=model)
+        if _kind(model) != _kind(key.model) or Store(path.parent.parent).path(nearly) != path:
+            continue
+        check(path)
+        try:
+            steering, identity = read_steering(path, n_embd=n_embd, n_layer=n_layer)
+        except SteeringError:
+            continue
+        if identity and nearly.is_of(identity):
+            return (steering, identity), path
+    return None
+
+
+def _kind(fingerprint: str) -> str:
+    """Return architecture, width and depth of a model's fingerprint, without its hash."""
+    return fingerprint.rpartition("-")[0]

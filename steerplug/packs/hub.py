@@ -1,0 +1,78 @@
+"""A repository on the Hugging Face hub as a source of files, through `huggingface_hub`.
+
+The revision becomes a commit first, and everything is asked of that commit. Sizes are looked at
+before anything is downloaded. The hub's own cache is not used: what is added is kept as a pack.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from steerplug.errors import PackError
+from steerplug.packs.source import Folder, check_total, missing, too_large
+from steerplug.yaml_file import printable
+
+
+class Hub:
+    """One commit of a repository on the hub.
+
+    Args:
+        repo: org/repo.
+        rev: branch, tag or commit; empty for the main branch.
+        work: an empty folder for what is downloaded.
+        said: what messages call it.
+
+    Raises:
+        PackError: huggingface_hub is not installed, or the hub has no such repository.
+    """
+
+    def __init__(self, repo: str, rev: str, work: Path, said: str) -> None:
+        self.said, self._repo, self._work = said, repo, work
+        with self._one_sentence():
+            from huggingface_hub import HfApi
+            from huggingface_hub.utils import disable_progress_bars
+
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+            disable_progress_bars()
+            self._api = HfApi()
+            found = self._api.model_info(repo, revision=rev or None)
+        self.commit = str(found.sha)
+        self._names = [sibling.rfilename for sibling in found.siblings or []]
+
+    def top(self) -> list[str]:
+        """Return the names of the files at its top."""
+        return [name for name in self._names if "/" not in name]
+
+    def read(self, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of files; see `Source.read`."""
+        names = list(limits)
+        with self._one_sentence():
+            listed = self._api.get_paths_info(self._repo, names, revision=self.commit)
+        sizes = {one.path: one.size for one in listed if hasattr(one, "size")}
+        for name, limit in limits.items():
+            if name not in sizes:
+                raise missing(self.said, name)
+            if sizes[name] > limit:
+                raise too_large(self.said, name, limit)
+        check_total(self.said, sum(sizes[name] for name in names))
+        with self._one_sentence():
+            self._api.snapshot_download(
+                self._repo, revision=self.commit, allow_patterns=names, local_dir=self._work
+            )
+        yield from Folder(self._work, self.said).read(limits)
+
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError:
+            raise PackError(
+                f"{self.said} needs huggingface_hub; run `pip install 'steerplug[hub]'`."
+            ) from None
+        except Exception as error:  # the client's own, and those of its transport and its parsers
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise PackError(
+                f"{self.said} cannot be fetched ({printable(reason)}); check the name and the "
+                "revision, and that you are online."
+            ) from None

@@ -1,0 +1,118 @@
+"""One request being answered: its replies as they come, in one or as a stream.
+
+What chats and completions look like is theirs to say; when it is said is the same for both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from steerplug.chat.tool import CallPiece
+from steerplug.engine.engine import Piece
+from steerplug.receipt import Reply
+from steerplug.server.body import Body
+from steerplug.server.choice import Choice
+from steerplug.server.replies import Numbered, begun, unless_gone
+from steerplug.server.serving import Serving
+from steerplug.server.told import event, head, receipt, usage
+
+Events = AsyncGenerator[Numbered, None]
+Chosen = dict[str, Any]
+"""One of the `choices` of an answer, or a part of it."""
+
+
+class Answer(ABC):
+    """The replies to one request.
+
+    Args:
+        serving: the model.
+        request: who asks.
+        body: what for.
+        choice: how the replies are steered.
+        n: how many replies there are.
+        n_prompts: to how many prompts.
+    """
+
+    prefix: ClassVar[str]
+    kinds: ClassVar[tuple[str, str]]
+    """What OpenAI calls the answer, in one and as a part of a stream."""
+
+    def __init__(
+        self, serving: Serving, request: Request, body: Body, choice: Choice, n: int,
+        n_prompts: int = 1,
+    ) -> None:  # fmt: skip
+        self._serving, self._request, self._body = serving, request, body
+        self._choice, self._n_prompts = choice, n_prompts
+        self._replies: list[Reply | None] = [None] * n
+        self.vocab = serving.session.model.vocab
+
+    @abstractmethod
+    def opening(self, i: int) -> Chosen | None:
+        """Return what a stream says before the first piece of reply i."""
+
+    @abstractmethod
+    def part(self, i: int, piece: Piece | CallPiece) -> Chosen | None:
+        """Return what a piece of reply i adds to a stream, or None for nothing."""
+
+    @abstractmethod
+    def end(self, i: int, reply: Reply) -> Chosen:
+        """Return what a stream says when reply i is finished."""
+
+    @abstractmethod
+    def choice(self, i: int, reply: Reply, pieces: list[Piece]) -> Chosen:
+        """Return the whole of reply i."""
+
+    async def respond(self, events: Events) -> Response:
+        """Return the response to a request whose replies are `events`."""
+        headers = {"x-steering-digest": self._choice.digest or "none"}
+        if self._body.stream:
+            said = self._stream(await begun(events))
+            return self._serving.stream(self._request, said, headers)
+        whole = await unless_gone(self._request, self._whole(events))
+        return JSONResponse(whole, headers=headers)
+
+    async def _whole(self, events: Events) -> dict[str, Any]:
+        pieces: list[list[Piece]] = [[] for _ in self._replies]
+        async with aclosing(events):
+            async for i, one in events:
+                if isinstance(one, Reply):
+                    self._replies[i] = one
+                elif isinstance(one, Piece):
+                    pieces[i].append(one)
+        replies = self._finished()
+        return {
+            **head(self.prefix, self.kinds[0], self._body.model),
+            "choices": [self.choice(i, one, pieces[i]) for i, one in enumerate(replies)],
+            "usage": usage(replies, self._n_prompts),
+            "steering": receipt(self._choice.mix, replies[0]),
+        }
+
+    async def _stream(self, events: Events) -> AsyncGenerator[bytes, None]:
+        options = self._body.stream_options
+        tells_usage = bool(options and options.include_usage)
+        first = head(self.prefix, self.kinds[1], self._body.model)
+        if tells_usage:
+            first["usage"] = None
+        for i in range(len(self._replies)):
+            if opening := self.opening(i):
+                yield event({**first, "choices": [opening]})
+        async with aclosing(events):
+            async for i, one in events:
+                if isinstance(one, Reply):
+                    self._replies[i] = one
+                    said = receipt(self._choice.mix, one)
+                    yield event({**first, "choices": [self.end(i, one)], "steering": said})
+                elif part := self.part(i, one):
+                    yield event({**first, "choices": [part]})
+        replies = self._finished()
+        if tells_usage:
+            yield event({**first, "choices": [], "usage": usage(replies, self._n_prompts)})
+
+    def _finished(self) -> list[Reply]:
+        replies = [reply for reply in self._replies if reply is not None]
+        self._serving.note(self._request, self._choice, replies)
+        return replies

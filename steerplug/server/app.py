@@ -1,0 +1,121 @@
+"""The web application: endpoints, and what surrounds them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+import steerplug
+from steerplug.errors import SteerplugError
+from steerplug.server import chat, completions, steering
+from steerplug.server.errors import describe, envelope, status_of
+from steerplug.server.guard import Guard
+from steerplug.server.serving import Serving
+
+log = logging.getLogger("steerplug.server")
+
+PAGE = Path(__file__).parent / "playground"
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """Return the application that serves a model."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        looking = asyncio.create_task(serving.keep_looking())
+        try:
+            yield
+        finally:
+            looking.cancel()
+
+    app = FastAPI(
+        title="steerplug", version=steerplug.__version__, lifespan=lifespan,
+        docs_url=None, redoc_url=None,  # these pages load scripts of other sites
+    )  # fmt: skip
+    for part in (chat, completions, steering):
+        app.include_router(part.routes(serving))
+    _add_operation(app, serving)
+    files = _add_page(app)
+    _add_errors(app)
+    app.add_middleware(Guard, serving=serving, open_paths=["/health", *files])
+    if serving.config.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=serving.config.origins, allow_methods=["GET", "POST"],
+            allow_headers=["*"], expose_headers=["x-steering-digest", "x-request-id"],
+        )  # fmt: skip
+    return app
+
+
+def _add_operation(app: FastAPI, serving: Serving) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """Say whether requests are taken."""
+        if serving.stopping:
+            return JSONResponse({"status": "stopping"}, 503)
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Return counts in Prometheus' text format."""
+        return Response(serving.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> list[str]:
+    """Serve the playground's files, and return their paths."""
+    files = {f"/{path.name}": path for path in PAGE.iterdir() if path.is_file()}
+    files["/"] = PAGE / "index.html"
+    headers = {
+        "content-security-policy": _CONTENT_POLICY, "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer", "cache-control": "no-cache",
+    }  # fmt: skip
+
+    async def file(request: Request) -> Response:
+        return FileResponse(files[request.url.path], headers=headers)
+
+    for path in files:
+        app.add_api_route(path, file, include_in_schema=False)
+    return list(files)
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def ours(_request: Request, error: Exception) -> Response:
+        return _answer(envelope(error), status_of(error))
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, SteerplugError):
+            return await ours(request, error.__cause__)
+        said = str(error.detail)
+        if error.status_code in (404, 405):
+            said = f"there is no {request.method} {request.url.path[:80]} here."
+        return _answer(describe(said, error.status_code), error.status_code, error.headers)
+
+    async def invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first, *others = error.errors()
+        place = ".".join(str(one) for one in first["loc"][1:])
+        more = f" (and {len(others)} more problems)" if others else ""
+        said = f"{place or 'the body'}: {first['msg']}{more}."
+        return _answer(describe(said, 400, param=place or None), 400)
+
+    app.add_exception_handler(SteerplugError, ours)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, ours)
+
+
+def _answer(said: dict[str, Any], status: int, headers: Any = None) -> Response:
+    busy = {"retry-after": "1"} if status in (429, 503) else {}
+    return JSONResponse(said, status, {**busy, **dict(headers or {})})

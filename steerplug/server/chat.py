@@ -1,0 +1,82 @@
+"""`POST /v1/chat/completions`."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from steerplug.chat.tool import CallPiece
+from steerplug.engine.engine import Piece
+from steerplug.receipt import Reply
+from steerplug.server.answer import Answer, Chosen
+from steerplug.server.asked import chat_messages, chat_settings
+from steerplug.server.body import ChatBody
+from steerplug.server.replies import together
+from steerplug.server.serving import Serving
+from steerplug.server.strict import StrictRoute
+from steerplug.server.told import call, call_delta, chat_logprobs
+
+
+def routes(serving: Serving) -> APIRouter:
+    """Return the endpoint."""
+    router = APIRouter(route_class=StrictRoute)
+
+    @router.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatBody, request: Request) -> Response:
+        """Return the assistant's next message, or stream it."""
+        limits = serving.config.limits
+        choice = await serving.choose(request, body)
+        messages = chat_messages(body, limits)
+        settings = chat_settings(body, limits, request.state.partition)
+        if serving.config.log_text:
+            request.state.noted["messages"] = messages
+        ask = serving.session.astream_chat
+        events = together([ask(messages, choice.steering, one) for one in settings])
+        return await ChatAnswer(serving, request, body, choice, len(settings)).respond(events)
+
+    return router
+
+
+class ChatAnswer(Answer):
+    """The next messages of a chat."""
+
+    prefix, kinds = "chatcmpl", ("chat.completion", "chat.completion.chunk")
+    _body: ChatBody
+
+    def opening(self, i: int) -> Chosen:
+        """Say whose message it is."""
+        return _chunk(i, {"role": "assistant", "content": ""})
+
+    def part(self, i: int, piece: Piece | CallPiece) -> Chosen | None:
+        """Return text, or a part of a call."""
+        body = self._body
+        if isinstance(piece, CallPiece):
+            return _chunk(i, {"tool_calls": [call_delta(piece)]})
+        if not (piece.text or body.logprobs or body.steering_trace):
+            return None
+        said = _chunk(i, {"content": piece.text})
+        if body.logprobs:
+            said["logprobs"] = chat_logprobs([piece], self.vocab)
+        if body.steering_trace:
+            said["moved"] = piece.moved
+        return said
+
+    def end(self, i: int, reply: Reply) -> Chosen:
+        """Say why it ended."""
+        return _chunk(i, {}, reply.finish_reason)
+
+    def choice(self, i: int, reply: Reply, pieces: list[Piece]) -> Chosen:
+        """Return the message."""
+        message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+        if reply.tool_calls:
+            message["content"] = reply.text or None
+            message["tool_calls"] = [call(one) for one in reply.tool_calls]
+        return {
+            "index": i,
+            "message": message,
+            "logprobs": chat_logprobs(pieces, self.vocab) if self._body.logprobs else None,
+            "finish_reason": reply.finish_reason,
+        }
+
+
+def _chunk(i: int, delta: dict[str, Any], finish_reason: str | None = None) -> Chosen:
+    return {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

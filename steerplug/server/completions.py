@@ -1,0 +1,83 @@
+"""`POST /v1/completions`: texts that go on, without a chat template."""
+
+from fastapi import APIRouter, Request, Response
+
+from steerplug.chat.tool import CallPiece
+from steerplug.engine.engine import Piece
+from steerplug.receipt import Reply
+from steerplug.server.answer import Answer, Chosen
+from steerplug.server.asked import completion_settings, prompts
+from steerplug.server.body import MAX_REPLIES, CompletionBody
+from steerplug.server.choice import Choice
+from steerplug.server.errors import Refused
+from steerplug.server.replies import together
+from steerplug.server.serving import Serving
+from steerplug.server.strict import StrictRoute
+from steerplug.server.told import completion_logprobs
+
+
+def routes(serving: Serving) -> APIRouter:
+    """Return the endpoint."""
+    router = APIRouter(route_class=StrictRoute)
+
+    @router.post("/v1/completions", response_model=None)
+    async def complete(body: CompletionBody, request: Request) -> Response:
+        """Return how texts go on, or stream it."""
+        limits = serving.config.limits
+        choice = await serving.choose(request, body)
+        texts = prompts(body, limits)
+        settings = completion_settings(body, limits, request.state.partition)
+        if len(texts) * len(settings) > MAX_REPLIES:
+            raise Refused(f"prompts times n may be at most {MAX_REPLIES}.", param="n")
+        if serving.config.log_text:
+            request.state.noted["prompts"] = texts
+        ask = serving.session.astream_complete
+        events = together([ask(text, choice.steering, one) for text in texts for one in settings])
+        return await CompletionAnswer(serving, request, body, choice, texts).respond(events)
+
+    return router
+
+
+class CompletionAnswer(Answer):
+    """How texts go on."""
+
+    prefix, kinds = "cmpl", ("text_completion", "text_completion")
+    _body: CompletionBody
+
+    def __init__(
+        self, serving: Serving, request: Request, body: CompletionBody, choice: Choice,
+        texts: list[str],
+    ) -> None:  # fmt: skip
+        self._echoed = [text if body.echo else "" for text in texts for _ in range(body.n or 1)]
+        self._said = [0] * len(self._echoed)
+        super().__init__(serving, request, body, choice, len(self._echoed), len(texts))
+
+    def opening(self, i: int) -> Chosen | None:
+        """Repeat the prompt if asked to."""
+        return _choice(i, self._echoed[i]) if self._echoed[i] else None
+
+    def part(self, i: int, piece: Piece | CallPiece) -> Chosen | None:
+        """Return more text."""
+        if isinstance(piece, CallPiece) or not (piece.text or self._body.logprobs is not None):
+            return None
+        said = self._likely(_choice(i, piece.text), [piece], self._said[i])
+        self._said[i] += len(piece.text)
+        return said
+
+    def end(self, i: int, reply: Reply) -> Chosen:
+        """Say why it ended."""
+        return _choice(i, "", reply.finish_reason)
+
+    def choice(self, i: int, reply: Reply, pieces: list[Piece]) -> Chosen:
+        """Return the text."""
+        said = _choice(i, self._echoed[i] + reply.text, reply.finish_reason)
+        return self._likely(said, pieces, 0)
+
+    def _likely(self, said: Chosen, pieces: list[Piece], begin: int) -> Chosen:
+        if self._body.logprobs is not None:
+            said["logprobs"] = completion_logprobs(pieces, self.vocab, begin)
+        return said
+
+
+def _choice(i: int, text: str, finish_reason: str | None = None) -> Chosen:
+    return {"index": i, "text": text, "logprobs": None, "finish_reason": finish_reason}

@@ -1,0 +1,70 @@
+"""What a client is told when something goes wrong: OpenAI's envelope, with the right status."""
+
+import logging
+from typing import Any
+
+from steerplug.errors import (
+    ContextOverflow,
+    EngineBusy,
+    PresetError,
+    ReplyTimeout,
+    SteerplugError,
+    StoreError,
+    StrengthError,
+)
+
+log = logging.getLogger("steerplug.server")
+
+_CODES: tuple[tuple[type[SteerplugError], str], ...] = (
+    (ContextOverflow, "context_length_exceeded"),
+    (EngineBusy, "server_busy"),
+    (ReplyTimeout, "timeout"),
+    (StrengthError, "invalid_steering"),
+    (PresetError, "invalid_steering"),
+)
+
+
+class Refused(SteerplugError):
+    """A request that the server does not take.
+
+    Args:
+        message: what is wrong, and the cure.
+        status: the HTTP status.
+        code: one word for programs.
+        param: which field of the body is wrong.
+    """
+
+    def __init__(
+        self, message: str, status: int = 400, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+def status_of(error: BaseException) -> int:
+    """Return the HTTP status of an error."""
+    return error.status if isinstance(error, SteerplugError) else 500
+
+
+def envelope(error: BaseException) -> dict[str, Any]:
+    """Return an error as OpenAI's clients expect it; what is not for clients goes to the log."""
+    if not isinstance(error, SteerplugError) or isinstance(error, StoreError):
+        log.error("a request failed", exc_info=error)
+        message = "the server failed to answer; its log says why."
+    else:
+        message = str(error)
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    return describe(
+        message, status_of(error), getattr(error, "code", code), getattr(error, "param", None)
+    )
+
+
+def describe(
+    message: str, status: int, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """Return OpenAI's envelope for a message."""
+    if status == 429:
+        kind = "rate_limit_error"
+    else:
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

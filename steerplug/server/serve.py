@@ -1,0 +1,81 @@
+"""Running a server until it is told to stop; replies then have time to end."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from steerplug.errors import SteerplugError
+from steerplug.server.app import create_app
+from steerplug.server.config import Config
+from steerplug.server.serving import Serving
+
+log = logging.getLogger("steerplug.server")
+
+_LAST_WORDS = 2.0
+
+
+def listen(config: Config) -> socket.socket:
+    """Return the socket that a server listens on.
+
+    Raises:
+        SteerplugError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=256)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SteerplugError(
+            f"{config.host}:{config.port} cannot be listened on ({reason}); choose another --port "
+            "or --host."
+        ) from None
+
+
+class Server(uvicorn.Server):
+    """A server of one model; its streams may go on for a while when it is told to stop.
+
+    Args:
+        serving: the model, and how to serve it. The model's engine is closed in the end.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        AppStatus.enable_automatic_graceful_drain = False  # streams end in `shutdown`, with a word
+        super().__init__(
+            uvicorn.Config(
+                create_app(serving), log_config=None, access_log=False, server_header=False,
+                lifespan="on", ws="none",
+                timeout_graceful_shutdown=int(serving.config.grace + _LAST_WORDS) + 1,
+            )
+        )  # fmt: skip
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests."""
+        await super().startup(sockets)
+        host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        models = self._serving.chooser.models()
+        log.info("serving", extra={"address": f"http://{host}:{port}", "models": models})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, let running ones finish within the grace, then cut them off."""
+        self._serving.stopping = True
+        engine = self._serving.session.engine
+
+        async def cut_off() -> None:
+            await asyncio.sleep(self._serving.config.grace)
+            await asyncio.to_thread(engine.close)  # each stream says so, and ends
+
+        cutting = asyncio.create_task(cut_off())
+        await super().shutdown(sockets)
+        cutting.cancel()
+        await asyncio.to_thread(engine.close)
+
+
+def serve(serving: Serving, sockets: Sequence[socket.socket]) -> None:
+    """Serve until told to stop by a signal."""
+    Server(serving).run(sockets=list(sockets))

@@ -1,0 +1,111 @@
+"""What the endpoints share: the model, the presets on offer, the set-up, the counts."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import Request
+
+from steerplug.errors import SteerplugError
+from steerplug.receipt import Reply
+from steerplug.server.body import Body
+from steerplug.server.catalog import Catalog
+from steerplug.server.choice import Choice, Chooser
+from steerplug.server.config import Config
+from steerplug.server.errors import Refused, envelope
+from steerplug.server.metrics import Metrics
+from steerplug.server.told import DONE, event
+from steerplug.session import Session
+
+log = logging.getLogger("steerplug.server")
+
+STOPPED = Refused("the server is stopping; try again in a moment.", 503)
+
+_LOOK_AGAIN = 2.0
+
+
+@dataclass
+class Serving:
+    """One model being served.
+
+    Args:
+        session: the model; it stays open when the server ends.
+        config: how the server is set up.
+    """
+
+    session: Session
+    config: Config
+    catalog: Catalog = field(init=False)
+    chooser: Chooser = field(init=False)
+    metrics: Metrics = field(init=False)
+    started: float = field(init=False, default_factory=time.time)
+    stopping: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.catalog = Catalog(self.session)
+        self.chooser = Chooser(
+            self.session, self.catalog, self.config.name, self.config.steer
+        )
+        self.metrics = Metrics(self.session.engine)
+
+    async def keep_looking(self) -> None:
+        """Notice for ever what changes in the library."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN)
+            try:
+                await asyncio.to_thread(self.catalog.refresh)
+            except SteerplugError as error:
+                log.warning("the presets cannot be read: %s", error)
+
+    async def choose(self, request: Request, body: Body) -> Choice:
+        """Return how to steer the reply to a request; errors are those of `Chooser.choose`."""
+        header = request.headers.get("x-steering")
+        return await asyncio.to_thread(
+            self.chooser.choose, body.model, body.steering, header or None
+        )
+
+    def stream(
+        self, request: Request, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]
+    ) -> EventSourceResponse:
+        """Return a stream of server-sent events that ends in [DONE], whatever happens."""
+        return EventSourceResponse(
+            self._to_the_end(events, request.state.noted),
+            headers=dict(headers),
+            sep="\n",
+            ping=self.config.heartbeat,
+            ping_message_factory=lambda: ServerSentEvent(comment="still here", sep="\n"),
+            send_timeout=self.config.limits.unread,
+        )
+
+    async def _to_the_end(
+        self, events: AsyncGenerator[bytes, None], noted: dict[str, Any]
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(events):
+                async for one in events:
+                    yield one
+        except Exception as error:
+            said = envelope(STOPPED if self.stopping else error)
+            noted["error"] = said["error"]["message"]
+            yield event(said)
+        yield DONE
+
+    def note(self, request: Request, choice: Choice, replies: list[Reply]) -> None:
+        """Note what was answered for the log; texts only if the server was told to."""
+        said: dict[str, Any] = {
+            "steering": choice.mix,
+            "digest": choice.digest[:16],
+            "prompt_tokens": replies[0].usage.prompt_tokens,
+            "cached_tokens": replies[0].usage.cached_tokens,
+            "completion_tokens": sum(reply.usage.completion_tokens for reply in replies),
+            "finish_reasons": [reply.finish_reason for reply in replies],
+        }
+        if self.config.log_text:
+            said["replies"] = [reply.text for reply in replies]
+        request.state.noted.update(said)
+

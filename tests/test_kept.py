@@ -1,0 +1,96 @@
+"""What an interrupted fit had done is there again, whole, and nothing of another fit is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steerplug.errors import StoreError
+from steerplug.fit.kept import Kept
+from steerplug.steering.value import Delta
+
+RNG = np.random.default_rng(0)
+z, W, b, Z = (RNG.normal(size=n).astype(np.float32) for n in ((1, 6), (2, 6), (2,), (2, 6)))
+DELTA = Delta(z, W, b, Z, act="identity", norm="rms")
+
+
+def loaded(path: Path) -> Kept:
+    kept = Kept(path)
+    kept.load()
+    return kept
+
+
+def test_replies_and_blocks_are_there_again(tmp_path: Path) -> None:
+    kept = loaded(tmp_path / "m" / "pirate-1a.gguf")
+    kept.replies[7], kept.replies[2] = (5, 6, 7), ()
+    kept.deltas[3] = DELTA
+    again = loaded(tmp_path / "m" / "pirate-1a.gguf")
+    assert again.replies == {7: (5, 6, 7), 2: ()}
+    assert list(again.deltas) == [3]
+    for name in ("z", "W", "b", "Z"):
+        assert np.array_equal(getattr(again.deltas[3], name), getattr(DELTA, name))
+    assert (again.deltas[3].act, again.deltas[3].norm) == ("identity", "rms")
+
+
+def test_another_fit_of_the_preset_reads_nothing_and_deletes_it(tmp_path: Path) -> None:
+    for name in ("pirate-1a", "pirate-x-1a", "json-1a"):
+        loaded(tmp_path / f"{name}.gguf").replies[0] = (1,)
+    assert not loaded(tmp_path / "pirate-2b.gguf").replies
+    left = sorted(path.name.split(".")[0] for path in tmp_path.iterdir())
+    assert left == ["json-1a", "pirate-x-1a"]
+
+
+def test_what_is_dropped_is_gone_and_dropping_nothing_is_fine(tmp_path: Path) -> None:
+    kept = loaded(tmp_path / "pirate-1a.gguf")
+    kept.drop()
+    kept.replies[0] = (1,)
+    kept.drop()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "foreign", "empty", "pickle"])
+def test_a_damaged_file_is_done_over(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = loaded(tmp_path / "pirate-1a.gguf")
+    kept.replies[0], kept.deltas[3] = (1, 2, 3), DELTA
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    middle = content.index(DELTA.W.tobytes())
+    if how == "pickle":
+        np.savez(path, questions=np.array([{}], object))  # runs code when it is unpickled
+    else:
+        path.write_bytes({
+            "cut": content[: len(content) // 2],
+            "changed": content[:middle] + b"?" + content[middle + 1 :],
+            "foreign": b"GGUF" + content[4:], "empty": b"",
+        }[how])  # fmt: skip
+    again = loaded(tmp_path / "pirate-1a.gguf")
+    assert not again.replies
+    assert not again.deltas
+    assert "the fit begins anew" in caplog.text
+    again.replies[0] = (4,)
+    assert loaded(tmp_path / "pirate-1a.gguf").replies == {0: (4,)}
+
+
+def test_a_save_that_fails_is_one_sentence_and_leaves_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = loaded(tmp_path / "pirate-1a.gguf")
+    kept.replies[0] = (1,)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(StoreError, match=r"cannot be kept in .*No space left.*STEERPLUG_CACHE"):
+        kept.replies[1] = (2,)
+    monkeypatch.undo()
+    assert loaded(tmp_path / "pirate-1a.gguf").replies == {0: (1,)}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be kept in"):
+        loaded(tmp_path / "file" / "pirate-1a.gguf")

@@ -1,0 +1,90 @@
+"""presets/README.md is what `steerplug page presets` writes: figures, words and real replies."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steerplug.claims import kept_files
+from steerplug.commands import main
+from steerplug.commands.page import MAX_TOKENS, example, question
+from steerplug.library import load_preset, shipped_folder
+from steerplug.library_page import Entry, Example, examples_of, page
+from steerplug.preset import Preset
+from steerplug.session import Session
+from steerplug.store import Store
+
+README = shipped_folder() / "README.md"
+PRESETS = [load_preset(str(path)) for path in sorted(shipped_folder().glob("*.yaml"))]
+MODEL = "SmolLM2-135M-Instruct.Q4_1"
+AGAIN = ("concise", "pirate")
+AGREE = 6  # words; after these, another processor may round a near tie the other way
+
+
+def test_the_page_is_what_presets_and_figures_say() -> None:
+    text = README.read_text(encoding="utf-8")
+    examples = examples_of(text)
+    entries = []
+    for preset in PRESETS:
+        kept = kept_files(preset.name, [shipped_folder() / "compiled"])
+        said = [one for _, one in kept if one["preset_digest"] == preset.digest]
+        figures = said[0]["fidelity"] if said else {}
+        entries.append(Entry(preset, figures, examples[preset.name]))
+    assert page(entries, MODEL, MAX_TOKENS) == text, "run steerplug page presets"
+    asked = [question(preset, i) for i, preset in enumerate(PRESETS)]
+    assert [examples[preset.name].question for preset in PRESETS] == asked
+    assert all(one.bare != one.steered for one in examples.values())
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    session = Session("smollm2", n_ctx=512, n_threads=1, store=Store(tmp_path_factory.mktemp("s")))
+    yield session
+    session.close()
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_an_example_comes_out_again(name: str, session: Session) -> None:
+    shown = examples_of(README.read_text(encoding="utf-8"))[name]
+    again = example(session, load_preset(name), shown.question)
+    for was, now in ((shown.bare, again.bare), (shown.steered, again.steered)):
+        assert was.split()[:AGREE] == now.split()[:AGREE]
+
+
+def test_examples_are_read_back_whatever_they_hold() -> None:
+    awkward = [
+        Example("Why?", "one\n\n```text\nx\n```", "## not-a-title\n*no*\n- a | b"),
+        Example("What *is* it?", "{", "}"),
+    ]
+    entries = [
+        Entry(preset, {}, one) for preset, one in zip(PRESETS, awkward, strict=False)
+    ]
+    assert list(examples_of(page(entries, MODEL, 9)).values()) == awkward
+
+
+def test_a_readme_by_hand_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["page", str(tmp_path)]) == 2
+    assert "holds no .yaml file" in capsys.readouterr().err
+    preset = shipped_folder() / "pirate.yaml"
+    (tmp_path / "pirate.yaml").write_bytes(preset.read_bytes())
+    (tmp_path / "README.md").write_text("mine\n")
+    assert main(["page", str(tmp_path)]) == 2
+    assert "README.md was not made by this command" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "mine\n"
+
+
+def test_a_page_is_made_of_any_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERPLUG_CACHE", str(tmp_path / "cache"))
+    preset: Preset = load_preset("cheerful")
+    (tmp_path / "cheerful.yaml").write_bytes((shipped_folder() / "cheerful.yaml").read_bytes())
+    assert main(["page", str(tmp_path)]) == 0
+    assert "shows 1 preset" in capsys.readouterr().out
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert list(examples_of(text)) == [preset.name]
+    assert "| [`cheerful`](#cheerful) | Answers full of joy, with exclamation marks. |" in text
+    assert main(["page", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
