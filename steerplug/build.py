@@ -34,7 +34,8 @@ from steerplug.fit.kept import Kept
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import teach
 from steerplug.library import shipped_folder
-from steerplug.near import find_near
+from steerplug.measured import recall
+from steerplug.near import find_near, warning
 from steerplug.packs.installed import pack_of
 from steerplug.preset import Preset
 from steerplug.steering.identity import Identity
@@ -161,11 +162,7 @@ def _near(preset: Preset, key: Key, model: Model, store: Store) -> Built | None:
     if found is None:
         return None
     made, path = found
-    log.warning(
-        "`%s` was built for another quantisation or version of %s; it is used as it is. "
-        "`steerplug eval` measures it here, `steerplug build` makes it for this file.",
-        preset.name, model.name,
-    )  # fmt: skip
+    log.warning("%s", warning(preset.name, model.name, recall(path).get(key.model)))
     return Built(*made, path, from_store=True)
 
 

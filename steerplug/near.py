@@ -1,15 +1,17 @@
 """Steering kept for nearly this model: another quantisation or version of it, same chat template.
 
 It is used with a warning where there is none for the very model, because it was fitted on the same
-blocks and the same prompts; how well it does here is for `steerplug eval` to say.
+blocks and the same prompts. How well it does here is for `steerplug eval` to say, and then kept.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from steerplug.claims import kept_files
 from steerplug.errors import SteeringError
+from steerplug.figures import NOT_MEASURED, gap_closed
 from steerplug.steering.file import read_steering
 from steerplug.store import Key, Made, Store
 
@@ -35,6 +37,21 @@ def find_near(
         if identity and nearly.is_of(identity):
             return (steering, identity), path
     return None
+
+
+def warning(preset: str, model: str, measured: Mapping[str, Any] | None) -> str:
+    """Say that a near miss is used, and what `steerplug eval` measured of it here, if it did."""
+    gap = gap_closed(measured or {})
+    if measured is None:
+        known = "`steerplug eval` measures it here"
+    elif gap == NOT_MEASURED:
+        known = "It was measured here"
+    else:
+        known = f"Measured here, it closes {gap} of the gap to its prompt"
+    return (
+        f"`{preset}` was built for another quantisation or version of {model}; it is used as it "
+        f"is. {known}; `steerplug build` makes it for this file."
+    )
 
 
 def _kind(fingerprint: str) -> str:

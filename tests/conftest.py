@@ -41,6 +41,17 @@ def model(model_path: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
+def other_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same model with another fingerprint, as another quantisation would have."""
+    content = model_path.read_bytes()
+    assert content.count(b"Mix1 Ep2") == 1
+    path = tmp_path_factory.mktemp("other") / "other.gguf"
+    path.write_bytes(content.replace(b"Mix1 Ep2", b"Mix2 Ep2"))
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="session")
 def shared_context(model: Model) -> Iterator[Context]:
     context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=N_THREADS)
     yield context

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -39,15 +40,15 @@ def presets(folder: Path, *names: str) -> Path:
     return folder
 
 
-def compiled(folder: Path, name: str, size: float = 1.0) -> Path:
-    """Steering of a preset of `folder` for a model of four blocks."""
+def compiled(folder: Path, name: str, size: float = 1.0, **said: Any) -> Path:
+    """Steering of a preset of `folder` for a model of four blocks; `said` goes into the file."""
     preset = Preset.from_yaml((folder / f"{name}.yaml").read_bytes())
     key = Key(name, preset.digest, MODEL, "", "mean", 1)
     z = np.full((1, N_EMBD), size, np.float32)
     steering = Steering(name, N_EMBD, N_LAYER, {1: Delta.constant(z), 2: Delta.constant(z)})
     identity = Identity(
         name, preset.version, preset.digest, MODEL, "tiny", "", "mean", 0, "0",
-        fidelity={"gap_closed": 0.75},
+        **{"fidelity": {"gap_closed": 0.75}, **said},
     )  # fmt: skip
     store = Store(folder / "compiled")
     path = store.path(key)

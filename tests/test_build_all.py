@@ -18,6 +18,7 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.errors import FitError
 from steerplug.library import list_presets, load_preset, shipped_folder
+from steerplug.measured import remember
 from steerplug.near import find_near
 from steerplug.preset import Preset
 from steerplug.steering.identity import Identity
@@ -94,22 +95,57 @@ def test_one_preset_or_all_must_be_said(
     assert "name one preset to build, or say --all" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("home")
+def test_what_came_in_a_pack_is_shown_as_its_author_s_claim_until_it_was_measured_here(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("STEERPLUG_PACKS", str(tmp_path / "packs"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sea").mkdir()
+    (tmp_path / "sea" / "glum.yaml").write_text(SAD_PRESET.replace("name: sad", "name: glum"))
+    plant(load_preset("sea/glum.yaml"), engine, Store(tmp_path / "sea" / "compiled"))
+    assert main(["pack", "sea"]) == 0
+    assert main(["add", "./sea", "--yes"]) == 0
+    (listing,) = [one for one in list_presets() if one.pack]
+    monkeypatch.setattr("steerplug.library.list_presets", lambda: [listing])
+    capsys.readouterr()
+
+    def said(*words: str) -> str:
+        assert main(words) == 0
+        return capsys.readouterr().out
+
+    def report() -> tuple[str | None, float]:
+        found = json.loads(said("build", "glum", "--json"))
+        return found["claimed_by"], found["fidelity"]["gap_closed"]
+
+    assert report() == ("sea@1.0.0", 0.5)
+    assert "claimed gap closed    50% (40 to 60) of the way from the bare" in said("build", "glum")
+    row = ["glum", "kept", "50% (40 to 60) claimed", "75% claimed", "31 claimed"]
+    assert said("build", "--all").rstrip("\n").split("\t") == row
+    listed = json.loads(said("presets", "--json"))["presets"][0]
+    assert (listed["measured"], listed["claimed"]["gap_closed"]) == (None, 0.5)
+
+    (numbers,) = (tmp_path / "packs").rglob("glum-*.gguf")
+    remember(numbers, engine.model.fingerprint, {**FIDELITY, "gap_closed": 0.2})
+    assert report() == (None, 0.2)
+    assert "claimed" not in said("build", "glum")
+    assert said("build", "--all").split("\t")[2] == "20% (40 to 60)"
+    listed = json.loads(said("presets", "--json"))["presets"][0]
+    assert (listed["measured"]["gap_closed"], listed["claimed"]) == (0.2, None)
+
+
 # --- several models ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def other(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """The same model from another file, as another quantisation would be."""
-    content = model_path.read_bytes()
-    assert content.count(b"Mix1 Ep2") == 1
-    path = tmp_path_factory.mktemp("other") / "other.gguf"
-    path.write_bytes(content.replace(b"Mix1 Ep2", b"Mix2 Ep2"))
-    model = Model(path)
+def other(other_path: Path) -> Iterator[Engine]:
+    """An engine on another file of the same model."""
+    model = Model(other_path)
     engine = Engine(model, n_ctx=512, n_threads=1)
     yield engine
     engine.close()
     model.close()
-    path.unlink()
 
 
 def test_files_for_two_models_lie_side_by_side_and_each_model_gets_its_own(
@@ -190,6 +226,21 @@ def test_what_differs_in_more_than_the_file_is_not_near(
     assert near(wanted, store) is not None
     edited = Preset.from_yaml(SAD_PRESET.replace("[14]", "[15]").encode())
     assert near(store_key(edited, other), store) is None
+
+
+def test_a_near_miss_that_was_measured_here_is_used_with_what_was_found(
+    engine: Engine, other: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("STEERPLUG_CACHE", str(tmp_path))
+    store, preset = Store(), Preset.from_yaml(SAD_PRESET.encode())
+    plant(preset, engine, store)
+    measured = {"gap_closed": 0.3, "gap_closed_interval": [0.2, 0.4]}
+    remember(store.path(store_key(preset, engine)), other.model.fingerprint, measured)
+    with caplog.at_level(logging.WARNING):
+        build_preset(preset, other, store=store)
+    assert "Measured here, it closes 30% (20 to 40) of the gap to its prompt;" in caplog.text
+    assert "`steerplug eval` measures" not in caplog.text
 
 
 def near(key: Key, store: Store) -> Any:

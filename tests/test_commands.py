@@ -219,7 +219,7 @@ def test_build_finds_what_was_built_before(call: Call, home: Path) -> None:
     page = call("build", "sailor")
     assert page.err == ""
     for words in (
-        "was kept from before", "block 12", "25% of the way", "(20% to 30%)", "prompted 100%",
+        "was kept from before", "block 12", "25% (20 to 30) of the way", "prompted 100%",
         "17 in every request", "0 to 1.5, where replies read no worse", str(path),
     ):  # fmt: skip
         assert words in page.out

@@ -1,17 +1,22 @@
 """`steerplug eval` on the real model and a shipped preset, short; and how it refuses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Call, Ended, plant  # type: ignore[import-not-found]
 
+from steerplug.build import store_key
 from steerplug.commands import main
 from steerplug.commands.fidelity import advice
 from steerplug.engine.engine import Engine
 from steerplug.evaluate import fidelity, questions, sweep, trace
 from steerplug.evaluate.sweep import Chosen
 from steerplug.library import load_preset, shipped_folder
+from steerplug.measured import recall
+from steerplug.session import Session
 from steerplug.steering.file import read_steering
 from steerplug.store import Store
 
@@ -108,6 +113,46 @@ def test_eval_of_a_mix_on_ones_own_prompts_prints_tables(call: Call, tmp_path: P
     ):  # fmt: skip
         assert words in page, words
     assert "\x1b" not in ended.out
+
+
+def test_eval_of_a_near_miss_keeps_what_it_measured_on_this_very_file(
+    call: Call, engine: Engine, other_path: Path, home: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(questions, "QUESTIONS", 1)
+    kept = Store(home / "cache").path(store_key(load_preset("shouter"), engine))
+    ended = call("shouter", "-m", other_path, "--json")
+    said = ended.json()
+    assert "`shouter` was built for another quantisation or version of" in caplog.text
+    assert said["fingerprint"] != engine.model.fingerprint
+    assert list(recall(kept)) == [said["fingerprint"]]
+    assert recall(kept)[said["fingerprint"]]["gap_closed"] == said["gap_closed"]
+    caplog.clear()
+
+    found = measured(said)
+    monkeypatch.setattr("steerplug.commands.eval._measured", found)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is rain?\n")
+    for words in (("--strength", 0.5), ("--prompts", prompts)):  # not what a preset claims
+        assert call("shouter", *words, "--json").code == 0
+        assert engine.model.fingerprint not in recall(kept)
+    assert call("shouter", "--json").code == 0
+    assert engine.model.fingerprint in recall(kept)
+    assert call("shouter", "-m", other_path, "--json").code == 0
+    assert "Measured here, it closes " in caplog.text
+
+
+def measured(said: dict[str, Any]) -> Callable[..., Any]:
+    """What measures a preset in no time: it says again what was said."""
+
+    class Again:
+        def __init__(self, session: Session, subject: Any, _: list[str]) -> None:
+            self.applied = session.steering(subject.words)[1]
+
+        def as_dict(self) -> dict[str, Any]:
+            return {"gap_closed": said["gap_closed"]}
+
+    return Again
 
 
 @pytest.mark.parametrize(

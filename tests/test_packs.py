@@ -27,12 +27,12 @@ from packs import (  # type: ignore[import-not-found]
 from steerplug.commands import main
 from steerplug.errors import PackError, PresetError
 from steerplug.library import find_preset, list_presets, load_preset
+from steerplug.measured import remember
 from steerplug.packs import download, entry_points
 from steerplug.packs.installed import packs
 from steerplug.packs.lock import packs_folder, read_lock
 from steerplug.packs.make import make_pack
 from steerplug.packs.manifest import digest
-from steerplug.packs.measured import remember
 from steerplug.packs.reference import read_reference
 
 Call = Callable[..., tuple[int, str, str]]
@@ -194,7 +194,7 @@ def test_an_update_says_in_words_what_changes(here: Path, call: Call) -> None:
     assert code == 0
     for said in ("sea 1.0.0 -> 1.1.0", "gone: goes away", "new: is new", "1.0.0` becomes `1.1.0",
                  "calm: contrast.negative: `Calm` becomes `Storm`",
-                 "ahoy: other numbers for tiny-8x4; gap closed 75% becomes 75%"):
+                 "ahoy: other numbers for tiny-8x4; claimed gap closed 75% becomes 75%"):
         assert said in out
     assert packs()["sea"].pinned.version == "1.1.0"
     assert len([path for path in packs_folder().iterdir() if path.is_dir()]) == 1
@@ -239,8 +239,49 @@ def test_what_was_measured_here_takes_the_place_of_a_claim(here: Path, call: Cal
     added = answer_of(call("add", "../sea", "--yes", "--json"))["packs"][0]  # type: ignore[index]
     (figures,) = added["presets"][0]["compiled"]
     assert (figures["claimed_gap_closed"], figures["measured_gap_closed"]) == (0.75, None)
-    remember(figures["digest"], MODEL, 0.5)
-    assert "tiny-8x4: closes 50% of the gap, measured here" in call("packs")[1]
+    cells = listed(call, "ahoy")
+    assert cells[-2:] == ["75% claimed", "-"]
+    (numbers,) = packs_folder().rglob("ahoy-*.gguf")
+    remember(numbers, "tiny-8x4-of-another-quantisation", {"gap_closed": 0.25})
+    assert listed(call, "ahoy")[-2:] == ["25%", "-"]
+    remember(numbers, MODEL, {"gap_closed": 0.5, "prompt_tokens_saved": 20.0})
+    said = call("packs")[1]
+    assert "tiny-8x4: closes 50% of the gap, measured here" in said
+    assert "another file of the model: closes 25%, measured here" in said
+    assert listed(call, "ahoy")[-2:] == ["50%", "20"]
+
+
+def listed(call: Call, name: str) -> list[str]:
+    """The cells of a preset's line in `steerplug presets`."""
+    lines = [line.split("\t") for line in call("presets")[1].splitlines()]
+    (cells,) = [cells for cells in lines if cells[0] == name]
+    return cells
+
+
+def test_a_claim_of_any_shape_is_shown_or_left_out_and_never_a_crash(
+    here: Path, call: Call
+) -> None:
+    folder = presets(here / "sea", "ahoy")
+    shapes = ("?", -1e308, 10**400, True, None, [1], {"x": 1}, float("1e-300"))
+    for i, shape in enumerate(shapes):
+        claims = {key: shape for key in (
+            "gap_closed", "gap_closed_interval", "checks", "prompt_tokens_saved", "n_prompts",
+            "sweep", "dial", "coefficient",
+        )}  # fmt: skip
+        compiled(folder, "ahoy", fidelity=claims)
+        make_pack(folder)
+        for words in (("add", "../sea", "--yes"), ("packs",), ("presets",), ("presets", "--json")):
+            code, _, err = call(*words)
+            assert code == 0, (i, words, err)
+
+
+def test_claims_that_change_with_the_same_numbers_are_told(here: Path, call: Call) -> None:
+    folder = pack(here / "sea", "ahoy")
+    call("add", "../sea", "--yes")
+    compiled(folder, "ahoy", fidelity={"gap_closed": 0.99})
+    make_pack(folder)
+    out = call("packs", "update", "--yes")[1]
+    assert "ahoy: the same numbers for tiny-8x4; claimed gap closed 75% becomes 99%" in out
 
 
 # Transports

@@ -8,9 +8,17 @@ import typer
 from steerplug.commands.build_all import build_all
 from steerplug.commands.opened import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import Building, print_fields, print_json, screen
+from steerplug.commands.output import Building, print_fields, print_json, say, screen
 from steerplug.commands.reply import blocks
 from steerplug.errors import PresetError
+from steerplug.figures import (
+    NOT_MEASURED,
+    checks_kept,
+    gap_closed,
+    number,
+    safe_range,
+    tokens_saved,
+)
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
@@ -52,18 +60,23 @@ def build(
 
 def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
     from steerplug.build import build_preset
+    from steerplug.measured import figures
+    from steerplug.packs.installed import pack_of
 
     begin = time.perf_counter()
     with Building(learning(session, preset.name)) as report:
         built = build_preset(
             preset, session.engine, store=session.store, force=force, near=False, report=report
         )
+    model, pack = session.model.fingerprint, pack_of(built.path)
+    known = figures(built.path, model, built.identity.fidelity, pack.origin.pack if pack else "")
     return {
-        "fingerprint": session.model.fingerprint,
+        "fingerprint": model,
         "method": built.identity.method,
         "scope": built.steering.scope,
         "layers": list(built.steering.layers),
-        "fidelity": dict(built.identity.fidelity),
+        "fidelity": dict(known.fidelity),
+        "claimed_by": known.claimed_by or None,
         "strength": {**preset.strength.model_dump(), "default": built.default_strength(preset)},
         "digest": built.steering.digest,
         "path": str(built.path),
@@ -74,39 +87,48 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
 
 
 def _print(name: str, report: dict[str, Any]) -> None:
+    by = report["claimed_by"]
     was = "was kept from before" if report["from_cache"] else f"took {report['seconds']:.1f} s"
     screen().print(f"{name} is ready; it {was}.\n", soft_wrap=True)
     print_fields(
         steers=f"{blocks(report['layers'])}, scope {report['scope']}, by {report['method']}",
-        **_figures(report["fidelity"]),
+        **{f"claimed_{name}" if by else name: text
+           for name, text in _figures(report["fidelity"]).items()},
+        **_coefficient(report["fidelity"]),
         strength="{default:g} unless said, {min:g} to {max:g}".format(**report["strength"]),
         file=f"{report['path']} ({report['size_bytes'] / 1000:.1f} kB)",
     )
+    if by:
+        say(f"Claimed is what the author of {by} says; `steerplug eval` measures it here.")
 
 
 def _figures(fidelity: dict[str, Any]) -> dict[str, str]:
     """Return the figures of a fidelity report that a line can hold; `eval` shows them all."""
-    said = {}
-    if fidelity.get("gap_closed") is not None:
-        low, high = fidelity["gap_closed_interval"]
-        said["gap_closed"] = (
-            f"{fidelity['gap_closed']:.0%} of the way from the bare model to the prompted one, on "
-            f"{fidelity['n_prompts']} unseen questions ({low:.0%} to {high:.0%})"
-        )
-    if fidelity.get("checks"):
-        rates = (f"{way} {fidelity['checks'][way]:.0%}" for way in ("bare", "prompted", "steered"))
-        said["checks_kept"] = ", ".join(rates)
-    if fidelity.get("prompt_tokens_saved"):
-        said["tokens_saved"] = f"{fidelity['prompt_tokens_saved']:.0f} in every request"
-    if (swept := fidelity.get("sweep")) and swept["safe_max"] is not None:
-        said["safe_range"] = (
-            f"{swept['safe_min']:g} to {swept['safe_max']:g}, where replies read no worse than the "
-            "prompted model's"
-        )
-    if "dial" in fidelity and fidelity["dial"] is not None:
-        said["dial"] = (
-            f"{fidelity['dial']:.0%} of what the contrast's own texts do as prompts, at each turn"
-        )
-    if "coefficient" in fidelity:
-        said["coefficient"] = f"{fidelity['coefficient']:g} times the fitted difference is 1"
-    return said
+    n, dial = number(fidelity.get("n_prompts")), number(fidelity.get("dial"))
+    questions = f"{n:.0f} unseen questions" if n else "unseen questions"
+    kept = {way: checks_kept(fidelity, way) for way in ("bare", "prompted", "steered")}
+    rates = ", ".join(f"{way} {rate}" for way, rate in kept.items())
+    said = {
+        "gap_closed": (
+            gap_closed(fidelity),
+            f" of the way from the bare model to the prompted one, on {questions}",
+        ),
+        "checks_kept": (NOT_MEASURED if kept["steered"] == NOT_MEASURED else rates, ""),
+        "tokens_saved": (tokens_saved(fidelity), " in every request"),
+        "safe_range": (
+            safe_range(fidelity), ", where replies read no worse than the prompted model's"
+        ),
+        "dial": (
+            NOT_MEASURED if dial is None else f"{dial:.0%}",
+            " of what the contrast's own texts do as prompts, at each turn",
+        ),
+    }
+    return {name: value + more for name, (value, more) in said.items() if value != NOT_MEASURED}
+
+
+def _coefficient(fidelity: dict[str, Any]) -> dict[str, str]:
+    """Return what strength 1 is, where the fit chose it."""
+    coefficient = number(fidelity.get("coefficient"))
+    if coefficient is None:
+        return {}
+    return {"coefficient": f"{coefficient:g} times the fitted difference is 1"}

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from steerplug.commands.output import complain, print_json, say, screen
 from steerplug.errors import SteerplugError
-from steerplug.figures import checks_kept, gap_closed, tokens_saved
+from steerplug.figures import Figures
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
@@ -98,5 +98,5 @@ def _show(outcomes: list[Outcome]) -> None:
 
 
 def _figures(report: dict[str, Any]) -> tuple[str, str, str]:
-    fidelity = report.get("fidelity", {})
-    return gap_closed(fidelity), checks_kept(fidelity), tokens_saved(fidelity)
+    claimed_by = report.get("claimed_by") or ""
+    return Figures(report.get("fingerprint", ""), report.get("fidelity", {}), claimed_by).cells()

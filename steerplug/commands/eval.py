@@ -62,7 +62,7 @@ def eval(
     with opened(model, subject.words) as session:
         found = _measured(session, subject, questions)
         name, fingerprint = session.model.path.stem, session.model.fingerprint
-    _remember(found, fingerprint)
+        is_kept = prompts is None and _remember(session, subject, found)
     title = f"{', '.join(f'{one.name} at {one.strength:g}' for one in found.applied)} on {name}"
     if plot:
         draw(found.fidelity, found.sweep, found.chosen, found.trace, plot, title=title)
@@ -79,6 +79,8 @@ def eval(
         })  # fmt: skip
         return
     show(title, found.fidelity, found.sweep, found.chosen)
+    if is_kept:
+        say("Kept as what was measured here.")
     if plot:
         say(f"Drawn in {plot}.")
 
@@ -162,12 +164,18 @@ def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _M
     return _Measured(fidelity, swept, choose_strength(swept), traced, applied)
 
 
-def _remember(found: _Measured, model: str) -> None:
-    """Keep what was measured of a pack's preset, whose own figures are claims until then."""
-    from steerplug.packs.measured import remember
+def _remember(session: "Session", subject: _Subject, found: _Measured) -> bool:
+    """Keep what was measured of one preset at its default strength, and say whether it was that.
 
-    if len(found.applied) == 1 and found.applied[0].pack:
-        remember(found.applied[0].digest, model, found.fidelity.gap_closed.value)
+    A pack's author only claims, and a file for another quantisation says nothing of this one.
+    """
+    from steerplug.measured import remember
+
+    built = session.build(subject.preset) if subject.alone else None
+    if built is None or found.applied[0].strength != built.default_strength(subject.preset):
+        return False
+    remember(built.path, session.model.fingerprint, found.as_dict())
+    return True
 
 
 def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":

@@ -56,13 +56,15 @@ def presets(contents: "Contents") -> list[dict[str, Any]]:
 
 
 def _figures(numbers: "Numbers") -> dict[str, Any]:
-    from steerplug.packs.measured import recall
+    from steerplug.measured import recall
 
+    measured = {model: said.get("gap_closed") for model, said in recall(numbers.path).items()}
     return {
         "model": numbers.model,
         "digest": numbers.digest,
         "claimed_gap_closed": numbers.claim,
-        "measured_gap_closed": recall(numbers.digest, numbers.model),
+        "measured_gap_closed": measured.pop(numbers.model, None),
+        "measured_on_others": measured,
     }
 
 
@@ -113,10 +115,16 @@ def show_presets(found: list[dict[str, Any]]) -> None:
 
 def _figure(figure: dict[str, Any]) -> str:
     model, measured = figure["model"].rpartition("-")[0], figure["measured_gap_closed"]
-    if measured is not None:
-        return f"{model}: closes {measured:.0%} of the gap, measured here"
     claimed = figure["claimed_gap_closed"]
-    return f"{model}: its author claims {claimed:.0%}" if claimed is not None else model
+    if measured is not None:
+        said = f"{model}: closes {measured:.0%} of the gap, measured here"
+    else:
+        said = f"{model}: its author claims {claimed:.0%}" if claimed is not None else model
+    near = (
+        f"another file of the model: closes {gap:.0%}, measured here"
+        for gap in figure["measured_on_others"].values() if gap is not None
+    )  # fmt: skip
+    return "; ".join([said, *near])
 
 
 def show_changes(lines: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`steerplug presets` and `steerplug show`: what there is, as a table and in words."""
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
-from steerplug.figures import gap_closed, tokens_saved
+from steerplug.figures import Figures
 
 if TYPE_CHECKING:
     from steerplug.checks import Check
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from steerplug.preset import Preset
 
 
-_LEGEND = "Gap closed to the prompted model, prompt tokens saved: on the model it was built for."
+_LEGEND = (
+    "Gap closed to the prompted model, prompt tokens saved: on the model they were measured on. "
+    "Claimed is what a pack's author says, until `steerplug eval` has measured it here."
+)
+_INTERVAL = re.compile(r" \(.*\)")
 Schema = Annotated[
     bool,
     typer.Option("--schema", help="Print the first line that gives editors completion."),
@@ -53,26 +58,28 @@ def _row(listing: "Listing") -> dict[str, Any]:
         return row
     preset = listing.preset
     described = preset.model_dump(mode="json", include={"version", "description", "scope", "tags"})
-    return {**row, **described, "method": preset.fit.method, "measured": _measured(preset)}
+    found = _figures(preset)
+    said = _said(found) if found else None
+    is_claim = found is not None and found.claimed_by
+    known = {"measured": None if is_claim else said, "claimed": said if is_claim else None}
+    return {**row, **described, "method": preset.fit.method, **known}
 
 
-def _measured(preset: "Preset") -> dict[str, Any] | None:
-    """Return what the newest steering kept for a preset says of itself, if there is any."""
-    from steerplug.claims import cache_folder, kept_files
+def _figures(preset: "Preset") -> Figures | None:
+    """Return the newest figures there are of a preset, on whatever model."""
     from steerplug.library import shipped_folder
+    from steerplug.measured import newest_figures
 
-    for folder in (cache_folder(), shipped_folder() / "compiled"):
-        kept = [
-            (path.stat().st_mtime, said)
-            for path, said in kept_files(preset.name, [folder])
-            if said.get("preset_digest") == preset.digest
-        ]
-        if kept:
-            said = max(kept, key=lambda one: one[0])[1]
-            wanted = ("gap_closed", "gap_closed_interval", "checks", "prompt_tokens_saved")
-            figures = {key: said["fidelity"].get(key) for key in wanted}
-            return {"model": said.get("model"), **figures}
-    return None
+    origin = preset.origin
+    came_with = [(origin.folder / "compiled", origin.pack)] if origin else []
+    return newest_figures(
+        preset.name, preset.digest, [*came_with, (shipped_folder() / "compiled", "")]
+    )
+
+
+def _said(found: Figures) -> dict[str, Any]:
+    wanted = ("gap_closed", "gap_closed_interval", "checks", "prompt_tokens_saved")
+    return {"model": found.model, **{key: found.fidelity.get(key) for key in wanted}}
 
 
 def _cells(listing: "Listing") -> tuple[str, ...]:
@@ -81,10 +88,11 @@ def _cells(listing: "Listing") -> tuple[str, ...]:
     origin = listing.pack or ("shipped" if listing.shipped else "yours")
     if preset is None:
         return listing.name, "broken", "", origin, "", listing.error or "", "", ""
-    tags, measured = ", ".join(preset.tags), _measured(preset) or {}
+    found = _figures(preset) or Figures("", {})
+    gap, _, saved = found.cells()
+    tags = ", ".join(preset.tags)
     return (
-        listing.name, preset.fit.method, preset.scope, origin, tags, _line(preset),
-        gap_closed(measured), tokens_saved(measured),
+        listing.name, preset.fit.method, preset.scope, origin, tags, _line(preset), gap, saved,
     )  # fmt: skip
 
 
@@ -104,7 +112,7 @@ def _table(found: "list[Listing]") -> Table:
         first_sentence = does.split(". ")[0].rstrip(".") + "." if one.preset and does else does
         table.add_row(
             Text(name, "bold cyan" if one.preset else "bold red"), method, scope, origin,
-            gap.partition(" ")[0], saved, first_sentence,
+            _INTERVAL.sub("", gap), saved, first_sentence,
         )  # fmt: skip
     return table
 

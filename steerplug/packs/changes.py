@@ -40,9 +40,12 @@ def _numbers(old: Contents, new: Contents) -> Iterator[str]:
             yield f"{key[0]}: its steering for {model} goes away"
         elif key not in before:
             yield f"{key[0]}: brings steering for {model}"
-        elif before[key].digest != after[key].digest:
-            claims = (gap_closed(one[key].fidelity) for one in (before, after))
-            yield f"{key[0]}: other numbers for {model}; gap closed {' becomes '.join(claims)}"
+        else:
+            which = "the same" if before[key].digest == after[key].digest else "other"
+            old_claim, new_claim = (gap_closed(one[key].fidelity) for one in (before, after))
+            if which == "other" or old_claim != new_claim:
+                claims = f"claimed gap closed {old_claim} becomes {new_claim}"
+                yield f"{key[0]}: {which} numbers for {model}; {claims}"
 
 
 def _by_model(contents: Contents) -> dict[tuple[str, str], Numbers]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from steerplug.claims import steering_claims
 from steerplug.errors import PackError, PresetError, SteeringError
+from steerplug.figures import number
 from steerplug.packs import manifest as kinds
 from steerplug.packs.manifest import HEAD, LOCK, Head, Manifest
 from steerplug.packs.pack import Pack
@@ -27,6 +28,7 @@ class Numbers:
     """One steering file of a pack.
 
     Args:
+        path: the file, as it was verified.
         file: its name in the pack.
         preset: whose steering it is.
         model: fingerprint of the model it was made for.
@@ -34,6 +36,7 @@ class Numbers:
         fidelity: what its author claims.
     """
 
+    path: Path
     file: str
     preset: str
     model: str
@@ -43,8 +46,7 @@ class Numbers:
     @property
     def claim(self) -> float | None:
         """The share of the gap to the prompt that its author says it closes."""
-        closed = self.fidelity.get("gap_closed")
-        return float(closed) if isinstance(closed, int | float) else None
+        return number(self.fidelity.get("gap_closed"))
 
 
 @dataclass(frozen=True)
@@ -176,4 +178,4 @@ def _numbers(folder: Path, presets: Mapping[str, Preset], said: str, file: str) 
             f"{said}: `{file}` is not what its name says, but `{preset.name}` for the model "
             f"{identity.model[:24]}; put it where `steerplug build` did."
         )
-    return Numbers(file, preset.name, identity.model, steering.digest, identity.fidelity)
+    return Numbers(path, file, preset.name, identity.model, steering.digest, identity.fidelity)

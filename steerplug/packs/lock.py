@@ -6,7 +6,6 @@ user's own. It names the presets of each pack, so a name is looked up without op
 """
 
 import os
-import uuid
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +15,13 @@ from pydantic import Field
 
 from steerplug.checks import TEXT, Frozen
 from steerplug.errors import PackError
-from steerplug.packs.manifest import PackName, Sha256, read_model, write_model
+from steerplug.packs.manifest import (
+    PackName,
+    Sha256,
+    read_model,
+    write_file,
+    write_model,
+)
 from steerplug.preset import Name, Version
 from steerplug.yaml_file import MAX_BYTES
 
@@ -96,17 +101,4 @@ def write_lock(path: Path, lock: Lock) -> None:
         PackError: the folder cannot be written.
     """
     ordered = Lock(packs=dict(sorted(lock.packs.items())))
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(write_model(_HEAD, ordered))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PackError(
-            f"{path} cannot be written ({error.strerror}); choose a folder that you may write to."
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, write_model(_HEAD, ordered))

@@ -1,7 +1,5 @@
 """A folder of presets becomes a pack, or is refreshed: checked, described, its files hashed."""
 
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +45,7 @@ def make_pack(folder: Path, kept: Path | None = None) -> Made:
     try:
         for name, content in new.items():
             written.append(folder / name)
-            _write(folder / name, content)
+            kinds.write_file(folder / name, content)
         return _described(source)
     except BaseException:
         for path in written:
@@ -68,8 +66,8 @@ def _described(source: Folder) -> Made:
     manifest = _manifest(dict(sorted(hashes.items())))
     lock = kinds.write_model(_LOCK_COMMENT, manifest)
     kinds.read_manifest(lock, f"{said}: {LOCK}")
-    _write(folder / README, readme)
-    _write(folder / LOCK, lock)
+    kinds.write_file(folder / README, readme)
+    kinds.write_file(folder / LOCK, lock)
     size += len(readme) - len(files.get(README, b"")) + len(lock)
     contents = Contents(
         contents.head, manifest, kinds.digest(lock), contents.presets, contents.numbers, size
@@ -151,17 +149,3 @@ def _decoded(readme: bytes, said: str) -> str:
     except UnicodeDecodeError:
         raise PackError(f"{said}: {README} is not UTF-8 text; save it again as UTF-8.") from None
 
-
-def _write(path: Path, content: bytes) -> None:
-    """Put a file in its place, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PackError(
-            f"{path} cannot be written ({error.strerror}); choose a folder that you may write to."
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ its names are safe as paths below a folder on every system.
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from steerplug.checks import TEXT, Frozen
 from steerplug.errors import PackError, PresetError
 from steerplug.preset import Name, Version
+from steerplug.whole_file import write_whole
 from steerplug.yaml_file import MAX_BYTES, Place, printable, read_yaml
 
 HEAD, LOCK, README = "pack.yaml", "pack.lock", "README.md"
@@ -144,3 +146,17 @@ def write_model(head: str, model: Frozen) -> bytes:
     data: Mapping[str, Any] = model.model_dump(mode="json", by_alias=True)
     text: str = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=10_000)
     return f"# {head}\n{text}".encode()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put a file of a pack, or a lock, in its place, whole or not at all.
+
+    Raises:
+        PackError: the folder cannot be written.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise PackError(
+            f"{path} cannot be written ({error.strerror}); choose a folder that you may write to."
+        ) from None
