@@ -7,14 +7,17 @@ must give that text's logits, and does so at the right block alone.
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from conftest import SAD_PRESET  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
+from steerplug.chat.template import ChatTemplate
 from steerplug.commands import main
 from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context, Row
@@ -23,6 +26,7 @@ from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import SteeringError
 from steerplug.fit.activations import capture
 from steerplug.interchange.reading import read_vectors
+from steerplug.interchange.tokens import Bos
 from steerplug.interchange.writing import write_control_vector, write_easysteer
 from steerplug.steering.file import read_steering, write_steering
 from steerplug.steering.identity import Identity
@@ -34,12 +38,17 @@ COUNT = {"repeng": "add_uint32", "llama.cpp": "add_int32", "easysteer": "add_uin
 NUMBER = {"repeng": BLOCK, "llama.cpp": BLOCK + 1, "easysteer": BLOCK}
 
 
-def foreign(path: Path, made_by: str, directions: Mapping[int, NDArray[Any]]) -> Path:
+def foreign(
+    path: Path, made_by: str, directions: Mapping[int, NDArray[Any]],
+    component: str = "hidden_states",
+) -> Path:  # fmt: skip
     """A control vector as repeng, llama.cpp's generator or EasySteer writes it."""
     writer = gguf.GGUFWriter(path, "controlvector")
     writer.add_string("controlvector.model_hint", "llama")
     if made_by == "easysteer":
+        native = {"version": 1, "component": component, "metadata": {"mapping": []}}
         writer.add_string("controlvector.method", "diffmean")
+        writer.add_string("controlvector.easysteer", json.dumps(native))
     getattr(writer, COUNT[made_by])("controlvector.layer_count", len(directions))
     for n, direction in directions.items():
         writer.add_tensor(f"direction.{n}", direction.astype(np.float32))
@@ -52,10 +61,15 @@ def foreign(path: Path, made_by: str, directions: Mapping[int, NDArray[Any]]) ->
 
 def steered_logits(context: Context, tokens: tuple[int, ...], mix: Mix) -> Array:
     """Logits of every token, (n_tokens, n_vocab), in a prompt without BOS or earlier replies."""
+    return prompt_logits(context, Prompt(tokens), mix)
+
+
+def prompt_logits(context: Context, prompt: Prompt, mix: Mix) -> Array:
+    """Logits of every token of a prompt, (n_tokens, n_vocab)."""
     context.clear()
-    laid = plan(mix, Prompt(tokens)).prompt
-    context.decode([Row(token, i, True, laid[i]) for i, token in enumerate(tokens)])
-    return np.stack([context.logits(i) for i in range(len(tokens))])
+    laid = plan(mix, prompt).prompt
+    context.decode([Row(token, i, True, laid[i]) for i, token in enumerate(prompt.tokens)])
+    return np.stack([context.logits(i) for i in range(len(prompt.tokens))])
 
 
 def relative(a: Array, b: Array) -> float:
@@ -177,18 +191,43 @@ def test_an_exported_mix_gives_stock_llama_cpp_our_logits(
     assert list(again.layers) == [5, 12, 20, 29]
 
 
+def test_where_bos_begins_a_prompt_stock_llama_cpp_steers_that_one_token_more(
+    model: Model, context: Context, plain_logits: Any, tmp_path: Path
+) -> None:
+    mix, file = Mix.of(a_constant(model, 5, 12, 29)), tmp_path / "v.gguf"
+    write_control_vector(file, mix, "v", model.architecture)
+    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    chat = template.prompt([{"role": "user", "content": "What is rain?"}])
+    assert (model.vocab.adds_bos, chat.has_bos) == (False, True)  # SmolLM2: chats, never plain text
+    assert chat.tokens.count(model.vocab.bos) > 1  # and only the first of these is left alone
+    stock = plain_logits(chat.tokens, stock_buffer(file, model))
+    assert relative(prompt_logits(context, chat, mix), stock) > 0.01
+    assert relative(prompt_logits(context, replace(chat, has_bos=False), mix), stock) < 1e-3
+
+
+@pytest.mark.parametrize("component", ["attention_heads", "router_logits"])
+def test_what_easysteer_took_elsewhere_is_refused_by_name(component: str, tmp_path: Path) -> None:
+    file = foreign(tmp_path / "v.gguf", "easysteer", {3: np.ones(8)}, component)
+    with pytest.raises(SteeringError, match=f"its vectors are of '{component}', and steerplug"):
+        read_vectors(file)
+
+
+BOS = Bos("<s>", begins_chats=True, begins_texts=False)
+
+
 @pytest.mark.parametrize(
-    ("scope", "selected"),
+    ("scope", "bos", "selected"),
     [
-        ("response", {"prompt_positions": [-1], "generation": "all"}),
-        ("all", {"prompt": "all", "generation": "all"}),
+        ("response", BOS, {"prompt_positions": [-1], "generation": "all"}),
+        ("all", BOS, {"prompt": "all", "generation": "all", "exclude_prompt_positions": [0]}),
+        ("all", Bos("", False, False), {"prompt": "all", "generation": "all"}),
     ],
 )
 def test_a_spec_for_easysteer_names_its_vectors_blocks_and_tokens(
-    scope: Scope, selected: dict[str, object], model: Model, tmp_path: Path
+    scope: Scope, bos: Bos, selected: dict[str, object], model: Model, tmp_path: Path
 ) -> None:
-    steering = a_constant(model, 0, 7, scope=scope)
-    source = write_easysteer(tmp_path / "spec.json", 2 * steering, "planted", model.architecture)
+    mix = 2 * a_constant(model, 0, 7, scope=scope)
+    source = write_easysteer(tmp_path / "spec.json", mix, "planted", model.architecture, bos)
     assert source == tmp_path / "spec.gguf"
     (vector,) = json.loads((tmp_path / "spec.json").read_text())["vectors"]
     assert vector == {
@@ -197,7 +236,7 @@ def test_a_spec_for_easysteer_names_its_vectors_blocks_and_tokens(
     }  # fmt: skip
     tensors = {t.name: t.data for t in gguf.GGUFReader(source).tensors}
     assert list(tensors) == ["direction.0", "direction.7"]
-    np.testing.assert_array_equal(tensors["direction.7"], 2 * steering.layers[7].z[0])
+    np.testing.assert_array_equal(tensors["direction.7"], 2 * mix.terms[0].steering.layers[7].z[0])
 
 
 def gated(model: Model) -> Steering:
@@ -235,7 +274,7 @@ def test_what_no_constant_file_can_hold_is_refused_and_nothing_is_written(
 def test_no_file_is_ever_written_over(model: Model, tmp_path: Path) -> None:
     (tmp_path / "spec.gguf").write_text("mine")
     with pytest.raises(SteeringError, match=r"there is .*spec.gguf already"):
-        write_easysteer(tmp_path / "spec.json", Mix.of(a_constant(model, 4)), "v", "llama")
+        write_easysteer(tmp_path / "spec.json", Mix.of(a_constant(model, 4)), "v", "llama", BOS)
     assert [p.name for p in tmp_path.iterdir()] == ["spec.gguf"]
     with pytest.raises(SteeringError, match=r"no/v.gguf cannot be written \(No such file"):
         write_control_vector(tmp_path / "no" / "v.gguf", Mix.of(a_constant(model, 4)), "v", "llama")
@@ -297,6 +336,33 @@ def test_import_as_a_preset_then_export_gives_the_vectors_back(
     assert code == 0
     assert json.loads(out)["lost"].startswith("the prompt is steered too")
     np.testing.assert_allclose(stock_buffer(tmp_path / "sad.gguf", model)[8], 2 * z, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scope", "to", "lost"),
+    [
+        ("all", "v.gguf", "BOS (`<|im_start|>`), the first token of every chat, is steered too; "
+         "logits are the same on text without it"),
+        ("all", "v.json", "the first token of plain text is left out, as BOS is in a chat"),
+        ("response", "v.gguf", "the prompt is steered too, because llama.cpp knows no scope"),
+        ("response", "v.json", "earlier replies of a chat count as prompt, and are not steered "
+         "again"),
+    ],
+)
+def test_export_says_which_tokens_the_other_tool_steers_otherwise(
+    scope: str, to: str, lost: str, call: Call, model: Model, tmp_path: Path
+) -> None:
+    text = SAD_PRESET.replace("fit:", f"scope: {scope}\ndecoding: {{unsteered: [thinking]}}\nfit:")
+    (tmp_path / "sad.yaml").write_text(text)
+    foreign(tmp_path / "theirs.gguf", "repeng", {8: np.ones(model.n_embd)})
+    assert call("import", "theirs.gguf", "--as", "./sad.yaml")[0] == 0
+    (tmp_path / "out").mkdir()
+    code, out, err = call("export", "./sad.yaml", "--to", Path("out", to))
+    assert code == 0, err
+    stays = "the range of strengths, the checks and what is left unsteered stay in the preset"
+    assert f"lost    {lost}; {stays}\n" in out
+    if to == "v.json":
+        assert "cd out && vllm serve MODEL --steering-config v.json\n" in out
 
 
 @pytest.mark.parametrize(

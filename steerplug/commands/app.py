@@ -16,7 +16,8 @@ from steerplug.commands.demo import demo
 from steerplug.commands.diff import diff
 from steerplug.commands.doctor import doctor
 from steerplug.commands.eval import eval
-from steerplug.commands.interchange import export, import_vectors
+from steerplug.commands.export import export
+from steerplug.commands.import_vectors import import_vectors
 from steerplug.commands.lint import lint
 from steerplug.commands.new import new
 from steerplug.commands.pack import pack

@@ -3,15 +3,23 @@
 `direction.N` is a row of n_embd float32. Block il is steered at its output h_il, llama.cpp's
 `l_out-{il}` (0-based); at strength s, h_il <- h_il + s * v. The formats differ in N and in v:
 
-    format       N of h_il   v at scale 1.0                 told by
-    repeng       il          unit length, sign by majority  layer_count as u32
-    llama.cpp    il + 1      unit length, sign of pca free  layer_count as i32, N = 1, 2, ... count
-    easysteer    il, also 0  its method's own length        the key controlvector.method
+    format       N of h_il   v at scale 1.0                        told by
+    repeng       il          pca: unit length, more of what is     layer_count as u32
+                             positive in most pairs
+    llama.cpp    il + 1      unit length; mean: positive minus     layer_count as i32,
+                             negative; pca: either sign            N = 1, 2, ... count
+    easysteer    il, also 0  diffmean: positive minus negative,    the key controlvector.method
+                             unit length unless asked otherwise
 
 llama.cpp's *loader* adds `direction.N` at block N, N >= 1, so files of its own *generator* act one
-block late there; read here, they act where they were taken from. All three tools add v at every
-token.
+block late there; read here, they act where they were taken from. repeng and EasySteer add v at the
+output of decoder layer N, so their files act in llama.cpp as they do at home. repeng and llama.cpp
+add v at every token, EasySteer where a spec says. repeng takes the vector of the last block behind
+the model's final norm. EasySteer may also take vectors of attention heads and routers, which are no
+h_il; its key controlvector.easysteer says so, and those are refused.
 
-Sources: the writers of repeng, llama.cpp (tools/cvector-generator) and EasySteer; the loader is
-llama.cpp's `llama_adapter_cvec`. tests/test_interchange.py fixes the table on real logits.
+Sources: the code of repeng (extract.py, control.py), of llama.cpp (tools/cvector-generator,
+common_control_vector_load_one, llama_adapter_cvec) and of EasySteer (extraction/result.py; in its
+vLLM: model_hooks/steering/api.py, loading.py, selection/host.py). tests/test_interchange.py fixes
+the table on real logits, tests/test_interchange_peers.py what those tools would do with our files.
 """

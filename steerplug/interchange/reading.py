@@ -1,9 +1,11 @@
 """A control vector by another tool becomes a `Steering`, its blocks and its scale made explicit."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +83,7 @@ def read_vectors(path: Path, made_by: str | None = None) -> Vectors:
                 f"its architecture is {str(metadata.get('general.architecture'))[:80]!r}, not "
                 "`controlvector`; give a control vector."
             )
+        _check_component(metadata)
         numbered = {_number(name, array): array for name, array in arrays.items()}
         likely, is_sure = _recognised(read_claims(path), set(numbered))
         chosen = made_by or likely
@@ -114,9 +117,26 @@ def _number(name: str, array: Array) -> int:
     return int(match[1])
 
 
+def _check_component(metadata: dict[str, Any]) -> None:
+    """Refuse vectors that EasySteer took elsewhere than from the residual stream."""
+    said = metadata.get("controlvector.easysteer", "{}")
+    try:
+        native = json.loads(said)
+        component = native.get("component")
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        raise SteeringError(
+            "its `controlvector.easysteer` is not what EasySteer writes; fetch the file again."
+        ) from None
+    if component not in (None, "hidden_states"):
+        raise SteeringError(
+            f"its vectors are of {str(component)[:80]!r}, and steerplug steers the output of "
+            "blocks; extract them from hidden_states."
+        )
+
+
 def _recognised(claims: dict[str, Claim], numbers: set[int]) -> tuple[str, bool]:
     """Return whose file it looks like, and whether no other known tool writes such a file."""
-    if "controlvector.method" in claims:
+    if "controlvector.method" in claims:  # EasySteer alone writes how it was extracted
         return "easysteer", True
     count = claims.get("controlvector.layer_count")
     if count and count.kind == _I32 and numbers == set(range(1, len(numbers) + 1)):

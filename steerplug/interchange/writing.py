@@ -5,10 +5,8 @@ for. What it cannot hold: gates and maps, which read h (methods psr and chain), 
 of the prompt (actadd), the scope, the range of strengths, the preset's checks.
 
     .gguf   control vector for llama.cpp, which adds it at every token; N >= 1, so never block 0
-    .json   SteeringSpec for EasySteer, its vectors in a GGUF beside it; scope as its selectors:
-            response -> {"prompt_positions": [-1], "generation": "all"}: the last prompt token and
-            the reply, as in steerplug, except that earlier replies of a chat are prompt to it;
-            all      -> {"prompt": "all", "generation": "all"}: BOS too
+    .json   SteeringSpec for EasySteer, its vectors in a GGUF beside it; it looks for that file in
+            the folder it runs in; scope as its selectors, see `tokens`
 """
 
 import json
@@ -22,12 +20,10 @@ import numpy as np
 from gguf import GGUFWriter
 
 from steerplug.errors import SteeringError
+from steerplug.interchange.tokens import Bos, selection
+from steerplug.steering.file import finish
 from steerplug.steering.value import Array, Mix, Scope
 
-SELECTED: dict[str, dict[str, object]] = {
-    "response": {"prompt_positions": [-1], "generation": "all"},
-    "all": {"prompt": "all", "generation": "all"},
-}
 SUFFIXES = (".gguf", ".json")
 
 
@@ -82,7 +78,7 @@ def write_control_vector(path: Path, mix: Mix, name: str, architecture: str) -> 
         _write_directions(temporary, vectors, name, architecture)
 
 
-def write_easysteer(path: Path, mix: Mix, name: str, architecture: str) -> Path:
+def write_easysteer(path: Path, mix: Mix, name: str, architecture: str, bos: Bos) -> Path:
     """Write what a mix adds as a SteeringSpec of EasySteer, and its vectors beside it.
 
     Returns:
@@ -96,7 +92,7 @@ def write_easysteer(path: Path, mix: Mix, name: str, architecture: str) -> Path:
     spec = {
         "vectors": [{
             "name": name, "source": source.name, "algorithm": "direct", "scale": 1.0,
-            "layers": list(vectors), "normalize": False, "apply": SELECTED[scope],
+            "layers": list(vectors), "normalize": False, "apply": selection(scope, bos),
         }],
     }  # fmt: skip
     with new_file(path) as temporary, new_file(source) as beside:
@@ -114,12 +110,7 @@ def _write_directions(
     writer.add_uint32("controlvector.layer_count", len(vectors))
     for il, vector in vectors.items():
         writer.add_tensor(f"direction.{il}", vector.astype(np.float32))
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-    finally:
-        writer.close()
+    finish(writer)
 
 
 @contextmanager

@@ -102,6 +102,15 @@ def write_steering(path: Path, steering: Steering, identity: Identity) -> None:
         writer.add_key_value(key, value, _KINDS[type(value)])
     for name, array in arrays.items():
         writer.add_tensor(name, array)
+    finish(writer)
+
+
+def finish(writer: GGUFWriter) -> None:
+    """Write what a writer was told to its file, and close it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

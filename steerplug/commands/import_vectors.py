@@ -1,4 +1,4 @@
-"""`steerplug import` and `steerplug export`: control vectors of other tools, in and out."""
+"""`steerplug import`: a control vector of another tool becomes steering."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +9,7 @@ from steerplug.commands.opened import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_fields, print_json, say, screen
 from steerplug.commands.reply import blocks
-from steerplug.errors import PresetError, SteeringError
+from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
     from steerplug.interchange.reading import Vectors
@@ -172,63 +172,3 @@ def _print_imported(report: dict[str, Any]) -> None:
         strength_1=f"{report['scale']:g} times the file's vectors, of length {length}",
         file=report["path"],
     )  # fmt: skip
-
-
-Mix = Annotated[str, typer.Argument(metavar="MIX", help="A preset, or a mix of them.")]
-Exported = Annotated[
-    Path,
-    typer.Option(
-        "--to", metavar="FILE",
-        help=".gguf: control vector for llama.cpp. .json: spec for EasySteer, its .gguf beside it.",
-    ),
-]  # fmt: skip
-
-
-def export(mix: Mix, to: Exported, model: Model = MODEL, as_json: Json = False) -> None:
-    """Write a constant preset for llama.cpp or EasySteer."""
-    from steerplug.interchange.writing import (
-        SUFFIXES,
-        constant_of,
-        write_control_vector,
-        write_easysteer,
-    )
-
-    suffix = to.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise SteeringError(
-            f"{to} ends in `{suffix}`; write .gguf for llama.cpp or .json for EasySteer."
-        )
-    with opened(model, mix) as session:
-        steered, _ = session.steering(mix)
-        vectors, scope = constant_of(steered)
-        architecture = session.model.architecture
-        write = write_control_vector if suffix == ".gguf" else write_easysteer
-        beside = write(to, steered, mix, architecture)
-    lost = _lost(scope, beside is not None)
-    report = {
-        "steering": mix, "model": model, "format": "llama.cpp" if beside is None else "easysteer",
-        "layers": list(vectors), "scope": scope, "scale": 1.0, "path": str(to),
-        "vectors": str(beside or to), "lost": lost,
-    }  # fmt: skip
-    if as_json:
-        print_json(report)
-        return
-    screen().print(f"{to} adds what {mix} adds; its scale 1.0 is the mix as asked for.\n",
-                   soft_wrap=True)  # fmt: skip
-    use = (
-        f"llama-server -m MODEL.gguf --control-vector {to}"
-        if beside is None
-        else f"vllm serve MODEL --steering-config {to} (run it beside {beside.name})"
-    )
-    print_fields(steers=blocks(list(vectors)), lost=lost, use=use)
-
-
-def _lost(scope: str, easysteer: bool) -> str:
-    """Say which tokens the other tool steers beside those that steerplug does."""
-    if scope == "all":
-        more = "BOS is steered too"
-    elif easysteer:
-        more = "earlier replies of a chat count as prompt, and are not steered again"
-    else:
-        more = "the prompt is steered too, because llama.cpp knows no scope"
-    return f"{more}; the range of strengths and the checks stay in the preset"

@@ -1,0 +1,92 @@
+"""`steerplug export`: constant steering for llama.cpp or EasySteer, and what it does there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerplug.commands.opened import opened
+from steerplug.commands.options import MODEL, Json, Model
+from steerplug.commands.output import print_fields, print_json, screen
+from steerplug.commands.reply import blocks
+from steerplug.errors import SteeringError
+
+if TYPE_CHECKING:
+    from steerplug.interchange.tokens import Bos
+    from steerplug.receipt import Ingested
+    from steerplug.session import Session
+
+Mix = Annotated[str, typer.Argument(metavar="MIX", help="A preset, or a mix of them.")]
+To = Annotated[
+    Path,
+    typer.Option(
+        "--to", metavar="FILE",
+        help=".gguf: control vector for llama.cpp. .json: spec for EasySteer, its .gguf beside it.",
+    ),
+]  # fmt: skip
+
+
+def export(mix: Mix, to: To, model: Model = MODEL, as_json: Json = False) -> None:
+    """Write a constant preset for llama.cpp or EasySteer."""
+    from steerplug.interchange.tokens import easysteer_differs, llama_cpp_differs
+    from steerplug.interchange.writing import (
+        SUFFIXES,
+        constant_of,
+        write_control_vector,
+        write_easysteer,
+    )
+
+    suffix = to.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise SteeringError(
+            f"{to} ends in `{suffix}`; write .gguf for llama.cpp or .json for EasySteer."
+        )
+    is_easysteer, beside = suffix == ".json", to
+    with opened(model, mix) as session:
+        steered, applied = session.steering(mix)
+        vectors, scope = constant_of(steered)
+        architecture, bos = session.model.architecture, _bos(session)
+        if is_easysteer:
+            beside = write_easysteer(to, steered, mix, architecture, bos)
+        else:
+            write_control_vector(to, steered, mix, architecture)
+    differs = (easysteer_differs if is_easysteer else llama_cpp_differs)(scope, bos)
+    lost = "; ".join(filter(None, [differs, _stays(applied)]))
+    if as_json:
+        print_json({
+            "steering": mix, "model": model, "format": "easysteer" if is_easysteer else "llama.cpp",
+            "layers": list(vectors), "scope": scope, "scale": 1.0, "path": str(to),
+            "vectors": str(beside), "lost": lost,
+        })  # fmt: skip
+        return
+    screen().print(f"{to} adds what {mix} adds; its scale 1.0 is the mix as asked for.\n",
+                   soft_wrap=True)  # fmt: skip
+    use = _vllm(to) if is_easysteer else f"llama-server -m MODEL.gguf --control-vector {to}"
+    print_fields(steers=blocks(list(vectors)), lost=lost, use=use)
+
+
+def _vllm(spec: Path) -> str:
+    """Return how EasySteer is run with a spec: in its folder, where its vectors are looked for."""
+    there = "" if spec.parent == Path() else f"cd {spec.parent} && "
+    return f"{there}vllm serve MODEL --steering-config {spec.name}"
+
+
+def _bos(session: "Session") -> "Bos":
+    from steerplug.interchange.tokens import Bos
+
+    vocab, texts = session.model.vocab, session.model.vocab.adds_bos
+    chats = texts
+    if session.model.chat_template:
+        chats = session.template.prompt([{"role": "user", "content": "Hi"}]).has_bos
+    piece = vocab.text([vocab.bos], special=True) if vocab.bos >= 0 else ""
+    return Bos(piece, chats, texts)
+
+
+def _stays(applied: "tuple[Ingested, ...]") -> str:
+    """Say what no file of vectors holds."""
+    kept = ["the range of strengths", "the checks"]
+    if any(one.format for one in applied):
+        kept.append("the form of replies")
+    if any(one.unsteered for one in applied):
+        kept.append("what is left unsteered")
+    return f"{', '.join(kept[:-1])} and {kept[-1]} stay in the preset"
