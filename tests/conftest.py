@@ -8,12 +8,14 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from llama_cpp import llama_cpp as llama
 
-from steerplug.engine.context import Context
+from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.steering.value import Array
+
+# isort: split
+from llama_cpp import llama_cpp as llama
 
 N_THREADS = 1
 SAD_PRESET = """\

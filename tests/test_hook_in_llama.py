@@ -1,10 +1,16 @@
 """The hook inside llama.cpp on the real model: what it changes, what it must not, what it reads."""
 
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from steerplug.benchmark.peers import ControlVector
+from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied, Capture, lay_out
 from steerplug.engine.model import Model
@@ -146,6 +152,78 @@ def test_get_and_set_copies_give_the_same_bits_as_host_pointers(
         assert same_bits(captured, captured_copied)
         assert same_bits(logits, logits_copied)
     copying.close()
+
+
+def called_back(model: Model) -> Context:
+    """A context whose graphs steer nothing, so that the scheduler's callback has to."""
+    context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1)
+    context.hook.in_graph = False
+    return context
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is a graph's function replaced")
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_a_graph_steers_by_itself_with_the_bits_of_the_callback(
+    model: Model, n_threads: int
+) -> None:
+    context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=n_threads)
+    assert context.hook.in_graph
+    by_callback = called_back(model)
+    mix = 0.7 * a_constant(model, 5, 20) + -1.0 * a_gate(model)
+    everything = Capture(range(model.n_layer), range(len(TOKENS)))
+    for applied in (on_none(), on_all(mix)):
+        logits, captured = run(context, applied, everything)
+        logits_there, captured_there = run(by_callback, applied, everything)
+        assert captured is not None
+        assert captured_there is not None
+        assert same_bits(captured, captured_there)
+        assert same_bits(logits, logits_there)
+    by_callback.close()
+    context.close()
+    threads.give_back()
+
+
+@pytest.mark.parametrize("n_rows", [1, len(TOKENS)])
+def test_a_stock_control_vector_beside_steering_is_applied_by_both_ways(
+    model: Model, n_rows: int
+) -> None:
+    """It comes before steering; a sum of rows and one row is no plain sum of tensors."""
+    steering = lay_out(Mix.of(a_gate(model)))
+    logits = []
+    for context in (
+        Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1), called_back(model)
+    ):
+        rows = [Row(t, i, i == n_rows - 1, steering) for i, t in enumerate(TOKENS[:n_rows])]
+        context.decode(rows)
+        without = context.logits(n_rows - 1)
+        ControlVector(model, seed=3).set(context)
+        context.clear()
+        context.decode(rows)
+        logits.append(context.logits(n_rows - 1))
+        assert not same_bits(without, logits[-1])
+        context.close()
+    assert same_bits(*logits)
+
+
+def test_where_llama_cpp_was_loaded_first_the_callback_steers_with_the_same_bits(
+    context: Context, model: Model
+) -> None:
+    program = f"""
+        import llama_cpp
+        from pathlib import Path
+        from steerplug.engine.model import Model
+        from tests.test_hook_in_llama import Context, a_gate, on_all, run
+        model = Model(Path({str(model.path)!r}))
+        context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1)
+        logits, _ = run(context, on_all(a_gate(model)))
+        print(context.hook.in_graph, logits.sum(), logits.std())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    logits, _ = run(context, on_all(a_gate(model)))
+    assert done.stdout.split() == ["False", str(logits.sum()), str(logits.std())]
 
 
 def test_capture_hands_over_the_chosen_blocks_and_rows_in_the_order_asked_for(

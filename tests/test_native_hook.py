@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerplug.engine.hook import _TERM, Capture, Hook, lay_out, native
+from steerplug.engine.hook import _TERM, Capture, Hook, lay_out
+from steerplug.engine.native import library
 from steerplug.engine.reference import steer_row
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array, Delta, Mix, Steering, Term
@@ -42,7 +43,7 @@ def at_block(delta: Delta, il: int = 0, name: str = "planted") -> Steering:
 
 def native_row(h: Array, mix: Mix, il: int = 0) -> tuple[Array, float]:
     """Steer a copy of `h` in C; return it and how far it was moved."""
-    function = native().sp_steer_row
+    function = library().sp_steer_row
     function.restype = ctypes.c_float
     function.argtypes = [
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p,
@@ -200,6 +201,7 @@ class FakeGgml:
 
     def __init__(self, hook: Hook, *, on_host: bool) -> None:
         self.hook, self.called = hook, [""]
+        hook.in_graph = False
         self.tensor = FakeTensor(b"", np.zeros(0, np.float32), 0, 0)
         self.name = ctypes.create_string_buffer(64)
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
@@ -228,7 +230,7 @@ class FakeGgml:
             lambda _, source, offset, n: void(ctypes.memmove(at(offset), source, n)))
         for name, function in self.functions.items():
             setattr(hook._state, name, ctypes.cast(function, pointer).value)  # type: ignore[arg-type]
-        self.evaluate = native().sp_eval
+        self.evaluate = library().sp_eval
         self.evaluate.argtypes = [pointer, ctypes.c_bool, pointer]
         self.evaluate.restype = ctypes.c_bool
 

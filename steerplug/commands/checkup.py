@@ -74,9 +74,9 @@ def _checked(name: str, found: Found) -> Check:
 
 
 def _native() -> str:
-    from steerplug.engine.hook import native
+    from steerplug.engine.native import library
 
-    return str(native()._name)
+    return str(library()._name)
 
 
 def _llama() -> str:

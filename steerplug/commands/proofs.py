@@ -64,8 +64,10 @@ class Proofs:
 
     def tensors(self) -> str:
         """Say how activations are reached."""
+        if self.context.hook.in_graph:
+            return "activations lie in host memory and are steered as a part of llama.cpp's graph"
         if ggml.tensors_on_host():
-            return "activations lie in host memory and are steered in place"
+            return "activations lie in host memory and are steered between pieces of the graph"
         return "activations lie on a device and are steered by get and set"
 
     def hook(self) -> str:

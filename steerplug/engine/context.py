@@ -59,6 +59,7 @@ class Context:
         hooked: bool = True,
     ) -> None:
         self.model, self.n_batch, self.n_seq = model, min(n_batch, n_ctx), n_seq
+        self._hooked = hooked
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
@@ -80,7 +81,12 @@ class Context:
             params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
             params.cb_eval_user_data = self.hook.user_data
         log.take_over()
-        self._handle = model.new_context(params)
+        self.hook.in_graph &= hooked
+        self.hook.stand_by(0)  # memory is set aside for graphs that steer
+        try:
+            self._handle = model.new_context(params)
+        finally:
+            self.hook.disarm()
         if not self._handle:
             raise ModelError(
                 f"no context of {n_ctx} tokens could be made for {model.path.name} "
@@ -92,13 +98,12 @@ class Context:
             self._probe()
 
     def _probe(self) -> None:
-        """Decode one token and count: every block must be met exactly once."""
-        token = self.model.vocab.bos if self.model.vocab.bos >= 0 else 0
-        self.decode([Row(token, 0, output=True)], watch_all=True)
-        self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
-        self.clear()
+        """Decode one token and count: every block must be met exactly once, by node or callback."""
+        missing = self._missing()
+        if missing and self.hook.in_graph:
+            self.hook.in_graph = False
+            missing = self._missing()
         threads.give_back()
-        missing = [il for il, count in enumerate(self.hook.seen) if count != 1]
         if missing:
             self.close()
             raise ModelError(
@@ -106,6 +111,14 @@ class Context:
                 f"{len(missing)} of {self.model.n_layer} blocks (first: {missing[0]}) as l_out-N, "
                 "so llama.cpp cannot steer it; use another model."
             )
+
+    def _missing(self) -> list[int]:
+        """Return the blocks that the hook does not meet exactly once in a decode."""
+        token = self.model.vocab.bos if self.model.vocab.bos >= 0 else 0
+        self.decode([Row(token, 0, output=True)], watch_all=True)
+        self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
+        self.clear()
+        return [il for il, count in enumerate(self.hook.seen) if count != 1]
 
     @property
     def handle(self) -> ctypes.c_void_p:
@@ -137,22 +150,20 @@ class Context:
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = row.sequence
             batch.logits[i] = row.output
-        armed = watch_all or capture is not None or any(row.applied for row in rows)
         captured = None
-        if armed:
+        if watch_all or capture is not None or any(row.applied for row in rows):
             captured = self.hook.arm(
                 [row.applied for row in rows], [row.output for row in rows], capture,
                 watch_all=watch_all,
             )
-        else:
+        elif self._hooked:
             self.hook.stand_by(len(rows))
         log.forget()
         code = -1
         try:
             code = llama.llama_decode(handle, batch)
         finally:  # also when Ctrl-C arrives here: nothing armed may reach the next decode
-            if armed:
-                self.hook.disarm(decoded=code == 0)
+            self.hook.disarm(decoded=code == 0)
         if code:
             raise EngineError(
                 f"llama.cpp could not decode {len(rows)} tokens (code {code}: {log.complaint()}); "

@@ -6,6 +6,7 @@ and includes no header.
 
 import ctypes
 import os
+import struct
 import sys
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import llama_cpp
 from steerplug.errors import EngineError
 
 _DEVICE_CPU, _DEVICE_ACCELERATOR = 0, 3
+_FLOAT32 = 0
 
 
 @cache
@@ -61,6 +63,33 @@ def tensors_on_host() -> bool:
     count.restype, get.restype, kind.restype = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
     get.argtypes, kind.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
     return all(kind(get(i)) in (_DEVICE_CPU, _DEVICE_ACCELERATOR) for i in range(count()))
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("bare", ctypes.c_bool))
+
+
+@cache
+def sources_at() -> int:
+    """Return at which byte of a tensor ggml keeps the two tensors it is the sum of; -1: nowhere.
+
+    No function tells, and the layout changes between versions: so two are added and looked for.
+    """
+    init, new, add, overhead, free = (
+        function(f"ggml_{name}")
+        for name in ("init", "new_tensor_1d", "add", "tensor_overhead", "free")
+    )
+    init.restype, init.argtypes = ctypes.c_void_p, [_Memory]
+    new.restype, new.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
+    add.restype, add.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
+    overhead.restype = ctypes.c_size_t
+    free.restype, free.argtypes = None, [ctypes.c_void_p]
+    memory = init(_Memory(8 * overhead(), None, True))
+    try:
+        a, b = new(memory, _FLOAT32, 1), new(memory, _FLOAT32, 1)
+        return ctypes.string_at(add(memory, a, b), overhead()).find(struct.pack("2P", a, b))
+    finally:
+        free(memory)
 
 
 class _InitParams(ctypes.Structure):

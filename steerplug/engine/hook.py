@@ -1,22 +1,21 @@
 """The native hook of one context: what steers and captures during the next decode.
 
 Python fills a table per decode (which terms belong to which row), native code (native/steer.c) does
-the rest while llama.cpp evaluates. A row's terms are addresses of steerings laid out for C, made
-once per steering, so changing a preset costs a table entry. Hook state belongs to one context.
+the rest while llama.cpp evaluates, called by nodes of its graph or by its callback. A row's terms
+are addresses of steerings laid out for C, made once per steering, so changing a preset costs a table
+entry. Hook state belongs to one context.
 """
 
 import ctypes
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.engine import ggml
+from steerplug.engine.native import library
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 
@@ -33,13 +32,14 @@ class _Delta(ctypes.Structure):
 class _Hook(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in (
-            "get_name", "nelements", "nbytes", "get_data", "tensor_get", "tensor_set")),
-        *((name, ctypes.c_int32) for name in ("n_embd", "n_layer", "on_host")),
+            "get_name", "nelements", "nbytes", "get_data", "tensor_get", "tensor_set", "op_desc",
+            "is_contiguous", "map1", "map2")),
+        *((name, ctypes.c_int32) for name in (
+            "n_embd", "n_layer", "on_host", "sources_at", "in_graph")),
         *((name, ctypes.c_void_p) for name in ("copy", "delta")),
-        ("n_rows", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in (
             "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
-        *((name, ctypes.c_int32) for name in ("n_captured_rows", "last_il")),
+        *((name, ctypes.c_int32) for name in ("n_captured_rows", "last_il", "n_rows")),
         *((name, ctypes.c_void_p) for name in ("moved", "steered", "seen")),
         *((name, ctypes.c_int64) for name in ("applied", "expected", "found")),
         *((name, ctypes.c_int32) for name in ("status", "status_il", "active")),
@@ -47,28 +47,6 @@ class _Hook(ctypes.Structure):
 
 
 _TERM = np.dtype([("layers", np.uintp), ("strength", np.float32)], align=True)
-
-
-@cache
-def native() -> ctypes.CDLL:
-    """Return the native library, built when steerplug was installed.
-
-    Raises:
-        EngineError: it was not built.
-    """
-    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    folders = [Path(entry) / "steerplug" / "engine" for entry in sys.path]
-    candidates = [folder / f"_steer{suffix}" for folder in (Path(__file__).parent, *folders)]
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
-    if path is None:
-        raise EngineError(
-            "steerplug's native library is missing; install the package with a C compiler at hand "
-            "(`pip install .`) instead of running it from a bare checkout."
-        )
-    library = ctypes.CDLL(str(path))
-    library.sp_begin.argtypes, library.sp_begin.restype = [ctypes.c_void_p], None
-    library.sp_end.argtypes, library.sp_end.restype = [ctypes.c_void_p], ctypes.c_int32
-    return library
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,26 +159,40 @@ class Hook:
         self._state = _Hook(
             *(ggml.address(name) for name in (
                 "ggml_get_name", "ggml_nelements", "ggml_nbytes", "ggml_get_data",
-                "ggml_backend_tensor_get", "ggml_backend_tensor_set")),
-            n_embd, n_layer, on_host,
+                "ggml_backend_tensor_get", "ggml_backend_tensor_set", "ggml_op_desc",
+                "ggml_is_contiguous", "ggml_map_custom1_inplace", "ggml_map_custom2")),
+            n_embd, n_layer, on_host, ggml.sources_at(), on_host,
         )
         for name in ("copy", "delta", "output", "watched", "first", "terms", "capture_layer",
                      "capture_row", "moved", "steered", "seen"):
             setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
         self._table: _Table | None = None
         self._alive: tuple[Applied | None, ...] = ()
-        self._begin, self._end = native().sp_begin, native().sp_end
+        self._begin, self._stand_by = library().sp_begin, library().sp_stand_by
+        self._end = library().sp_end
         self._reference = ctypes.byref(self._state)
 
     @property
     def callback(self) -> int:
         """Address of the evaluation callback, for `llama_context_params.cb_eval`."""
-        return int(ctypes.cast(native().sp_eval, ctypes.c_void_p).value or 0)
+        return int(ctypes.cast(library().sp_eval, ctypes.c_void_p).value or 0)
 
     @property
     def user_data(self) -> int:
         """Address of the state, for `llama_context_params.cb_eval_user_data`."""
         return ctypes.addressof(self._state)
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether nodes of llama.cpp's graph are to call the native code, not the callback.
+
+        It is tried wherever tensors are in host memory; see native/node.c.
+        """
+        return bool(self._state.in_graph)
+
+    @in_graph.setter
+    def in_graph(self, value: bool) -> None:
+        self._state.in_graph = value
 
     @property
     def seen(self) -> NDArray[np.int32]:
@@ -236,14 +228,13 @@ class Hook:
             applied: what steers each row, in batch order.
             outputs: for each row, whether its logits are asked for.
             capture: activations to hand over.
-            watch_all: stop at every block even where there is nothing to do, to count them.
+            watch_all: meet every block even where there is nothing to do, to count them.
         """
         table = (tuple(applied), tuple(outputs), watch_all)
         captured = None
         if capture is not None or table != self._table:
             captured = self._fill(table, capture)
-        self._state.n_rows = len(applied)
-        self._begin(self._reference)
+        self._begin(self._reference, len(applied))
         return captured
 
     def _fill(self, table: _Table, capture: Capture | None) -> Array | None:
@@ -263,9 +254,8 @@ class Hook:
         return captured
 
     def stand_by(self, n_rows: int) -> None:
-        """Report nothing steered for the next decode, for which the hook is not armed."""
-        self._state.n_rows, self._state.applied = n_rows, 0
-        self._moved[:n_rows] = self._steered[:n_rows] = 0
+        """Report nothing steered for the next decode, in which there is nothing to do."""
+        self._stand_by(self._reference, n_rows)
 
     def _fill_terms(self, applied: Sequence[Applied | None]) -> None:
         first = self._first
@@ -303,7 +293,7 @@ class Hook:
         return np.zeros((len(capture.layers), len(capture.rows), self.n_embd), np.float32)
 
     def disarm(self, *, decoded: bool = True) -> None:
-        """End the decode.
+        """End the decode, armed or not.
 
         Args:
             decoded: whether llama.cpp evaluated the batch; if not, steering cannot have happened.

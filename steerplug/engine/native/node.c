@@ -1,0 +1,131 @@
+/* Steering as a part of llama.cpp's own graph, on Linux, for tensors in host memory.
+ *
+ * While it builds a graph, llama.cpp passes the output of every block through a function of its
+ * control vectors, `llama_adapter_cvec::apply_to`. This library defines that function too, and is
+ * loaded first and for all to see (native.py), so the dynamic linker takes this one. For a context
+ * with a hook, the sum that ends a block
+ *
+ *     l_out = ggml_add(a, b)     becomes     l_out = ggml_map_custom2(a, b, add up, then steer)
+ *
+ * which leaves the graph as long as it was; a block that ends otherwise gets one more node, in
+ * place. Graphs of other contexts are built as llama.cpp builds them. Where the function is never
+ * called (another platform, libllama loaded earlier, a build that inlines it) the probe of a new
+ * context sees that no block was met, and the callback does the work.
+ */
+
+#if defined(__linux__)
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#endif
+
+#include "steer.h"
+
+#include <string.h>
+
+#if !defined(__linux__)
+
+void sp_build_for(sp_hook *hook) { (void)hook; }
+
+#else
+
+#define APPLY_TO _ZNK18llama_adapter_cvec8apply_toEP12ggml_contextP11ggml_tensori
+#define TEXT_OF(name) #name
+#define NAME_OF(macro) TEXT_OF(macro)
+
+typedef struct ggml_tensor *apply_to_fn(const void *, struct ggml_context *, struct ggml_tensor *,
+                                        int);
+
+static __thread sp_hook *builds_for;
+
+void sp_build_for(sp_hook *hook) { builds_for = hook; }
+
+/* The function of the same name in the library that called; another llama.cpp may be loaded too. */
+static apply_to_fn *original(const void *caller) {
+    static __thread const void *known_library;
+    static __thread apply_to_fn *known;
+    Dl_info info;
+    if (!dladdr(caller, &info)) {
+        return known;
+    }
+    if (info.dli_fbase != known_library) {
+        void *library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+        if (library) {
+            *(void **)&known = dlsym(library, NAME_OF(APPLY_TO));
+            known_library = info.dli_fbase;
+            dlclose(library);
+        }
+    }
+    return known;
+}
+
+static void steer(sp_hook *hook, struct ggml_tensor *node) {
+    if (!hook->active || !hook->in_graph || hook->status != SP_OK) {
+        return;
+    }
+    const int32_t il = sp_block_of(hook, node);
+    if (il >= 0 && hook->watched[il]) {
+        sp_handle_block(hook, node, il);
+    }
+}
+
+/* All of ggml's threads call; what there is to do is too little to share. */
+
+static void steer_in_place(struct ggml_tensor *node, const struct ggml_tensor *h, int thread,
+                           int n_threads, void *hook) {
+    (void)h, (void)n_threads;
+    if (thread == 0) {
+        steer(hook, node);
+    }
+}
+
+static void add_and_steer(struct ggml_tensor *node, const struct ggml_tensor *a,
+                          const struct ggml_tensor *b, int thread, int n_threads, void *user_data) {
+    (void)n_threads;
+    if (thread != 0) {
+        return;
+    }
+    sp_hook *hook = user_data;
+    const float *x = hook->get_data(a), *y = hook->get_data(b);
+    float *sum = hook->get_data(node);
+    const int64_t n = hook->nelements(node);
+    for (int64_t i = 0; i < n; i++) {
+        sum[i] = x[i] + y[i];
+    }
+    steer(hook, node);
+}
+
+static bool is_plain(const sp_hook *hook, const struct ggml_tensor *tensor, size_t size) {
+    return hook->nbytes(tensor) == size && hook->is_contiguous(tensor) &&
+           (size_t)hook->nelements(tensor) * sizeof(float) == size;
+}
+
+/* Whether h is a + b, all three float32 rows of one shape. */
+static bool is_sum(const sp_hook *hook, const struct ggml_tensor *h, struct ggml_tensor **sources) {
+    if (hook->sources_at < 0 || strcmp(hook->op_desc(h), "ADD") != 0) {
+        return false;
+    }
+    memcpy(sources, (const char *)h + hook->sources_at, 2 * sizeof(*sources));
+    const size_t size = hook->nbytes(h);
+    return is_plain(hook, h, size) && is_plain(hook, sources[0], size) &&
+           is_plain(hook, sources[1], size);
+}
+
+/* llama.cpp calls this with the output of every block, while it builds a graph. */
+SP_API struct ggml_tensor *APPLY_TO(const void *vectors, struct ggml_context *context,
+                                    struct ggml_tensor *h, int il) {
+    apply_to_fn *own = original(__builtin_return_address(0));
+    if (own) {
+        h = own(vectors, context, h, il);
+    }
+    sp_hook *hook = builds_for;
+    if (!hook || !hook->in_graph) {
+        return h;
+    }
+    struct ggml_tensor *sources[2];
+    if (is_sum(hook, h, sources)) {
+        return hook->map2(context, sources[0], sources[1], add_and_steer, 1, hook);
+    }
+    return hook->map1(context, h, steer_in_place, 1, hook);
+}
+
+#endif

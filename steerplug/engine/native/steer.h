@@ -1,0 +1,105 @@
+/* What the native hook knows: steerings laid out by Python, and the state of one context.
+ *
+ *     steer.c      the equation, row by row; one block's rows; the beginning and end of a decode
+ *     callback.c   called by the scheduler at the blocks' outputs: any device, any platform
+ *     node.c       called by llama.cpp's graph itself: on Linux, for tensors in host memory
+ */
+
+#ifndef STEERPLUG_STEER_H
+#define STEERPLUG_STEER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define SP_API __declspec(dllexport)
+#else
+#define SP_API __attribute__((visibility("default")))
+#endif
+
+struct ggml_context;
+struct ggml_tensor;
+
+enum sp_status {
+    SP_OK = 0,
+    SP_NOT_FLOAT32 = 1,  /* the block's output is not contiguous float32 rows of n_embd */
+    SP_ROW_COUNT = 2,    /* it holds neither all rows of the batch nor only those with logits */
+    SP_NOT_FINITE = 3,   /* steering made an activation infinite or NaN */
+    SP_NOT_FIRED = 4,    /* the decode ended without every steered row having been steered */
+};
+
+typedef struct {
+    const float *z; /* NULL: no constant part */
+    const float *W;
+    const float *b;
+    const float *Z;
+    int32_t k;
+    int32_t relu;
+    int32_t rms;
+} sp_delta;
+
+typedef struct {
+    const sp_delta *layers; /* n_layer entries, all zero where nothing is added */
+    float strength;
+} sp_term;
+
+typedef void sp_op1(struct ggml_tensor *, const struct ggml_tensor *, int, int, void *);
+typedef void sp_op2(struct ggml_tensor *, const struct ggml_tensor *, const struct ggml_tensor *,
+                    int, int, void *);
+typedef struct ggml_tensor *sp_map1(struct ggml_context *, struct ggml_tensor *, sp_op1 *, int,
+                                    void *);
+typedef struct ggml_tensor *sp_map2(struct ggml_context *, struct ggml_tensor *,
+                                    struct ggml_tensor *, sp_op2 *, int, void *);
+
+typedef struct {
+    /* set once, for one context */
+    const char *(*get_name)(const struct ggml_tensor *);
+    int64_t (*nelements)(const struct ggml_tensor *);
+    size_t (*nbytes)(const struct ggml_tensor *);
+    void *(*get_data)(const struct ggml_tensor *);
+    void (*tensor_get)(const struct ggml_tensor *, void *, size_t, size_t);
+    void (*tensor_set)(struct ggml_tensor *, const void *, size_t, size_t);
+    const char *(*op_desc)(const struct ggml_tensor *);
+    bool (*is_contiguous)(const struct ggml_tensor *);
+    sp_map1 *map1;
+    sp_map2 *map2;
+    int32_t n_embd, n_layer;
+    int32_t on_host;    /* tensors may be written in place; otherwise by get and set */
+    int32_t sources_at; /* at which byte a sum keeps the two tensors it is of; -1: unknown */
+    int32_t in_graph;   /* nodes of the graph steer, the callback does not */
+    float *copy;        /* rows of the largest batch * n_embd */
+    float *delta;       /* n_embd */
+
+    /* set for each decode, before sp_begin */
+    const uint8_t *output;  /* n_rows: are this row's logits asked for */
+    const uint8_t *watched; /* n_layer: is there anything to do at this block */
+    const int32_t *first;   /* n_rows + 1: row r has terms[first[r] .. first[r + 1]) */
+    const sp_term *terms;
+    const int32_t *capture_layer; /* n_layer: place in `captured`, or -1 */
+    const int32_t *capture_row;   /* n_rows: place in `captured`, or -1 */
+    float *captured;              /* (layers, n_captured_rows, n_embd); NULL: capture nothing */
+    int32_t n_captured_rows;
+    int32_t last_il; /* compute nothing above this block; -1: compute all */
+
+    /* reported */
+    int32_t n_rows;
+    float *moved;     /* n_rows: sum over blocks of |change of h| / |h| */
+    int32_t *steered; /* n_rows: at how many blocks the row was steered */
+    int32_t *seen;    /* n_layer: how often this block was met */
+    int64_t applied, expected;
+    int64_t found; /* with a status: the number that was wrong */
+    int32_t status, status_il;
+    int32_t active;
+} sp_hook;
+
+/* The block whose output this is: il if it is named exactly `l_out-{il}`, else -1. */
+int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor);
+
+/* Steer and capture the rows of a block's output; false after a failure, which the hook records. */
+bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il);
+
+/* The hook of the context that this thread builds graphs for, or NULL; see node.c. */
+void sp_build_for(sp_hook *hook);
+
+#endif
