@@ -56,7 +56,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """A finished reply."""
+    """A finished reply.
+
+    `finish_reason` is "stop" where the model or a stop string ended it, "tool_calls" where it ended
+    with calls, and "length" where its room did; calls of such a reply follow their schema, but the
+    last one was closed earlier than the model would have.
+    """
 
     text: str
     finish_reason: str

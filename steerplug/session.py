@@ -208,18 +208,18 @@ class Session:
         if grammar is None and any(said.format == "json" for said in ingredients):
             grammar = ANY_JSON
         unsteered = settings.unsteered.union(*(said.unsteered for said in ingredients))
-        tools, calls, reading = settings.tools, None, None
+        tools, stop, calls, reading = settings.tools, settings.stop, None, None
         if has_calls:
             form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
             grammar, calls = reply_grammar(form, tools, grammar, self.model.vocab)
             calls = replace(calls, steered=tools.steered and "constrained" not in unsteered)
-            if only_calls:  # what of the reply is a call is told by its marks
-                unsteered -= {"constrained"}
+            if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
+                unsteered, stop = unsteered - {"constrained"}, ()
             if tools and tools.choice != NONE:
                 reading = CallStream(form, only_calls=only_calls)
         request = Request(
-            prompt, mix, settings.sampling, settings.stop, settings.max_tokens, grammar,
-            unsteered, settings.logprobs, settings.timeout, settings.partition, calls,
+            prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
+            settings.logprobs, settings.timeout, settings.partition, calls,
         )  # fmt: skip
         self.engine.check(request)
         return _Task(request, ingredients, reading)
@@ -301,11 +301,18 @@ class _Task:
 
         Raises:
             EngineError: steering was asked for and did not happen.
+            RequestError: it ended in the midst of a call.
         """
         mix, progress = self.request.mix, self.progress
         if mix and not (progress.n_steered or progress.left_out):
             raise EngineError(
                 "steering was asked for and acted on no token; run `steerplug doctor -m MODEL`."
+            )
+        if self._calls and self._calls.unfinished is not None:
+            raise RequestError(
+                f"the call of `{self._calls.unfinished}` is not whole after "
+                f"{progress.n_generated} tokens, where the room for the reply ends; raise "
+                "max_tokens, or open the model with a larger n_ctx."
             )
         receipt = Receipt(
             self.ingredients if mix else (),
@@ -313,11 +320,12 @@ class _Task:
             progress.n_steered,
             progress.moved / progress.n_moved if progress.n_moved else 0.0,
         )
-        calls = self._calls.calls if self._calls else ()
-        reason = progress.finish_reason or "stop"
+        calls, reason = self._calls.calls if self._calls else (), progress.finish_reason or "stop"
+        if calls and not (reason == "length" and progress.cut_short):
+            reason = "tool_calls"
         return Reply(
             "".join(self._text),
-            "tool_calls" if calls and reason == "stop" else reason,
+            reason,
             Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
             receipt,
             progress.seed or 0,

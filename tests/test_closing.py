@@ -86,7 +86,7 @@ def test_other_grammars_are_closed_as_well(
 def test_without_closing_the_same_walk_is_cut_off(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Closing, "_find_way", lambda _: None)
+    monkeypatch.setattr(Closing, "_find_way", lambda *_: None)
     text, was_forced = random_walk(model, NESTED, 40, 0)
     assert not was_forced
     with pytest.raises(json.JSONDecodeError):

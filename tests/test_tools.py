@@ -177,15 +177,16 @@ def test_where_the_model_chooses_nothing_is_held_until_the_opening_mark(
         (Regex("[0-9]+/2"), "12/2"),
     ],
 )
+@EVERY_FORM
 def test_a_format_and_tools_are_a_choice_of_either(
-    wanted: Grammar, text: str, model: Model
+    form: Form, wanted: Grammar, text: str, model: Model
 ) -> None:
-    grammar, calls = reply_grammar(TAGGED, Tools(BOTH), wanted, model.vocab)
+    grammar, calls = reply_grammar(form, Tools(BOTH), wanted, model.vocab)
     assert calls.then is None
     assert follows(grammar, text, model)
-    assert follows(grammar, written([OSLO], TAGGED), model)
+    assert follows(grammar, written([OSLO], form), model)
     assert not follows(grammar, "Well.", model)
-    grammar, calls = reply_grammar(TAGGED, Tools(BOTH, "none"), wanted, model.vocab)
+    grammar, calls = reply_grammar(form, Tools(BOTH, "none"), wanted, model.vocab)
     assert grammar is wanted
     assert calls.forbidden
 
@@ -220,6 +221,19 @@ def test_a_schema_that_no_grammar_expresses_is_refused_and_its_tool_named(
     for choice in ("auto", "required"):
         with pytest.raises(RequestError, match="in the tool 'odd', the JSON schema cannot be"):
             reply_grammar(TAGGED, Tools((NOW, odd), choice), None, model.vocab)
+
+
+def test_a_format_that_begins_as_a_call_does_is_refused(model: Model) -> None:
+    def city(*keys: str) -> Grammar:
+        return {"type": "object", "properties": {key: {"type": "string"} for key in keys},
+                "required": list(keys), "additionalProperties": False}  # fmt: skip
+
+    with pytest.raises(RequestError, match=r'this format begins with \{"name", as a call of'):
+        reply_grammar(BARE, Tools(BOTH), city("name", "country"), model.vocab)
+    for form, wanted in ((BARE, city("country", "name")), (BARE, {"type": "object"}),
+                         (TAGGED, city("name", "country"))):  # fmt: skip
+        grammar, _ = reply_grammar(form, Tools(BOTH), wanted, model.vocab)
+        assert follows(grammar, '{"country": "Peru", "name": "Lima"}', model) == (form is BARE)
 
 
 def test_tools_do_not_join_a_lark_grammar(model: Model) -> None:

@@ -5,6 +5,7 @@ Whether arguments follow their schema is judged by jsonschema.
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,11 @@ from jsonschema import Draft202012Validator
 
 from steerplug.chat.template import Message
 from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
+from steerplug.engine import closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.engine import Piece
 from steerplug.engine.sampling import Sampling
-from steerplug.errors import RequestError
+from steerplug.errors import ContextOverflow, RequestError
 from steerplug.receipt import Reply
 from steerplug.session import Event, Session, Settings
 from steerplug.steering.value import Delta, Steering
@@ -150,39 +152,36 @@ def test_tools_that_may_not_be_called_are_shown_and_not_called(session: Session)
     assert called.usage.prompt_tokens == reply.usage.prompt_tokens
 
 
-def test_a_call_that_runs_out_of_room_is_closed_or_none(session: Session) -> None:
-    long = Tool("write", "", {"type": "object", "required": ["text", "to"], "properties": {
-        "text": {"type": "string", "minLength": 4}, "to": {"enum": ["a", "b"]}}})  # fmt: skip
-    found = []
-    for n in (4, 16, 26, 38, 46, 60):
-        wild = Sampling(temperature=1.5, seed=n)
-        reply = session.chat(ASK, None, Settings(wild, max_tokens=n, tools=Tools((long,), "write")))
-        assert all(valid(call, (long,)) for call in reply.tool_calls)
-        assert reply.usage.completion_tokens <= n
-        assert reply.text == ""
-        found.append((len(reply.tool_calls), reply.finish_reason))
-    assert found[0] == (0, "length")
-    assert found[3] == (1, "length")
-    assert [n for n, _ in found[4:]] == [1, 1]
-
-
-def test_a_stop_string_ends_text_and_no_call(session: Session) -> None:
-    reply = session.chat(ASK, None, replace(ONE, stop=('"', "\n", "name")))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stop_string_ends_text_and_no_call(
+    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "template", template(family, session.model))
+    reply = session.chat(ASK, None, replace(ONE, stop=('"', "\n", "name", "<", "[", "{")))
     assert len(reply.tool_calls) == 1
+    assert reply.finish_reason == "tool_calls"
 
 
-def test_a_format_is_an_answer_beside_calls(session: Session) -> None:
+@pytest.mark.parametrize("family", ["plain", "Llama"])
+def test_a_format_is_an_answer_beside_calls(
+    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "template", template(family, session.model))
     schema = {"type": "object", "properties": {"sky": {"enum": ["blue", "grey"]}},
               "required": ["sky"], "additionalProperties": False}  # fmt: skip
     settings = replace(ONE, tools=Tools(BOTH, parallel=False), format=schema)
-    for seed in range(4):
+    chat: list[Message] = [{"role": "user", "content": 'Say {"sky": "grey"} or {"sky": "blue"}.'}]
+    said = set()
+    for seed in range(6):
         warm = replace(settings, sampling=Sampling(temperature=1.5, seed=seed))
-        reply = session.chat(ASK, None, warm)
+        reply = session.chat(chat, None, warm)
+        said.add(bool(reply.tool_calls))
         if reply.tool_calls:
             assert reply.text == ""
             assert valid(reply.tool_calls[0])
         else:
             assert set(json.loads(reply.text)) == {"sky"}
+    assert said == {True, False}
 
 
 def test_an_event_loop_sees_the_same(session: Session) -> None:
@@ -259,6 +258,111 @@ def test_text_beside_tools_is_steered_as_ever(session: Session) -> None:
     assert isinstance(reply, Reply)
     assert reply.receipt.tokens_steered == reply.usage.completion_tokens
     assert all(event.moved > 0 for event in events if isinstance(event, Piece))
+
+
+# Room
+
+LETTER = Tool("write", "Write a letter.", {
+    "type": "object", "required": ["text", "to"], "additionalProperties": False,
+    "properties": {"text": {"type": "string", "minLength": 4}, "to": {"enum": ["a", "b"]}},
+})  # fmt: skip
+
+
+def refused(session: Session, chat: list[Message], settings: Settings) -> int:
+    """The number of tokens that a refusal asks for."""
+    with pytest.raises(RequestError, match=rf"max_tokens is {settings.max_tokens}, but") as refusal:
+        session.chat(chat, None, settings)
+    found = re.search(r"only sure to be whole with (\d+); raise it\.$", str(refusal.value))
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_call_that_has_to_come_is_refused_with_less_room_than_it_is_sure_to_fit_into(
+    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "template", template(family, session.model))
+    tools, drawn = Tools((LETTER,), "write"), Sampling(temperature=1.5, seed=3)
+    wild = Settings(drawn, max_tokens=4, tools=tools)
+    n = refused(session, ASK, wild)
+    assert refused(session, ASK, replace(wild, max_tokens=n - 1)) == n
+    for more in (0, 3):
+        reply = session.chat(ASK, None, replace(wild, max_tokens=n + more))
+        assert [valid(call, (LETTER,)) for call in reply.tool_calls] == [True]
+        assert reply.usage.completion_tokens <= n + more
+
+
+def test_a_context_that_is_too_full_for_the_call_that_has_to_come_is_an_overflow(
+    session: Session
+) -> None:
+    def asked(n: int) -> list[Message]:
+        return [{"role": "user", "content": "rain " * n}]
+
+    empty = len(session.template.prompt(asked(0), (LETTER,)).tokens)
+    long = asked(session.engine.n_ctx - empty - 20)
+    for max_tokens in (None, 60):
+        with pytest.raises(ContextOverflow, match=r"leaves room for \d+, but a call of the tools"):
+            session.chat(long, None, Settings(GREEDY, max_tokens=max_tokens,
+                                              tools=Tools((LETTER,), "required")))  # fmt: skip
+
+
+def test_room_shortens_arguments_and_never_chooses_the_tool(session: Session) -> None:
+    def asked(choice: str, room: int) -> Settings:
+        return replace(ONE, tools=Tools(BOTH, choice, parallel=False), max_tokens=room)
+
+    n = refused(session, shown(), asked("get_weather", 4))  # which the model would call
+    n_other = refused(session, shown(), asked("now", 4))
+    assert n_other < n
+    assert refused(session, shown(), asked("required", n_other)) == n
+    *events, reply = session.stream_chat(shown(), None, asked("auto", n_other))
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.tool_calls, reply.finish_reason) == ("", (), "length")
+    assert not any(isinstance(event, CallPiece) for event in events)
+    for choice in ("required", "auto"):
+        reply = session.chat(shown(), None, asked(choice, n))
+        assert [call.name for call in reply.tool_calls] == ["get_weather"]
+        assert reply.finish_reason == "length"
+
+
+def test_half_a_call_is_not_begun(session: Session) -> None:
+    text = replace(ONE, tools=Tools(BOTH), max_tokens=8)
+    *events, reply = session.stream_chat(shown(), None, text)
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.finish_reason) == ("", "length")
+    assert reply.usage.completion_tokens == len(session.model.vocab.tokenize(MARK))
+    assert not any(isinstance(event, CallPiece) for event in events)
+
+
+def test_whole_calls_are_why_a_reply_ended_though_its_room_did_too(session: Session) -> None:
+    vocab = session.model.vocab
+    ends = [token for token in range(vocab.n_tokens) if vocab.ends_generation(token)]
+    chatty = Sampling(temperature=0, logit_bias=dict.fromkeys(ends, -100.0))
+    settings = Settings(chatty, max_tokens=160, tools=Tools(BOTH, "required"))
+    several = session.chat(ASK, None, settings)
+    assert len(several.tool_calls) > 1
+    once = session.chat(ASK, None, replace(settings, tools=replace(settings.tools, parallel=False)))
+    n = once.usage.completion_tokens
+    for room in (n, n + 4):  # the second call has no room at all, or too little
+        reply = session.chat(ASK, None, replace(settings, max_tokens=room))
+        assert len(reply.tool_calls) == 1
+        assert reply.tool_calls[0].arguments == once.tool_calls[0].arguments
+        assert reply.finish_reason == "tool_calls"
+    short = session.chat(ASK, None, replace(settings, max_tokens=n - 2))
+    assert short.finish_reason == "length"
+    assert len(short.tool_calls) == 1
+
+
+def test_a_reply_that_ends_in_the_midst_of_a_call_is_an_error(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "_WATCHED", 2)  # as for a call of more than 512 tokens
+    for tools in (Tools((LETTER,), "write"), Tools(BOTH)):
+        settings = replace(ONE, max_tokens=26, tools=tools)
+        with pytest.raises(RequestError, match=r"call of `\w+` is not whole after 26 tokens"):
+            session.chat(shown(), None, settings)
+
+
+# Results
 
 
 def test_a_result_is_answered(session: Session) -> None:

@@ -5,6 +5,8 @@ turn stand in a call is a function of these tokens alone, so a turn that comes b
 chat is read as it was when it was generated. What a model writes while it thinks is no call.
 """
 
+import json
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,18 +22,34 @@ class Calls:
         opening: the mark that begins a call.
         closing: the mark that ends it; empty where a call goes on to the end of its turn.
         first: whether the opening counts only as the first thing in a turn.
+        naming: what stands before the name of a call: of the first, and of those after it.
+        named: what stands between a name and its arguments, which are a JSON object.
         then: what a reply follows once it has written the opening; its grammar begins with any
             text up to the end of that mark. None holds it to nothing.
         forbidden: whether the opening is never written.
+        required: whether the reply is refused where no whole call is sure to fit into its room.
         steered: whether steering acts on calls too.
     """
 
     opening: str
     closing: str = ""
     first: bool = False
+    naming: tuple[str, str] = ("", "")
+    named: str = ""
     then: Lark | None = None
     forbidden: bool = False
+    required: bool = False
     steered: bool = False
+
+    def in_arguments(self, said: str) -> bool:
+        """Whether a reply that has said this is in the midst of a call's arguments."""
+        latest = re.split("|".join(map(re.escape, self.naming)), said)[-1]
+        _, named, arguments = latest.partition(self.named)
+        try:
+            json.JSONDecoder().raw_decode(arguments)
+        except ValueError:
+            return bool(named)
+        return False
 
 
 @dataclass(frozen=True)

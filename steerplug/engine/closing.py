@@ -14,7 +14,7 @@ runs until its room ends.
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,7 +24,7 @@ from steerplug.engine.constraint import Constraint, Regex, at_most
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
 
-_WATCHED = 512
+_WATCHED, _MOST_NEEDED = 512, 4096
 _LOOKS = (128, 64, 32, 16)
 _MOST_PLACES = 500
 _STRUCTURE = (
@@ -43,19 +43,39 @@ class Closing:
         constraint: what may follow; it is moved on by `accept`.
         vocab: the model's vocabulary.
         n_left: most tokens of the reply.
+        may_close: asked behind a token that leaves no room to become whole, whether another may
+            take its place; if not, the reply ends before it.
     """
 
-    def __init__(self, constraint: Constraint, vocab: Vocab, n_left: int) -> None:
-        self.constraint = constraint
+    def __init__(
+        self,
+        constraint: Constraint,
+        vocab: Vocab,
+        n_left: int,
+        may_close: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.constraint, self._may_close = constraint, may_close
         self._vocab, self._left = vocab, n_left
         self._forced = False
+        self.cut_short = False
+        """Whether what the reply holds is less than was drawn."""
         self._place = Place()
         self._way: list[int] | None = None
         self._narrowing = Narrowing(constraint, vocab) if _is_regex(constraint) else None
         if self._narrowing:
             self.constraint = self._narrowing.narrowed(n_left) or constraint
         elif n_left <= _WATCHED:
-            self._way = self._find_way()
+            self._way = self._find_way(n_left)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the reply is sure to be whole in its room, as far as that is watched."""
+        return self._left > _WATCHED or (self._way is not None and len(self._way) <= self._left)
+
+    def n_needed(self) -> int | None:
+        """Return with how many tokens the reply is sure to be whole; None where none are found."""
+        way = self._find_way(_MOST_NEEDED)
+        return None if way is None else len(way)
 
     @property
     def was_forced(self) -> bool:
@@ -77,14 +97,16 @@ class Closing:
         self._left -= 1
         if self._left > _WATCHED:
             return token
-        way = self._still_a_way(token, known) or self._find_way()
+        way = self._still_a_way(token, known) or self._find_way(self._left)
         if way is not None and len(way) <= self._left:
             self._way = way
         elif known is not None:
+            ends = not known or not self._may_close()
             self.constraint.take_back()
             self._place, self._forced = before, True
-            if not known:
+            if ends:
                 return self._vocab.eos
+            self.cut_short = True
             token, self._way = known[0], known[1:]
             self._go(token)
         return token
@@ -103,11 +125,11 @@ class Closing:
     def _completes(self, way: Sequence[int]) -> bool:
         return self.constraint.admits([*way, self._vocab.eos])
 
-    def _find_way(self) -> list[int] | None:
+    def _find_way(self, most: int) -> list[int] | None:
         if self.constraint.may_end:
             return []
         if self.constraint.is_json:
-            return _close_json(self.constraint, self._place, self._vocab, self._left)
+            return _close_json(self.constraint, self._place, self._vocab, most)
         return self._shortest_bytes()
 
     def _shortest_bytes(self) -> list[int] | None:

@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,8 @@ class Reply:
         n_ctx: how many tokens prompt and reply may have together.
 
     Raises:
-        RequestError: its grammar cannot be followed.
+        RequestError: its grammar cannot be followed, or it has no room for the call it must hold.
+        ContextOverflow: it would have if the prompt were shorter.
     """
 
     def __init__(
@@ -73,10 +75,13 @@ class Reply:
         room = n_ctx - len(self.tokens)
         self._budget = min(request.max_tokens or room, room)
         self._lay_out(request)
+        self._no_room = partial(request.no_room_for_call, n_ctx)
         self._closing = None
         if request.grammar is not None:
             constraint = Constraint(vocab, request.grammar)
-            self._closing = Closing(constraint, vocab, self._budget)
+            self._closing = Closing(constraint, vocab, self._budget, self._may_close)
+            if request.calls is not None and request.calls.required and not self._closing.fits:
+                raise self._no_room(self._closing.n_needed())
         sampling = request.sampling.seeded()
         self._sampler = Sampler(sampling, vocab.n_tokens)
         self._counted = 0
@@ -164,6 +169,7 @@ class Reply:
             self.deliver(Piece(shown, token, moved, logprobs, in_call))
         if progress.finish_reason is None:
             return False
+        progress.cut_short = self._closing is not None and self._closing.cut_short
         if rest := self._text.finish():
             self.deliver(Piece(rest, None, 0.0))
         return True
@@ -204,8 +210,30 @@ class Reply:
                 token = self._sampler.draw(context, row)
             if self._opens_call(token):
                 constraint.accept(token)
-                self._closing = Closing(constraint, self._vocab, self.n_left - 1)
+                self._closing = Closing(
+                    constraint, self._vocab, self.n_left - 1, self._may_close
+                )
+                if not self._closing.fits:  # the reply ends here, with no call rather than half
+                    self._budget = self.progress.n_generated + 1
         return token
+
+    def _may_close(self) -> bool:
+        """Whether what is said may be shortened to fit its room; which tool is called may not.
+
+        Raises:
+            RequestError, ContextOverflow: it has to be a call, and the one it chose is too long.
+        """
+        if self._turn is None:
+            return True
+        calls = self._turn.calls
+        said = self._vocab.text(self.tokens[self.progress.n_prompt :], special=True)
+        if calls.opening not in said or calls.in_arguments(said):
+            return True
+        if calls.required and calls.named not in said:
+            assert self._closing is not None
+            n_more = self._closing.n_needed()
+            raise self._no_room(n_more and self.progress.n_generated + 1 + n_more)
+        return False
 
     def _since_mark(self, token: int) -> list[int]:
         """Return the generated tokens in which the mark began that `token` completes."""
@@ -247,6 +275,7 @@ class Reply:
     def end(self, error: BaseException | None = None) -> None:
         """Tell who waits that nothing more will come, and why."""
         self._sampler.close()
+        self._closing = None  # it knows this reply, and would keep it until the collector comes
         self.deliver(error)
 
 

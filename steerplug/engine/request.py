@@ -75,6 +75,27 @@ class Request:
                 "shorten the prompt or open the model with a larger n_ctx."
             )
 
+    def no_room_for_call(self, n_ctx: int, n_needed: int | None) -> RequestError:
+        """Return the error of a reply that has to be a call and is not sure to be a whole one.
+
+        Args:
+            n_ctx: how many tokens prompt and reply may have together.
+            n_needed: with how many the reply would be whole; None: with no number that is known.
+        """
+        n = len(self.prompt.tokens)
+        if n_needed is None:
+            return RequestError("no call of the tools is sure to end; simplify their parameters.")
+        if self.max_tokens is not None and self.max_tokens <= n_ctx - n:
+            return RequestError(
+                f"max_tokens is {self.max_tokens}, but a call of the tools is only sure to be "
+                f"whole with {n_needed}; raise it."
+            )
+        return ContextOverflow(
+            f"the prompt has {n} tokens and leaves room for {n_ctx - n}, but a call of the tools "
+            f"is only sure to be whole with {n_needed}; shorten the prompt or open the model with "
+            "a larger n_ctx."
+        )
+
 
 @dataclass
 class Progress:
@@ -82,10 +103,11 @@ class Progress:
 
     A reply is made ahead of who reads it, and so is this. `finish_reason` is "stop" where the model
     or a stop string ended the reply, and "length" where the room for it did, even if a grammar was
-    closed in time. `n_steered` counts steered tokens (prompt and reply), from the cache or not, and
-    `left_out` says whether there were others that a phase of the request left unsteered;
-    `moved` sums |change of h| / |h| over the steered (token, block) pairs that were decoded, of
-    which there are `n_moved`; `seconds_to_first` is the time from the request to its first token.
+    closed in time; `cut_short` then says whether it holds less than was drawn. `n_steered` counts
+    steered tokens (prompt and reply), from the cache or not, and `left_out` says whether there were
+    others that a phase of the request left unsteered; `moved` sums |change of h| / |h| over the
+    steered (token, block) pairs that were decoded, of which there are `n_moved`; `seconds_to_first`
+    is the time from the request to its first token.
     """
 
     n_prompt: int = 0
@@ -99,6 +121,7 @@ class Progress:
     seconds: float = 0.0
     seconds_to_first: float = 0.0
     finish_reason: str | None = None
+    cut_short: bool = False
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def reply_grammar(
     Raises:
         RequestError: no grammar expresses a tool's parameters, or `wanted` cannot be joined.
     """
-    marks = Calls(form.opening, form.closing, form.first)
+    naming = (form.opening + form.head, form.again or form.opening + form.head)
+    marks = Calls(form.opening, form.closing, form.first, naming, form.middle)
     if not tools or tools.choice == NONE:
         return wanted, replace(marks, forbidden=bool(tools))
     calls = _calls(form, tools, vocab)
@@ -86,10 +87,12 @@ def reply_grammar(
         then = Lark(f"start: head calls\n{_head(form, vocab)}\n{calls}")
         _check(then, tools, vocab)
         return None, replace(marks, then=then)
+    if tools.choice == AUTO and wanted is not None:
+        _check_apart(form, wanted, vocab)
     other = f" | {_inlined(wanted)}" if tools.choice == AUTO and wanted is not None else ""
     whole = Lark(f"start: {_say(form.opening, form, vocab)} calls{other}\n{calls}")
     _check(whole, tools, vocab)
-    return whole, marks
+    return whole, replace(marks, required=tools.choice != AUTO)
 
 
 def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
@@ -115,10 +118,15 @@ def _head(form: Form, vocab: Vocab) -> str:
 
 
 def _say(text: str, form: Form, vocab: Vocab) -> str:
-    """Return a fixed text in Lark, where marks may be tokens of their own."""
+    """Return a fixed text in Lark, where marks may be tokens of their own.
+
+    A bracket at its beginning stands alone: there JSON may begin as well.
+    """
     marks = "|".join(re.escape(mark) for mark in (form.opening, form.closing) if mark)
-    parts = [part for part in re.split(f"({marks})", text) if part]
-    return " ".join(lark_text(part, vocab) for part in parts)
+    parts = [
+        part for known in re.split(f"({marks})", text) for part in re.split(r"(?<=^\{)", known)
+    ]
+    return " ".join(lark_text(part, vocab) for part in parts if part)
 
 
 def _arguments(tool: Tool) -> str:
@@ -139,6 +147,15 @@ def _inlined(wanted: Grammar) -> str:
         "a reply that may call tools cannot follow a Lark grammar as well; give a JSON Schema, or "
         "leave one of them out."
     )
+
+
+def _check_apart(form: Form, wanted: Grammar, vocab: Vocab) -> None:
+    """Refuse a format that no reply can follow, because all begin as a call does."""
+    if vocab.text(Constraint(vocab, wanted).forced()).startswith(form.opening):
+        raise RequestError(
+            f"a reply in this format begins with {form.opening}, as a call of this model's does; "
+            "put another key first, or leave out the tools or the format."
+        )
 
 
 def _check(grammar: Lark, tools: Tools, vocab: Vocab) -> None:

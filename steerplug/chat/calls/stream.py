@@ -22,11 +22,14 @@ class CallStream:
     Args:
         form: how the model writes calls.
         only_calls: whether the reply holds no text, so that half a mark is none.
+
+    `unfinished` is the name of the call that has begun and is not whole yet, if there is one.
     """
 
     def __init__(self, form: Form, *, only_calls: bool = False) -> None:
         self._form, self._only_calls = form, only_calls
         self._held = ""
+        self.unfinished: str | None = None
         self._found: list[ToolCall] = []
         self._reading: Iterator[CallPiece | None] | None = None
 
@@ -71,6 +74,7 @@ class CallStream:
             while form.middle not in self._held:
                 yield None
             name, _, self._held = self._held.partition(form.middle)
+            self.unfinished = name
             call_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
             yield CallPiece(index, "", call_id, name)
             arguments, n = "", 0
@@ -85,6 +89,7 @@ class CallStream:
                     break
                 yield None
             self._found.append(ToolCall(call_id, name, arguments))
+            self.unfinished = None
             yield from self._pass(form.tail)
             yield from self._pass(form.again)
             index += 1
