@@ -2,7 +2,7 @@
 
 Python fills a table per decode (which terms belong to which row), native code (native/steer.c) does
 the rest while llama.cpp evaluates, called by nodes of its graph or by its callback. A row's terms
-are addresses of steerings laid out for C, made once per steering, so changing a preset costs a table
+are addresses of steerings laid out for C, made once per steering: changing a preset costs a table
 entry. Hook state belongs to one context.
 """
 
