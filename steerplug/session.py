@@ -116,7 +116,7 @@ class Session:
         Raises:
             SteerplugError: see `errors`; nothing is ever left out in silence.
         """
-        return _last(self.stream_chat(messages, steering, settings))
+        return _last(self._events(self._chat_task(messages, steering, settings), whole=True))
 
     def stream_chat(
         self,
@@ -131,7 +131,7 @@ class Session:
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`, without any chat template."""
-        return _last(self.stream_complete(text, steering, settings))
+        return _last(self._events(self._completion_task(text, steering, settings), whole=True))
 
     def stream_complete(
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
@@ -148,7 +148,8 @@ class Session:
         settings: Settings | None = None,
     ) -> Reply:
         """Return the assistant's next message; see `chat`."""
-        return await _alast(self.astream_chat(messages, steering, settings))
+        task = await asyncio.to_thread(self._chat_task, messages, steering, settings)
+        return await _alast(self._aevents(task, whole=True))
 
     async def astream_chat(
         self,
@@ -166,7 +167,8 @@ class Session:
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`; see `complete`."""
-        return await _alast(self.astream_complete(text, steering, settings))
+        task = await asyncio.to_thread(self._completion_task, text, steering, settings)
+        return await _alast(self._aevents(task, whole=True))
 
     async def astream_complete(
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
@@ -224,15 +226,16 @@ class Session:
         self.engine.check(request)
         return _Task(request, ingredients, reading)
 
-    def _events(self, task: "_Task") -> Iterator[Event]:
-        with closing(self.engine.generate(task.request, task.progress)) as pieces:
+    def _events(self, task: "_Task", *, whole: bool = False) -> Iterator[Event]:
+        with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
             for piece in pieces:
                 yield from task.take(piece)
         yield from task.finish()
         yield task.reply()
 
-    async def _aevents(self, task: "_Task") -> AsyncGenerator[Event, None]:
-        async with aclosing(self.engine.agenerate(task.request, task.progress)) as pieces:
+    async def _aevents(self, task: "_Task", *, whole: bool = False) -> AsyncGenerator[Event, None]:
+        pieces_of = self.engine.agenerate(task.request, task.progress, whole=whole)
+        async with aclosing(pieces_of) as pieces:
             async for piece in pieces:
                 for event in task.take(piece):
                     yield event

@@ -28,6 +28,7 @@ INSTRUCTION = "pirate"
 """The shipped preset whose system message and examples the first token waits for."""
 
 RAW, ALONE, ALONE_STEERED = "llama.cpp, low level", "engine, unsteered", "engine, steered"
+STREAMED = "engine, read token by token"
 REPENG = "repeng on transformers"
 AT_ONCE, MIXES, ONE_BY_ONE = "unsteered", "16 different mixes", "Llama, one by one"
 COLD_STEERED, COLD, CACHED = "steered, no system prompt", "system prompt", "system prompt, cached"
@@ -43,6 +44,7 @@ def reply(model: Model) -> Iterator[Task]:
         RAW: lambda: _by_hand(context, prompt),
         ALONE: lambda: _alone(engine, prompt, NOTHING),
         ALONE_STEERED: lambda: _alone(engine, prompt, steered),
+        STREAMED: lambda: _alone(engine, prompt, NOTHING, whole=False),
     }
     peer = repeng_decode(model, REPLY // 4)
     try:
@@ -68,14 +70,13 @@ def _by_hand(context: Context, prompt: Prompt) -> float:
     return seconds
 
 
-def _alone(engine: Engine, prompt: Prompt, mix: Mix) -> float:
+def _alone(engine: Engine, prompt: Prompt, mix: Mix, *, whole: bool = True) -> float:
     engine.forget()
     request = Request(prompt, mix, Sampling(temperature=0.0), max_tokens=REPLY + 1)
-    tokens = engine.generate(request)
-    next(tokens)
-    start = time.perf_counter()
-    n = sum(piece.token is not None for piece in tokens)
-    return (time.perf_counter() - start) / n
+    progress = Progress()
+    for _ in engine.generate(request, progress, whole=whole):
+        pass
+    return (progress.seconds - progress.seconds_to_first) / (progress.n_generated - 1)
 
 
 @contextmanager
