@@ -3,8 +3,10 @@
     python tests/load_server.py [SECONDS]
 
 Compares the server's tokens per second with those of the engine driven directly by the same load,
-reply by reply with what the same question gets alone, and asks `/health` and `/v1/models`
-meanwhile. Prints JSON; the exit code is 1 where an answer is wrong.
+turn by turn, each from a warm cache; reply by reply with what the same question gets alone; and
+asks `/health` and `/v1/models` meanwhile. The clients run on the same processors, so it tells what
+they took, and what the server's event loop took for each token. Prints JSON; the exit code is 1
+where an answer is wrong.
 """
 
 import asyncio
@@ -16,11 +18,15 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from steerplug.engine.engine import Engine, Request
+import psutil
+import uvloop
+
+from steerplug.engine.engine import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.session import Session, Settings
 
@@ -29,6 +35,7 @@ PRESETS = ("pirate", "concise", "cheerful", "formal", "french", "weddings", "bul
 STRENGTHS = (1.0, 0.8, 0.6, 0.4)
 QUESTIONS = ("What is rain?", "How do I cook rice?", "Tell me about the moon.", "I lost my keys.")
 N_ALONE = 12
+TURN = 15.0
 Said = dict[tuple[str, str], list[tuple[str, str]]]
 """What was said to a mix and a question, each with the digest of its receipt."""
 ROOT = Path(__file__).parent.parent
@@ -53,77 +60,103 @@ def model() -> Session:
 # The engine on its own
 
 
-async def drive(seconds: float) -> tuple[Said, float]:
-    """Return what the engine says when it is driven directly, and its tokens per second."""
-    session, n_tokens, said = model(), 0, Said()
-    sampling = Sampling(0)
-    mixes = [session.steering(mix(i))[0] for i in range(N_CLIENTS)]
-    prompts = {q: session.template.prompt([{"role": "user", "content": q}]) for q in QUESTIONS}
+class Direct:
+    """The same load without a server."""
 
-    async def client(i: int, engine: Engine, until: float) -> None:
-        nonlocal n_tokens
-        n = 0
+    def __init__(self) -> None:
+        self.session, self.n_tokens, self.said = model(), 0, Said()
+        self.mixes = [self.session.steering(mix(i))[0] for i in range(N_CLIENTS)]
+        chats = {text: [{"role": "user", "content": text}] for text in QUESTIONS}
+        self.prompts = {text: self.session.template.prompt(chat) for text, chat in chats.items()}
+
+    async def client(self, i: int, until: float) -> None:
+        """Ask until the time is over."""
+        applied, n = self.mixes[i], 0
         while time.perf_counter() < until:
             asked, text = question(i, n)[0]["content"], ""
-            prompt = prompts[asked]
-            request = Request(prompt, mixes[i], sampling, max_tokens=N_TOKENS)
-            async with aclosing(engine.agenerate(request)) as pieces:
+            request = Request(self.prompts[asked], applied, Sampling(0), max_tokens=N_TOKENS)
+            async with aclosing(self.session.engine.agenerate(request)) as pieces:
                 async for piece in pieces:
                     text += piece.text
-                    n_tokens += time.perf_counter() < until
-            said.setdefault((mix(i), asked), []).append((text, mixes[i].digest if mixes[i] else ""))
+                    self.n_tokens += bool(piece.text) and time.perf_counter() < until
+            digest = applied.digest if applied else ""
+            self.said.setdefault((mix(i), asked), []).append((text, digest))
             n += 1
 
-    until = time.perf_counter() + seconds
-    await asyncio.gather(*(client(i, session.engine, until) for i in range(N_CLIENTS)))
-    session.close()
-    return said, n_tokens / seconds
+    async def drive(self, seconds: float) -> float:
+        """Return the tokens per second."""
+        self.n_tokens, until = 0, time.perf_counter() + seconds
+        await asyncio.gather(*(self.client(i, until) for i in range(N_CLIENTS)))
+        return self.n_tokens / seconds
 
 
 # The server
 
 
+class Stream(asyncio.Protocol):
+    """One question on a plain socket, and all that answers it."""
+
+    def __init__(self, load: "Load", body: bytes, until: float) -> None:
+        self.load, self.body, self.until = load, body, until
+        self.said, self.ended = bytearray(), asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(self.body), self.body)
+        )
+
+    def data_received(self, data: bytes) -> None:
+        self.said += data
+        if time.perf_counter() < self.until:
+            self.load.n_tokens += data.count(b'{"content":')
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
 class Load:
-    """The clients of one server, on plain sockets, so that they cost next to nothing themselves."""
+    """The clients of one server; what they are told is read when the time is over."""
 
     def __init__(self, port: int) -> None:
         self.port, self.n_tokens, self.n_replies = port, 0, 0
         self.said = Said()
         self.wrong: list[str] = []
         self.waits: dict[str, list[float]] = {"/health": [], "/v1/models": []}
+        self.streams: list[tuple[int, str, bytes]] = []
 
     async def ask(self, i: int, n: int, until: float) -> None:
-        """Ask one question, and note the reply."""
+        """Ask one question, and keep the stream that comes."""
         messages = question(i, n)
         body = json.dumps({
             "model": f"smollm2@{mix(i)}", "messages": messages, "max_tokens": N_TOKENS,
             "temperature": 0, "stream": True,
         }).encode()  # fmt: skip
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        lines = []
-        while line := await reader.readline():
-            if line.startswith(b"data: "):
-                self.n_tokens += b'{"content":' in line and time.perf_counter() < until
-                lines.append(line)
-        writer.close()
-        self._check(i, messages, lines)
+        stream = Stream(self, body, until)
+        await asyncio.get_running_loop().create_connection(lambda: stream, "127.0.0.1", self.port)
+        await stream.ended
+        self.streams.append((i, messages[0]["content"], bytes(stream.said)))
 
-    def _check(self, i: int, messages: list[dict[str, str]], lines: list[bytes]) -> None:
-        if len(lines) < 3 or lines[-1] != b"data: [DONE]\n":
-            self.wrong.append(f"client {i}: a stream without end: {lines[-2:]}")
-            return
-        parts = [json.loads(line[6:]) for line in lines[:-1]]
-        if any("error" in part for part in parts) or "steering" not in parts[-1]:
-            self.wrong.append(f"client {i}: {parts[-1]}")
-            return
-        text = "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
-        key = mix(i), messages[0]["content"]
-        self.said.setdefault(key, []).append((text, parts[-1]["steering"]["digest"]))
-        self.n_replies += 1
+    def check(self) -> int:
+        """Read the streams, once the time is over, and return how many tokens they hold."""
+        n_tokens = 0
+        for i, asked, stream in self.streams:
+            lines = [line for line in stream.splitlines() if line.startswith(b"data: ")]
+            if len(lines) < 3 or lines[-1] != b"data: [DONE]":
+                self.wrong.append(f"client {i}: a stream without end: {lines[-2:]!r}")
+                continue
+            parts = [json.loads(line[6:]) for line in lines[:-1]]
+            if any("error" in part for part in parts) or "steering" not in parts[-1]:
+                self.wrong.append(f"client {i}: {parts[-1]}")
+                continue
+            text = "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
+            digest = parts[-1]["steering"]["digest"]
+            self.said.setdefault((mix(i), asked), []).append((text, digest))
+            self.n_replies += 1
+            n_tokens += sum("content" in part["choices"][0]["delta"] for part in parts) - 1
+        return n_tokens
 
     async def client(self, i: int, until: float) -> None:
         """Ask until the time is over."""
@@ -144,14 +177,38 @@ class Load:
                 writer.close()
             await asyncio.sleep(0.2)
 
+    async def run(self, seconds: float) -> float:
+        """Return the tokens per second of all clients together."""
+        self.n_tokens, until = 0, time.perf_counter() + seconds
+        await asyncio.gather(*(self.client(i, until) for i in range(N_CLIENTS)), self.look(until))
+        return self.n_tokens / seconds
 
-async def load(port: int, seconds: float) -> tuple[Load, float]:
-    """Return what the clients saw, and their tokens per second."""
-    load = Load(port)
-    until = time.perf_counter() + seconds
-    clients = [load.client(i, until) for i in range(N_CLIENTS)]
-    await asyncio.gather(*clients, load.look(until))
-    return load, load.n_tokens / seconds
+
+@contextmanager
+def server() -> Iterator[tuple[int, int]]:
+    """Run `steerplug serve`, and give its process and port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = "import sys; from steerplug.commands import main; sys.exit(main())"
+    words = ["--port", port, "--n-ctx", N_CTX, "--n-cells", N_CELLS, "--n-seq", N_CLIENTS]
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, "serve", *map(str, words)], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert running.stderr is not None
+    next(line for line in running.stderr if '"serving"' in line)
+    threading.Thread(target=running.stderr.read, daemon=True).start()
+    try:
+        yield running.pid, port
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def loop_seconds(pid: int) -> float:
+    """Return the processor time of a process' first thread, which runs the event loop."""
+    first = next(one for one in psutil.Process(pid).threads() if one.id == pid)
+    return float(first.user_time + first.system_time)
 
 
 def compare(said: Said, wrong: list[str]) -> dict[str, Any]:
@@ -182,30 +239,30 @@ def compare(said: Said, wrong: list[str]) -> dict[str, Any]:
 def main() -> int:
     """Run the whole and print what was seen."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 120.0
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    code = "import sys; from steerplug.commands import main; sys.exit(main())"
-    words = ["--port", port, "--n-ctx", N_CTX, "--n-cells", N_CELLS, "--n-seq", N_CLIENTS]
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, "serve", *map(str, words)], stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert server.stderr is not None
-    next(line for line in server.stderr if '"serving"' in line)
-    threading.Thread(target=server.stderr.read, daemon=True).start()
-    try:
-        asyncio.run(load(port, 2.0))  # warm
-        seen, served = asyncio.run(load(port, seconds))
-    finally:
-        server.terminate()
-        server.wait()
-    driven, direct = asyncio.run(drive(seconds))
-    alike, noise = compare(seen.said, seen.wrong), compare(driven, [])
-    waits = {path: round(1000 * statistics.median(all)) for path, all in seen.waits.items()}
+    n_turns, own, its = max(round(seconds / TURN), 2), 0.0, 0.0
+    direct, driven, served = Direct(), list[float](), list[float]()
+    with server() as (pid, port), asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        seen = Load(port)
+        for warm in (direct.drive, Load(port).run):
+            loop.run(warm(2.0))
+        for _ in range(n_turns):
+            driven.append(loop.run(direct.drive(seconds / n_turns)))
+            own, its = own - time.thread_time(), its - loop_seconds(pid)
+            served.append(loop.run(seen.run(seconds / n_turns)))
+            own, its = own + time.thread_time(), its + loop_seconds(pid)
+    direct.session.close()
+    n_tokens = seen.check()
+    alike, noise = compare(seen.said, seen.wrong), compare(direct.said, [])
+    waits = {path: round(1000 * statistics.median(all), 1) for path, all in seen.waits.items()}
+    ratios = [round(a / b, 3) for a, b in zip(served, driven, strict=True)]
     print(json.dumps({
         "seconds": seconds, "replies": seen.n_replies, "wrong": seen.wrong[:5],
-        "n_wrong": len(seen.wrong), "server_tokens_per_second": round(served, 1),
-        "engine_tokens_per_second": round(direct, 1), "ratio": round(served / direct, 3),
+        "n_wrong": len(seen.wrong),
+        "server_tokens_per_second": round(statistics.mean(served), 1),
+        "engine_tokens_per_second": round(statistics.mean(driven), 1),
+        "ratio": round(sum(served) / sum(driven), 3), "ratio_of_each_turn": ratios,
+        "clients_us_per_token": round(1e6 * own / n_tokens),
+        "event_loop_us_per_token": round(1e6 * its / n_tokens),
         "like_alone": alike, "engine_like_alone": noise, "median_ms": waits,
     }, indent=2))  # fmt: skip
     return 1 if seen.wrong else 0

@@ -1,5 +1,6 @@
 """Running the server: its settings, its presets while it runs, and how it stops."""
 
+import asyncio
 import json
 import os
 import re
@@ -17,13 +18,14 @@ import pytest
 from serving import PIRATE, SHORT, session  # type: ignore[import-not-found]
 
 from steerplug.commands import main
-from steerplug.errors import SteerplugError
+from steerplug.errors import PresetError, SteerplugError
 from steerplug.library import shipped_folder
 from steerplug.server import serve
 from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused
 from steerplug.server.log import JsonLines
+from steerplug.server.serving import Serving
 
 ROOT = Path(__file__).parent.parent
 NEW = """\
@@ -127,6 +129,24 @@ def test_presets_are_noticed_while_serving(
     (tmp_path / "pirate.yaml").unlink()
     catalog.refresh()
     catalog.check("pirate")
+
+
+async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serving, again = Serving(session(), Config("x")), asyncio.Event()
+    loop, problems = asyncio.get_running_loop(), [OSError(24, "too many files"), PresetError("no")]
+
+    def refresh() -> None:
+        if problems:
+            raise problems.pop()
+        loop.call_soon_threadsafe(again.set)
+
+    monkeypatch.setattr(serving.catalog, "refresh", refresh)
+    monkeypatch.setattr("steerplug.server.serving._LOOK_AGAIN", 0.01)
+    looking = asyncio.create_task(serving.keep_looking())
+    assert await asyncio.wait_for(again.wait(), 5)
+    looking.cancel()
 
 
 def test_log_lines_are_json() -> None:

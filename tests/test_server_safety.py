@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psutil
@@ -29,11 +29,14 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def until_idle(client: Client) -> None:
+def goes_idle(client: Client) -> bool:
+    """Whether the engine soon has nothing to do; a reply that nobody reads would keep it busy."""
     engine, deadline = client.serving.session.engine, time.monotonic() + 5
     while engine.metrics().n_running or engine.metrics().n_waiting:
-        assert time.monotonic() < deadline, "a reply goes on without anybody who reads it"
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
+    return True
 
 
 def until_running(client: Client, n: int) -> None:
@@ -226,7 +229,7 @@ def test_too_many_at_once_are_told_to_come_back(client: Client) -> None:
         assert response.status_code == 429
         assert response.headers["retry-after"] == "1"
         assert client.get("/health").status_code == 200
-    until_idle(client)
+    assert goes_idle(client)
     assert client.is_healthy()
 
 
@@ -249,7 +252,7 @@ def test_a_client_that_hangs_up_ends_its_replies(client: Client) -> None:
             until_running(client, 2)
             if stream:
                 plain.recv(100)
-        until_idle(client)
+        assert goes_idle(client)
 
 
 def test_half_a_request_keeps_nobody_waiting(client: Client) -> None:
@@ -266,7 +269,80 @@ def test_a_client_that_does_not_read_holds_up_nobody(client: Client) -> None:
     body = json.dumps({**SHORT, **LONG, **wanted})
     with send(client, *post(body.encode())):
         assert client.is_healthy()
-        until_idle(client)
+        assert goes_idle(client)
+
+
+GET, POST = (f"{method} HTTP/1.1\r\nHost: " for method in ("GET /health", "POST /v1/completions"))
+DRIPS = {
+    "nothing": ("", ""),
+    "a head": (GET + "loc", "a"),
+    "a body": (POST + "localhost\r\nContent-Length: 9999\r\n\r\n", " "),
+    "a refused body": (POST + "example.org\r\nContent-Length: 9999\r\n\r\n", " "),
+    "empty lines after a request": (GET + "localhost\r\n\r\n", "\r\n"),
+}
+"""What a client says at first, and then over and over."""
+
+
+def is_cut_off(plain: socket.socket, drip: bytes = b"", within: float = 5.0) -> bool:
+    """Whether the server ends a connection on which a client goes on saying `drip`."""
+    plain.settimeout(0.05)
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            plain.sendall(drip)
+            if not plain.recv(1000):
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("first", "then"), DRIPS.values(), ids=DRIPS)
+def test_who_asks_drop_by_drop_is_cut_off(first: str, then: str) -> None:
+    with (
+        served(limits=Limits(upload=0.3)) as client,
+        socket.create_connection(client.address) as plain,
+    ):
+        plain.sendall(first.encode())
+        assert is_cut_off(plain, then.encode())
+
+
+def test_who_asks_and_reads_in_time_is_not_cut_off() -> None:
+    with served(limits=Limits(upload=0.1, unread=0.1)) as client:
+        begin = time.monotonic()
+        assert len(events(client.chat(**{**LONG, "max_tokens": 60}, stream=True))) == 62
+        assert time.monotonic() - begin > 0.2
+
+
+def test_who_does_not_read_is_cut_off() -> None:
+    ask, n = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n", 500
+    with (
+        served(limits=Limits(unread=0.2)) as client,
+        socket.create_connection(client.address, timeout=10) as plain,
+    ):
+        size = len(client.get("/openapi.json").content)
+        plain.sendall(n * ask)
+        time.sleep(1)
+        assert count_bytes(plain) < n * size
+
+
+def count_bytes(plain: socket.socket) -> int:
+    """Return how many bytes come until the server ends a connection, or says no more."""
+    n = 0
+    with suppress(OSError):
+        while part := plain.recv(2**20):
+            n += len(part)
+    return n
+
+
+def test_only_so_many_connections_are_open() -> None:
+    with served(limits=Limits(connections=4)) as client, ExitStack() as opened:
+        assert client.get("/health").status_code == 200
+        held = [opened.enter_context(socket.create_connection(client.address)) for _ in range(4)]
+        assert [is_cut_off(one, within=0.3) for one in held] == [False, False, False, True]
+        assert client.get("/health").status_code == 200
 
 
 def test_a_stream_shows_that_it_is_alive(client: Client) -> None:
@@ -318,5 +394,5 @@ def test_no_request_is_an_error_of_the_server(client: Client) -> None:
     assert len(found) >= 8
     for operation in found:
         fuzz(client, operation)
-    until_idle(client)
+    assert goes_idle(client)
     assert client.is_healthy()

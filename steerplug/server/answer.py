@@ -18,7 +18,7 @@ from steerplug.server.body import Body
 from steerplug.server.choice import Choice
 from steerplug.server.replies import Numbered, begun, unless_gone
 from steerplug.server.serving import Serving
-from steerplug.server.told import event, head, receipt, usage
+from steerplug.server.told import TEXT, Frame, event, head, receipt, usage
 
 Events = AsyncGenerator[Numbered, None]
 Chosen = dict[str, Any]
@@ -54,9 +54,18 @@ class Answer(ABC):
     def opening(self, i: int) -> Chosen | None:
         """Return what a stream says before the first piece of reply i."""
 
+    @property
     @abstractmethod
-    def part(self, i: int, piece: Piece | CallPiece) -> Chosen | None:
-        """Return what a piece of reply i adds to a stream, or None for nothing."""
+    def is_plain(self) -> bool:
+        """Whether a stream tells nothing of a piece but its text."""
+
+    @abstractmethod
+    def text(self, i: int, text: str) -> Chosen:
+        """Return what a text adds to the stream of reply i."""
+
+    @abstractmethod
+    def part(self, i: int, piece: Piece | CallPiece) -> Chosen:
+        """Return what a piece of reply i adds to a stream, with all that is told of it."""
 
     @abstractmethod
     def end(self, i: int, reply: Reply) -> Chosen:
@@ -72,7 +81,7 @@ class Answer(ABC):
         if self._body.stream:
             said = self._stream(await begun(events))
             return self._serving.stream(self._request, said, headers)
-        whole = await unless_gone(self._request, self._whole(events))
+        whole = await unless_gone(self._request.receive, self._whole(events))
         return JSONResponse(whole, headers=headers)
 
     async def _whole(self, events: Events) -> dict[str, Any]:
@@ -97,17 +106,22 @@ class Answer(ABC):
         first = head(self.prefix, self.kinds[1], self._body.model)
         if tells_usage:
             first["usage"] = None
-        for i in range(len(self._replies)):
+        is_plain, numbers = self.is_plain, range(len(self._replies))
+        frames = [Frame({**first, "choices": [self.text(i, TEXT)]}) for i in numbers]
+        for i in numbers:
             if opening := self.opening(i):
                 yield event({**first, "choices": [opening]})
         async with aclosing(events):
             async for i, one in events:
-                if isinstance(one, Reply):
+                if is_plain and isinstance(one, Piece):
+                    if one.text:
+                        yield frames[i].event(one.text)
+                elif isinstance(one, Reply):
                     self._replies[i] = one
                     said = receipt(self._choice.mix, one)
                     yield event({**first, "choices": [self.end(i, one)], "steering": said})
-                elif part := self.part(i, one):
-                    yield event({**first, "choices": [part]})
+                else:
+                    yield event({**first, "choices": [self.part(i, one)]})
         replies = self._finished()
         if tells_usage:
             yield event({**first, "choices": [], "usage": usage(replies, self._n_prompts)})

@@ -46,17 +46,23 @@ class ChatAnswer(Answer):
         """Say whose message it is."""
         return _chunk(i, {"role": "assistant", "content": ""})
 
-    def part(self, i: int, piece: Piece | CallPiece) -> Chosen | None:
-        """Return text, or a part of a call."""
-        body = self._body
+    @property
+    def is_plain(self) -> bool:
+        """Whether neither probabilities nor a trace are asked for."""
+        return not (self._body.logprobs or self._body.steering_trace)
+
+    def text(self, i: int, text: str) -> Chosen:
+        """Return more of the message."""
+        return _chunk(i, {"content": text})
+
+    def part(self, i: int, piece: Piece | CallPiece) -> Chosen:
+        """Return text with what is told of it, or a part of a call."""
         if isinstance(piece, CallPiece):
             return _chunk(i, {"tool_calls": [call_delta(piece)]})
-        if not (piece.text or body.logprobs or body.steering_trace):
-            return None
-        said = _chunk(i, {"content": piece.text})
-        if body.logprobs:
+        said = self.text(i, piece.text)
+        if self._body.logprobs:
             said["logprobs"] = chat_logprobs([piece], self.vocab)
-        if body.steering_trace:
+        if self._body.steering_trace:
             said["moved"] = piece.moved
         return said
 

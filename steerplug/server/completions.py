@@ -56,11 +56,19 @@ class CompletionAnswer(Answer):
         """Repeat the prompt if asked to."""
         return _choice(i, self._echoed[i]) if self._echoed[i] else None
 
-    def part(self, i: int, piece: Piece | CallPiece) -> Chosen | None:
+    @property
+    def is_plain(self) -> bool:
+        """Whether no probabilities are asked for."""
+        return self._body.logprobs is None
+
+    def text(self, i: int, text: str) -> Chosen:
         """Return more text."""
-        if isinstance(piece, CallPiece) or not (piece.text or self._body.logprobs is not None):
-            return None
-        said = self._likely(_choice(i, piece.text), [piece], self._said[i])
+        return _choice(i, text)
+
+    def part(self, i: int, piece: Piece | CallPiece) -> Chosen:
+        """Return more text, and how likely it was."""
+        assert isinstance(piece, Piece)  # a text that goes on calls nothing
+        said = self._likely(self.text(i, piece.text), [piece], self._said[i])
         self._said[i] += len(piece.text)
         return said
 

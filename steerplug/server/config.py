@@ -18,8 +18,9 @@ class Limits:
         schema: bytes of the schemas in a request, as JSON.
         requests: how many are answered at a time; more are told to come back.
         timeout: seconds for one reply.
-        upload: seconds in which a request's body must have come in.
-        unread: seconds that a client may leave a stream unread.
+        upload: seconds in which a request must have come in, its head and then its body.
+        unread: seconds that a client may leave an answer unread.
+        connections: how many may be open at a time, of all clients together.
     """
 
     body: int = 2 * KIB * KIB
@@ -29,6 +30,7 @@ class Limits:
     timeout: float = 600.0
     upload: float = 30.0
     unread: float = 60.0
+    connections: int = 512
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

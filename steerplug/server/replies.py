@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.types import Receive
 
 from steerplug.session import Event
 
@@ -91,10 +91,10 @@ async def _drop(first: "asyncio.Future[T]", events: AsyncGenerator[T, None]) -> 
     await events.aclose()
 
 
-async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T | None:
+async def unless_gone(receive: Receive, answer: Coroutine[Any, Any, T]) -> T | None:
     """Return the answer, or None if the client hangs up first, which ends the work on it."""
     working = asyncio.ensure_future(answer)
-    leaving = asyncio.ensure_future(_hang_up(request))
+    leaving = asyncio.ensure_future(_hang_up(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
@@ -104,6 +104,6 @@ async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T | N
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Sequence
 
 import uvicorn
-from sse_starlette.sse import AppStatus
 
 from steerplug.errors import SteerplugError
 from steerplug.server.app import create_app
 from steerplug.server.config import Config
+from steerplug.server.connection import limited
 from steerplug.server.serving import Serving
 
 log = logging.getLogger("steerplug.server")
@@ -44,11 +44,10 @@ class Server(uvicorn.Server):
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        AppStatus.enable_automatic_graceful_drain = False  # streams end in `shutdown`, with a word
         super().__init__(
             uvicorn.Config(
                 create_app(serving), log_config=None, access_log=False, server_header=False,
-                lifespan="on", ws="none",
+                lifespan="on", ws="none", http=limited(to=serving.config.limits),
                 timeout_graceful_shutdown=int(serving.config.grace + _LAST_WORDS) + 1,
             )
         )  # fmt: skip

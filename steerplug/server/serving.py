@@ -8,7 +8,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 
 from steerplug.errors import SteerplugError
@@ -19,6 +18,7 @@ from steerplug.server.choice import Choice, Chooser
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused, envelope
 from steerplug.server.metrics import Metrics
+from steerplug.server.stream import EventStream
 from steerplug.server.told import DONE, event
 from steerplug.session import Session
 
@@ -59,7 +59,7 @@ class Serving:
             await asyncio.sleep(_LOOK_AGAIN)
             try:
                 await asyncio.to_thread(self.catalog.refresh)
-            except SteerplugError as error:
+            except (SteerplugError, OSError) as error:
                 log.warning("the presets cannot be read: %s", error)
 
     async def choose(self, request: Request, body: Body) -> Choice:
@@ -71,16 +71,10 @@ class Serving:
 
     def stream(
         self, request: Request, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]
-    ) -> EventSourceResponse:
+    ) -> EventStream:
         """Return a stream of server-sent events that ends in [DONE], whatever happens."""
-        return EventSourceResponse(
-            self._to_the_end(events, request.state.noted),
-            headers=dict(headers),
-            sep="\n",
-            ping=self.config.heartbeat,
-            ping_message_factory=lambda: ServerSentEvent(comment="still here", sep="\n"),
-            send_timeout=self.config.limits.unread,
-        )
+        said = self._to_the_end(events, request.state.noted)
+        return EventStream(said, headers, self.config.heartbeat)
 
     async def _to_the_end(
         self, events: AsyncGenerator[bytes, None], noted: dict[str, Any]

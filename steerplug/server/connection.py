@@ -1,0 +1,88 @@
+"""A client's connection: it has only so long to ask, and to read what it is told.
+
+uvicorn itself limits only the pause between two requests. Who opens a connection and says nothing,
+sends a request byte by byte, or leaves an answer unread would hold it for ever.
+"""
+
+import asyncio
+import logging
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from steerplug.server.config import Limits
+
+log = logging.getLogger("steerplug.server")
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that is cut off when its client takes too long."""
+
+    limits: ClassVar[Limits]
+    _asking: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a first request, unless there are too many clients."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            log.warning("more than %d connections; one is refused", self.limits.connections)
+            transport.abort()
+        self._wait(self.limits.upload)
+
+    def on_headers_complete(self) -> None:
+        """Wait for the body; the guard says that it is late before the connection is cut off."""
+        super().on_headers_complete()
+        self._wait(2 * self.limits.upload)
+
+    def on_message_complete(self) -> None:
+        """Wait no longer, unless the request was answered before it was whole."""
+        super().on_message_complete()
+        self._wait_if_idle()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._wait_if_idle()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self.limits.unread, self._cut_off, "did not read")
+
+    def resume_writing(self) -> None:
+        """Wait no longer."""
+        super().resume_writing()
+        if self._reading:
+            self._reading.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        super().connection_lost(exc)
+        for timer in (self._asking, self._reading):
+            if timer:
+                timer.cancel()
+
+    def _wait_if_idle(self) -> None:
+        if self.cycle.response_complete:
+            self._wait(self.limits.upload)
+        elif self._asking:
+            self._asking.cancel()
+
+    def _wait(self, seconds: float) -> None:
+        if self._asking:
+            self._asking.cancel()
+        self._asking = self.loop.call_later(seconds, self._cut_off, "sent no whole request")
+
+    def _cut_off(self, why: str) -> None:
+        log.info("a client was cut off: it %s in time", why)
+        self.transport.abort()
+
+
+def limited(to: Limits) -> type[Connection]:
+    """Return connections with these limits."""
+
+    class Limited(Connection):
+        limits = to
+
+    return Limited
