@@ -10,6 +10,7 @@ from steerplug.commands.opened import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_fields, print_json, say, screen
 from steerplug.commands.reply import blocks
+from steerplug.commands.scopes import build_both
 from steerplug.errors import PresetError
 from steerplug.figures import (
     NOT_MEASURED,
@@ -38,6 +39,9 @@ def build(
     model: Model = MODEL,
     everything: Annotated[bool, typer.Option("--all", help="Make all presets there are.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Make it again, even if kept.")] = False,
+    both_scopes: Annotated[
+        bool, typer.Option("--both-scopes", help="Make it for replies and for all tokens; compare.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a preset's steering for a model; it is kept."""
@@ -45,12 +49,17 @@ def build(
 
     if (preset is None) != everything:
         raise PresetError("name one preset to build, or say --all for every one there is.")
+    if everything and both_scopes:
+        raise PresetError("--both-scopes compares one preset; name it instead of --all.")
     if preset is None:
         with opened(model) as session:
             build_all(lambda one: _build(session, one, force), model, as_json)
         return
     wanted = load_preset(preset)
     with opened(model) as session:
+        if both_scopes:
+            build_both(wanted, lambda one: _build(session, one, force), model, as_json)
+            return
         report = _build(session, wanted, force)
     if as_json:
         print_json({"preset": wanted.name, "version": wanted.version, "model": model, **report})
@@ -68,8 +77,9 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
         built = build_preset(
             preset, session.engine, store=session.store, force=force, near=False, report=report
         )
-    model, pack = session.model.fingerprint, pack_of(built.path)
-    known = figures(built.path, model, built.identity.fidelity, pack.origin.pack if pack else "")
+    model, brought_by = session.model.fingerprint, pack_of(built.path)
+    pack = brought_by.origin.pack if brought_by else ""
+    known = figures(built.path, model, built.identity.fidelity, pack)
     return {
         "fingerprint": model,
         "method": built.identity.method,
@@ -77,6 +87,7 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
         "layers": list(built.steering.layers),
         "fidelity": dict(known.fidelity),
         "claimed_by": known.claimed_by or None,
+        "pack": pack,
         "strength": {**preset.strength.model_dump(), "default": built.default_strength(preset)},
         "digest": built.steering.digest,
         "path": str(built.path),
@@ -88,7 +99,8 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
 
 def _print(name: str, report: dict[str, Any]) -> None:
     by = report["claimed_by"]
-    was = "was kept from before" if report["from_cache"] else f"took {report['seconds']:.1f} s"
+    kept = f"came with {report['pack']}" if report["pack"] else "was kept from before"
+    was = kept if report["from_cache"] else f"took {report['seconds']:.1f} s"
     screen().print(f"{name} is ready; it {was}.\n", soft_wrap=True)
     print_fields(
         steers=f"{blocks(report['layers'])}, scope {report['scope']}, by {report['method']}",
