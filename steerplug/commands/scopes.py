@@ -39,8 +39,8 @@ def build_both(
         print_json({"preset": preset.name, "model": model, "uses": preset.scope, "scopes": reports})
         return
     table = Table(box=box.SIMPLE_HEAD)
-    for title in ("scope", "gap closed (95 %)", "checks kept", "drift, nats", "prompt cells"):
-        table.add_column(title, no_wrap=True)
+    for title in ("scope", "gap closed (95 %)", "checks", "drift, nats", "prompt cells"):
+        table.add_column(title)
     for scope, report in reports.items():
         fidelity = report["fidelity"]
         drift = number(fidelity.get("neutral_kl"))
