@@ -1,6 +1,7 @@
 """All that is wrong with preset files, line by line.
 
-Reading a preset stops at its first problem; this goes on to the last that can be told.
+Reading a preset stops at its first problem; this goes on to the last that can be told. The
+`pack.yaml` of a pack is no preset, and is read as what it is.
 """
 
 import os
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steerplug.errors import PresetError
+from steerplug.errors import PackError, PresetError
+from steerplug.library import find_preset
+from steerplug.packs.manifest import HEAD, read_head
 from steerplug.preset import Preset
 from steerplug.yaml_file import MAX_BYTES, read_yaml
 from steerplug.yaml_problem import findings
@@ -37,16 +40,15 @@ class Problem:
 def preset_files(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the files among `paths`, and the YAML files at any depth of the folders among them.
 
-    Hidden files, and files behind links within a folder, are left out.
+    What is no path may be a preset's name. Hidden files, and files behind links within a folder,
+    are left out.
 
     Raises:
         PresetError: a path is not there, or a folder holds no YAML file.
     """
     for path in paths:
         if not path.is_dir():
-            if not path.exists():
-                raise PresetError(f"there is no file or folder {path}; check the path.")
-            yield path
+            yield path if path.exists() else find_preset(str(path))
             continue
         found = list(_within(path))
         if not found:
@@ -63,8 +65,11 @@ def lint(path: Path) -> list[Problem]:
         said = f"{path} cannot be read ({error.strerror}); check its permissions."
         return [Problem(path, None, said)]
     try:
+        if path.name == HEAD:
+            read_head(content, str(path))
+            return []
         yaml_file = read_yaml(content, str(path))
-    except PresetError as error:
+    except (PresetError, PackError) as error:
         return [_problem(path, str(error))]
     try:
         preset = Preset.model_validate(dict(yaml_file.data))

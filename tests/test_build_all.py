@@ -120,6 +120,7 @@ def test_what_came_in_a_pack_is_shown_as_its_author_s_claim_until_it_was_measure
         return found["claimed_by"], found["fidelity"]["gap_closed"]
 
     assert report() == ("sea@1.0.0", 0.5)
+    assert said("build", "glum").startswith("glum is ready; it came with sea@1.0.0.")
     assert "claimed gap closed    50% (40 to 60) of the way from the bare" in said("build", "glum")
     row = ["glum", "kept", "50% (40 to 60) claimed", "75% claimed", "31 claimed"]
     assert said("build", "--all").rstrip("\n").split("\t") == row

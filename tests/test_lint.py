@@ -102,20 +102,41 @@ def test_the_command_prints_each_problem_and_ends_with_code_2(
     good, bad = write("good.yaml", GOOD), write("bad.yaml", BAD)
     assert main(["lint", str(good)]) == 0
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "1 preset checked; none with problems.\n")
+    assert (said.out, said.err) == ("", "1 file checked; none with problems.\n")
     assert main(["lint", str(tmp_path), str(good)]) == 2
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.out.splitlines()] == [
         f"{bad}, line {n}" for n in (5, 6, 7, 9)
     ]
-    assert said.err == "2 presets checked; 1 with problems.\n"
+    assert said.err == "2 files checked; 1 with problems.\n"
     assert main(["lint", str(bad), "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["files"] == [str(bad)]
     assert [one["line"] for one in report["problems"]] == [5, 6, 7, 9]
 
 
-@pytest.mark.parametrize("says", ["there is no file or folder", "holds no .yaml file"])
+def test_a_preset_is_named_as_everywhere(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("STEERPLUG_PRESETS", str(tmp_path))
+    write("bad.yaml", BAD)
+    assert main(["lint", "bad"]) == 2
+    assert "bad.yaml, line 5: `fit.method` is 'meen'" in capsys.readouterr().out
+    assert main(["lint", "pirate"]) == 0
+
+
+def test_the_head_of_a_pack_is_no_bad_preset(write: Write, tmp_path: Path) -> None:
+    write("sea/good.yaml", GOOD)
+    head = write("sea/pack.yaml", "schema: steerplug/pack-v1\nname: sea\n")
+    assert [problem for path in preset_files([tmp_path]) for problem in lint(path)] == []
+    head.write_text("schema: steerplug/pack-v1\nname: sea\nversion: new\n")
+    (problem,) = lint(head)
+    assert problem.line == 3
+    assert "`version`: String should match pattern" in problem.said
+
+
+@pytest.mark.parametrize("says", ["there is no preset file", "holds no .yaml file"])
 def test_a_path_that_is_not_there_is_one_sentence(
     says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_preset_of_a_pack_is_found_by_name_and_knows_its_pack(here: Path, call
     names = {one.name: one.pack for one in list_presets()}
     assert names["ahoy"] == names["sea/pirate"] == "sea@1.0.0"
     assert "pirate" not in names
+    assert "pack      sea@1.0.0" in call("show", "ahoy")[1]
     presets(here / "mine", "pirate")
     assert find_preset("pirate") == here / "mine" / "pirate.yaml"
     assert {one.name for one in list_presets()} >= {"pirate", "sea/pirate"}

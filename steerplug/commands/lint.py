@@ -11,7 +11,8 @@ from steerplug.commands.output import print_json, say, screen
 FAILED = 2
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Preset files, or folders of them.")
+    list[Path],
+    typer.Argument(metavar="FILE...", help="Preset files, folders of them, or presets' names."),
 ]
 
 
@@ -32,7 +33,7 @@ def lint(files: Files, as_json: Json = False) -> None:
     else:
         for one in problems:
             screen().print(one.said, soft_wrap=True)
-        many = f"{len(checked)} preset{'s' if len(checked) > 1 else ''}"
+        many = f"{len(checked)} file{'s' if len(checked) > 1 else ''}"
         wrong = len({one.path for one in problems})
         say(f"{many} checked; {wrong or 'none'} with problems.", "red" if wrong else "green")
     if problems:

@@ -125,7 +125,10 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
     if as_json:
         content = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
         shipped = path.parent == shipped_folder()
-        print_json({**content, "digest": wanted.digest, "path": str(path), "shipped": shipped})
+        pack = wanted.origin.pack if wanted.origin else ""
+        print_json({
+            **content, "digest": wanted.digest, "path": str(path), "shipped": shipped, "pack": pack,
+        })  # fmt: skip
         return
     console = screen()
     console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
@@ -135,7 +138,8 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
     for who, text in said:
         print_hanging(console, Text(f"  {who}: ", "cyan"), text.strip())
     console.print()
-    print_fields(**_facts(wanted), digest=wanted.digest, file=str(path))
+    pack = {"pack": wanted.origin.pack} if wanted.origin else {}
+    print_fields(**_facts(wanted), **pack, digest=wanted.digest, file=str(path))
 
 
 def _source(preset: "Preset") -> tuple[str, list[tuple[str, str]]]:

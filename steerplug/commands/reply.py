@@ -50,7 +50,7 @@ def steered(reply: "Reply") -> str:
 
 
 def _ingredient(said: "Ingested") -> str:
-    name = f"{said.name} {said.version}".rstrip()
+    name = f"{said.name} {said.version}".rstrip() + (f" of {said.pack}" if said.pack else "")
     return f"{name} at strength {said.strength:g} ({blocks(said.layers)})"
 
 
