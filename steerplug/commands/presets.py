@@ -124,11 +124,8 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
     path, wanted = find_preset(preset), load_preset(preset)
     if as_json:
         content = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
-        shipped = path.parent == shipped_folder()
-        pack = wanted.origin.pack if wanted.origin else ""
-        print_json({
-            **content, "digest": wanted.digest, "path": str(path), "shipped": shipped, "pack": pack,
-        })  # fmt: skip
+        where = {"path": str(path), "shipped": path.parent == shipped_folder()}
+        print_json({**content, "digest": wanted.digest, **where, "pack": _pack(wanted)})
         return
     console = screen()
     console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
@@ -138,8 +135,7 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
     for who, text in said:
         print_hanging(console, Text(f"  {who}: ", "cyan"), text.strip())
     console.print()
-    pack = {"pack": wanted.origin.pack} if wanted.origin else {}
-    print_fields(**_facts(wanted), **pack, digest=wanted.digest, file=str(path))
+    print_fields(**_facts(wanted), digest=wanted.digest, file=str(path))
 
 
 def _source(preset: "Preset") -> tuple[str, list[tuple[str, str]]]:
@@ -167,8 +163,13 @@ def _facts(preset: "Preset") -> dict[str, str]:
         "checks": "; ".join(map(_check, preset.checks)),
         "tags": ", ".join(preset.tags),
         "license": preset.license,
+        "pack": _pack(preset),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _pack(preset: "Preset") -> str:
+    return preset.origin.pack if preset.origin else ""
 
 
 def _prompts(preset: "Preset") -> str:
