@@ -124,8 +124,8 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
     path, wanted = find_preset(preset), load_preset(preset)
     if as_json:
         content = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
-        where = {"path": str(path), "shipped": path.parent == shipped_folder()}
-        print_json({**content, "digest": wanted.digest, **where, "pack": _pack(wanted)})
+        shipped = path.parent == shipped_folder()
+        print_json({**content, "digest": wanted.digest, "path": str(path), "shipped": shipped})
         return
     console = screen()
     console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
@@ -163,13 +163,9 @@ def _facts(preset: "Preset") -> dict[str, str]:
         "checks": "; ".join(map(_check, preset.checks)),
         "tags": ", ".join(preset.tags),
         "license": preset.license,
-        "pack": _pack(preset),
+        "pack": preset.origin.pack if preset.origin else "",
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _pack(preset: "Preset") -> str:
-    return preset.origin.pack if preset.origin else ""
 
 
 def _prompts(preset: "Preset") -> str:
