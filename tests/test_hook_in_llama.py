@@ -138,19 +138,25 @@ def test_a_gate_at_one_block_does_to_real_activations_what_the_twin_does(
         assert relative(got - h, want - h) < 1e-3
 
 
+def agree(one: Context, other: Context, model: Model) -> None:
+    """Two contexts give the same bits, steered or not, as logits and as captured activations."""
+    mix = 0.7 * a_constant(model, 5, 20) + -1.0 * a_gate(model)
+    everything = Capture(range(model.n_layer), range(len(TOKENS)))
+    for applied in (on_none(), on_all(mix)):
+        logits, captured = run(one, applied, everything)
+        logits_there, captured_there = run(other, applied, everything)
+        assert captured is not None
+        assert captured_there is not None
+        assert same_bits(captured, captured_there)
+        assert same_bits(logits, logits_there)
+
+
 def test_get_and_set_copies_give_the_same_bits_as_host_pointers(
     context: Context, model: Model
 ) -> None:
     copying = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1, on_host=False)
-    mix = 0.7 * a_constant(model, 5, 20) + -1.0 * a_gate(model)
-    everything = Capture(range(model.n_layer), range(len(TOKENS)))
-    for applied in (on_none(), on_all(mix)):
-        logits, captured = run(context, applied, everything)
-        logits_copied, captured_copied = run(copying, applied, everything)
-        assert captured is not None
-        assert captured_copied is not None
-        assert same_bits(captured, captured_copied)
-        assert same_bits(logits, logits_copied)
+    assert not copying.hook.in_graph
+    agree(context, copying, model)
     copying.close()
 
 
@@ -169,15 +175,7 @@ def test_a_graph_steers_by_itself_with_the_bits_of_the_callback(
     context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=n_threads)
     assert context.hook.in_graph
     by_callback = called_back(model)
-    mix = 0.7 * a_constant(model, 5, 20) + -1.0 * a_gate(model)
-    everything = Capture(range(model.n_layer), range(len(TOKENS)))
-    for applied in (on_none(), on_all(mix)):
-        logits, captured = run(context, applied, everything)
-        logits_there, captured_there = run(by_callback, applied, everything)
-        assert captured is not None
-        assert captured_there is not None
-        assert same_bits(captured, captured_there)
-        assert same_bits(logits, logits_there)
+    agree(context, by_callback, model)
     by_callback.close()
     context.close()
     threads.give_back()
