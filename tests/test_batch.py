@@ -443,8 +443,10 @@ def test_an_engine_that_is_let_go_of_ends_its_thread(model: Model) -> None:
     engine = Engine(model, n_ctx=512, n_threads=1)
     with closing(engine.generate(asks(chat(model, "Hi."), max_tokens=None))) as reply:
         next(reply)
+    assert threading.active_count() > before
     del engine, reply
     until(lambda: threading.active_count() == before)
+    assert threading.active_count() == before
 
 
 # On an event loop

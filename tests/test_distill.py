@@ -640,7 +640,8 @@ def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> No
 
 def test_several_are_asked_at_the_same_time() -> None:
     meeting = threading.Barrier(8)
-    at_once(lambda _: meeting.wait(10), range(8))  # alone, each would wait for ever
+    arrived = at_once(lambda _: meeting.wait(10), range(8))  # alone, each would wait for ever
+    assert sorted(arrived) == list(range(8))
 
 
 def test_nothing_to_ask_is_an_empty_list() -> None:

@@ -487,9 +487,11 @@ def test_steering_that_missed_one_block_is_an_error() -> None:
 
 
 def test_a_batch_that_llama_cpp_refused_is_not_blamed_on_steering() -> None:
-    hook, _ = fake_hook(8, 2, on_host=True)
+    hook, fake = fake_hook(8, 2, on_host=True)
     armed_constant(hook, 2, il=3)
-    hook.disarm(decoded=False)
+    assert fake.asks_for("l_out-3")
+    hook.disarm(decoded=False)  # where it had been decoded, this would be an error: see above
+    assert not fake.asks_for("l_out-3")
 
 
 def test_an_error_is_forgotten_when_the_hook_is_armed_again() -> None:

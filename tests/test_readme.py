@@ -19,11 +19,12 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("source", blocks("python"), ids=lambda source: source.split("\n")[1])
-def test_the_python_of_the_readme_runs(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_python_of_the_readme_runs_and_prints_what_it_says(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STEERPLUG_PRESETS", str(tmp_path))
     exec(compile(source, "README.md", "exec"), {"__name__": "readme"})
+    assert bool(capsys.readouterr().out.strip()) == ("print(" in source)
 
 
 @pytest.mark.parametrize("source", blocks("yaml"))

@@ -167,7 +167,11 @@ def test_tokens_come_up_as_often_as_the_temperature_says(context: Context, logit
         assert abs(drawn[token] / n - share) < 5 * spread
 
 
-def test_a_closed_sampler_may_be_closed_again() -> None:
+def test_a_sampler_that_is_closed_again_is_freed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[None] = []
+    free = llama.llama_sampler_free
+    monkeypatch.setattr(llama, "llama_sampler_free", lambda chain: freed.append(free(chain)))
     sampler = Sampler(Sampling(), 49152)
     sampler.close()
     sampler.close()
+    assert len(freed) == 1
