@@ -4,7 +4,6 @@ Drawn with matplotlib, which is the extra `plot` and imported only when one is d
 """
 
 import os
-import uuid
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerplug.errors import RequestError
+from steerplug.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,16 +56,17 @@ def publish(path: Path, draw: Callable[[], "Figure"]) -> None:
     """
     from matplotlib import rc_context
 
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    form = path.suffix.lower().removeprefix(".")
     try:
-        with rc_context(_STYLE), warnings.catch_warnings():
+        with (
+            whole_file(path, over=True) as temporary,
+            rc_context(_STYLE),
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            draw().savefig(temporary, format=path.suffix.lower().removeprefix("."), dpi=160)
-        os.replace(temporary, path)
+            draw().savefig(temporary, format=form, dpi=160)
     except OSError as error:
         raise RequestError(
             f"the picture {path} cannot be written ({error.strerror or error}); "
             "name a file in a folder with space that you may write to."
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

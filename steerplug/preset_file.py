@@ -7,7 +7,6 @@ overwritten.
 
 import os
 import re
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from steerplug.errors import PresetError
 from steerplug.library import shipped_folder, user_folder
 from steerplug.preset import Preset
 from steerplug.preset_schema import SCHEMA_FILE
+from steerplug.whole_file import write_whole
 
 _WIDTH = 88  # PyYAML breaks a line at the first space beyond it
 _LONG = 72  # characters; a longer text gets lines of its own, and so do the items of a longer list
@@ -49,7 +49,7 @@ def save_preset(preset: Preset, folder: Path | None = None) -> Path:
     content = (head + to_yaml(preset)).encode()
     Preset.from_yaml(content, str(path))  # what could not be read is not written
     try:
-        _publish(path, content)
+        write_whole(path, content, over=False)
     except OSError as error:
         raise PresetError(
             f"{path} cannot be written ({error.strerror or error}); choose a folder with space "
@@ -70,20 +70,6 @@ def _refuse_taken(name: str, folder: Path) -> None:
             f"`{name}` is a preset that ships with steerplug, and yours would hide it; choose "
             "another name, or another folder than that of your presets."
         )
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """Write `content` beside its place and link it there, which never replaces a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Dumper(yaml.SafeDumper):

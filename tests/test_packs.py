@@ -164,6 +164,17 @@ def test_a_file_of_a_pack_that_was_changed_is_refused_by_name(here: Path, call: 
     assert load_preset("ahoy").name == "ahoy"
 
 
+def test_a_working_folder_that_was_removed_is_no_reason_to_crash(here: Path, call: Call) -> None:
+    pack(here / "sea", "ahoy")
+    assert call("add", "../sea", "--yes")[0] == 0
+    (here / "work").rmdir()
+    assert "\tsea@1.0.0\t" in call("presets")[1]
+    for words in (("add", "../sea"), ("add", "gh:a/b", "--here")):
+        code, out, err = call(*words)
+        assert (code, out) == (2, "")
+        assert err == "steerplug: the working folder is gone; change to one that exists.\n"
+
+
 # Adding, updating, removing
 
 

@@ -33,9 +33,9 @@ Here = Annotated[
 
 def add(ref: REF = None, here: Here = False, yes: Yes = False, as_json: Json = False) -> None:
     """Bring in a pack of presets, or all that the lock pins."""
-    from steerplug.packs.lock import FILE, lock_in_use
+    from steerplug.packs.lock import FILE, lock_in_use, working_folder
 
-    lock = Path.cwd() / FILE if here else lock_in_use()
+    lock = working_folder() / FILE if here else lock_in_use()
     bring = _one(ref, lock) if ref is not None else _pinned(lock)
     done = [_brought(*one, lock, yes, as_json) for one in bring]
     if as_json:
@@ -45,9 +45,10 @@ def add(ref: REF = None, here: Here = False, yes: Yes = False, as_json: Json = F
 def _one(ref: str, lock: Path) -> "list[_Wanted]":
     """Return what a reference asks for, and the pack in use that came from there."""
     from steerplug.packs.installed import added
+    from steerplug.packs.lock import working_folder
     from steerplug.packs.reference import pinned_in, read_reference
 
-    wanted = pinned_in(read_reference(ref, Path.cwd()), lock.parent)
+    wanted = pinned_in(read_reference(ref, working_folder()), lock.parent)
     same = (pack for pack in added(lock).values() if pack.pinned.ref == wanted.text)
     return [(wanted, next(same, None), None)]
 

@@ -11,7 +11,6 @@ of the prompt (actadd), the scope, the range of strengths, the preset's checks.
 
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from steerplug.errors import SteeringError
 from steerplug.interchange.tokens import Bos, selection
 from steerplug.steering.file import finish
 from steerplug.steering.value import Array, Mix, Scope
+from steerplug.whole_file import whole_file
 
 SUFFIXES = (".gguf", ".json")
 
@@ -122,14 +122,11 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path):
         raise SteeringError(f"there is {path} already; choose another name, or remove it first.")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        os.link(temporary, path)
+        with whole_file(path, over=False) as temporary:
+            yield temporary
     except OSError as error:
         raise SteeringError(
             f"{path} cannot be written ({error.strerror or error}); choose a folder with space "
             "that you may write to."
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

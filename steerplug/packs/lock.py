@@ -63,9 +63,24 @@ def packs_folder() -> Path:
     return folder.expanduser().absolute()
 
 
+def working_folder() -> Path:
+    """Return the folder that relative paths and a project's lock are looked for in.
+
+    Raises:
+        PackError: somebody removed it.
+    """
+    try:
+        return Path.cwd()
+    except OSError:
+        raise PackError("the working folder is gone; change to one that exists.") from None
+
+
 def lock_in_use() -> Path:
     """Return the path of the lock in use; it need not exist."""
-    here = Path.cwd()
+    try:
+        here = working_folder()
+    except PackError:
+        return packs_folder() / FILE
     for folder in (here, *here.parents):
         if (folder / FILE).is_file():
             return folder / FILE
