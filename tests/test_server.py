@@ -1,11 +1,24 @@
 """The endpoints of the server, spoken to over a real socket."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from serving import NAME, PIRATE, QUESTION, SHORT, Client, events, served, told  # type: ignore[import-not-found]
+from serving import (  # type: ignore[import-not-found]
+    NAME,
+    PIRATE,
+    QUESTION,
+    SHORT,
+    Client,
+    events,
+    served,
+    session,
+    told,
+)
+
+from steerplug.server.errors import Refused
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +191,23 @@ def test_completions_stream_and_echo(client: Client) -> None:
     parts = events(client.complete(echo=True, steering="pirate", stream=True))
     assert "".join(one["choices"][0]["text"] for one in parts) == whole
     assert parts[-1]["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(("heartbeat", "status"), [(10.0, 413), (0.05, 200)])
+def test_a_stream_that_cannot_be_has_its_own_status_if_that_shows_before_a_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, heartbeat: float, status: int
+) -> None:
+    async def refuse(*_said: object) -> AsyncIterator[None]:
+        await asyncio.sleep(0.3)
+        raise Refused("no.", 413)
+        yield
+
+    monkeypatch.setattr(session(), "astream_chat", refuse)
+    with served(heartbeat=heartbeat) as client:
+        response = client.chat(stream=True)
+    assert response.status_code == status
+    if status == 200:
+        assert events(response)[-1]["error"]["message"] == "no."
 
 
 # Choosing steering

@@ -8,8 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,17 +186,25 @@ def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 @pytest.mark.parametrize(("grace", "ends_well"), [("20", True), ("0.1", False)])
 def test_streams_end_properly_when_the_server_is_told_to_stop(grace: str, ends_well: bool) -> None:
     body: dict[str, Any] = {**SHORT, "model": PIRATE, "stream": True}
-    body |= {"max_tokens": 150 if ends_well else 4000, "logit_bias": {"0": -100, "2": -100}}
+    body |= {"max_tokens": 100 if ends_well else 4000, "logit_bias": {"0": -100, "2": -100}}
     with process("--grace", grace) as (running, root):
         assert running.stderr is not None
         ready = json.loads(next(line for line in running.stderr if '"serving"' in line))
         assert re.fullmatch(r"http://127.0.0.1:\d+", ready["address"])
-        with httpx.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=60) as stream:
+        ask = partial(httpx.post, f"{root}/v1/chat/completions", timeout=60)
+        with (
+            ThreadPoolExecutor() as pool,
+            httpx.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=60) as stream,
+        ):
+            whole = pool.submit(ask, json={**body, "stream": False})
             lines = (line for line in stream.iter_lines() if line.startswith("data: "))
             next(lines)
+            while "requests_running 2.0" not in httpx.get(f"{root}/metrics").text:
+                time.sleep(0.05)
             running.send_signal(signal.SIGTERM)
             *_, last, done = lines
         assert done == "data: [DONE]"
+        assert whole.result().status_code == (200 if ends_well else 503)
         said = json.loads(last.removeprefix("data: "))
         if ends_well:
             assert said["choices"][0]["finish_reason"] == "length"

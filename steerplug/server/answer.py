@@ -79,7 +79,7 @@ class Answer(ABC):
         """Return the response to a request whose replies are `events`."""
         headers = {"x-steering-digest": self._choice.digest or "none"}
         if self._body.stream:
-            said = self._stream(await begun(events))
+            said = self._stream(await begun(events, self._serving.config.heartbeat))
             return self._serving.stream(self._request, said, headers)
         whole = await unless_gone(self._request.receive, self._whole(events))
         return JSONResponse(whole, headers=headers)

@@ -48,7 +48,7 @@ def create_app(serving: Serving) -> FastAPI:
         app.include_router(part.routes(serving))
     _add_operation(app, serving)
     files = _add_page(app)
-    _add_errors(app)
+    _add_errors(app, serving)
     app.add_middleware(Guard, serving=serving, open_paths=["/health", *files])
     if serving.config.origins:
         app.add_middleware(
@@ -89,8 +89,9 @@ def _add_page(app: FastAPI) -> list[str]:
     return list(files)
 
 
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, serving: Serving) -> None:
     async def ours(_request: Request, error: Exception) -> Response:
+        error = serving.reason(error)
         return _answer(envelope(error), status_of(error))
 
     async def http(request: Request, error: Exception) -> Response:

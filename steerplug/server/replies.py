@@ -15,7 +15,6 @@ Source = AsyncGenerator[Event, None]
 Numbered = tuple[int, Event]
 """Which reply, and what it says next."""
 
-_PATIENCE = 1.0
 
 
 async def together(sources: Sequence[Source]) -> AsyncGenerator[Numbered, None]:
@@ -55,14 +54,14 @@ async def _pour(
         inbox.put_nowait(error)
 
 
-async def begun(events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """Return the same events once the first is there, or on its way for a while.
+async def begun(events: AsyncGenerator[T, None], patience: float) -> AsyncGenerator[T, None]:
+    """Return the same events once the first is there, or on its way for so many seconds.
 
     What cannot be answered at all is so refused before a stream begins, with its own status.
     """
     first = asyncio.ensure_future(anext(events))
     try:
-        await asyncio.wait({first}, timeout=_PATIENCE)
+        await asyncio.wait({first}, timeout=patience)
         if first.done():
             first.exception()  # noted; raised below
             if first.exception() is not None:

@@ -16,7 +16,7 @@ from steerplug.server.body import Body
 from steerplug.server.catalog import Catalog
 from steerplug.server.choice import Choice, Chooser
 from steerplug.server.config import Config
-from steerplug.server.errors import Refused, envelope
+from steerplug.server.errors import Refused, envelope, status_of
 from steerplug.server.metrics import Metrics
 from steerplug.server.stream import EventStream
 from steerplug.server.told import DONE, event
@@ -84,10 +84,14 @@ class Serving:
                 async for one in events:
                     yield one
         except Exception as error:
-            said = envelope(STOPPED if self.stopping else error)
+            said = envelope(self.reason(error))
             noted["error"] = said["error"]["message"]
             yield event(said)
         yield DONE
+
+    def reason(self, error: Exception) -> Exception:
+        """Return what a client is told of an error; nobody failed where the server is stopping."""
+        return STOPPED if self.stopping and status_of(error) >= 500 else error
 
     def note(self, request: Request, choice: Choice, replies: list[Reply]) -> None:
         """Note what was answered for the log; texts only if the server was told to."""
