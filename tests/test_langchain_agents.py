@@ -49,7 +49,7 @@ class OneCall(AgentMiddleware[Any, Any, Any]):
 
 
 def chat(**fields: Any) -> ChatSteerplug:
-    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "n_ctx": 1024, "n_threads": 1}
+    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 32, "n_ctx": 1024, "n_threads": 1}
     return ChatSteerplug(**settings | fields)
 
 

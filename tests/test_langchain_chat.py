@@ -90,7 +90,7 @@ def test_making_a_chat_model_loads_no_weights_and_no_llama() -> None:
         "assert 'steerplug.engine.model' not in sys.modules\n"
         "assert 'llama_cpp' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_equal_models_share_one_session_and_others_do_not() -> None:

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Iterable
+from functools import reduce
+from operator import add as added
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.exceptions import ModelInvalidRequestError
+from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -55,7 +58,7 @@ class CityDict(TypedDict):
 
 
 def chat(**fields: Any) -> ChatSteerplug:
-    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 32, "n_ctx": 1024, "n_threads": 1}
+    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 40, "n_ctx": 1024, "n_threads": 1}
     return ChatSteerplug(**settings | fields)
 
 
@@ -116,7 +119,8 @@ def test_tools_keep_name_description_and_schema_in_any_form() -> None:
             "the JSON schema cannot be followed",
         ),
         (lambda: chat().with_structured_output(SEVEN), "7 is no tool"),
-        (lambda: chat().with_structured_output(SEVEN, method="json_schema"), "7 is no schema"),
+        (lambda: chat().with_structured_output(SEVEN, method="json_schema"), "and no schema"),
+        (lambda: chat().with_structured_output({"type": "web_search"}), "calls functions only"),
         (lambda: chat().with_structured_output(City, method="jsonschema"), "mean `json_schema`"),
         (lambda: chat().with_structured_output(None), "schema is None"),
         (lambda: chat().invoke("Hi", logprobs=False, top_logprobs=2), "but logprobs is False"),
@@ -149,6 +153,48 @@ async def test_calls_are_the_same_by_invoke_stream_and_their_async_forms() -> No
         assert reply.content == ""
         assert reply.response_metadata["finish_reason"] == "tool_calls"
         assert reply.usage_metadata is not None
+
+
+def whole(chunks: Iterable[Any]) -> Any:
+    return reduce(added, chunks)
+
+
+def test_a_call_that_has_no_room_is_refused_whatever_way_it_is_asked_for() -> None:
+    model = chat(max_tokens=8)
+    calling = model.bind_tools([get_weather], tool_choice="any")
+    asks: list[Any] = [
+        lambda: calling.invoke(QUESTION),
+        lambda: list(calling.stream(QUESTION)),
+        lambda: asyncio.run(calling.ainvoke(QUESTION)),
+        lambda: model.with_structured_output(City).invoke(QUESTION),
+    ]
+    for ask in asks:
+        with pytest.raises(ModelInvalidRequestError, match=r"max_tokens is 8, .* with \d+; raise"):
+            ask()
+    empty = model.get_num_tokens_from_messages([HumanMessage("rain ")], [get_weather])
+    full = [HumanMessage("rain " * (1024 - empty - 15))]
+    with pytest.raises(ContextOverflowError, match=r"leaves room for 16, but a call"):
+        calling.invoke(full, max_tokens=40)
+
+
+def test_calls_cut_short_say_so_and_half_calls_are_none() -> None:
+    history: list[BaseMessage] = []
+    for city in ("Rome", "Paris", "Lima"):  # so that a small model goes on in this way
+        call = {"name": "get_weather", "args": {"city": city}, "id": city}
+        history += [
+            HumanMessage(f"How is the weather in {city}?"), AIMessage("", tool_calls=[call]),
+            ToolMessage("Sunny.", tool_call_id=city), AIMessage(f"It is sunny in {city}."),
+        ]  # fmt: skip
+    history.append(HumanMessage("How is the weather in Oslo?"))
+    model = chat().bind_tools([get_weather])
+    for n, reason, n_calls in ((20, "length", 0), (30, "length", 1), (40, "tool_calls", 1)):
+        for reply in (
+            model.invoke(history, max_tokens=n), whole(model.stream(history, max_tokens=n))
+        ):  # fmt: skip
+            assert reply.response_metadata["finish_reason"] == reason
+            assert len(reply.tool_calls) == n_calls
+            assert reply.invalid_tool_calls == []
+            assert all(set(call["args"]) == {"city"} for call in reply.tool_calls)
 
 
 def test_a_choice_of_none_calls_nothing_and_results_are_read() -> None:

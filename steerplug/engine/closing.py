@@ -30,8 +30,10 @@ _MOST_PLACES = 500
 _STRUCTURE = (
     rb"[}\]]+",
     rb", ?",
-    rb'""[}\]]*|0[}\]]*|null|false|true|\{\}[}\]]*|\[\][}\]]*',
-    rb'"|[0-9]|-|\{|\[|: ?',
+    rb' ?(""[}\]]*|0[}\]]*|null|false|true|\{\}[}\]]*|\[\][}\]]*)',
+    rb' ?("|[0-9]|\{|\[)|: ?',
+    rb" ",
+    rb"-",
 )
 _QUOTES = (rb'"[}\]]*',)
 
@@ -70,7 +72,7 @@ class Closing:
     @property
     def fits(self) -> bool:
         """Whether the reply is sure to be whole in its room, as far as that is watched."""
-        return self._left > _WATCHED or (self._way is not None and len(self._way) <= self._left)
+        return self._left > _WATCHED or self._way is not None
 
     def n_needed(self) -> int | None:
         """Return with how many tokens the reply is sure to be whole; None where none are found."""
@@ -98,7 +100,7 @@ class Closing:
         if self._left > _WATCHED:
             return token
         way = self._still_a_way(token, known) or self._find_way(self._left)
-        if way is not None and len(way) <= self._left:
+        if way is not None:
             self._way = way
         elif known is not None:
             ends = not known or not self._may_close()
@@ -126,16 +128,17 @@ class Closing:
         return self.constraint.admits([*way, self._vocab.eos])
 
     def _find_way(self, most: int) -> list[int] | None:
+        """Return a way of so many tokens at most, if one is found."""
         if self.constraint.may_end:
             return []
         if self.constraint.is_json:
-            return _close_json(self.constraint, self._place, self._vocab, most)
-        return self._shortest_bytes()
+            found = _close_json(self.constraint, self._place, self._vocab, most + most // 4)
+        else:
+            found = _search(self.constraint, self._vocab)
+        way = found and self._in_fewer(found)
+        return way if way and len(way) <= most else None
 
-    def _shortest_bytes(self) -> list[int] | None:
-        found = _search(self.constraint, self._vocab)
-        if found is None:
-            return None
+    def _in_fewer(self, found: list[int]) -> list[int]:
         text = b"".join(map(self._vocab.piece, found)).decode("utf-8", "ignore")
         fewer = self._vocab.tokenize(text)
         return fewer if len(fewer) < len(found) and self._completes(fewer) else found

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from steerplug.session import Event
 
+_OF_A_RUN = ("stop", "callbacks", "tags", "metadata", "run_name", "run_id")
+
 
 class SteerplugLLM(LocalModel, BaseLLM):
     """A local GGUF model that continues text, steered per call.
@@ -42,45 +44,22 @@ class SteerplugLLM(LocalModel, BaseLLM):
 
     model_config = CONFIG
 
-    def generate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        callbacks: Any = None,
-        *,
-        tags: Any = None,
-        metadata: Any = None,
-        run_name: Any = None,
-        run_id: Any = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        """Return what the model writes after each of `prompts`."""
-        return super(SteerplugLLM, self._saying(kwargs)).generate(
-            prompts, stop, callbacks, tags=tags, metadata=metadata, run_name=run_name, run_id=run_id
-        )
+    def generate(self, prompts: list[str], *args: Any, **said: Any) -> LLMResult:
+        """Return what the model writes after each of `prompts`; see `BaseLLM.generate`."""
+        model, run = self._saying(said)
+        return super(SteerplugLLM, model).generate(prompts, *args, **run)
 
-    async def agenerate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        callbacks: Any = None,
-        *,
-        tags: Any = None,
-        metadata: Any = None,
-        run_name: Any = None,
-        run_id: Any = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        """Return what the model writes after each of `prompts`."""
-        return await super(SteerplugLLM, self._saying(kwargs)).agenerate(
-            prompts, stop, callbacks, tags=tags, metadata=metadata, run_name=run_name, run_id=run_id
-        )
+    async def agenerate(self, prompts: list[str], *args: Any, **said: Any) -> LLMResult:
+        """Return what the model writes after each of `prompts`; see `BaseLLM.agenerate`."""
+        model, run = self._saying(said)
+        return await super(SteerplugLLM, model).agenerate(prompts, *args, **run)
 
-    def _saying(self, said: dict[str, Any]) -> Self:
-        """Return a copy whose fields are what a call says."""
+    def _saying(self, said: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Return a copy whose fields are what a call says, and what the call says of its run."""
+        run = {name: said.pop(name) for name in _OF_A_RUN if name in said}
         with langchain_errors():
             call = Arguments.of(self, said)
-        return self._with({name: getattr(call, name) for name in Arguments.model_fields})
+        return self._with({name: getattr(call, name) for name in Arguments.model_fields}), run
 
     def _generate(
         self,

@@ -21,12 +21,13 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
+from steerplug.chat.tool import Tool
 from steerplug.errors import RequestError, nearest
-from steerplug.langchain.tools import described
+from steerplug.langchain.references import rooted
+from steerplug.langchain.tools import described, to_tools
 
 METHODS = ("function_calling", "json_schema", "json_mode")
 Schema = Mapping[str, Any] | type
@@ -70,7 +71,7 @@ def structured(
     told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     said = {"ls_structured_output_format": told if schema is not None else None, **kwargs}
     if method == "function_calling":
-        name = described(_given(schema))["function"]["name"]
+        name = _as_tool(_given(schema)).name
         bound = model.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, **said)
     else:
         bound = model.bind(response_format=_format(schema, method), **said)
@@ -89,17 +90,16 @@ def to_json_schema(schema: Schema) -> dict[str, Any]:
         RequestError: it is none.
     """
     if isinstance(schema, type) and issubclass(schema, BaseModel):
-        return schema.model_json_schema()
+        return rooted(schema.model_json_schema())
     if isinstance(schema, Mapping) and not {"function", "parameters"} & schema.keys():
         return dict(schema)
-    try:
-        return convert_to_json_schema(schema)  # type: ignore[arg-type]
-    except (ValueError, TypeError, NameError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RequestError(
-            f"{repr(schema)[:80]} is no schema ({reason}); give a pydantic class, a TypedDict or a "
-            "JSON Schema."
-        ) from None
+    tool = _as_tool(schema)
+    return {"title": tool.name, **tool.parameters}
+
+
+def _as_tool(schema: Schema) -> Tool:
+    (tool,) = to_tools([described(schema)], None, parallel=False).tools
+    return tool
 
 
 def _format(schema: Schema | None, method: str) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _parser(schema: Schema | None, method: str) -> OutputParserLike[Any]:
     if method == "function_calling":
         if is_class:
             return PydanticToolsParser(tools=[schema], first_tool_only=True)
-        name = described(_given(schema))["function"]["name"]
+        name = _as_tool(_given(schema)).name
         return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
     return PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
 

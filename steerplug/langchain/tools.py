@@ -16,6 +16,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
 from steerplug.errors import RequestError, nearest
+from steerplug.langchain.references import recursive_schema
 
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 Choice = str | bool | Mapping[str, Any] | None
@@ -30,13 +31,22 @@ def described(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
         RequestError: nothing tells its name and arguments.
     """
     try:
-        return convert_to_openai_tool(tool, strict=strict)
-    except (ValueError, TypeError, NameError, AttributeError, RuntimeError) as error:
+        said = convert_to_openai_tool(tool, strict=strict)
+        if (schema := recursive_schema(tool)) is not None:
+            whole = {key: schema[key] for key in schema if key not in ("title", "description")}
+            said = convert_to_openai_tool({**said["function"], "parameters": whole}, strict=strict)
+    except RecursionError:
+        raise RequestError(
+            f"{repr(tool)[:80]} refers to itself, as only a pydantic class or a JSON Schema may "
+            "here; give one."
+        ) from None
+    except (ValueError, TypeError, NameError, AttributeError, RuntimeError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RequestError(
-            f"{repr(tool)[:80]} is no tool ({reason}); give a function, a pydantic class, a "
-            "TypedDict or a JSON Schema with a title."
+            f"{repr(tool)[:80]} is no tool and no schema ({reason}); give a function, a pydantic "
+            "class, a TypedDict or a JSON Schema with a title."
         ) from None
+    return said
 
 
 def to_tools(said: Sequence[Mapping[str, Any]], choice: Choice, parallel: bool) -> Tools:
