@@ -1,6 +1,7 @@
 """What tests share: the real model loaded once, contexts on it, and llama.cpp without steerplug."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ contrast:
   negative: ["I feel so happy and I am laughing", "What a happy wonderful day of joy"]
 fit: {method: mean, layers: [14], coefficient: 1.0}
 """
+
+
+def pytest_configure() -> None:
+    """Give each worker a processor of its own: threads that spin would wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        number = int(worker.removeprefix("gw"))
+        os.sched_setaffinity(0, {processors[number % len(processors)]})
 
 
 @pytest.fixture(scope="session")

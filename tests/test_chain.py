@@ -186,7 +186,7 @@ def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
     lessons, unseen = taught
     cells = Cells(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "all")
-    steering = fit_chain(chain, cells, lessons[:4], [12])
+    steering = fit_chain(chain, cells, lessons[:4], [24])
     assert steering.scope == "all"
     (closed,) = gaps_closed(cells, unseen[:1], [Mix.of(steering)])
-    assert closed > 0.05
+    assert closed > 0.2
