@@ -19,6 +19,7 @@ from steerplug.server import chat, completions, steering
 from steerplug.server.errors import describe, envelope, status_of
 from steerplug.server.guard import Guard
 from steerplug.server.serving import Serving
+from steerplug.server.strict import StrictRoute
 
 log = logging.getLogger("steerplug.server")
 
@@ -44,8 +45,9 @@ def create_app(serving: Serving) -> FastAPI:
         title="steerplug", version=steerplug.__version__, lifespan=lifespan,
         docs_url=None, redoc_url=None,  # these pages load scripts of other sites
     )  # fmt: skip
+    app.router.route_class = StrictRoute
     for part in (chat, completions, steering):
-        app.include_router(part.routes(serving))
+        part.add_to(app, serving)
     _add_operation(app, serving)
     files = _add_page(app)
     _add_errors(app, serving)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
@@ -12,28 +12,23 @@ from steerplug.server.asked import chat_messages, chat_settings
 from steerplug.server.body import ChatBody
 from steerplug.server.replies import together
 from steerplug.server.serving import Serving
-from steerplug.server.strict import StrictRoute
 from steerplug.server.told import call, call_delta, chat_logprobs
 
 
-def routes(serving: Serving) -> APIRouter:
-    """Return the endpoint."""
-    router = APIRouter(route_class=StrictRoute)
+def add_to(app: FastAPI, serving: Serving) -> None:
+    """Add the endpoint."""
 
-    @router.post("/v1/chat/completions", response_model=None)
+    @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatBody, request: Request) -> Response:
         """Return the assistant's next message, or stream it."""
         limits = serving.config.limits
         choice = await serving.choose(request, body)
         messages = chat_messages(body, limits)
         settings = chat_settings(body, limits, request.state.partition)
-        if serving.config.log_text:
-            request.state.noted["messages"] = messages
+        serving.note_asked(request, messages=messages)
         ask = serving.session.astream_chat
         events = together([ask(messages, choice.steering, one) for one in settings])
         return await ChatAnswer(serving, request, body, choice, len(settings)).respond(events)
-
-    return router
 
 
 class ChatAnswer(Answer):

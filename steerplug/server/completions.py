@@ -1,6 +1,6 @@
 """`POST /v1/completions`: texts that go on, without a chat template."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
@@ -12,15 +12,13 @@ from steerplug.server.choice import Choice
 from steerplug.server.errors import Refused
 from steerplug.server.replies import together
 from steerplug.server.serving import Serving
-from steerplug.server.strict import StrictRoute
 from steerplug.server.told import completion_logprobs
 
 
-def routes(serving: Serving) -> APIRouter:
-    """Return the endpoint."""
-    router = APIRouter(route_class=StrictRoute)
+def add_to(app: FastAPI, serving: Serving) -> None:
+    """Add the endpoint."""
 
-    @router.post("/v1/completions", response_model=None)
+    @app.post("/v1/completions", response_model=None)
     async def complete(body: CompletionBody, request: Request) -> Response:
         """Return how texts go on, or stream it."""
         limits = serving.config.limits
@@ -29,13 +27,10 @@ def routes(serving: Serving) -> APIRouter:
         settings = completion_settings(body, limits, request.state.partition)
         if len(texts) * len(settings) > MAX_REPLIES:
             raise Refused(f"prompts times n may be at most {MAX_REPLIES}.", param="n")
-        if serving.config.log_text:
-            request.state.noted["prompts"] = texts
+        serving.note_asked(request, prompts=texts)
         ask = serving.session.astream_complete
         events = together([ask(text, choice.steering, one) for text in texts for one in settings])
         return await CompletionAnswer(serving, request, body, choice, texts).respond(events)
-
-    return router
 
 
 class CompletionAnswer(Answer):

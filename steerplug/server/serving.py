@@ -93,6 +93,11 @@ class Serving:
         """Return what a client is told of an error; nobody failed where the server is stopping."""
         return STOPPED if self.stopping and status_of(error) >= 500 else error
 
+    def note_asked(self, request: Request, **texts: Any) -> None:
+        """Note what was asked for the log, if the server was told to log texts."""
+        if self.config.log_text:
+            request.state.noted.update(texts)
+
     def note(self, request: Request, choice: Choice, replies: list[Reply]) -> None:
         """Note what was answered for the log; texts only if the server was told to."""
         said: dict[str, Any] = {

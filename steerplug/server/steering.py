@@ -8,46 +8,44 @@ themselves; presets it leaves out get 0. The guard lets only the admin key do so
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import FastAPI
 from pydantic import Field
 
 from steerplug.mix import MAX_INGREDIENTS
 from steerplug.server.body import AdapterBody
 from steerplug.server.errors import Refused
 from steerplug.server.serving import Serving
-from steerplug.server.strict import StrictRoute
 
 Adapters = Annotated[list[AdapterBody], Field(max_length=256)]
 
 
-def routes(serving: Serving) -> APIRouter:
-    """Return the endpoints."""
-    router = APIRouter(route_class=StrictRoute)
+def add_to(app: FastAPI, serving: Serving) -> None:
+    """Add the endpoints."""
     catalog, chooser = serving.catalog, serving.chooser
 
     def model(name: str) -> dict[str, Any]:
         created = int(serving.started)
         return {"id": name, "object": "model", "created": created, "owned_by": "steerplug"}
 
-    @router.get("/v1/models")
-    @router.get("/models", include_in_schema=False)
+    @app.get("/v1/models")
+    @app.get("/models", include_in_schema=False)
     async def models() -> dict[str, Any]:
         """List the model, bare and with each preset."""
         return {"object": "list", "data": [model(name) for name in chooser.models()]}
 
-    @router.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
         """Describe one model, which may be a mix."""
         await asyncio.to_thread(chooser.choose, name, None, None)
         return model(name)
 
-    @router.get("/steering/presets")
+    @app.get("/steering/presets")
     async def presets() -> dict[str, Any]:
         """Describe the presets on offer."""
         offers = sorted(catalog.offers.items())
         return {"object": "list", "data": [offer.describe() for _, offer in offers]}
 
-    @router.get("/steering")
+    @app.get("/steering")
     async def defaults() -> list[dict[str, Any]]:
         """Return how replies are steered if nobody says."""
         now = {one.name: one.strength for one in chooser.default.steering.ingredients}
@@ -55,7 +53,7 @@ def routes(serving: Serving) -> APIRouter:
         return [{"id": i, "name": name, "strength": now.get(name, 0.0)}
                 for i, name in enumerate(names)]  # fmt: skip
 
-    @router.post("/steering")
+    @app.post("/steering")
     async def set_defaults(adapters: Adapters) -> list[dict[str, Any]]:
         """Change how replies are steered if nobody says."""
         names, strengths = sorted(catalog.offers), dict[str, float]()
@@ -72,5 +70,3 @@ def routes(serving: Serving) -> APIRouter:
             raise Refused(f"a mix has at most {MAX_INGREDIENTS} presets; drop some.")
         chooser.default = await asyncio.to_thread(chooser.resolve, wanted or "none")
         return await defaults()
-
-    return router
