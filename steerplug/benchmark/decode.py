@@ -1,11 +1,13 @@
 """Tokens through bare contexts: what the hook costs by itself, and what a change of steering costs.
 
 Contexts on one model take turns token by token: without the hook; with it, nothing steered; with a
-gate at every block of every row.
+gate at every block of every row. Where in memory a context comes to lie moves its speed by a percent
+or so, as much as the hook costs; therefore each round opens new ones.
 """
 
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from steerplug.benchmark.gates import gates
@@ -28,14 +30,31 @@ class _Walk:
     The steering of a batch is asked for by the position after its last token.
     """
 
-    def __init__(self, context: Context, steering: Callable[[int], Applied | None]) -> None:
-        self.context, self._steering, self.position = context, steering, 0
+    def __init__(
+        self, opened: Callable[[], Context], steering: Callable[[int], Applied | None]
+    ) -> None:
+        self._opened, self._steering = opened, steering
+        self._context: Context | None = None
+        self.position = 0
+
+    @property
+    def context(self) -> Context:
+        """The one it walks in, opened when first asked for."""
+        if self._context is None:
+            self._context = self._opened()
+        return self._context
 
     def begin(self) -> None:
         """Start anew, behind a few tokens."""
         self.context.clear()
         self.position = 0
         self(PREFIX)
+
+    def close(self) -> None:
+        """Free the context; the next step is in another."""
+        if self._context is not None:
+            self._context.close()
+            self._context = None
 
     def __call__(self, n: int = 1) -> float:
         begin, end = self.position, self.position + n
@@ -57,7 +76,8 @@ class _Walk:
 def prefill(model: Model) -> Iterator[Task]:
     """Prompts of 256 tokens."""
     with _walks(model) as walks:
-        yield Task("prefill", {name: walk.prefill for name, walk in walks.items()})
+        ways: dict[str, Way] = {name: walk.prefill for name, walk in walks.items()}
+        yield Task("prefill", ways, prepare=lambda: _begin(walks.values()))
 
 
 @contextmanager
@@ -72,9 +92,11 @@ def switch(model: Model) -> Iterator[Task]:
     """Single tokens, with the steering changed before each; a control vector set likewise."""
     presets = [lay_out(Mix.of(gates(model, seed))) for seed in (0, 1)]
     vectors = [ControlVector(model, seed) for seed in (0, 1)]
-    stock = [Context(model, n_ctx=1024, hooked=False) for _ in range(2)]
-    ours = [Context(model, n_ctx=1024) for _ in range(2)]
-    vectors[0].set(stock[0])
+
+    def stock() -> Context:
+        context = _context(model, hooked=False)
+        vectors[0].set(context)
+        return context
 
     def set_and_walk() -> float:
         walk = walks[STOCK_SWITCHED]
@@ -83,34 +105,45 @@ def switch(model: Model) -> Iterator[Task]:
         return time.perf_counter() - start + walk()
 
     walks = {
-        KEPT: _Walk(ours[0], lambda _: presets[0]),
-        SWITCHED: _Walk(ours[1], lambda n: presets[n % 2]),
-        STOCK_KEPT: _Walk(stock[0], lambda _: None),
-        STOCK_SWITCHED: _Walk(stock[1], lambda _: None),
+        KEPT: _Walk(lambda: _context(model), lambda _: presets[0]),
+        SWITCHED: _Walk(lambda: _context(model), lambda n: presets[n % 2]),
+        STOCK_KEPT: _Walk(stock, lambda _: None),
+        STOCK_SWITCHED: _Walk(stock, lambda _: None),
     }
-    ways: dict[str, Way] = {**walks, STOCK_SWITCHED: set_and_walk}
-    try:
+    with _closing(walks):
+        ways: dict[str, Way] = {**walks, STOCK_SWITCHED: set_and_walk}
         yield Task("switch", ways, DECODE, lambda: _begin(walks.values()))
-    finally:
-        for context in (*ours, *stock):
-            context.close()
-
-
-def _begin(walks: Iterable[_Walk]) -> None:
-    for walk in walks:
-        walk.begin()
 
 
 @contextmanager
 def _walks(model: Model) -> Iterator[dict[str, _Walk]]:
     steered = lay_out(Mix.of(gates(model)))
     walks = {
-        NO_HOOK: _Walk(Context(model, n_ctx=1024, hooked=False), lambda _: None),
-        IDLE: _Walk(Context(model, n_ctx=1024), lambda _: None),
-        STEERED: _Walk(Context(model, n_ctx=1024), lambda _: steered),
+        NO_HOOK: _Walk(lambda: _context(model, hooked=False), lambda _: None),
+        IDLE: _Walk(lambda: _context(model), lambda _: None),
+        STEERED: _Walk(lambda: _context(model), lambda _: steered),
     }
-    try:
+    with _closing(walks):
         yield walks
+
+
+def _context(model: Model, hooked: bool = True) -> Context:
+    return Context(model, n_ctx=1024, hooked=hooked)
+
+
+def _begin(walks: Iterable[_Walk]) -> None:
+    in_any_order = list(walks)
+    random.shuffle(in_any_order)
+    for walk in in_any_order:
+        walk.close()
+    for walk in in_any_order:
+        walk.begin()
+
+
+@contextmanager
+def _closing(walks: Mapping[str, _Walk]) -> Iterator[None]:
+    try:
+        yield
     finally:
         for walk in walks.values():
-            walk.context.close()
+            walk.close()
