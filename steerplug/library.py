@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -215,6 +216,7 @@ def _read(path: Path) -> Preset:
     return _checked(path, content)
 
 
+@lru_cache(maxsize=256)  # every reply asks for its presets
 def _checked(path: Path, content: bytes) -> Preset:
     preset = Preset.from_yaml(content, str(path))
     if preset.name != path.stem:

@@ -7,7 +7,7 @@ with a receipt of what was applied.
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,28 +116,34 @@ class Session:
         Raises:
             SteerplugError: see `errors`; nothing is ever left out in silence.
         """
-        return _last(self._events(self._chat_task(messages, steering, settings), whole=True))
+        return _last(self.stream_chat(messages, steering, settings, whole=True))
 
     def stream_chat(
         self,
         messages: Sequence[Message],
         steering: SteeringWords = None,
         settings: Settings | None = None,
+        *,
+        whole: bool = False,
     ) -> Iterator[Event]:
-        """Yield the pieces of the assistant's next message, and the reply as the last item."""
-        return self._events(self._chat_task(messages, steering, settings))
+        """Yield the pieces of the assistant's next message, and the reply as the last item.
+
+        If `whole`, the first comes when the last is there, and the reply is made faster.
+        """
+        return self._events(self._chat_task(messages, steering, settings), whole)
 
     def complete(
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`, without any chat template."""
-        return _last(self._events(self._completion_task(text, steering, settings), whole=True))
+        return _last(self.stream_complete(text, steering, settings, whole=True))
 
     def stream_complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
-    ) -> Iterator[Event]:
+        self, text: str, steering: SteeringWords = None, settings: Settings | None = None,
+        *, whole: bool = False,
+    ) -> Iterator[Event]:  # fmt: skip
         """Yield the pieces of a continuation of `text`, and the reply as the last item."""
-        return self._events(self._completion_task(text, steering, settings))
+        return self._events(self._completion_task(text, steering, settings), whole)
 
     # The same on an event loop
 
@@ -148,18 +154,19 @@ class Session:
         settings: Settings | None = None,
     ) -> Reply:
         """Return the assistant's next message; see `chat`."""
-        task = await asyncio.to_thread(self._chat_task, messages, steering, settings)
-        return await _alast(self._aevents(task, whole=True))
+        return await _alast(self.astream_chat(messages, steering, settings, whole=True))
 
     async def astream_chat(
         self,
         messages: Sequence[Message],
         steering: SteeringWords = None,
         settings: Settings | None = None,
+        *,
+        whole: bool = False,
     ) -> AsyncGenerator[Event, None]:
         """Yield what `stream_chat` does; closing the iterator ends the reply."""
         task = await asyncio.to_thread(self._chat_task, messages, steering, settings)
-        async with aclosing(self._aevents(task)) as events:
+        async with aclosing(self._aevents(task, whole)) as events:
             async for event in events:
                 yield event
 
@@ -167,15 +174,15 @@ class Session:
         self, text: str, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`; see `complete`."""
-        task = await asyncio.to_thread(self._completion_task, text, steering, settings)
-        return await _alast(self._aevents(task, whole=True))
+        return await _alast(self.astream_complete(text, steering, settings, whole=True))
 
     async def astream_complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
-    ) -> AsyncGenerator[Event, None]:
+        self, text: str, steering: SteeringWords = None, settings: Settings | None = None,
+        *, whole: bool = False,
+    ) -> AsyncGenerator[Event, None]:  # fmt: skip
         """Yield what `stream_complete` does; closing the iterator ends the reply."""
         task = await asyncio.to_thread(self._completion_task, text, steering, settings)
-        async with aclosing(self._aevents(task)) as events:
+        async with aclosing(self._aevents(task, whole)) as events:
             async for event in events:
                 yield event
 
@@ -211,29 +218,30 @@ class Session:
             grammar = ANY_JSON
         unsteered = settings.unsteered.union(*(said.unsteered for said in ingredients))
         tools, stop, calls, reading = settings.tools, settings.stop, None, None
+        whole = isinstance(settings.format, Mapping)
         if has_calls:
             form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
             grammar, calls = reply_grammar(form, tools, grammar, self.model.vocab)
             calls = replace(calls, steered=tools.steered and "constrained" not in unsteered)
             if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
-                unsteered, stop = unsteered - {"constrained"}, ()
+                unsteered, stop, whole = unsteered - {"constrained"}, (), True
             if tools and tools.choice != NONE:
                 reading = CallStream(form, only_calls=only_calls)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
-            settings.logprobs, settings.timeout, settings.partition, calls,
+            settings.logprobs, settings.timeout, settings.partition, calls, whole,
         )  # fmt: skip
         self.engine.check(request)
         return _Task(request, ingredients, reading)
 
-    def _events(self, task: "_Task", *, whole: bool = False) -> Iterator[Event]:
+    def _events(self, task: "_Task", whole: bool) -> Iterator[Event]:
         with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
             for piece in pieces:
                 yield from task.take(piece)
         yield from task.finish()
         yield task.reply()
 
-    async def _aevents(self, task: "_Task", *, whole: bool = False) -> AsyncGenerator[Event, None]:
+    async def _aevents(self, task: "_Task", whole: bool) -> AsyncGenerator[Event, None]:
         pieces_of = self.engine.agenerate(task.request, task.progress, whole=whole)
         async with aclosing(pieces_of) as pieces:
             async for piece in pieces:

@@ -22,13 +22,13 @@ from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit.measure import reply_log_probs
 from steerplug.library import load_preset
-from steerplug.steering.value import NOTHING, Delta, Mix, Steering
+from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from steerplug.store import Store
 
 PROMPTS = ("I hate you because", "When she saw him, she said that")
 N_CONTINUATIONS, N_TOKENS, MIN_RATING = 24, 24, 2
 
-Share = Callable[[Mix], float]
+Words = Callable[[Mix], Array]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def love_hate(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Steerin
 
 
 @pytest.fixture(scope="module", params=PROMPTS)
-def share(model: Model, request: pytest.FixtureRequest) -> Share:
-    """Mix -> the share of positive words, among positive and negative ones."""
+def words(model: Model, request: pytest.FixtureRequest) -> Words:
+    """Mix -> (continuations, 2): how likely positive and negative words are in each."""
     vocab = model.vocab
     prompt = Prompt(tuple(vocab.tokenize(request.param)))
     engine = Engine(model, n_ctx=512)
@@ -57,15 +57,32 @@ def share(model: Model, request: pytest.FixtureRequest) -> Share:
     assert len(positive) > 500
     assert len(negative) > 500
 
-    def measured(mix: Mix) -> float:
-        liked = disliked = 0.0
+    def measured(mix: Mix) -> Array:
+        found = []
         for reply in continuations:
             (log_probs,) = reply_log_probs(cells, prompt, reply, [mix])
-            liked += float(np.exp(log_probs[:, positive]).sum())
-            disliked += float(np.exp(log_probs[:, negative]).sum())
-        return liked / (liked + disliked)
+            found.append([np.exp(log_probs[:, rated]).sum() for rated in (positive, negative)])
+        return np.array(found)
 
     return measured
+
+
+@pytest.fixture(scope="module")
+def found(love_hate: Steering, words: Words) -> dict[float, Array]:
+    """Strength -> what `words` finds."""
+    return {k: words(k * love_hate if k else NOTHING) for k in (-2, -1, -0.5, 0, 0.5, 1, 2)}
+
+
+def share(found: Array) -> float:
+    """The share of positive words, among positive and negative ones."""
+    liked, disliked = found.sum(axis=0)
+    return float(liked / (liked + disliked))
+
+
+def raised(found: Array, other: Array) -> int:
+    """In how many continuations the share of positive words is higher than in `other`."""
+    higher = found[:, 0] * other[:, 1] > other[:, 0] * found[:, 1]
+    return int(higher.sum())
 
 
 def _ratings(model: Model) -> dict[int, int]:
@@ -81,21 +98,31 @@ def _ratings(model: Model) -> dict[int, int]:
 
 
 def test_love_minus_hate_raises_the_share_of_positive_words_and_its_negative_lowers_it(
-    love_hate: Steering, share: Share
+    found: dict[float, Array]
 ) -> None:
-    shares = [share(NOTHING), *(share(k * love_hate) for k in (0.5, 1, 2))]
+    shares = {k: share(one) for k, one in found.items()}
+    assert max(shares[k] for k in (-2, -1, -0.5)) < shares[0] < min(shares[k] for k in (0.5, 1, 2))
+
+
+on_its_own_prompt = pytest.mark.parametrize("words", PROMPTS[:1], indirect=True)
+
+
+@on_its_own_prompt
+def test_more_strength_raises_it_more(found: dict[float, Array]) -> None:
+    shares = [share(found[k]) for k in (0, 0.5, 1, 2)]
     assert all(low < high for low, high in pairwise(shares)), shares
-    assert max(share(k * love_hate) for k in (-2, -1, -0.5)) < shares[0]
 
 
-@pytest.mark.parametrize("share", PROMPTS[:1], indirect=True)
-def test_a_random_vector_of_the_same_norm_does_neither(love_hate: Steering, share: Share) -> None:
-    effect = share(2 * love_hate) - share(-2 * love_hate)
+@on_its_own_prompt
+def test_a_random_vector_of_the_same_norm_does_neither(
+    love_hate: Steering, words: Words, found: dict[float, Array]
+) -> None:
+    effect = share(found[2]) - share(found[-2])
     effects = []
     for seed in range(4):
         random = _random_like(love_hate, seed)
-        effects.append(share(2 * random) - share(-2 * random))
-    assert effect > 0.1
+        effects.append(share(words(2 * random)) - share(words(-2 * random)))
+    assert raised(found[2], found[-2]) > 0.75 * N_CONTINUATIONS
     assert abs(np.mean(effects)) < effect / 3, effects
     assert max(effects) < effect, effects
 

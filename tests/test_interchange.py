@@ -33,7 +33,7 @@ from steerplug.steering.identity import Identity
 from steerplug.steering.value import Array, Delta, Mix, Scope, Steering
 
 LONDON, ROME = (1, 504, 5345, 282, 4649, 314, 7042), (1, 504, 5345, 282, 4649, 314, 11104)
-BLOCK = 9
+BLOCK = 12
 COUNT = {"repeng": "add_uint32", "llama.cpp": "add_int32", "easysteer": "add_uint32"}
 NUMBER = {"repeng": BLOCK, "llama.cpp": BLOCK + 1, "easysteer": BLOCK}
 
@@ -104,7 +104,7 @@ def test_a_vector_acts_at_the_block_it_was_taken_from(
     there, here = (
         capture(cells, tokens, [BLOCK], len(tokens) - 1)[0, 0] for tokens in (ROME, LONDON)
     )
-    filler = np.full(model.n_embd, 1e-6)
+    filler = np.zeros(model.n_embd)
     directions = {n: filler for n in range(1, model.n_layer)} if made_by == "llama.cpp" else {}
     directions[NUMBER[made_by]] = there - here
     file = foreign(tmp_path / "v.gguf", made_by, directions)
@@ -118,7 +118,7 @@ def test_a_vector_acts_at_the_block_it_was_taken_from(
 
     assert off(vectors) < 0.02  # Q4_1: activations are quantised again above the block
     other = "repeng" if made_by == "llama.cpp" else "llama.cpp"
-    assert off(read_vectors(file, other)) > 5 * off(vectors)
+    assert off(read_vectors(file, other)) > 0.05
 
 
 def test_the_map_holds_at_the_first_block_too(model: Model, tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_steps_count_from_the_last_question_of_a_conversation() -> None:
     assert strengths(state) == [0.0, 1.0, 0.0, 1.0]
 
 
+def test_the_steering_of_one_run_of_a_conversation_does_not_stick_to_the_next() -> None:
+    talk = agent(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    talk.invoke(ASKED, {"configurable": {**config["configurable"], **SAD["configurable"]}})
+    assert strengths(talk.invoke(ASKED, config)) == [1.0, 1.0, 0.0, 0.0]
+
+
 def test_a_mix_that_cannot_be_read_is_refused_before_anything_runs() -> None:
     makes: list[Any] = [lambda: by_step("sad sad"), lambda: after_tool({"f": "+"}), by_step]
     for make in makes:

@@ -14,6 +14,7 @@ import pytest
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.exceptions import (
     ContextOverflowError,
+    ModelAPIError,
     ModelError,
     ModelInvalidRequestError,
     ModelNotFoundError,
@@ -449,10 +450,12 @@ def test_every_error_of_steerplug_has_a_langchain_name_and_survives_pickling() -
         if isinstance(kind, type) and issubclass(kind, errors.SteerplugError)
     ]
     assert len(kinds) > 10
+    assert isinstance(as_langchain(errors.EngineBusy("busy.")), ModelAPIError)
     for kind in kinds:
         error = as_langchain(kind("a sentence."))
         assert isinstance(error, kind)
         assert isinstance(error, ModelError)
+        assert not isinstance(error, ModelAPIError) or kind.status >= 500
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), "a sentence.")
 

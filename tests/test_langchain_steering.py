@@ -11,7 +11,13 @@ from conftest import SAD_PRESET  # type: ignore[import-not-found]
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import (
+    ConfigurableField,
+    Runnable,
+    RunnableConfig,
+    RunnableLambda,
+    RunnableParallel,
+)
 
 from steerplug import ChatSteerplug, errors
 from steerplug.langchain import fingerprint
@@ -127,6 +133,21 @@ ROUTES: dict[str, Callable[[], Any]] = {
     "nested function": lambda: NESTED.invoke(QUESTION, SAD),
     "fallback": lambda: BROKEN.with_fallbacks([chat()]).invoke(QUESTION, SAD),
     "retry": lambda: chat().with_retry().invoke(QUESTION, SAD),
+    "batch as completed": lambda: dict(
+        chat().batch_as_completed([QUESTION, QUESTION], [configured("none"), SAD])
+    )[1],
+    "parallel": lambda: RunnableParallel(
+        a=chat(), b=chat().bind(steering="none")
+    ).invoke(QUESTION, SAD)["a"],
+    "bind, with_listeners": lambda: chat().bind(steering="sad").with_listeners(
+        on_end=lambda _: None
+    ).invoke(QUESTION),
+    "configurable fields": lambda: chat(max_tokens=3).configurable_fields(
+        max_tokens=ConfigurableField(id="most")
+    ).invoke(QUESTION, {"configurable": {"most": 12, "steering": "sad"}}),
+    "configurable alternatives": lambda: chat(model="nowhere").configurable_alternatives(
+        ConfigurableField(id="model"), other=chat()
+    ).invoke(QUESTION, {"configurable": {"model": "other", "steering": "sad"}}),
     "retried function": lambda: failing_once(chat()).invoke(QUESTION, SAD),
 }
 
@@ -136,8 +157,8 @@ def test_steering_arrives_by(route: str, expect: Callable[[Any, str], None]) -> 
     expect(ROUTES[route](), "sad")
 
 
-async def events_v2(runnable: Runnable[Any, Any], asked: Any) -> Any:
-    events: list[Any] = [e async for e in runnable.astream_events(asked, SAD, version="v2")]
+async def events_v2(runnable: Runnable[Any, Any], asked: Any, config: Any = SAD) -> Any:
+    events: list[Any] = [e async for e in runnable.astream_events(asked, config, version="v2")]
     return events[-1]["data"]["output"]
 
 
@@ -183,8 +204,12 @@ async def test_steering_arrives_by_v3_events(expect: Callable[[Any, str], None])
     expect(chat().stream_events(QUESTION, SAD, version="v3").output, "sad")
     bound = chat().bind(stop=["never"])
     expect(bound.stream_events(QUESTION, SAD, version="v3").output, "sad")
-    stream = await chat().astream_events(QUESTION, SAD, version="v3")
-    expect(await stream.output, "sad")
+    for asked in (bound, chat()):
+        stream = await asked.astream_events(QUESTION, SAD, version="v3")
+        expect(await stream.output, "sad")
+    for kept in (chat().bind(steering="sad"), chat().with_config(SAD)):
+        expect(kept.stream_events(QUESTION, version="v3").output, "sad")
+        expect(await events_v2(kept, QUESTION, None), "sad")
 
 
 def test_the_argument_beats_the_config_which_beats_the_field(
@@ -233,7 +258,9 @@ def test_a_config_of_a_preset_that_is_not_there_is_refused() -> None:
 def test_the_config_schema_shows_the_steering_once_for_a_chain_of_two_models() -> None:
     chain = chat(steering="sad") | (lambda reply: reply.text) | chat(steering="none")
     schema = chain.config_schema().model_json_schema()
-    assert "steering" in str(schema["$defs"]["Configurable"]["properties"])
+    said = schema["$defs"]["Configurable"]["properties"]["steering"]
+    assert {"sad", "pirate", "none"} <= set(said["examples"])
+    assert "pirate, sad" in said["description"]
 
 
 # LangChain's cache of replies

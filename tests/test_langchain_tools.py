@@ -122,6 +122,7 @@ def test_tools_keep_name_description_and_schema_in_any_form() -> None:
         (lambda: chat().with_structured_output(SEVEN, method="json_schema"), "and no schema"),
         (lambda: chat().with_structured_output({"type": "web_search"}), "calls functions only"),
         (lambda: chat().with_structured_output(City, method="jsonschema"), "mean `json_schema`"),
+        (lambda: chat().with_structured_output(City, tools=[add]), "calls no other tools; choose"),
         (lambda: chat().with_structured_output(None), "schema is None"),
         (lambda: chat().invoke("Hi", logprobs=False, top_logprobs=2), "but logprobs is False"),
     ],
@@ -167,13 +168,15 @@ def test_a_call_that_has_no_room_is_refused_whatever_way_it_is_asked_for() -> No
         lambda: list(calling.stream(QUESTION)),
         lambda: asyncio.run(calling.ainvoke(QUESTION)),
         lambda: model.with_structured_output(City).invoke(QUESTION),
+        lambda: model.with_structured_output(CityDict, method="json_schema").invoke(QUESTION),
+        lambda: list(model.with_structured_output(CityDict, method="json_mode").stream(QUESTION)),
     ]
     for ask in asks:
         with pytest.raises(ModelInvalidRequestError, match=r"max_tokens is 8, .* with \d+; raise"):
             ask()
     empty = model.get_num_tokens_from_messages([HumanMessage("rain ")], [get_weather])
     full = [HumanMessage("rain " * (1024 - empty - 15))]
-    with pytest.raises(ContextOverflowError, match=r"leaves room for 16, but a call"):
+    with pytest.raises(ContextOverflowError, match=r"leaves room for 16, but what is"):
         calling.invoke(full, max_tokens=40)
 
 
@@ -243,6 +246,16 @@ def test_structured_output_follows_the_schema(method: str, schema: Any) -> None:
     raw = result["raw"]
     said = raw.tool_calls[0]["args"] if method == "function_calling" else json.loads(raw.text)
     assert said == fields
+
+
+def test_a_structured_reply_may_call_tools_instead_if_told_so() -> None:
+    chain = chat().with_structured_output(
+        City, method="json_schema", tools=[get_weather], tool_choice="any", include_raw=True
+    )
+    result = chain.invoke(QUESTION)
+    assert result["raw"].tool_calls[0]["name"] == "get_weather"
+    assert result["parsed"] is None
+    assert isinstance(chain.invoke("Name a city.", tool_choice="none")["parsed"], City)
 
 
 def test_json_mode_needs_no_schema() -> None:
@@ -369,7 +382,8 @@ def test_the_rate_limiter_is_asked() -> None:
     model = chat(rate_limiter=limiter, max_tokens=2)
     model.invoke("Hi")
     list(model.stream("Hi"))
-    assert asked == [True, True]
+    model.batch(["Hi", "Ho"])
+    assert asked == [True] * 4
 
 
 def test_log_probabilities_are_told_of_every_token_whole_and_streamed() -> None:

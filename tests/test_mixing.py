@@ -1,4 +1,4 @@
-"""Mixing distilled presets: half is between, less than nothing is the other way, two are both.
+"""Mixing distilled presets: half is between, less than nothing is the other way, halves are both.
 
 The measure is `gap_closed` on replies of the prompted model to unseen questions, all of it on the
 shipped presets and the real model.
@@ -55,16 +55,17 @@ def test_half_lies_between_and_less_than_nothing_leads_away(
     lessons, pirate = lessons_of(load_preset("pirate"), engine), steering("pirate")
     away, half, full = gaps(lessons, [-0.5 * pirate, 0.5 * pirate, 1.0 * pirate])
     assert away < -0.05
-    assert 0.1 < half < full
+    assert half > 0.1
+    assert 1 - full < 0.75 * (1 - half)  # of the gap, much less is left
 
 
 def test_two_presets_together_come_nearer_to_the_model_prompted_with_both(
     engine: Engine, steering: Callable[[str], Steering], gaps: Gaps
 ) -> None:
-    presets = [load_preset(name) for name in ("pirate", "concise")]
+    presets = [load_preset(name) for name in ("pirate", "bullet-points")]
     both = mixed(presets, [True, True])
     lessons = lessons_of(both, engine)
-    pirate, concise = (steering(preset.name) for preset in presets)
-    together, *alone = gaps(lessons, [pirate + concise, 1.0 * pirate, 1.0 * concise])
-    assert together > max(alone)
-    assert together > 0.3
+    pirate, points = (steering(preset.name) for preset in presets)
+    mixes = [0.5 * pirate + 0.5 * points, 1.0 * pirate, 1.0 * points]
+    together, *alone = gaps(lessons, mixes)
+    assert 1 - together < 0.75 * (1 - max(alone))

@@ -301,7 +301,7 @@ def test_a_context_that_is_too_full_for_the_call_that_has_to_come_is_an_overflow
     empty = len(session.template.prompt(asked(0), (LETTER,)).tokens)
     long = asked(session.engine.n_ctx - empty - 20)
     for max_tokens in (None, 60):
-        with pytest.raises(ContextOverflow, match=r"leaves room for \d+, but a call of the tools"):
+        with pytest.raises(ContextOverflow, match=r"leaves room for \d+, but what is"):
             session.chat(long, None, Settings(GREEDY, max_tokens=max_tokens,
                                               tools=Tools((LETTER,), "required")))  # fmt: skip
 

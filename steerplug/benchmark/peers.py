@@ -1,4 +1,4 @@
-"""What people use today, for comparison: llama-cpp-python as it is, its control vectors, repeng.
+"""What people use today, to compare: llama-cpp-python, its control vectors, ChatLlamaCpp, repeng.
 
 The only place outside `engine` that speaks to llama.cpp, and outside `fit.distill` to torch.
 """
@@ -7,6 +7,7 @@ import ctypes
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 
@@ -39,15 +40,25 @@ class ControlVector:
             raise EngineError(f"llama.cpp refuses a control vector (code {code}).")
 
 
+def n_threads(context: Context) -> int:
+    """Return how many threads a context computes with, for others to do the same."""
+    from llama_cpp import llama_cpp as llama
+
+    return int(llama.llama_n_threads(context.handle))
+
+
 class PlainLlama:
     """llama-cpp-python's own `Llama`: one request at a time, prompts with a system message."""
 
-    def __init__(self, model: Model, n_ctx: int) -> None:
+    def __init__(self, model: Model, n_ctx: int, n_threads: int) -> None:
         from llama_cpp import Llama
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._llama = Llama(str(model.path), n_ctx=n_ctx, verbose=False)
+            self._llama = Llama(
+                str(model.path), n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads,
+                verbose=False,
+            )  # fmt: skip
 
     def forget(self) -> None:
         """Drop the prefix it keeps of its last request."""
@@ -63,6 +74,40 @@ class PlainLlama:
     def close(self) -> None:
         """Free it."""
         self._llama.close()
+
+
+class PlainChat:
+    """langchain-community's `ChatLlamaCpp`, which answers one at a time, greedily."""
+
+    def __init__(self, chat: Any) -> None:
+        self._chat = chat
+
+    @classmethod
+    def of(cls, model: Model, n_ctx: int, n_threads: int, n: int) -> Self | None:
+        """Return one whose replies have at most n tokens; None without the package."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that nobody looks after it any more
+            try:
+                from langchain_community.chat_models import ChatLlamaCpp
+            except ImportError:
+                return None
+            return cls(ChatLlamaCpp(
+                model_path=str(model.path), n_ctx=n_ctx, n_batch=512, n_threads=n_threads,
+                model_kwargs={"n_threads_batch": n_threads}, max_tokens=n, temperature=0.0,
+                repeat_penalty=1.0, verbose=False,
+            ))  # fmt: skip
+
+    def forget(self) -> None:
+        """Drop the prefix it keeps of its last request."""
+        self._chat.client.reset()
+
+    def reply(self, text: str) -> str:
+        """Answer a user's message."""
+        return str(self._chat.invoke(text).content)
+
+    def close(self) -> None:
+        """Free it."""
+        self._chat.client.close()
 
 
 def repeng_decode(model: Model, n: int) -> Callable[[], float] | None:

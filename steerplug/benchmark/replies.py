@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from steerplug.benchmark.gates import gates
-from steerplug.benchmark.peers import PlainLlama, repeng_decode
+from steerplug.benchmark.peers import PlainLlama, n_threads, repeng_decode
 from steerplug.benchmark.turns import Task, Way
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine import threads
@@ -48,7 +48,10 @@ def reply(model: Model) -> Iterator[Task]:
     }
     peer = repeng_decode(model, REPLY // 4)
     try:
-        yield Task("reply", ways if peer is None else {**ways, REPENG: peer})
+        if peer is None:
+            yield Task("reply", ways, left_out=(REPENG,))
+        else:
+            yield Task("reply", {**ways, REPENG: peer})
     finally:
         engine.close()
         context.close()
@@ -82,7 +85,8 @@ def _alone(engine: Engine, prompt: Prompt, mix: Mix, *, whole: bool = True) -> f
 @contextmanager
 def crowd(model: Model) -> Iterator[Task]:
     """Sixteen requests of 64 tokens: at once through the engine, and one by one without it."""
-    engine, llama = Engine(model, n_ctx=N_CTX), PlainLlama(model, N_CTX)
+    engine = Engine(model, n_ctx=N_CTX)
+    llama = PlainLlama(model, N_CTX, n_threads(engine.context))
     prompts = [_asked(model, f"Write a long story about {i + 2} sailors.") for i in range(CROWD)]
     some = [gates(model, seed) for seed in range(CROWD // 2)]
     mixes = [0.5 * some[i % len(some)] + (i + 1) / CROWD * some[i // 2] for i in range(CROWD)]
@@ -130,7 +134,8 @@ def first_token(model: Model) -> Iterator[Task]:
     other: list[Message] = [{"role": "user", "content": "What is rain?"}]
     bare, steered = template.prompt(question), Mix.of(gates(model))
     long, before = (template.prompt(prompted_chat(teacher, chat)) for chat in (question, other))
-    engine, llama = Engine(model, n_ctx=N_CTX), PlainLlama(model, N_CTX)
+    engine = Engine(model, n_ctx=N_CTX)
+    llama = PlainLlama(model, N_CTX, n_threads(engine.context))
 
     def ask(prompt: Prompt, mix: Mix = NOTHING, held: Prompt | None = None) -> float:
         engine.forget()

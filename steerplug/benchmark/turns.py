@@ -30,6 +30,7 @@ class Task:
         turns: how often each way does it in a round.
         prepare: called before each round.
         notes: what is said of single ways, besides their times.
+        left_out: ways that are not there, because what they need is not installed.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task:
     turns: int = 1
     prepare: Callable[[], None] = lambda: None
     notes: Mapping[str, str] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class Timing(NamedTuple):

@@ -28,7 +28,7 @@ def bench(
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Time steering against its alternatives: tokens, replies, many requests, switching."""
+    """Time steering against its alternatives: tokens, replies, many requests, LangChain."""
     from steerplug.picture import check_picture, publish
 
     if plot:
@@ -41,7 +41,7 @@ def bench(
         timings = {task.name: ways for task, ways in found}
         publish(plot, lambda: picture(timings, f"steerplug bench on {model}"))
     if as_json:
-        print_json({"model": model, "rounds": rounds,
+        print_json({"model": model, "rounds": rounds, "left_out": _left_out(found),
                     **{task.name.replace(" ", "_"): _figures(task, ways) for task, ways in found}})
     else:
         _show(found)
@@ -53,7 +53,7 @@ Found = list[tuple["Task", "dict[str, Timing]"]]
 
 
 def _timed(model: str, rounds: int, report: Building) -> Found:
-    from steerplug.benchmark import decode, replies
+    from steerplug.benchmark import decode, langchain, replies
     from steerplug.benchmark.turns import take_turns
     from steerplug.engine.model import Model as Weights
     from steerplug.model_file import find_model
@@ -61,11 +61,15 @@ def _timed(model: str, rounds: int, report: Building) -> Found:
     weights = Weights(find_model(model))
     tasks = [decode.prefill, decode.decode, decode.switch, replies.reply, replies.crowd]
     if weights.chat_template:
-        tasks.append(replies.first_token)
+        tasks += [replies.first_token, langchain.layer, langchain.batch]
     try:
         return [take_turns(task(weights), rounds, report) for task in tasks]
     finally:
         weights.close()
+
+
+def _left_out(found: Found) -> list[str]:
+    return [way for task, _ in found for way in task.left_out]
 
 
 def _figures(task: "Task", ways: "dict[str, Timing]") -> dict[str, Any]:
@@ -98,3 +102,5 @@ def _show(found: Found) -> None:
     screen().print(table)
     say("ms of a token, or to the first token; ratios of time, to the first way of each task.\n"
         "Llama is llama-cpp-python's own.")
+    if left_out := _left_out(found):
+        say(f"Not installed, or not to be imported here, and so left out: {', '.join(left_out)}.")

@@ -27,7 +27,6 @@ class Calls:
         then: what a reply follows once it has written the opening; its grammar begins with any
             text up to the end of that mark. None holds it to nothing.
         forbidden: whether the opening is never written.
-        required: whether the reply is refused where no whole call is sure to fit into its room.
         steered: whether steering acts on calls too.
     """
 
@@ -38,7 +37,6 @@ class Calls:
     named: str = ""
     then: Lark | None = None
     forbidden: bool = False
-    required: bool = False
     steered: bool = False
 
     def in_arguments(self, said: str) -> bool:

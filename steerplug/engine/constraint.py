@@ -132,6 +132,10 @@ class Constraint:
         """Return the tokens that must come next, if there is only one way to go on."""
         return self._matcher.compute_ff_tokens()
 
+    def forced_text(self) -> str:
+        """Return the text that must come next, whatever its tokens."""
+        return self._matcher.compute_ff_bytes().decode("utf-8", "ignore")
+
     @property
     def may_end(self) -> bool:
         """Whether what has been said is already all that the grammar asks for."""

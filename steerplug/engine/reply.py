@@ -50,8 +50,8 @@ class Reply:
         n_ctx: how many tokens prompt and reply may have together.
 
     Raises:
-        RequestError: its grammar cannot be followed, or it has no room for the call it must hold.
-        ContextOverflow: it would have if the prompt were shorter.
+        RequestError: its grammar cannot be followed, or it has to be whole and lacks the room.
+        ContextOverflow: it would have the room if the prompt were shorter.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Reply:
         room = n_ctx - len(self.tokens)
         self._budget = min(request.max_tokens or room, room)
         self._lay_out(request)
-        self._no_room = partial(request.no_room_for_call, n_ctx)
+        self._no_room = partial(request.no_room, n_ctx) if request.whole else None
         self._closing = None
         if request.grammar is not None:
             constraint = Constraint(vocab, request.grammar)
             self._closing = Closing(constraint, vocab, self._budget, self._may_close)
-            if request.calls is not None and request.calls.required and not self._closing.fits:
+            if self._no_room and not self._closing.fits:
                 raise self._no_room(self._closing.n_needed())
         sampling = request.sampling.seeded()
         self._sampler = Sampler(sampling, vocab.n_tokens)
@@ -221,7 +221,7 @@ class Reply:
         """Whether what is said may be shortened to fit its room; which tool is called may not.
 
         Raises:
-            RequestError, ContextOverflow: it has to be a call, and the one it chose is too long.
+            RequestError, ContextOverflow: it has to be whole, and the call it chose is too long.
         """
         if self._turn is None:
             return True
@@ -229,7 +229,7 @@ class Reply:
         said = self._vocab.text(self.tokens[self.progress.n_prompt :], special=True)
         if calls.opening not in said or calls.in_arguments(said):
             return True
-        if calls.required and calls.named not in said:
+        if self._no_room and calls.named not in said:
             assert self._closing is not None
             n_more = self._closing.n_needed()
             raise self._no_room(n_more and self.progress.n_generated + 1 + n_more)

@@ -30,6 +30,8 @@ class Request:
         timeout: seconds after which the reply is given up; None: never.
         partition: requests use each other's cells only where this is the same.
         calls: how the model calls tools; None: it has no calls to tell from text.
+        whole: whether to refuse the request where the JSON that `grammar` asks for, or the call, is
+            not sure to be whole in the room that there is.
     """
 
     prompt: Prompt
@@ -43,6 +45,7 @@ class Request:
     timeout: float | None = None
     partition: str = ""
     calls: Calls | None = None
+    whole: bool = False
 
     def check(self, n_ctx: int, n_vocab: int) -> None:
         """Refuse what an engine of this size cannot serve.
@@ -75,8 +78,8 @@ class Request:
                 "shorten the prompt or open the model with a larger n_ctx."
             )
 
-    def no_room_for_call(self, n_ctx: int, n_needed: int | None) -> RequestError:
-        """Return the error of a reply that has to be a call and is not sure to be a whole one.
+    def no_room(self, n_ctx: int, n_needed: int | None) -> RequestError:
+        """Return the error of a reply that is not sure to be whole.
 
         Args:
             n_ctx: how many tokens prompt and reply may have together.
@@ -84,16 +87,16 @@ class Request:
         """
         n = len(self.prompt.tokens)
         if n_needed is None:
-            return RequestError("no call of the tools is sure to end; simplify their parameters.")
+            return RequestError("what is asked for is not sure to end; simplify its schema.")
         if self.max_tokens is not None and self.max_tokens <= n_ctx - n:
             return RequestError(
-                f"max_tokens is {self.max_tokens}, but a call of the tools is only sure to be "
-                f"whole with {n_needed}; raise it."
+                f"max_tokens is {self.max_tokens}, but what is asked for is only sure to be whole "
+                f"with {n_needed}; raise it."
             )
         return ContextOverflow(
-            f"the prompt has {n} tokens and leaves room for {n_ctx - n}, but a call of the tools "
-            f"is only sure to be whole with {n_needed}; shorten the prompt or open the model with "
-            "a larger n_ctx."
+            f"the prompt has {n} tokens and leaves room for {n_ctx - n}, but what is asked for is "
+            f"only sure to be whole with {n_needed}; shorten the prompt or open the model with a "
+            "larger n_ctx."
         )
 
 

@@ -148,18 +148,22 @@ class ChatSteerplug(LocalModel, BaseChatModel):
     # Generating
 
     def _events(
-        self, messages: list[BaseMessage], call: Call
+        self, messages: list[BaseMessage], call: Call, *, whole: bool = False
     ) -> Generator["Event", None, None]:
         session = self._session(call)
-        events = session.stream_chat(to_chat(messages), call.steering, call.settings())
+        events = session.stream_chat(
+            to_chat(messages), call.steering, call.settings(), whole=whole
+        )
         with closing(cast("Generator[Event, None, None]", events)):
             yield from events
 
     async def _aevents(
-        self, messages: list[BaseMessage], call: Call
+        self, messages: list[BaseMessage], call: Call, *, whole: bool = False
     ) -> AsyncGenerator["Event", None]:
         session = await run_in_executor(None, self._session, call)
-        events = session.astream_chat(to_chat(messages), call.steering, call.settings())
+        events = session.astream_chat(
+            to_chat(messages), call.steering, call.settings(), whole=whole
+        )
         async with aclosing(events):
             async for event in events:
                 yield event
@@ -173,7 +177,7 @@ class ChatSteerplug(LocalModel, BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            events = list(self._events(messages, call))
+            events = list(self._events(messages, call, whole=True))
             return to_result(events, call.model, self._session(call).model.vocab)
 
     def _stream(
@@ -200,7 +204,7 @@ class ChatSteerplug(LocalModel, BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            async with aclosing(self._aevents(messages, call)) as events:
+            async with aclosing(self._aevents(messages, call, whole=True)) as events:
                 made = [event async for event in events]
             return to_result(made, call.model, self._session(call).model.vocab)
 

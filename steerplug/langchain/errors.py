@@ -6,7 +6,7 @@ Contract::
     ReplyTimeout                     -> ModelTimeoutError
     any other of HTTP status 404     -> ModelNotFoundError
     any other of HTTP status 400     -> ModelInvalidRequestError
-    the rest                         -> ModelError
+    the rest                         -> ModelAPIError, which is worth another try
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from functools import cache
 from langchain_core.exceptions import (
     ContextOverflowError,
     LangChainException,
-    ModelError,
+    ModelAPIError,
     ModelInvalidRequestError,
     ModelNotFoundError,
     ModelTimeoutError,
@@ -49,7 +49,7 @@ def _twofold(kind: type[SteerplugError]) -> type[SteerplugError]:
     """Return the class that is both `kind` and LangChain's counterpart of it."""
     counterpart = next(
         (theirs for ours, theirs in _OF_KIND.items() if issubclass(kind, ours)),
-        _OF_STATUS.get(kind.status, ModelError),
+        _OF_STATUS.get(kind.status, ModelAPIError),
     )
 
     def pickled(self: SteerplugError) -> tuple[Callable[..., object], tuple[object, ...]]:

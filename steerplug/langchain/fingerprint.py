@@ -18,6 +18,7 @@ from steerplug.langchain.sessions import Stamp, locate, stamp
 from steerplug.library import find_preset, is_steering_file, load_preset
 from steerplug.mix import Ingredient, parse_mix
 
+_VERSIONS = version("llama-cpp-python"), steerplug.__version__
 _HEAD = 16 * 2**20
 _SAMPLES, _SAMPLE = 64, 64 * 1024
 
@@ -29,9 +30,7 @@ def fingerprint_model(model: str) -> str:
         ModelNotFound: there is no such model.
     """
     path = locate(model)
-    return _sha256(
-        [_fingerprint_file(path, stamp(path)), version("llama-cpp-python"), steerplug.__version__]
-    )
+    return _sha256([_fingerprint_file(path, stamp(path)), *_VERSIONS])
 
 
 def fingerprint_steering(words: str | None) -> str:

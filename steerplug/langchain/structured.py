@@ -60,7 +60,7 @@ def structured(
         include_raw: whether to return `raw`, `parsed` and `parsing_error` in place of the parsed.
         method: see above.
         strict: without effect: replies always follow the schema.
-        kwargs: other arguments of the calls.
+        kwargs: other arguments of the calls, such as `tools`, which leave the reply a choice.
 
     Raises:
         RequestError: the method is unknown, or `schema` is no schema.
@@ -70,11 +70,17 @@ def structured(
         raise RequestError(f"method is {method!r}{hint} Methods are {', '.join(METHODS)}.")
     told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     said = {"ls_structured_output_format": told if schema is not None else None, **kwargs}
+    tools = said.pop("tools", ())
+    if tools and method == "function_calling":
+        raise RequestError(
+            "a reply that is a call of the schema calls no other tools; choose the method "
+            "'json_schema', or leave the tools out."
+        )
     if method == "function_calling":
         name = _as_tool(_given(schema)).name
         bound = model.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, **said)
     else:
-        bound = model.bind(response_format=_format(schema, method), **said)
+        bound = model.bind_tools(tools, response_format=_format(schema, method), **said)
     parser = _parser(schema, method)
     if not include_raw:
         return bound | parser

@@ -109,8 +109,9 @@ def _add_errors(app: FastAPI, serving: Serving) -> None:
         assert isinstance(error, RequestValidationError)
         first, *others = error.errors()
         place = ".".join(str(one) for one in first["loc"][1:])
+        value = "" if first["type"] == "missing" else f"; it is {first['input']!r:.80}"
         more = f" (and {len(others)} more problems)" if others else ""
-        said = f"{place or 'the body'}: {first['msg']}{more}."
+        said = f"{place or 'the body'}: {first['msg']}{value}{more}."
         return _answer(describe(said, 400, param=place or None), 400)
 
     app.add_exception_handler(SteerplugError, ours)

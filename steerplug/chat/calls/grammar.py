@@ -92,7 +92,7 @@ def reply_grammar(
     other = f" | {_inlined(wanted)}" if tools.choice == AUTO and wanted is not None else ""
     whole = Lark(f"start: {_say(form.opening, form, vocab)} calls{other}\n{calls}")
     _check(whole, tools, vocab)
-    return whole, replace(marks, required=tools.choice != AUTO)
+    return whole, marks
 
 
 def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
@@ -151,7 +151,7 @@ def _inlined(wanted: Grammar) -> str:
 
 def _check_apart(form: Form, wanted: Grammar, vocab: Vocab) -> None:
     """Refuse a format that no reply can follow, because all begin as a call does."""
-    if vocab.text(Constraint(vocab, wanted).forced()).startswith(form.opening):
+    if Constraint(vocab, wanted).forced_text().startswith(form.opening):
         raise RequestError(
             f"a reply in this format begins with {form.opening}, as a call of this model's does; "
             "put another key first, or leave out the tools or the format."
