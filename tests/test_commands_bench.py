@@ -24,6 +24,7 @@ from steerplug.langchain import ChatSteerplug
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "PREFILL", 16)
+    monkeypatch.setattr(decode, "PREFIX", 2)
     monkeypatch.setattr(decode, "DECODE", 3)
     monkeypatch.setattr(replies, "REPLY", 4)
     monkeypatch.setattr(replies, "CROWD", 4)
@@ -113,8 +114,8 @@ def test_the_steered_way_really_steers_every_block_and_the_others_none(
 
     monkeypatch.setattr(Context, "decode", watch)
     with decode.decode(model) as task:
-        contexts = [id(task.ways[way].context) for way in task.ways]  # type: ignore[attr-defined]
         task.prepare()
+        contexts = [id(task.ways[way].context) for way in task.ways]  # type: ignore[attr-defined]
         for way in task.ways.values():
             way()
     assert [steered[context] for context in contexts] == [{0}, {0}, {29, 30}]
