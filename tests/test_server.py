@@ -249,7 +249,7 @@ def test_strengths_may_be_an_object_or_a_mix_in_the_model_s_name(client: Client)
         ({"steering": "hf:org/repo/x.gguf"}, 404, "there is no preset"),
         ({"steering": '"../../x.gguf"'}, 404, "there is no preset"),
         ({"steering": {"~/x.yaml": 1.0}}, 404, "there is no preset"),
-        ({"steering": {"pirate": [0.5, 0.5]}}, 400, "steering"),
+        ({"steering": {"pirate": [0.5, 0.5]}}, 400, "steering.pirate: Input should be"),
         ({"steering": "pirate +"}, 400, "cannot be read"),
         ({"steering": "9*pirate"}, 400, "beyond the range"),
         ({"steering": {"pirate": 1e300}}, 400, "beyond the range"),
@@ -258,8 +258,11 @@ def test_strengths_may_be_an_object_or_a_mix_in_the_model_s_name(client: Client)
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "text only"),
         ({"n": 9}, 400, "n: Input should be less than or equal to 8; it is 9."),
         ({"messages": [{"content": "x"}]}, 400, "messages.0.role: Field required."),
+        ({"n": 0, "top_p": 2}, 400, "to 1; it is 0 (1 more)."),
+        ({"stop": ["a"] * 17}, 400, "stop: List should have at most 16"),
+        ({"tool_choice": {"type": "function"}}, 400, "tool_choice.function: Field required."),
         ({"frequency_penalty": 0.5}, 400, "repeat_penalty"),
-        ({"logit_bias": {"one": 1}}, 400, "logit_bias"),
+        ({"logit_bias": {"one": 1}}, 400, "logit_bias.one: String should match"),
         ({"logit_bias": {"999999999": 1}}, 400, "token 999999999"),
         ({"top_logprobs": 2}, 400, "logprobs: true"),
         ({"functions": [{}]}, 400, "tools"),
@@ -283,7 +286,7 @@ def test_what_cannot_be_obeyed_is_refused(
     [
         ({"prompt": ""}, "empty"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": [1, 2, 3]}, "prompt"),
+        ({"prompt": [1, 2, 3]}, "prompt.0: Input should be a valid string; it is 1."),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 4}, "best_of"),
         ({"echo": True, "logprobs": 1}, "echo"),
@@ -323,6 +326,7 @@ def test_the_page_is_served_with_a_strict_policy(client: Client) -> None:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert client.get("/..%2fapp.py").status_code == 404
+    assert [client.head(path).status_code for path in ("/", "/health")] == [200, 200]
 
 
 def test_metrics_count(client: Client) -> None:

@@ -95,9 +95,8 @@ def test_nothing_but_the_page_and_health_is_told_without_a_key() -> None:
         for path in ("/v1/models", "/steering", "/steering/presets", "/metrics", "/openapi.json"):
             for headers in ({}, {"authorization": "Bearer on"}, {"authorization": "Basic x"}):
                 assert client.get(path, headers=headers).status_code == 401
-            for key in ("one", "two", "three"):
-                head = {"authorization": f"Bearer {key}"}
-                assert client.get(path, headers=head).status_code == 200
+            for key in ("Bearer one", "Bearer two", "bearer three"):
+                assert client.get(path, headers={"authorization": key}).status_code == 200
         assert "API key" in told(client.chat())
         check_defaults(client)
         check_partitions(client)
@@ -118,6 +117,9 @@ def check_defaults(client: Client) -> None:
     for wrong in ([{"name": "owl", "strength": 1}], [{"id": 999, "strength": 1}],
                   [{"name": "pirate", "strength": 99}]):  # fmt: skip
         assert client.post("/steering", json=wrong, headers=admin).status_code in (400, 404)
+    assert "neither name nor id" in told(
+        client.post("/steering", json=[{"strength": 1}], headers=admin)
+    )
     assert client.get("/steering", headers=user).json() == changed
     client.post("/steering", json=[{"id": number, "strength": 1}], headers=admin)
     said = client.post("/v1/chat/completions", json=body, headers=user).json()
@@ -186,6 +188,39 @@ def test_what_is_too_long_is_refused(client: Client) -> None:
     assert "bytes" in told(client.chat(response_format=wanted))
     assert psutil.Process().memory_info().rss - before < 60 * 2**20
     assert client.is_healthy()
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [(b"nonsense\r\n\r\n", 400), (b"GET / HTTP/1.1\r\n" + b"X-A: y\r\n" * 50_000, 431)],
+)
+def test_what_has_no_head_of_a_request_is_refused(
+    client: Client, said: bytes, status: int
+) -> None:
+    with socket.create_connection(client.address, timeout=10) as plain:
+        with suppress(OSError):  # it may be cut off before all is said
+            plain.sendall(said)
+        first, *_, text = plain.recv(1000).decode().split("\r\n")
+    assert f" {status} " in first
+    assert json.loads(text)["error"]["type"] == "invalid_request_error"
+
+
+def test_no_request_adds_to_what_is_counted(client: Client) -> None:
+    def counted() -> set[str]:
+        lines = client.get("/metrics").text.splitlines()
+        return {line.rpartition(" ")[0] for line in lines if "http_requests_total{" in line}
+
+    def ask(word: str) -> None:
+        client.get(f"/v1/models/{NAME}@0.{word}*pirate")
+        client.get(f"/{word}", headers={"host": "evil.example"})
+        client.post(f"/{word}", content=b"x" * 3 * 2**20)
+        client.post("/v1/completions/", content=word)
+
+    client.get("/metrics")
+    ask("1")
+    before = counted()
+    ask("2")
+    assert counted() == before
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 import steerplug
 from steerplug.errors import SteerplugError
 from steerplug.server import chat, completions, steering
-from steerplug.server.errors import describe, envelope, status_of
+from steerplug.server.errors import describe, envelope, explain, status_of
 from steerplug.server.guard import Guard
 from steerplug.server.serving import Serving
 from steerplug.server.strict import StrictRoute
@@ -61,6 +61,7 @@ def create_app(serving: Serving) -> FastAPI:
 
 
 def _add_operation(app: FastAPI, serving: Serving) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Response:
         """Say whether requests are taken."""
@@ -87,7 +88,7 @@ def _add_page(app: FastAPI) -> list[str]:
         return FileResponse(files[request.url.path], headers=headers)
 
     for path in files:
-        app.add_api_route(path, file, include_in_schema=False)
+        app.add_api_route(path, file, methods=["GET", "HEAD"], include_in_schema=False)
     return list(files)
 
 
@@ -107,12 +108,7 @@ def _add_errors(app: FastAPI, serving: Serving) -> None:
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        first, *others = error.errors()
-        place = ".".join(str(one) for one in first["loc"][1:])
-        value = "" if first["type"] == "missing" else f"; it is {first['input']!r:.80}"
-        more = f" (and {len(others)} more problems)" if others else ""
-        said = f"{place or 'the body'}: {first['msg']}{value}{more}."
-        return _answer(describe(said, 400, param=place or None), 400)
+        return _answer(explain(error), 400)
 
     app.add_exception_handler(SteerplugError, ours)
     app.add_exception_handler(HTTPException, http)

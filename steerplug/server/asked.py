@@ -83,15 +83,11 @@ def completion_settings(body: CompletionBody, limits: Limits, partition: str) ->
     return list(_each(body, settings, limits, partition))
 
 
-def _each(
-    body: Body, settings: Settings, limits: Limits, partition: str
-) -> Iterator[Settings]:
+def _each(body: Body, settings: Settings, limits: Limits, partition: str) -> Iterator[Settings]:
     """Yield the settings of each reply; they differ in the seed."""
     for name in ("frequency_penalty", "presence_penalty"):
         if getattr(body, name):
-            raise Refused(
-                f"{name} is not served; set it to 0, or use repeat_penalty.", param=name
-            )
+            raise Refused(f"{name} is not served; set it to 0, or use repeat_penalty.", param=name)
     said = {name: getattr(body, name) for name in _SAMPLING}
     sampling = Sampling(
         **{name: value for name, value in said.items() if value is not None},

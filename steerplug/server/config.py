@@ -21,6 +21,7 @@ class Limits:
         upload: seconds in which a request must have come in, its head and then its body.
         unread: seconds that a client may leave an answer unread.
         connections: how many may be open at a time, of all clients together.
+        head: bytes of a request before its body.
     """
 
     body: int = 2 * KIB * KIB
@@ -31,6 +32,7 @@ class Limits:
     upload: float = 30.0
     unread: float = 60.0
     connections: int = 512
+    head: int = 64 * KIB
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -1,7 +1,10 @@
 """What a client is told when something goes wrong: OpenAI's envelope, with the right status."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
+
+from fastapi.exceptions import RequestValidationError
 
 from steerplug.errors import (
     ContextOverflow,
@@ -57,6 +60,36 @@ def envelope(error: BaseException) -> dict[str, Any]:
     return describe(
         message, status_of(error), getattr(error, "code", code), getattr(error, "param", None)
     )
+
+
+def explain(error: RequestValidationError) -> dict[str, Any]:
+    """Return OpenAI's envelope for a body that is not as it should be: its first problem.
+
+    Where a field has alternatives, pydantic tells the problem of each; what came goes furthest in
+    the one that was meant.
+    """
+    problems = [(_place(problem, error.body), problem) for problem in error.errors()]
+    first, _ = problems[0]
+    here = [one for one in problems if one[0][: len(first)] == first]
+    place, problem = max(here, key=lambda one: (len(one[0]), not one[1]["type"].endswith("_type")))
+    value = "" if problem["type"] == "missing" else f"; it is {problem['input']!r:.80}"
+    more = f" ({len(problems) - len(here)} more)" if len(problems) > len(here) else ""
+    name = ".".join(place)
+    said = f"{name or 'the body'}: {problem['msg']}{value}{more}."
+    return describe(said, 400, param=name or None)
+
+
+def _place(problem: Mapping[str, Any], body: Any) -> list[str]:
+    """Return where in the body a problem is, without what pydantic calls the alternatives."""
+    place, inner = list[str](), problem["loc"][1:]
+    for part in inner:
+        is_field = isinstance(body, dict) and part in body
+        if is_field or (isinstance(body, list) and isinstance(part, int)):
+            place.append(str(part))
+            body = body[part]
+    if inner and problem["type"] == "missing":
+        place.append(str(inner[-1]))
+    return place
 
 
 def describe(

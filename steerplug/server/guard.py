@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -59,9 +60,8 @@ class Guard:
             await self._answer(scope, receive, watched, noted)
         finally:
             seconds = time.perf_counter() - begin
-            path = noted["path"] if status not in (404, 405) else "other"
-            self._serving.metrics.count(path, status, seconds)
-            quiet = path in ("/health", "/metrics") and status == 200
+            self._serving.metrics.count(_route(scope), status, seconds)
+            quiet = noted["path"] in ("/health", "/metrics") and status == 200
             log.log(
                 logging.DEBUG if quiet else logging.INFO, "request",
                 extra={**noted, "status": status, "seconds": round(seconds, 3)},
@@ -114,9 +114,7 @@ class Guard:
     async def _read(self, scope: Scope, receive: Receive) -> Receive:
         """Read the body, if it is not too long or too slow, and return what hands it out again."""
         limits = self._serving.config.limits
-        too_long = Refused(
-            f"the body is longer than {limits.body} bytes; send a shorter one.", 413
-        )
+        too_long = Refused(f"the body is longer than {limits.body} bytes; send a shorter one.", 413)
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > limits.body):
             raise too_long
@@ -157,7 +155,7 @@ class Keys:
         Raises:
             Refused: there is no key, or not the right one.
         """
-        given = _digest(authorization.removeprefix("Bearer ").strip())
+        given = _digest(re.sub("(?i)^bearer ", "", authorization).strip())
         is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)
         known = [hmac.compare_digest(given, key) for key in self._api]
         if path == "/steering" and method == "POST" and not is_admin:
@@ -170,6 +168,12 @@ class Keys:
                 401, "invalid_api_key",
             )  # fmt: skip
         return "" if self._share_cache else given.hex()[:32]
+
+
+def _route(scope: Scope) -> str:
+    """Return the route that a request took; clients can ask for any path, and counts are kept."""
+    route = getattr(scope.get("route"), "path", None)
+    return route or (scope["path"] if scope["path"] in _WORK else "other")
 
 
 def _digest(key: str) -> bytes:

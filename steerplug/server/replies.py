@@ -16,7 +16,6 @@ Numbered = tuple[int, Event]
 """Which reply, and what it says next."""
 
 
-
 async def together(sources: Sequence[Source]) -> AsyncGenerator[Numbered, None]:
     """Yield the events of several replies as they come; the first error ends them all."""
     if len(sources) == 1:

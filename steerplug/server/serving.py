@@ -48,9 +48,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.session)
-        self.chooser = Chooser(
-            self.session, self.catalog, self.config.name, self.config.steer
-        )
+        self.chooser = Chooser(self.session, self.catalog, self.config.name, self.config.steer)
         self.metrics = Metrics(self.session.engine)
 
     async def keep_looking(self) -> None:
@@ -111,4 +109,3 @@ class Serving:
         if self.config.log_text:
             said["replies"] = [reply.text for reply in replies]
         request.state.noted.update(said)
-

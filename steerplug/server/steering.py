@@ -60,7 +60,9 @@ def add_to(app: FastAPI, serving: Serving) -> None:
         for one in adapters:
             name = one.name
             if name is None:
-                if one.id is None or one.id >= len(names):
+                if one.id is None:
+                    raise Refused("an entry has neither name nor id; GET /steering lists both.")
+                if one.id >= len(names):
                     raise Refused(f"there is no preset {one.id}; GET /steering lists all.", 404)
                 name = names[one.id]
             catalog.check(name)
