@@ -6,7 +6,6 @@ words are which is for AFINN to say, a list of words rated from -5 to 5 that nob
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import afinn
@@ -26,7 +25,8 @@ from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from steerplug.store import Store
 
 PROMPTS = ("I hate you because", "When she saw him, she said that")
-N_CONTINUATIONS, N_TOKENS, MIN_RATING = 20, 24, 2
+N_CONTINUATIONS, N_TOKENS, MIN_RATING = 16, 24, 2
+STRENGTHS = -2, 0, 1, 2
 
 Words = Callable[[Mix], Array]
 
@@ -70,7 +70,7 @@ def words(model: Model, request: pytest.FixtureRequest) -> Words:
 @pytest.fixture(scope="module")
 def found(love_hate: Steering, words: Words) -> dict[float, Array]:
     """Strength -> what `words` finds."""
-    return {k: words(k * love_hate if k else NOTHING) for k in (-2, -1, -0.5, 0, 0.5, 1, 2)}
+    return {k: words(k * love_hate if k else NOTHING) for k in STRENGTHS}
 
 
 def share(found: Array) -> float:
@@ -101,7 +101,7 @@ def test_love_minus_hate_raises_the_share_of_positive_words_and_its_negative_low
     found: dict[float, Array]
 ) -> None:
     shares = {k: share(one) for k, one in found.items()}
-    assert max(shares[k] for k in (-2, -1, -0.5)) < shares[0] < min(shares[k] for k in (0.5, 1, 2))
+    assert shares[-2] < shares[0] < min(shares[1], shares[2])
 
 
 on_its_own_prompt = pytest.mark.parametrize("words", PROMPTS[:1], indirect=True)
@@ -109,8 +109,7 @@ on_its_own_prompt = pytest.mark.parametrize("words", PROMPTS[:1], indirect=True)
 
 @on_its_own_prompt
 def test_more_strength_raises_it_more(found: dict[float, Array]) -> None:
-    shares = [share(found[k]) for k in (0, 0.5, 1, 2)]
-    assert all(low < high for low, high in pairwise(shares)), shares
+    assert share(found[0]) < share(found[1]) < share(found[2])
 
 
 @on_its_own_prompt
@@ -119,11 +118,11 @@ def test_a_random_vector_of_the_same_norm_does_neither(
 ) -> None:
     effect = share(found[2]) - share(found[-2])
     effects = []
-    for seed in range(4):
+    for seed in range(3):
         random = _random_like(love_hate, seed)
         effects.append(share(words(2 * random)) - share(words(-2 * random)))
     assert raised(found[2], found[-2]) > 0.75 * N_CONTINUATIONS
-    assert abs(np.mean(effects)) < effect / 3, effects
+    assert abs(np.mean(effects)) < effect / 2, effects
     assert max(effects) < effect, effects
 
 
