@@ -78,11 +78,13 @@ def test_a_folder_becomes_a_pack_with_a_readme_and_a_lock(here: Path, call: Call
     made = answer_of(call("pack", str(folder), "--json"))
     assert (made["pack"], made["version"], made["license"]) == ("sea", "1.0.0", "MIT")
     assert made["sha256"] == digest((folder / "pack.lock").read_bytes())
+    assert made["changed"] == sorted({*contents(folder)} - {"README.md", "pack.lock"})
     readme = (folder / "README.md").read_text()
     assert "| ahoy | Says ahoy. Too much says only that. | 0 to 2 | 75% on tiny-8x4 |" in readme
     (folder / "README.md").write_text(f"# Mine\n\n{readme}\nThanks.\n")
-    code, _, err = call("pack", str(folder))
+    code, out, err = call("pack", str(folder))
     assert (code, err) == (0, "")
+    assert "changed  nothing" in out
     assert (folder / "README.md").read_text() == f"# Mine\n\n{readme}\nThanks.\n"
     (folder / "calm.yaml").write_text(TEXT.format(name="calm").replace("Calm", "Storm"))
     _, out, err = call("pack", str(folder))

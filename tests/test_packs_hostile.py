@@ -176,6 +176,15 @@ def test_a_lock_that_is_none(
     assert "pack.lock" in refused(put(tmp_path / "bad", {**good, "pack.lock": LOCKS[what]}))
 
 
+def test_a_lock_cut_at_every_block(
+    good: Files, tmp_path: Path, refused: Callable[[Path], str]
+) -> None:
+    lock = good["pack.lock"]
+    for end in range(0, len(lock) - 1, 32):  # the last byte ends a line
+        cut = put(tmp_path / f"cut {end}", {**good, "pack.lock": lock[:end]})
+        assert "pack.lock" in refused(cut)
+
+
 # Hashes
 
 
@@ -327,6 +336,9 @@ def test_links_and_what_is_no_file(
     (folder / "compiled").rename(tmp_path / "elsewhere")
     (folder / "compiled").symlink_to(tmp_path / "elsewhere")
     assert "is a link or no plain file" in refused(folder)
+    os.mkfifo(tmp_path / "sea.zip")
+    for endless in (Path(os.devnull), Path("/dev/zero"), tmp_path / "sea.zip"):
+        assert "there is no pack at" in refused(endless)
 
 
 def zips(good: Files) -> Iterator[tuple[str, bytes]]:
@@ -360,7 +372,7 @@ def zips(good: Files) -> Iterator[tuple[str, bytes]]:
     )
     whole = made(lambda _: None)
     yield "many members", made(crowd)
-    for part in (0, 1, 10, 100, len(whole) // 2, len(whole) - 30, len(whole) - 1):
+    for part in (*range(0, len(whole), 64), len(whole) - 1):
         yield f"cut at {part}", whole[:part]
     yield "zeros", bytes(5000)
     yield "a flipped byte", whole[:60] + bytes([whole[60] ^ 255]) + whole[61:]

@@ -73,7 +73,7 @@ def _described(source: Folder) -> Made:
         contents.head, manifest, kinds.digest(lock), contents.presets, contents.numbers, size
     )
     changed = sorted(n for n in {*old, *hashes} if old.get(n) != hashes.get(n) and n != README)
-    return Made(contents, tuple(changed) if old else (), old_version)
+    return Made(contents, tuple(changed), old_version)
 
 
 def _names(source: Folder) -> list[str]:

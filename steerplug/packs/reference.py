@@ -144,7 +144,7 @@ def _url(text: str) -> Reference:
 def _path(text: str, base: Path) -> Reference:
     try:
         path = base / Path(text).expanduser()
-        is_there = path.exists()
+        is_there = path.is_dir() or path.is_file()  # a pipe or a device may never end
     except (OSError, ValueError, RuntimeError):  # too long, or no such `~user`
         is_there = False
     if not is_there:
