@@ -218,18 +218,18 @@ class Session:
             grammar = ANY_JSON
         unsteered = settings.unsteered.union(*(said.unsteered for said in ingredients))
         tools, stop, calls, reading = settings.tools, settings.stop, None, None
-        whole = isinstance(settings.format, Mapping)
+        must_fit = isinstance(settings.format, Mapping)
         if has_calls:
             form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
             grammar, calls = reply_grammar(form, tools, grammar, self.model.vocab)
             calls = replace(calls, steered=tools.steered and "constrained" not in unsteered)
             if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
-                unsteered, stop, whole = unsteered - {"constrained"}, (), True
+                unsteered, stop, must_fit = unsteered - {"constrained"}, (), True
             if tools and tools.choice != NONE:
                 reading = CallStream(form, only_calls=only_calls)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
-            settings.logprobs, settings.timeout, settings.partition, calls, whole,
+            settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
         )  # fmt: skip
         self.engine.check(request)
         return _Task(request, ingredients, reading)

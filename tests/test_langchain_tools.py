@@ -66,6 +66,7 @@ def chat(**fields: Any) -> ChatSteerplug:
 
 
 SEVEN: Any = 7
+JSON = {"type": "json_object"}
 
 
 def said(choice: Any, *tools: Any, **kwargs: Any) -> Tools:
@@ -122,7 +123,12 @@ def test_tools_keep_name_description_and_schema_in_any_form() -> None:
         (lambda: chat().with_structured_output(SEVEN, method="json_schema"), "and no schema"),
         (lambda: chat().with_structured_output({"type": "web_search"}), "calls functions only"),
         (lambda: chat().with_structured_output(City, method="jsonschema"), "mean `json_schema`"),
-        (lambda: chat().with_structured_output(City, tools=[add]), "calls no other tools; choose"),
+        (lambda: chat().with_structured_output(City, tools=[add]), "says `tools` itself; leave it"),
+        (lambda: chat().with_structured_output(City, tool_choice="any"), "says `tool_choice` it"),
+        (lambda: chat().with_structured_output(City, method="json_mode", response_format=JSON),
+         "says `response_format` itself"),
+        (lambda: chat().invoke("Hi", response_format={}), "of type None"),
+        (lambda: chat().invoke("Hi", tool_choice="add"), "no tools; give some"),
         (lambda: chat().with_structured_output(None), "schema is None"),
         (lambda: chat().invoke("Hi", logprobs=False, top_logprobs=2), "but logprobs is False"),
     ],
@@ -249,13 +255,15 @@ def test_structured_output_follows_the_schema(method: str, schema: Any) -> None:
 
 
 def test_a_structured_reply_may_call_tools_instead_if_told_so() -> None:
-    chain = chat().with_structured_output(
-        City, method="json_schema", tools=[get_weather], tool_choice="any", include_raw=True
-    )
-    result = chain.invoke(QUESTION)
-    assert result["raw"].tool_calls[0]["name"] == "get_weather"
-    assert result["parsed"] is None
-    assert isinstance(chain.invoke("Name a city.", tool_choice="none")["parsed"], City)
+    def answer(choice: str) -> Any:
+        return chat().with_structured_output(
+            City, method="json_schema", tools=[get_weather], tool_choice=choice, include_raw=True
+        ).invoke("Name a city.")
+
+    called = answer("any")
+    assert called["raw"].tool_calls[0]["name"] == "get_weather"
+    assert (called["parsed"], called["parsing_error"]) == (None, None)
+    assert isinstance(answer("none")["parsed"], City)
 
 
 def test_json_mode_needs_no_schema() -> None:

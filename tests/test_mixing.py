@@ -1,4 +1,4 @@
-"""Mixing distilled presets: half is between, less than nothing is the other way, halves are both.
+"""Mixing distilled presets: half is between, less than nothing is the other way, a sum is both.
 
 The measure is `gap_closed` on replies of the prompted model to unseen questions, all of it on the
 shipped presets and the real model.
@@ -59,13 +59,15 @@ def test_half_lies_between_and_less_than_nothing_leads_away(
     assert 1 - full < 0.75 * (1 - half)  # of the gap, much less is left
 
 
-def test_two_presets_together_come_nearer_to_the_model_prompted_with_both(
+def test_two_presets_together_are_near_the_model_prompted_with_both_in_either_order(
     engine: Engine, steering: Callable[[str], Steering], gaps: Gaps
 ) -> None:
-    presets = [load_preset(name) for name in ("pirate", "bullet-points")]
-    both = mixed(presets, [True, True])
-    lessons = lessons_of(both, engine)
-    pirate, points = (steering(preset.name) for preset in presets)
-    mixes = [0.5 * pirate + 0.5 * points, 1.0 * pirate, 1.0 * points]
-    together, *alone = gaps(lessons, mixes)
-    assert 1 - together < 0.75 * (1 - max(alone))
+    """Prompted with both, the model follows the one it read last; a sum has no order."""
+    names = "pirate", "concise"
+    pirate, concise = map(steering, names)
+    mixes = [pirate + concise, 1.0 * pirate, 1.0 * concise]
+    orders = [[load_preset(name) for name in order] for order in (names, names[::-1])]
+    found = [gaps(lessons_of(mixed(both, [True, True]), engine), mixes) for both in orders]
+    together, *alone = map(min, *found)
+    assert together > 0.35  # 0.75 on 24 questions, and 0.30 for the better one alone
+    assert together > max(alone)

@@ -50,7 +50,7 @@ class Reply:
         n_ctx: how many tokens prompt and reply may have together.
 
     Raises:
-        RequestError: its grammar cannot be followed, or it has to be whole and lacks the room.
+        RequestError: its grammar cannot be followed, or it must fit and lacks the room.
         ContextOverflow: it would have the room if the prompt were shorter.
     """
 
@@ -75,7 +75,7 @@ class Reply:
         room = n_ctx - len(self.tokens)
         self._budget = min(request.max_tokens or room, room)
         self._lay_out(request)
-        self._no_room = partial(request.no_room, n_ctx) if request.whole else None
+        self._no_room = partial(request.no_room, n_ctx) if request.must_fit else None
         self._closing = None
         if request.grammar is not None:
             constraint = Constraint(vocab, request.grammar)
@@ -221,7 +221,7 @@ class Reply:
         """Whether what is said may be shortened to fit its room; which tool is called may not.
 
         Raises:
-            RequestError, ContextOverflow: it has to be whole, and the call it chose is too long.
+            RequestError, ContextOverflow: it must fit, and the call it chose is too long.
         """
         if self._turn is None:
             return True

@@ -30,8 +30,8 @@ class Request:
         timeout: seconds after which the reply is given up; None: never.
         partition: requests use each other's cells only where this is the same.
         calls: how the model calls tools; None: it has no calls to tell from text.
-        whole: whether to refuse the request where the JSON that `grammar` asks for, or the call, is
-            not sure to be whole in the room that there is.
+        must_fit: whether to refuse the request where the JSON that `grammar` asks for, or the call,
+            is not sure to be whole in the room that there is.
     """
 
     prompt: Prompt
@@ -45,7 +45,7 @@ class Request:
     timeout: float | None = None
     partition: str = ""
     calls: Calls | None = None
-    whole: bool = False
+    must_fit: bool = False
 
     def check(self, n_ctx: int, n_vocab: int) -> None:
         """Refuse what an engine of this size cannot serve.

@@ -43,7 +43,7 @@ class Call(Arguments):
         return replace(
             super().settings(),
             tools=to_tools(self.tools or (), self.tool_choice, parallel),
-            format=to_schema(self.response_format) if self.response_format else None,
+            format=None if self.response_format is None else to_schema(self.response_format),
         )
 
 

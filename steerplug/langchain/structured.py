@@ -12,7 +12,7 @@ A schema is a pydantic class, a TypedDict, a JSON Schema or a tool in JSON.
 """
 
 from collections.abc import Mapping
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Protocol
 
 from langchain_core.language_models import LanguageModelInput
@@ -20,7 +20,12 @@ from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.base import OutputParserLike
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBranch,
+    RunnableMap,
+    RunnablePassthrough,
+)
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
@@ -30,6 +35,7 @@ from steerplug.langchain.references import rooted
 from steerplug.langchain.tools import described, to_tools
 
 METHODS = ("function_calling", "json_schema", "json_mode")
+_OWN = {"function_calling": ("tools", "tool_choice", "parallel_tool_calls")}
 Schema = Mapping[str, Any] | type
 
 
@@ -60,28 +66,32 @@ def structured(
         include_raw: whether to return `raw`, `parsed` and `parsing_error` in place of the parsed.
         method: see above.
         strict: without effect: replies always follow the schema.
-        kwargs: other arguments of the calls, such as `tools`, which leave the reply a choice.
+        kwargs: other arguments of the calls. With `tools` a reply may call them instead, and what
+            is parsed is None then; `raw` has the calls.
 
     Raises:
-        RequestError: the method is unknown, or `schema` is no schema.
+        RequestError: the method is unknown or says an argument itself, or `schema` is no schema.
     """
     if method not in METHODS:
         hint = nearest(method, METHODS) or "."
         raise RequestError(f"method is {method!r}{hint} Methods are {', '.join(METHODS)}.")
     told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     said = {"ls_structured_output_format": told if schema is not None else None, **kwargs}
-    tools = said.pop("tools", ())
-    if tools and method == "function_calling":
-        raise RequestError(
-            "a reply that is a call of the schema calls no other tools; choose the method "
-            "'json_schema', or leave the tools out."
-        )
+    for name in _OWN.get(method, ("response_format",)):
+        if said.pop(name, None):
+            raise RequestError(
+                f"the method {method!r} says `{name}` itself; leave it out, or choose another "
+                "method."
+            )
+    tools = said.pop("tools", None) or ()
     if method == "function_calling":
         name = _as_tool(_given(schema)).name
         bound = model.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, **said)
     else:
         bound = model.bind_tools(tools, response_format=_format(schema, method), **said)
-    parser = _parser(schema, method)
+    parser: Runnable[AIMessage, Any] = _parser(schema, method)
+    if tools:
+        parser = RunnableBranch((attrgetter("tool_calls"), _nothing), parser)
     if not include_raw:
         return bound | parser
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=_nothing)

@@ -81,12 +81,11 @@ def to_choice(choice: Choice, names: Sequence[str]) -> str:
     else:
         name = choice if isinstance(choice, str) else "any" if choice else "auto"
         word = _WORDS.get(name)
-    if word is None and name not in names:
-        tools = f"the tools are {', '.join(names)}" if names else "there are no tools"
-        hint = nearest(name, names) or "."
-        raise RequestError(f"tool_choice is {choice!r}, but {tools}{hint}")
-    if word == REQUIRED and not names:
+    if word in (None, REQUIRED) and not names:
         raise RequestError(f"tool_choice is {choice!r}, but there are no tools; give some.")
+    if word is None and name not in names:
+        hint = nearest(name, names) or "."
+        raise RequestError(f"tool_choice is {choice!r}, but the tools are {', '.join(names)}{hint}")
     return word or name
 
 
