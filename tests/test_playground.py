@@ -212,6 +212,15 @@ def test_a_reply_is_text_whatever_it_says(open_page: Callable[..., Any], answers
     assert page.locator("article :is(img, script)").count() == 0
 
 
+def test_a_long_question_leaves_room_for_its_replies(
+    open_page: Callable[..., Any], answers: Answers
+) -> None:
+    page = open_page(answers, viewport={"width": 800, "height": 800})
+    ask(page, "long " * 2000 + "enough?")
+    heights = [page.locator(one).bounding_box()["height"] for one in ("textarea", "article h2")]
+    assert all(height <= limit for height, limit in zip(heights, (400, 200), strict=True))
+
+
 def test_problems_are_shown_where_they_happen(
     open_page: Callable[..., Any], answers: Answers
 ) -> None:

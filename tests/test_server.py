@@ -197,7 +197,8 @@ def test_completions_stream_and_echo(client: Client) -> None:
 def test_a_stream_that_cannot_be_has_its_own_status_if_that_shows_before_a_heartbeat(
     monkeypatch: pytest.MonkeyPatch, heartbeat: float, status: int
 ) -> None:
-    async def refuse(*_said: object) -> AsyncIterator[None]:
+    async def refuse(*_said: object, whole: bool) -> AsyncIterator[None]:
+        assert not whole
         await asyncio.sleep(0.3)
         raise Refused("no.", 413)
         yield
@@ -208,6 +209,22 @@ def test_a_stream_that_cannot_be_has_its_own_status_if_that_shows_before_a_heart
     assert response.status_code == status
     if status == 200:
         assert events(response)[-1]["error"]["message"] == "no."
+
+
+def test_a_reply_that_is_no_stream_is_handed_over_whole(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, generate = list[bool](), session().engine.agenerate
+
+    def agenerate(*said: Any, whole: bool) -> Any:
+        asked.append(whole)
+        return generate(*said, whole=whole)
+
+    monkeypatch.setattr(session().engine, "agenerate", agenerate)
+    for ask in (client.chat, client.complete):
+        for stream in (False, True):
+            assert ask(stream=stream).status_code == 200
+    assert asked == [True, False, True, False]
 
 
 # Choosing steering

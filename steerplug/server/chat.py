@@ -1,5 +1,6 @@
 """`POST /v1/chat/completions`."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,7 +27,7 @@ def add_to(app: FastAPI, serving: Serving) -> None:
         messages = chat_messages(body, limits)
         settings = chat_settings(body, limits, request.state.partition)
         serving.note_asked(request, messages=messages)
-        ask = serving.session.astream_chat
+        ask = partial(serving.session.astream_chat, whole=not body.stream)
         events = together([ask(messages, choice.steering, one) for one in settings])
         return await ChatAnswer(serving, request, body, choice, len(settings)).respond(events)
 

@@ -1,5 +1,7 @@
 """`POST /v1/completions`: texts that go on, without a chat template."""
 
+from functools import partial
+
 from fastapi import FastAPI, Request, Response
 
 from steerplug.chat.tool import CallPiece
@@ -28,7 +30,7 @@ def add_to(app: FastAPI, serving: Serving) -> None:
         if len(texts) * len(settings) > MAX_REPLIES:
             raise Refused(f"prompts times n may be at most {MAX_REPLIES}.", param="n")
         serving.note_asked(request, prompts=texts)
-        ask = serving.session.astream_complete
+        ask = partial(serving.session.astream_complete, whole=not body.stream)
         events = together([ask(text, choice.steering, one) for text in texts for one in settings])
         return await CompletionAnswer(serving, request, body, choice, texts).respond(events)
 
