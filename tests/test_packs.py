@@ -482,6 +482,9 @@ def test_a_python_package_brings_its_pack_and_is_not_imported(
         assert preset.origin is not None
         assert preset.origin.pack == "sea@1.0.0"
         assert "from     the Python package sea-presets" in call("packs")[1]
+        for word in ("remove", "update"):
+            code, _, err = call("packs", word, "sea")
+            assert (code, "package sea-presets; update or uninstall that" in err) == (2, True)
         (site / "sea_presets" / "pack" / "ahoy.yaml").write_text("x: 1")
         with pytest.raises(PackError, match="was changed since it was pinned; install sea-presets"):
             load_preset("ahoy")

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from steerplug.errors import PackError, nearest
 from steerplug.packs.contents import Contents, stage
+from steerplug.packs.entry_points import packages
 from steerplug.packs.fetch import fetched
 from steerplug.packs.installed import added, folder_of
 from steerplug.packs.lock import Lock, Pinned, packs_folder, read_lock, write_lock
@@ -132,6 +133,11 @@ def remove(name: str, lock: Path) -> Pinned:
 
 def not_pinned(name: str, lock: Path) -> PackError:
     """Return the error for a pack that a lock does not pin."""
+    if name in packages():
+        return PackError(
+            f"the pack `{name}` comes with the Python package {packages()[name].package}; update "
+            "or uninstall that."
+        )
     pinned = read_lock(lock).packs
     guess = nearest(name, pinned) or "; see `steerplug packs list`."
     return PackError(f"{lock} pins no pack `{name[:64]}`{guess}")
