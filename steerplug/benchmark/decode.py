@@ -1,8 +1,8 @@
 """Tokens through bare contexts: what the hook costs by itself, and what a change of steering costs.
 
 Contexts on one model take turns token by token: without the hook; with it, nothing steered; with a
-gate at every block of every row. Where in memory a context comes to lie moves its speed by a percent
-or so, as much as the hook costs; therefore each round opens new ones.
+gate at every block of every row. Where in memory a context comes to lie moves its speed by a
+percent or so, as much as the hook costs; therefore each round opens new ones.
 """
 
 import random

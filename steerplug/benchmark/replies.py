@@ -7,7 +7,7 @@ the same engine, and of llama-cpp-python's own `Llama`.
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from steerplug.benchmark.gates import gates
 from steerplug.benchmark.peers import PlainLlama, n_threads, repeng_decode
@@ -23,7 +23,7 @@ from steerplug.fit.teacher import prompted_chat
 from steerplug.library import load_preset
 from steerplug.steering.value import NOTHING, Mix
 
-REPLY, CROWD, N_CTX = 64, 16, 4096
+REPLY, REPLIES, CROWD, N_CTX = 64, 2, 16, 4096
 INSTRUCTION = "pirate"
 """The shipped preset whose system message and examples the first token waits for."""
 
@@ -38,23 +38,41 @@ PEER_COLD, PEER_CACHED = f"Llama, {COLD}", f"Llama, {CACHED}"
 @contextmanager
 def reply(model: Model) -> Iterator[Task]:
     """One reply of 64 tokens: llama.cpp's own loop, the engine, the engine steered."""
-    engine, context = Engine(model, n_ctx=N_CTX), Context(model, n_ctx=N_CTX, hooked=False)
     prompt, steered = _asked(model, "Write a long story about the sea."), Mix.of(gates(model))
-    ways: dict[str, Way] = {
-        RAW: lambda: _by_hand(context, prompt),
-        ALONE: lambda: _alone(engine, prompt, NOTHING),
-        ALONE_STEERED: lambda: _alone(engine, prompt, steered),
-        STREAMED: lambda: _alone(engine, prompt, NOTHING, whole=False),
-    }
-    peer = repeng_decode(model, REPLY // 4)
-    try:
+    with closing(_Both(model)) as both:
+        ways: dict[str, Way] = {
+            RAW: lambda: _by_hand(both.context, prompt),
+            ALONE: lambda: _alone(both.engine, prompt, NOTHING),
+            ALONE_STEERED: lambda: _alone(both.engine, prompt, steered),
+            STREAMED: lambda: _alone(both.engine, prompt, NOTHING, whole=False),
+        }
+        peer = repeng_decode(model, REPLY // 4)
         if peer is None:
-            yield Task("reply", ways, left_out=(REPENG,))
+            yield Task("reply", ways, REPLIES, both.renew, left_out=(REPENG,))
         else:
-            yield Task("reply", {**ways, REPENG: peer})
-    finally:
-        engine.close()
-        context.close()
+            yield Task("reply", {**ways, REPENG: peer}, REPLIES, both.renew)
+
+
+class _Both:
+    """An engine, and a context without one; new in each round, as `decode` says why."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._open()
+
+    def _open(self) -> None:
+        self.engine = Engine(self._model, n_ctx=N_CTX)
+        self.context = Context(self._model, n_ctx=N_CTX, hooked=False)
+
+    def renew(self) -> None:
+        """Take others."""
+        self.close()
+        self._open()
+
+    def close(self) -> None:
+        """Free both."""
+        self.engine.close()
+        self.context.close()
 
 
 def _by_hand(context: Context, prompt: Prompt) -> float:
