@@ -135,19 +135,24 @@ def test_a_switched_control_vector_changes_what_the_context_says(model: Model) -
     assert (said[decode.STOCK_KEPT] != said[decode.SWITCHED]).any()
 
 
-def test_the_crowd_runs_at_once_each_with_its_own_mix(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Request] = []
-    generate = Engine.generate
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """What engines are asked, in order."""
+    requests: list[Request] = []
+    reply = Engine._reply
 
     def watch(self: Engine, request: Request, *args):  # type: ignore[no-untyped-def]
-        asked.append(request)
-        return generate(self, request, *args)
+        requests.append(request)
+        return reply(self, request, *args)
 
-    monkeypatch.setattr(Engine, "generate", watch)
+    monkeypatch.setattr(Engine, "_reply", watch)
+    return requests
+
+
+def test_the_crowd_runs_at_once_each_with_its_own_mix(model: Model, asked: list[Request]) -> None:
     with replies.crowd(model) as task:
         task.ways[replies.AT_ONCE]()
+        assert len(asked) == replies.CROWD
         assert not any(request.mix for request in asked)
         asked.clear()
         task.ways[replies.MIXES]()
@@ -155,16 +160,8 @@ def test_the_crowd_runs_at_once_each_with_its_own_mix(
 
 
 def test_langchain_and_the_session_by_itself_make_the_same_replies(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+    model: Model, asked: list[Request]
 ) -> None:
-    asked: list[Request] = []
-    reply = Engine._reply
-
-    def watch(self: Engine, request: Request, *args):  # type: ignore[no-untyped-def]
-        asked.append(request)
-        return reply(self, request, *args)
-
-    monkeypatch.setattr(Engine, "_reply", watch)
     with langchain.layer(model) as task:
         asked.clear()
         for way in task.ways.values():
