@@ -124,6 +124,18 @@ def test_room_for_less_than_the_shortest_reply_is_used_up(engine: Engine) -> Non
     assert progress.finish_reason == "length"
 
 
+def test_what_has_to_be_whole_and_needs_more_room_than_a_large_one_is_refused(
+    engine: Engine,
+) -> None:
+    numbers = {"type": "array", "minItems": 400, "items": {"type": "integer"}}
+    asked = chat(engine.model, "Count.")
+    request = Request(asked, grammar=numbers, max_tokens=600, must_fit=True)
+    with pytest.raises(RequestError, match=r"max_tokens is 600, .* with \d{3,4}; raise it"):
+        next(iter(engine.generate(request)))
+    few = Request(asked, grammar={**numbers, "minItems": 2}, max_tokens=600, must_fit=True)
+    assert next(iter(engine.generate(few))).text
+
+
 @pytest.mark.parametrize(
     ("grammar", "name"),
     [(Regex("([a-z"), "regex"), (Choice(()), "choice"), (Choice(("a", "")), "choice"),

@@ -71,8 +71,11 @@ class Closing:
 
     @property
     def fits(self) -> bool:
-        """Whether the reply is sure to be whole in its room, as far as that is watched."""
-        return self._left > _WATCHED or self._way is not None
+        """Whether the reply is sure to be whole in its room, or may be in a large one."""
+        if self._left <= _WATCHED:
+            return self._way is not None
+        needed = self.n_needed()
+        return needed is None or needed <= self._left
 
     def n_needed(self) -> int | None:
         """Return with how many tokens the reply is sure to be whole; None where none are found."""
