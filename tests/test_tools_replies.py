@@ -355,7 +355,8 @@ def test_whole_calls_are_why_a_reply_ended_though_its_room_did_too(session: Sess
 def test_a_reply_that_ends_in_the_midst_of_a_call_is_an_error(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closing, "_WATCHED", 2)  # as for a call of more than 512 tokens
+    for limit in ("_WATCHED", "_MOST_NEEDED"):  # as for a call of thousands of tokens
+        monkeypatch.setattr(closing, limit, 2)
     for tools in (Tools((LETTER,), "write"), Tools(BOTH)):
         settings = replace(ONE, max_tokens=26, tools=tools)
         with pytest.raises(RequestError, match=r"call of `\w+` is not whole after 26 tokens"):
