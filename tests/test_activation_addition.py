@@ -25,7 +25,7 @@ from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from steerplug.store import Store
 
 PROMPTS = ("I hate you because", "When she saw him, she said that")
-N_CONTINUATIONS, N_TOKENS, MIN_RATING = 16, 24, 2
+N_CONTINUATIONS, N_TOKENS, MIN_RATING = 20, 24, 2
 STRENGTHS = -2, 0, 1, 2
 
 Words = Callable[[Mix], Array]
@@ -118,11 +118,11 @@ def test_a_random_vector_of_the_same_norm_does_neither(
 ) -> None:
     effect = share(found[2]) - share(found[-2])
     effects = []
-    for seed in range(3):
+    for seed in range(4):
         random = _random_like(love_hate, seed)
         effects.append(share(words(2 * random)) - share(words(-2 * random)))
     assert raised(found[2], found[-2]) > 0.75 * N_CONTINUATIONS
-    assert abs(np.mean(effects)) < effect / 2, effects
+    assert abs(np.mean(effects)) < effect / 3, effects
     assert max(effects) < effect, effects
 
 

@@ -541,10 +541,14 @@ def test_a_cache_folder_that_cannot_be_written_is_refused(
     refused(call("run", "hi", "-s", "quick"), "set STEERPLUG_CACHE")
 
 
-@pytest.mark.parametrize("line", ["/sing", "/steer sailer", "/steer 9*sailor"])
-def test_a_piped_chat_ends_at_what_cannot_be_done(call: Call, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [("/sing", "/sing"), ("/steer sailer", "did you mean `sailor`?"),
+     ("/steer 9*sailor", "strength 9")],
+)  # fmt: skip
+def test_a_piped_chat_ends_at_what_cannot_be_done(call: Call, line: str, word: str) -> None:
     ended = call("chat", "--json", stdin=f"{line}\nnever asked\n".encode())
-    refused(ended)
+    refused(ended, word)
 
 
 def test_the_version_and_the_help_need_no_command(call: Call) -> None:

@@ -28,8 +28,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "DECODE", 3)
     monkeypatch.setattr(replies, "REPLY", 4)
     monkeypatch.setattr(replies, "CROWD", 4)
-    monkeypatch.setattr(langchain, "REPLY", 4)
-    monkeypatch.setattr(langchain, "CROWD", 4)
+    monkeypatch.setattr("steerplug.benchmark.langchain.REPLY", 4)
+    monkeypatch.setattr("steerplug.benchmark.langchain.CROWD", 4)
 
 
 def test_ways_take_turns_and_ratios_are_taken_within_a_turn() -> None:
@@ -168,7 +168,7 @@ def test_langchain_and_the_session_by_itself_make_the_same_replies(
             assert way() > 0
     assert len(asked) == len(task.ways) == 5
     assert len({(request.prompt, request.sampling.temperature) for request in asked}) == 1
-    assert {request.max_tokens for request in asked} == {langchain.REPLY}
+    assert {request.max_tokens for request in asked} == {replies.REPLY}
 
 
 class Community:
@@ -213,12 +213,12 @@ def test_a_batch_is_compared_with_langchain_community_where_that_is_installed(
             way()
             assert way() > 0
     said = Community.made
-    assert len(asked) == 2 * langchain.CROWD
-    assert said["closed"] == asked[: langchain.CROWD // 4] != []
+    assert len(asked) == 2 * replies.CROWD
+    assert said["closed"] == asked[: replies.CROWD // 4] != []
     assert said["model_path"] == str(model.path)
     assert said["n_threads"] == len(os.sched_getaffinity(0))
     assert said["model_kwargs"] == {"n_threads_batch": said["n_threads"]}
-    assert (said["temperature"], said["max_tokens"]) == (0, langchain.REPLY)
+    assert (said["temperature"], said["max_tokens"]) == (0, replies.REPLY)
 
 
 def test_without_langchain_community_its_row_is_left_out(

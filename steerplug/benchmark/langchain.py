@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from steerplug.benchmark.peers import PlainChat, n_threads
+from steerplug.benchmark.replies import CROWD, N_CTX, REPLY
 from steerplug.benchmark.turns import Task, Way
 from steerplug.engine import threads
 from steerplug.engine.model import Model
@@ -18,7 +19,6 @@ from steerplug.langchain.chat_model import ChatSteerplug
 from steerplug.langchain.sessions import forget_sessions, session_for
 from steerplug.session import Session
 
-REPLY, CROWD, N_CTX = 64, 16, 4096
 CHAT, STREAMED_CHAT = "session's chat", "session's chat, streamed"
 INVOKE, STREAM, AINVOKE = "invoke", "stream", "ainvoke"
 BATCH, PEER = "ChatSteerplug, batch", "ChatLlamaCpp of langchain-community, one by one"

@@ -40,7 +40,8 @@ static __thread sp_hook *builds_for;
 void sp_build_for(sp_hook *hook) { builds_for = hook; }
 
 /* The function of the same name in the library that called; another llama.cpp may be loaded too.
- * Looking it up takes some 10 us, and every architecture has a line of its own that calls. */
+ * It is kept for the line that calls, one per architecture: looking it up takes some 10 us, and a
+ * graph has as many calls as blocks. */
 static apply_to_fn *original(const void *caller) {
     static __thread const void *known_caller;
     static __thread apply_to_fn *known;
