@@ -20,6 +20,7 @@ from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.quick import quick
 from steerplug.errors import FitError
 from steerplug.evaluate import sweep
 from steerplug.evaluate.fidelity import measure_fidelity
@@ -45,7 +46,10 @@ from steerplug.store import Key, Store
 log = logging.getLogger(__name__)
 
 FIT_VERSIONS = {"psr": 2, "const": 2, "chain": 3, "mean": 2, "pca": 2, "actadd": 2}
-"""By method. Raise one when the same preset would give other numbers by it."""
+"""By method. Raise one when the same preset would give other numbers by it, beyond rounding.
+
+Rounding alone draws other replies of the teacher, as another processor does.
+"""
 
 _FIT_QUESTIONS = {"psr": 240, "const": 240, "chain": 240, "mean": 32, "pca": 32}
 _LOOKED_AT = 4
@@ -228,10 +232,19 @@ def _fit_teacher(
     preset: Preset, engine: Engine, cells: Cells, kept: Kept, report: Report
 ) -> tuple[Steering, float, Figures]:
     """Fit the difference that the teacher's prompt makes to its own replies, and measure it."""
+    if preset.fit.method in ("psr", "const"):
+        check_installed(preset.name, preset.fit.method)
+    with quick(engine, cells) as (asked, read):
+        steering = _imitation(preset, engine.model, asked, read, kept, report)
+    return steering, *_measured(preset, engine, cells, steering, report)
+
+
+def _imitation(
+    preset: Preset, model: Model, engine: Engine, cells: Cells, kept: Kept, report: Report
+) -> Steering:
+    """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
     assert preset.teacher is not None
-    model, fit, blocks = engine.model, preset.fit, _blocks(preset, engine)
-    if fit.method in ("psr", "const"):
-        check_installed(preset.name, fit.method)
+    fit, blocks = preset.fit, _blocks(preset, engine)
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
     ask = partial(
         teach, engine, template, preset.teacher,
@@ -242,26 +255,24 @@ def _fit_teacher(
     some = lessons[:: -(-len(lessons) // _LOOKED_AT)]
     measure.gaps_closed(cells, some, [])  # refuses where there is nothing to learn
     if fit.method == "psr" or fit.method == "const":
-        steering = distill(
+        return distill(
             preset.name, model, lessons, blocks,
             method=fit.method, scope=preset.scope, seed=fit.seed, report=report,
         )  # fmt: skip
-    elif fit.method == "chain":
+    if fit.method == "chain":
         blocks = blocks[::-_CHAIN_STEP][::-1] if fit.layers == "auto" else blocks
-        steering = fit_chain(
+        return fit_chain(
             _named(preset, engine), cells, lessons, blocks, known=kept.deltas, report=report
         )
-    else:
-        unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
+    unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
 
-        def gaps(steerings: Sequence[Steering]) -> list[float]:
-            mixes = [1.0 * steering for steering in steerings]
-            return [float(gap) for gap in measure.gaps_closed(cells, unused, mixes, report)]
+    def gaps(steerings: Sequence[Steering]) -> list[float]:
+        mixes = [1.0 * steering for steering in steerings]
+        return [float(gap) for gap in measure.gaps_closed(cells, unused, mixes, report)]
 
-        rows = activations.of_lessons(cells, lessons, blocks, report)
-        directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
-        steering, _ = _chosen(preset, engine, directions, gaps)
-    return steering, *_measured(preset, engine, cells, steering, report)
+    rows = activations.of_lessons(cells, lessons, blocks, report)
+    directions = difference.mean(rows) if fit.method == "mean" else difference.pca(rows)
+    return _chosen(preset, engine, directions, gaps)[0]
 
 
 def _measured(

@@ -233,8 +233,8 @@ def test_llama_cpp_predicts_with_the_export_what_the_student_predicts(
         ours = list(reply_log_probs(tiny.cells, lesson.bare, lesson.reply, [NOTHING, steering]))
         with torch.no_grad():
             bare, steered = (
-                tiny.student.log_probs(tiny.student.hidden([exercise.bare], edit)).cpu().numpy()
-                for edit in (None, steer)
+                torch.log_softmax(tiny.student.logits(hidden), -1).cpu().numpy()
+                for hidden in (tiny.student.hidden([exercise.bare], edit) for edit in (None, steer))
             )
         assert relative(ours[0], bare) < 3e-4
         assert relative(ours[1], steered) < 3e-4

@@ -137,7 +137,7 @@ def test_progress_is_reported_for_every_question(engine: Engine, template: ChatT
 def test_a_teacher_that_says_nothing_is_refused(
     engine: Engine, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "generate", lambda _request: iter(()))
+    monkeypatch.setattr(engine, "generate", lambda _request, **_: iter(()))
     with pytest.raises(FitError, match=r"answers none of 2 questions; give the teacher another"):
         teach(engine, template, PIRATE, QUESTIONS, seed=5)
 
@@ -147,8 +147,8 @@ def test_questions_that_get_no_answer_are_left_out(
 ) -> None:
     real, silent = engine.generate, lessons[0].prompted
 
-    def generate(request: Request) -> object:
-        return iter(()) if request.prompt == silent else real(request)
+    def generate(request: Request, *, whole: bool) -> object:
+        return iter(()) if request.prompt == silent else real(request, whole=whole)
 
     monkeypatch.setattr(engine, "generate", generate)
     answered = teach(engine, template, PIRATE, QUESTIONS, seed=5)

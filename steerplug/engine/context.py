@@ -75,7 +75,8 @@ class Context:
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
-        params.n_threads = params.n_threads_batch = n_threads or _processors()
+        self.n_threads = n_threads or _processors()
+        params.n_threads = params.n_threads_batch = self.n_threads
         params.kv_unified, params.no_perf = True, True
         if hooked:
             params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)

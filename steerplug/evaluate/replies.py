@@ -92,7 +92,7 @@ def greedy(
         schema: a JSON Schema that the reply must follow.
     """
     request = Request(prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, grammar=schema)
-    pieces = list(engine.generate(request))
+    pieces = list(engine.generate(request, whole=True))
     tokens = tuple(piece.token for piece in pieces if piece.token is not None)
     return Reply(prompt, tokens, "".join(piece.text for piece in pieces))
 

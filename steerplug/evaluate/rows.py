@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.engine.cells import Cells
-from steerplug.fit.measure import reply_log_probs
+from steerplug.fit.measure import divergence, reply_log_probs
 from steerplug.fit.progress import Report
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Mix
@@ -43,15 +43,11 @@ class Rows:
         """Compare log-probabilities, each (n_rows, n_vocab)."""
         p, b = np.exp(prompted), np.exp(bare)
         return Rows(
-            _divergence(p, prompted, bare),
-            _divergence(p, prompted, steered),
-            _divergence(b, bare, steered),
+            divergence(p, prompted, bare),
+            divergence(p, prompted, steered),
+            divergence(b, bare, steered),
             *(rows.argmax(axis=-1) for rows in (prompted, bare, steered)),
         )
-
-
-def _divergence(weights: Array, p: Array, q: Array) -> Numbers:
-    return np.asarray(np.einsum("rv,rv->r", weights, p - q), np.float64)
 
 
 def compare(

@@ -21,7 +21,7 @@ from steerplug.engine.engine import Engine
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
 from steerplug.fit.at_once import at_once
-from steerplug.fit.measure import reply_log_probs
+from steerplug.fit.measure import divergence, reply_log_probs
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
 from steerplug.preset import Preset
@@ -169,7 +169,7 @@ def _gap_and_closed(
     (prompted,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])
     weights = np.exp(prompted)
     students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *filter(None, mixes)])
-    left = (float(np.vdot(weights, prompted - student)) for student in students)
+    left = (divergence(weights, prompted, student).sum() for student in students)
     gap = next(left)
     return gap, np.array([gap - next(left) if mix else 0.0 for mix in mixes])
 

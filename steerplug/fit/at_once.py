@@ -9,7 +9,7 @@ from steerplug.fit.progress import Report, silent, steps
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AT_ONCE = 16
+_AT_ONCE = 32
 
 
 def at_once(

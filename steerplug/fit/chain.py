@@ -12,12 +12,13 @@ regression). Rows of a lesson are the boundary token and the reply's tokens; in 
 tokens before them that both prompts end with.
 
 Shapes: X, D (n_rows, n_embd); A (n_embd, n_embd); W, Z (k, n_embd). `ridge` is a share of the mean
-squared length of a row of X, chosen per block on lessons that the fit has not seen. Only sums over
-rows are kept (X^T X, X^T D), so memory does not grow with the number of lessons; what the prompted
-model has at the blocks is read for as many blocks at a time as 256 MB hold.
+squared length of a row of X, chosen per block on lessons that the fit has not seen. Of the rows at
+a block only sums are kept (X^T X, X^T D), and what the prompted model has there is read for as many
+blocks at a time as 256 MB hold.
 Source: DESIGN section 3; reduced-rank regression, Izenman 1975.
 """
 
+import functools
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -35,7 +36,11 @@ from steerplug.steering.value import NOTHING, Array, Delta, Mix, Scope, Steering
 RANK = 64
 RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _PARTS, _HELD_BACK = 4, 2
-"""Lessons are dealt into four parts; the ridge is chosen on the first two, one at a time."""
+"""Lessons are dealt into four parts; the ridge is chosen on the first two, one at a time.
+
+A part is summed up at once: after every product BLAS leaves threads spinning, which take processors
+from the next decode.
+"""
 
 _MOST_BYTES = 2**28
 
@@ -121,13 +126,14 @@ def fit_chain(
         for i, il in enumerate(some):
             report("distilling block by block", len(layers) - len(left) + begin + i, len(layers))
             below = _mix(chain, {lower: deltas[lower] for lower in layers if lower < il})
-            parts: list[Sums | None] = [None] * _PARTS
-            for j, (lesson, rows_wanted) in enumerate(zip(lessons, wanted, strict=True)):
-                present = _steered(chain, cells, lesson, common, below, il)
-                sums = Sums.of(present, rows_wanted[i] - present)
-                part = parts[j % _PARTS]
-                parts[j % _PARTS] = sums if part is None else part + sums
-            deltas[il] = regress([part for part in parts if part is not None], rank)
+            parts = []
+            for part in range(min(_PARTS, len(lessons))):
+                read = [_steered(chain, cells, lesson, common, below, il)
+                        for lesson in lessons[part::_PARTS]]
+                present = np.concatenate(read)
+                prompted = np.concatenate([rows[i] for rows in wanted[part::_PARTS]])
+                parts.append(Sums.of(present, prompted - present))
+            deltas[il] = regress(parts, rank)
     report("distilling block by block", len(layers), len(layers))
     return Steering(
         chain.name, chain.n_embd, chain.n_layer, {il: deltas[il] for il in layers}, chain.scope
@@ -136,9 +142,7 @@ def fit_chain(
 
 def regress(parts: Sequence[Sums], rank: int) -> Delta:
     """Return the rank-k affine map from rms(h) to what h lacks; parts hold each other's ridge."""
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole + part
+    whole = functools.reduce(Sums.__add__, parts)
     errors = np.zeros(len(RIDGES))
     for part in parts[:_HELD_BACK] if len(parts) > 1 else ():
         held, solve = part.about(whole), _ridge_solver((whole - part).about(whole))

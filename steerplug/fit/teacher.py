@@ -102,7 +102,8 @@ def teach(
             max_tokens=n_tokens,
             grammar=schema,
         )
-        return tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
+        pieces = engine.generate(request, whole=True)
+        return tuple(piece.token for piece in pieces if piece.token is not None)
 
     asked = at_once(ask, range(len(questions)), "asking the prompted model", report)
     lessons = [lesson for lesson in asked if lesson.reply]

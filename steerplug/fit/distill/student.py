@@ -23,6 +23,9 @@ from steerplug.fit.distill.weights import read_weights
 Edit = Callable[[int, torch.Tensor], torch.Tensor | None]
 """(block, its output h) -> what takes the place of h, or None to leave it."""
 
+_PIECE = 256
+"""Tokens of a prefix that are read at a time: scores of all pairs of a long one fill memory."""
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -81,30 +84,32 @@ class Student:
         return student
 
     @torch.no_grad()
-    def prefix(self, tokens: Sequence[int]) -> Prefix:
-        """Return the keys and values of the first tokens of a text, unsteered."""
-        if not tokens:
-            return Prefix()
+    def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Return the keys and values of the first tokens of some texts, unsteered."""
+        if not any(texts):
+            return [Prefix() for _ in texts]
+        batch = [Passage(Prefix(), tuple(text), 0) for text in texts]
+        tokens, seen, _ = _laid_out(batch, 0)
         cache = DynamicCache()  # without a config, which would drop what a sliding window passed
-        row = torch.tensor([list(tokens)], device=self.device)
-        self.decoder(row, past_key_values=cache, use_cache=True)
-        return Prefix(
-            tuple(layer.keys[0] for layer in cache.layers),
-            tuple(layer.values[0] for layer in cache.layers),
-        )
+        for i in range(0, tokens.shape[1], _PIECE):
+            self.decoder(
+                tokens[:, i : i + _PIECE].to(self.device),
+                attention_mask=seen[:, : i + _PIECE].to(self.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return [
+            Prefix(
+                tuple(layer.keys[i, :, : len(text)] for layer in cache.layers),
+                tuple(layer.values[i, :, : len(text)] for layer in cache.layers),
+            )
+            for i, text in enumerate(texts)
+        ]
 
     def hidden(self, batch: Sequence[Passage], edit: Edit | None = None) -> torch.Tensor:
         """Return the hidden states of the rows of a batch, one passage after another."""
-        n_tokens = max(len(passage.tokens) for passage in batch)
         n_prefix = max(passage.prefix.n_tokens for passage in batch)
-        tokens = torch.zeros(len(batch), n_tokens, dtype=torch.long)
-        seen = torch.zeros(len(batch), n_prefix + n_tokens, dtype=torch.long)
-        positions = torch.zeros_like(tokens)
-        for i, passage in enumerate(batch):
-            before, n = passage.prefix.n_tokens, len(passage.tokens)
-            tokens[i, :n] = torch.tensor(passage.tokens)
-            seen[i, n_prefix - before : n_prefix + n] = 1
-            positions[i] = torch.arange(before, before + n_tokens)
+        tokens, seen, positions = _laid_out(batch, n_prefix)
         with self._edited(edit):
             states = self.decoder(
                 tokens.to(self.device),
@@ -115,9 +120,10 @@ class Student:
             ).last_hidden_state
         return rows_of(states, batch)
 
-    def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return log-probabilities in float32, (n_rows, n_vocab)."""
-        return torch.log_softmax(self.head(hidden).float(), dim=-1)
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return logits, (n_rows, n_vocab), in the type of the weights."""
+        logits: torch.Tensor = self.head(hidden)
+        return logits
 
     def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
         cache = DynamicCache()
@@ -133,6 +139,22 @@ class Student:
             for il, block in enumerate(self.decoder.layers if edit else ()):
                 hooks.callback(block.register_forward_hook(_hook(il, edit)).remove)
             yield
+
+
+def _laid_out(
+    batch: Sequence[Passage], n_prefix: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return tokens, what each may see, and positions of a padded batch."""
+    n_tokens = max(len(passage.tokens) for passage in batch)
+    tokens = torch.zeros(len(batch), n_tokens, dtype=torch.long)
+    seen = torch.zeros(len(batch), n_prefix + n_tokens, dtype=torch.long)
+    positions = torch.zeros_like(tokens)
+    for i, passage in enumerate(batch):
+        before, n = passage.prefix.n_tokens, len(passage.tokens)
+        tokens[i, :n] = torch.tensor(passage.tokens)
+        seen[i, n_prefix - before : n_prefix + n] = 1
+        positions[i] = torch.arange(before, before + n_tokens)
+    return tokens, seen, positions
 
 
 def rows_of(states: torch.Tensor, batch: Sequence[Passage]) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The loop that trains deltas: the bare chat, steered, is to predict what the prompted one does.
 
     kl     mean over rows of sum_v p(v) (log p(v) - log q(v))        p prompted, q steered
+           its gradient by the logits of q is q - p
     mse    mean over blocks of |steered - prompted|^2 / |bare - prompted|^2, over rows and values
 
 Rows are the boundary token and the reply's tokens, which both chats read alike. Units: kl in nats
@@ -46,20 +47,22 @@ def prepare(
 ) -> list[Exercise]:
     """Return lessons made ready; what all prompted sides begin with is computed once."""
     common = n_common([lesson.prompted.tokens for lesson in lessons])
-    shared = student.prefix(lessons[0].prompted.tokens[:common])
+    (shared,) = student.prefixes([lessons[0].prompted.tokens[:common]])
     few = [lessons[i : i + _LARGE_BATCH] for i in range(0, len(lessons), _LARGE_BATCH)]
     exercises = []
     for some in steps(few, "reading the prompted model", report):
         asked = [_after(shared, common, lesson.prompted, lesson.reply) for lesson in some]
         with torch.no_grad():
             hidden = student.hidden(asked).split([lesson.n_rows for lesson in some])
-        for lesson, prompted, rows in zip(some, asked, hidden, strict=True):
-            bare = lesson.bare
-            unsteered = len(bare.tokens) - 1 if scope == "response" else int(bare.has_bos)
-            before = student.prefix(bare.tokens[:unsteered])
-            plain = _after(before, unsteered, bare, lesson.reply)
-            exercises.append(Exercise(plain, prompted, rows))
+        before = student.prefixes([_unsteered(lesson.bare, scope) for lesson in some])
+        for lesson, prompted, rows, prefix in zip(some, asked, hidden, before, strict=True):
+            bare = _after(prefix, prefix.n_tokens, lesson.bare, lesson.reply)
+            exercises.append(Exercise(bare, prompted, rows))
     return exercises
+
+
+def _unsteered(bare: Prompt, scope: Scope) -> tuple[int, ...]:
+    return bare.tokens[: len(bare.tokens) - 1 if scope == "response" else int(bare.has_bos)]
 
 
 def _after(prefix: Prefix, n: int, prompt: Prompt, reply: Sequence[int]) -> Passage:
@@ -108,7 +111,7 @@ def train(
         batches = [[fit[j] for j in order[i : i + BATCH]] for i in range(0, len(order), BATCH)]
         for batch in steps(batches, f"training, pass {epoch + 1} of {EPOCHS}", report):
             optimizer.zero_grad()
-            _loss(student, batch, deltas, objective).mean().backward()
+            _add_gradient(student, batch, deltas, objective)
             optimizer.step()
             slower.step()
         left = _left(student, held_back, deltas, objective)
@@ -118,6 +121,18 @@ def train(
             break
         best, kept = left, copy.deepcopy(deltas.state_dict())
     deltas.load_state_dict(kept)
+
+
+def _add_gradient(
+    student: Student, batch: Sequence[Exercise], deltas: Deltas, objective: Objective
+) -> None:
+    """Add the gradient of a batch's mean loss to that of the deltas."""
+    if objective == "mse":
+        _loss(student, batch, deltas, objective).mean().backward()
+        return
+    wanted, steered = _both_logits(student, batch, deltas)
+    p, q = (torch.softmax(logits, -1, torch.float32) for logits in (wanted, steered.detach()))
+    steered.backward(q.sub_(p).div_(len(q)).to(steered.dtype))
 
 
 def _loss(
@@ -141,10 +156,21 @@ def _divergence(
     student: Student, batch: Sequence[Exercise], deltas: Deltas
 ) -> torch.Tensor:
     """Return KL(prompted || steered) of every row."""
+    wanted, steered = (
+        torch.log_softmax(logits, -1, torch.float32)
+        for logits in _both_logits(student, batch, deltas)
+    )
+    return (wanted.exp() * (wanted - steered)).sum(-1)
+
+
+def _both_logits(
+    student: Student, batch: Sequence[Exercise], deltas: Deltas
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of every row, prompted and steered."""
     with torch.no_grad():
-        wanted = student.log_probs(torch.cat([exercise.hidden for exercise in batch]))
-    steered = student.hidden([exercise.bare for exercise in batch], _steer(deltas))
-    return (wanted.exp() * (wanted - student.log_probs(steered))).sum(-1)
+        wanted = student.logits(torch.cat([exercise.hidden for exercise in batch]))
+    hidden = student.hidden([exercise.bare for exercise in batch], _steer(deltas))
+    return wanted, student.logits(hidden)
 
 
 def _states(

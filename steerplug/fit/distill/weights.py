@@ -62,6 +62,7 @@ def _dequantised(model: Model) -> Any:
     `from_pretrained(gguf_file=...)` would keep the weights packed, which is slow to train through.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     folder, file = model.path.parent, model.path.name
@@ -69,7 +70,10 @@ def _dequantised(model: Model) -> Any:
     with _offline(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         config = AutoConfig.from_pretrained(folder, gguf_file=file)
-        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with no_init_weights():  # of what is replaced below
+            module = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="eager"
+            )
         loaded = load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
     absent = module.load_state_dict(loaded["tensors"], strict=False)
     module.tie_weights()

@@ -1,0 +1,122 @@
+"""The quick copy of a model: it says what the model says, leaves nothing behind, and may fail."""
+
+import contextlib
+import logging
+import resource
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steerplug.engine.cells import Cells
+from steerplug.engine.context import Context
+from steerplug.engine.engine import Engine, Request
+from steerplug.engine.model import Model
+from steerplug.engine.quick import quick
+from steerplug.engine.sampling import Sampling
+from steerplug.engine.scope import Prompt
+from steerplug.fit.measure import reply_log_probs
+from steerplug.steering.value import NOTHING
+
+N_CTX = 256
+TEXT = "The rain had fallen all night, and in the morning the river stood at the door of the mill."
+
+
+@pytest.fixture(scope="module")
+def engine(model: Model) -> Iterator[Engine]:
+    engine = Engine(model, n_ctx=N_CTX, n_seq=2, n_threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def cells(shared_context: Context) -> Cells:
+    shared_context.clear()
+    return Cells(shared_context)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_copy_says_what_the_model_says(engine: Engine, cells: Cells) -> None:
+    tokens = tuple(engine.model.vocab.tokenize(TEXT))
+    prompt, reply = Prompt(tokens[:3]), tokens[3:]
+    (wanted,) = reply_log_probs(cells, prompt, reply, [NOTHING])
+    with quick(engine, cells) as (asked, read):
+        assert asked.model.metadata("general.file_type") == "7"  # Q8_0; the model is Q4_1, 3
+        assert read.context.model is asked.model is not engine.model
+        assert asked.n_ctx == read.context.n_ctx == N_CTX
+        assert asked.context.n_threads == read.context.n_threads == 1
+        (found,) = reply_log_probs(read, prompt, reply, [NOTHING])
+        greedy = Request(prompt, sampling=Sampling(temperature=0), max_tokens=4)
+        assert len(list(asked.generate(greedy))) == 4
+    divergence = (np.exp(wanted) * (wanted - found)).sum(axis=-1)
+    assert 0 < divergence.mean() < 0.02  # nats; 4 bits lose about 0.1 of what 16 say
+
+
+def test_nothing_of_the_copy_is_left(engine: Engine, cells: Cells, folder: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), quick(engine, cells) as (asked, _read):
+        copy = asked.model
+        assert list(folder.rglob("*.gguf"))
+        raise KeyboardInterrupt
+    assert not list(folder.iterdir())
+    with pytest.raises(Exception, match="closed"):
+        _ = copy.handle
+    assert engine.model.handle  # the model itself stays open
+
+
+def test_a_model_that_is_quick_itself_is_not_copied(
+    engine: Engine, cells: Cells, folder: Path
+) -> None:
+    with quick(engine, cells) as (asked, read), quick(asked, read) as (again, cells_again):
+        assert again is asked
+        assert cells_again is read
+        assert len(list(folder.iterdir())) == 1
+
+
+def test_a_large_model_is_not_copied(
+    engine: Engine, cells: Cells, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.model, "n_weights", int(5e9))
+    with quick(engine, cells) as (asked, read):
+        assert asked is engine
+        assert read is cells
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("trouble", ["full", "gone"])
+def test_where_there_is_no_room_the_model_itself_is_used(
+    engine: Engine,
+    cells: Cells,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    trouble: str,
+) -> None:
+    if trouble == "gone":
+        folder.rmdir()
+        folder.write_text("in the way of a folder")
+    caplog.set_level(logging.WARNING, "steerplug")
+    with _at_most(1_000_000), quick(engine, cells) as (asked, read):
+        assert asked is engine
+        assert read is cells
+    (said,) = [record.getMessage() for record in caplog.records if "quick" in record.name]
+    assert "cannot be copied to a temporary folder (" in said
+    assert said.endswith("set TMPDIR to a folder with space.")
+    assert "\n" not in said
+    assert trouble == "gone" or not list(folder.iterdir())
+
+
+@contextlib.contextmanager
+def _at_most(n_bytes: int) -> Iterator[None]:
+    """Let no file grow larger, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
