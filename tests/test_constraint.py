@@ -2,15 +2,18 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from steerplug.engine.constraint import ANY_JSON, Constraint
+from steerplug.engine.context import Row
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
@@ -73,6 +76,34 @@ def test_a_reply_follows_its_schema_whatever_is_drawn(
     text, reason = reply(engine, schema, seed)
     assert reason == "stop"
     jsonschema.validate(json.loads(text), dict(schema))
+
+
+def test_masks_are_computed_beside_the_decode(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, compute = engine.context.decode, Constraint._compute
+    computed = threading.Event()
+    in_time: list[bool] = []
+
+    def slow_decode(rows: Sequence[Row]) -> None:
+        if len(rows) == 1:  # a token of the reply, decoded for as long as its successor's mask
+            in_time.append(computed.wait(10))
+        computed.clear()
+        decode(rows)
+
+    def computes(constraint: Constraint) -> NDArray[np.bool_]:
+        mask = compute(constraint)
+        if threading.current_thread().name.startswith("steerplug masks"):  # not to find a way out
+            computed.set()
+        return mask
+
+    monkeypatch.setattr(engine.context, "decode", slow_decode)
+    monkeypatch.setattr(Constraint, "_compute", computes)
+    engine.forget()  # a prompt of which one row is missing looks like a token of the reply
+    text, _ = reply(engine, PERSON, seed=1, max_tokens=400)
+    jsonschema.validate(json.loads(text), PERSON)
+    assert len(in_time) > 10
+    assert all(in_time)
 
 
 def test_without_a_schema_the_same_question_is_not_answered_in_json(engine: Engine) -> None:

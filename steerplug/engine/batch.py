@@ -195,8 +195,7 @@ class Batch:
 
     def _account(self, parts: Sequence[Part]) -> None:
         """Note the cells of decoded rows, and draw the next token of each reply that is ready."""
-        hook, end = self.context.hook, 0
-        moved, steered = hook.moved.tolist(), hook.steered.tolist()
+        (moved, steered), end = self.context.hook.effects(), 0
         for reply, n in parts:
             begin, end = end, end + n
             held = reply.held

@@ -1,13 +1,15 @@
 """Replies that follow a grammar by construction: tokens no valid reply goes on with are not drawn.
 
-llguidance computes, per token, which ones may follow; theirs are the only logits left standing. A
-grammar is data: what it cannot express is an error sentence, never a crash.
+llguidance computes, per token, which ones may follow; theirs are the only logits left standing.
+That needs no logits, and is done beside the decode, in a thread of its own. A grammar is data: what
+it cannot express is an error sentence, never a crash.
 """
 
 import json
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ ANY_JSON: Mapping[str, Any] = {"type": "object"}
 _STYLE: "JsonCompileOptions" = {
     "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "
 }
+_beside = ThreadPoolExecutor(1, "steerplug masks")
 _making = threading.Lock()
 _tokenizers: "WeakKeyDictionary[Vocab, llguidance.LLTokenizer]" = WeakKeyDictionary()
 
@@ -85,6 +88,11 @@ class Constraint:
         )
         self._bits = np.zeros(-(-vocab.n_tokens // 32), np.int32)
         self._n_vocab = vocab.n_tokens
+        self._ahead: Future[NDArray[np.bool_]] | None = None
+
+    def look_ahead(self) -> None:
+        """Begin to compute `allowed`, which must be the next to be asked for."""
+        self._ahead = _beside.submit(self._compute)
 
     def allowed(self) -> NDArray[np.bool_]:
         """Return which tokens can come next, (n_vocab,).
@@ -92,6 +100,10 @@ class Constraint:
         Raises:
             RequestError: the grammar proved too costly to follow.
         """
+        ahead, self._ahead = self._ahead, None
+        return ahead.result() if ahead else self._compute()
+
+    def _compute(self) -> NDArray[np.bool_]:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
             raise RequestError(

@@ -60,6 +60,7 @@ class Context:
     ) -> None:
         self.model, self.n_batch, self.n_seq = model, min(n_batch, n_ctx), n_seq
         self._hooked = hooked
+        self._logits_row = ctypes.c_float * model.vocab.n_tokens  # a type, slow to make anew
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
@@ -181,8 +182,7 @@ class Context:
         pointer = llama.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise EngineError(f"no logits were asked for at row {row} of the last batch.")
-        values = ctypes.c_float * self.model.vocab.n_tokens
-        row_in_place = values.from_address(ctypes.addressof(pointer.contents))
+        row_in_place = self._logits_row.from_address(ctypes.addressof(pointer.contents))
         logits: Array = np.frombuffer(memoryview(row_in_place), np.float32)
         return logits
 

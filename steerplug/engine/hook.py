@@ -209,6 +209,13 @@ class Hook:
         """Per row of the last decode: at how many blocks it was steered."""
         return self._steered[: self._state.n_rows].copy()
 
+    def effects(self) -> tuple[list[float], list[int]]:
+        """Return `moved` and `steered` as lists, cheaply: this is read after every decode."""
+        n = self._state.n_rows
+        if not self._state.applied:
+            return [0.0] * n, [0] * n
+        return self._moved[:n].tolist(), self._steered[:n].tolist()
+
     @property
     def applied(self) -> int:
         """How many (row, block) pairs the last decode steered."""

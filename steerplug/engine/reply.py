@@ -145,8 +145,8 @@ class Reply:
         self.progress.moved += moved
         self.progress.n_moved += n_moved
         if self.n_missing == 0:
-            steered = self._steering[self._counted :]
-            self.progress.n_steered += sum(applied is not None for applied in steered)
+            for applied in self._steering[self._counted :]:
+                self.progress.n_steered += applied is not None
             self._counted = len(self._steering)
 
     def advance(self, context: Context, row: int, moved: float) -> bool:
@@ -168,6 +168,8 @@ class Reply:
             progress.finish_reason = self._why_it_ends()
             self.deliver(Piece(shown, token, moved, logprobs, in_call))
         if progress.finish_reason is None:
+            if self._closing is not None:
+                self._closing.constraint.look_ahead()
             return False
         progress.cut_short = self._closing is not None and self._closing.cut_short
         if rest := self._text.finish():

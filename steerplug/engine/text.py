@@ -41,7 +41,7 @@ class TextStream:
         if self.stopped_by is not None:
             return ""
         text = self._held + new
-        if not stops:
+        if not (stops and self._stop):
             self._held = ""
             return text
         found = [(text.index(stop) + len(stop), text.index(stop), stop)

@@ -103,6 +103,8 @@ class Worker:
 
     def _gather(self) -> bool:
         """Wait for work and take in what has arrived; return False once the engine is closed."""
+        if self.batch and not (self._arrived or self._forgets or self._closed):
+            return True  # the usual case between two tokens, which needs no lock
         with self._awake:
             if not (self._arrived or self.batch):
                 threads.give_back()

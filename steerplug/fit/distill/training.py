@@ -31,6 +31,8 @@ Objective = Literal["kl", "mse"]
 EPOCHS, BATCH, RATE, DECAY = 3, 4, 1e-2, 1e-6
 _HELD_BACK = 12
 _LARGE_BATCH = 8
+_SORTED = 8 * BATCH
+"""So many exercises are sorted by length at a time."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,7 @@ def train(
     best = _left(student, held_back, deltas, objective)
     kept = copy.deepcopy(deltas.state_dict())
     for epoch in range(EPOCHS):
-        order = torch.randperm(len(fit), generator=random).tolist()
-        batches = [[fit[j] for j in order[i : i + BATCH]] for i in range(0, len(order), BATCH)]
+        batches = _batches(fit, random)
         for batch in steps(batches, f"training, pass {epoch + 1} of {EPOCHS}", report):
             optimizer.zero_grad()
             _add_gradient(student, batch, deltas, objective)
@@ -121,6 +122,16 @@ def train(
             break
         best, kept = left, copy.deepcopy(deltas.state_dict())
     deltas.load_state_dict(kept)
+
+
+def _batches(exercises: Sequence[Exercise], random: torch.Generator) -> list[list[Exercise]]:
+    """Return the exercises in random batches, each of about one length to need little padding."""
+    order = [exercises[i] for i in torch.randperm(len(exercises), generator=random).tolist()]
+    batches = []
+    for begin in range(0, len(order), _SORTED):
+        some = sorted(order[begin : begin + _SORTED], key=lambda one: len(one.bare.tokens))
+        batches += [some[i : i + BATCH] for i in range(0, len(some), BATCH)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
 
 
 def _add_gradient(
