@@ -322,7 +322,7 @@ def test_how_far_a_row_was_moved_is_the_change_over_its_length(
     assert before is not None
     want = 2 * 20.0 / np.linalg.norm(before[0], axis=1)
     want[0] = 0
-    np.testing.assert_allclose(context.hook.moved, want, rtol=1e-3)
+    np.testing.assert_allclose(context.hook.effects()[0], want, rtol=1e-3)
     assert context.hook.applied == len(TOKENS) - 1
 
 
@@ -333,7 +333,7 @@ def test_a_decode_without_steering_reports_none_whatever_came_before(
     assert context.hook.applied > 0
     run(context, on_none())
     assert context.hook.applied == 0
-    assert context.hook.moved.tolist() == [0.0] * len(TOKENS)
+    assert context.hook.effects() == ([0.0] * len(TOKENS), [0] * len(TOKENS))
 
 
 @pytest.mark.parametrize("strength", [1e30, -1e300])

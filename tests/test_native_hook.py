@@ -313,7 +313,7 @@ def test_each_row_of_a_batch_gets_its_own_steering_at_its_own_strength(
             want = steer_row(h, mix.terms, il)
             assert np.all(np.abs(after[il][row] - want) <= rounding(h, mix.terms))
             moved[row] += np.linalg.norm(want - h) / np.linalg.norm(h)
-    np.testing.assert_allclose(hook.moved, moved, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(hook.effects()[0], moved, rtol=1e-3, atol=1e-6)
     expected = sum(il in {i for t in mix.terms for i in t.steering.layers}
                    for mix in rows for il in range(N_LAYER))
     assert hook.applied == expected

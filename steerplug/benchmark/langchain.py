@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from steerplug.benchmark.peers import PlainChat, n_threads
+from steerplug.benchmark.peers import PlainChat
 from steerplug.benchmark.replies import CROWD, N_CTX, REPLY
 from steerplug.benchmark.turns import Task, Way
 from steerplug.engine import threads
@@ -49,7 +49,7 @@ def batch(model: Model) -> Iterator[Task]:
     """Sixteen replies of 64 tokens at once, and a quarter of them by a chat model that cannot."""
     texts = [f"Write a long story about {i + 2} sailors." for i in range(CROWD)]
     with _chat_model(model) as (chat, session):
-        peer = PlainChat.of(model, N_CTX, n_threads(session.engine.context), REPLY)
+        peer = PlainChat.of(model, N_CTX, session.engine.context.n_threads, REPLY)
 
         def at_once() -> float:
             said: list[str] = []

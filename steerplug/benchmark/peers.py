@@ -40,13 +40,6 @@ class ControlVector:
             raise EngineError(f"llama.cpp refuses a control vector (code {code}).")
 
 
-def n_threads(context: Context) -> int:
-    """Return how many threads a context computes with, for others to do the same."""
-    from llama_cpp import llama_cpp as llama
-
-    return int(llama.llama_n_threads(context.handle))
-
-
 class PlainLlama:
     """llama-cpp-python's own `Llama`: one request at a time, prompts with a system message."""
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 from steerplug.benchmark.gates import gates
-from steerplug.benchmark.peers import PlainLlama, n_threads, repeng_decode
+from steerplug.benchmark.peers import PlainLlama, repeng_decode
 from steerplug.benchmark.turns import Task, Way
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine import threads
@@ -104,7 +104,7 @@ def _alone(engine: Engine, prompt: Prompt, mix: Mix, *, whole: bool = True) -> f
 def crowd(model: Model) -> Iterator[Task]:
     """Sixteen requests of 64 tokens: at once through the engine, and one by one without it."""
     engine = Engine(model, n_ctx=N_CTX)
-    llama = PlainLlama(model, N_CTX, n_threads(engine.context))
+    llama = PlainLlama(model, N_CTX, engine.context.n_threads)
     prompts = [_asked(model, f"Write a long story about {i + 2} sailors.") for i in range(CROWD)]
     some = [gates(model, seed) for seed in range(CROWD // 2)]
     mixes = [0.5 * some[i % len(some)] + (i + 1) / CROWD * some[i // 2] for i in range(CROWD)]
@@ -153,7 +153,7 @@ def first_token(model: Model) -> Iterator[Task]:
     bare, steered = template.prompt(question), Mix.of(gates(model))
     long, before = (template.prompt(prompted_chat(teacher, chat)) for chat in (question, other))
     engine = Engine(model, n_ctx=N_CTX)
-    llama = PlainLlama(model, N_CTX, n_threads(engine.context))
+    llama = PlainLlama(model, N_CTX, engine.context.n_threads)
 
     def ask(prompt: Prompt, mix: Mix = NOTHING, held: Prompt | None = None) -> float:
         engine.forget()

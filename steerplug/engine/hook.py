@@ -199,18 +199,12 @@ class Hook:
         """How often the last armed decode met each block, (n_layer,)."""
         return self._seen.copy()
 
-    @property
-    def moved(self) -> Array:
-        """Per row of the last decode: |change of h| / |h|, summed over its blocks."""
-        return self._moved[: self._state.n_rows].copy()
-
-    @property
-    def steered(self) -> NDArray[np.int32]:
-        """Per row of the last decode: at how many blocks it was steered."""
-        return self._steered[: self._state.n_rows].copy()
-
     def effects(self) -> tuple[list[float], list[int]]:
-        """Return `moved` and `steered` as lists, cheaply: this is read after every decode."""
+        """Return what the last decode did to each row.
+
+        How far it was moved, |change of h| / |h| summed over its blocks, and at how many blocks it
+        was steered.
+        """
         n = self._state.n_rows
         if not self._state.applied:
             return [0.0] * n, [0] * n
