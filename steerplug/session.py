@@ -296,7 +296,7 @@ class _Task:
         text = "".join(part for part in parts if isinstance(part, str))
         if text or not piece.in_call:
             self._text.append(text)
-            yield replace(piece, text=text)
+            yield piece._replace(text=text)
         for part in parts:
             if isinstance(part, CallPiece):
                 yield part

@@ -62,6 +62,19 @@ def far_from_alone(
     return float(np.mean(list(map(_divergence, alone, told))))
 
 
+def unlike_alone(
+    context: Context, prompt: Prompt, mix: Mix, tokens: Sequence[int]
+) -> float:
+    """How much likelier, in nats, the likeliest token is than the one a greedy reply has there.
+
+    The most over its tokens, each behind those before it, alone in the context.
+    """
+    context.clear()
+    (alone,) = reply_log_probs(Cells(context), prompt, tokens[:-1], [mix])
+    alone[:, context.model.vocab.eos] = -np.inf  # asked for without an end
+    return float((alone.max(axis=1) - alone[np.arange(len(tokens)), list(tokens)]).max())
+
+
 def _divergence(alone: Array, told: Logprobs | None) -> float:
     assert told is not None
     tokens = [token for token, _ in told.top]

@@ -531,6 +531,18 @@ def test_a_size_that_makes_no_sense_is_refused(
     assert str(refusal.value) == sentence
 
 
+def test_a_context_smaller_than_its_sequences_is_as_small_as_llama_cpp_makes_them(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    """With fewer cells, or rows of a batch, than sequences, llama.cpp would end the process."""
+    engine = new_engine(1)
+    assert engine.n_ctx == 256
+    assert len(list(engine.generate(asks(chat(model, "Hi."), max_tokens=3)))) == 3
+    context = Context(model, n_ctx=64, n_batch=2, n_seq=9, n_threads=1)
+    assert context.n_batch == 9
+    context.close()
+
+
 def test_metrics_say_what_was_done_and_what_is_held(
     model: Model, new_engine: Callable[..., Engine]
 ) -> None:

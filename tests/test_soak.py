@@ -11,7 +11,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import pytest
-from alone import NOISE, chat, check_accounts, far_from_alone, steering, until  # type: ignore[import-not-found]
+from alone import (  # type: ignore[import-not-found]
+    NOISE,
+    chat,
+    check_accounts,
+    far_from_alone,
+    steering,
+    unlike_alone,
+    until,
+)
 
 from steerplug.engine import scope
 from steerplug.engine.context import Context
@@ -45,13 +53,14 @@ class Client:
     def __init__(self, engine: Engine, mixes: list[Mix], seed: int) -> None:
         self.engine, self.mixes, self.random = engine, mixes, random.Random(seed)
         self.made: list[Made] = []
+        self.whole: list[Made] = []
         self.done: dict[str, int] = {}
         self.turns = [self.random.choice(QUESTIONS)]
         self.error: BaseException | None = None
 
     def run(self, n: int) -> None:
-        ways = [self.read, self.read, self.go_on, self.leave, self.overflow, self.ask_in_vain,
-                self.overdo]
+        ways = [self.read, self.read, self.go_on, self.read_whole, self.leave, self.overflow,
+                self.ask_in_vain, self.overdo]
         try:
             for _ in range(n):
                 way = self.random.choice(ways)
@@ -84,6 +93,12 @@ class Client:
         if len(self.turns) > 5:
             self.turns = [self.random.choice(QUESTIONS)]
         return self.made[-1]
+
+    def read_whole(self) -> None:
+        """A greedy reply that nobody waits to see: what runs beside it may decode on with it."""
+        request = replace(self.request(), sampling=Sampling(0.0), logprobs=None)
+        pieces = list(self.engine.generate(request, progress := Progress(), whole=True))
+        self.whole.append(Made(request, pieces, progress))
 
     def leave(self) -> None:
         """A reply that is left in the middle."""
@@ -146,6 +161,12 @@ def test_every_reply_of_a_crowd_is_what_it_is_alone(
         far = far_from_alone(context, request.prompt, request.mix, reply.pieces)
         assert far < NOISE, (request.mix.terms, far)
         assert (reply.progress.n_steered > 0) == bool(request.mix)
+    whole = [reply for client in clients for reply in client.whole if reply.progress.n_generated]
+    assert whole
+    for reply in whole:
+        tokens = [piece.token for piece in reply.pieces if piece.token is not None]
+        unlike = unlike_alone(context, reply.request.prompt, reply.request.mix, tokens)
+        assert unlike < FAR, (reply.request.mix.terms, unlike)
 
 
 def test_a_planted_wrong_cache_hit_is_far_beyond_the_noise(

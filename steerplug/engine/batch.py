@@ -5,20 +5,26 @@ and beside them pieces of the prompts that are still being read. Replies join an
 two steps. Prompts share what a step has room for, so that a short one that came late is not kept
 waiting by a long one. Where cells run short, idle sequences give way first; then the reply that
 joined last goes back to the queue, and later goes on where it was.
+
+Between two decodes the weights have thrown everything else out of the processor's caches, and what
+is then made of one token takes as long as what is made of five at once. So where nobody waits to
+see the next token, a step decodes on for a few, and accounts for them afterwards.
 """
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from steerplug.engine.cache import Cache, common
-from steerplug.engine.reply import Followed, Reply
+from steerplug.engine.context import Row
+from steerplug.engine.reply import Drawn, Followed, Reply
 from steerplug.errors import SteerplugError
 
 PROMPT_ROWS_BESIDE_REPLIES = 128
 """Most prompt tokens in a step that others wait for to see their next token."""
 
+_MOST_ON = 15
 _HEADROOM = 16
 _WORTH_WAITING = 16
 _EXPECTED = 256
@@ -32,15 +38,27 @@ class Part(NamedTuple):
     n: int
 
 
+class Decoded(NamedTuple):
+    """What came of one decode: the effects on its rows, and what each part drew from it.
+
+    Nothing is drawn before a reply is ready; what went wrong in one is kept in its place.
+    """
+
+    moved: list[float]
+    steered: list[int]
+    drawn: list[Drawn | Exception | None]
+
+
 class Batch:
     """All replies of an engine; only its worker calls this.
 
     Args:
         cache: the cells of its context.
+        is_called: whether a step should come to its end, for something else is to be seen to.
     """
 
-    def __init__(self, cache: Cache) -> None:
-        self.cache, self.context = cache, cache.context
+    def __init__(self, cache: Cache, is_called: Callable[[], bool] = lambda: False) -> None:
+        self.cache, self.context, self._is_called = cache, cache.context, is_called
         self.waiting: deque[Reply] = deque()
         self.running: list[Reply] = []
         self.n_finished = self.n_prompt = self.n_cached = self.n_generated = 0
@@ -177,42 +195,86 @@ class Batch:
         self.waiting.appendleft(reply)
 
     def _decode(self, parts: Sequence[Part]) -> None:
-        """Decode; where that fails, find out alone whose fault it was."""
+        """Decode, and on as far as nobody waits for it; then account for all of it."""
         rows = [row for part in parts for row in part.reply.rows(part.n)]
-        try:
-            self.context.decode(rows)
-        except SteerplugError as error:
-            for part in parts:
-                assert part.reply.held is not None
-                self.cache.cut(part.reply.held, len(part.reply.held))
-            if len(parts) == 1:
-                self._fail(parts[0].reply, error)
-            else:
-                for part in parts:
-                    self._decode([part])
-            return
-        self._account(parts)
+        most, done = 1 + self._n_on(parts), list[Decoded]()
+        failed: SteerplugError | None = None
+        while rows:
+            try:
+                self.context.decode(rows)
+            except SteerplugError as error:
+                failed = error
+                break
+            done.append(Decoded(*self.context.hook.effects(), self._draw(parts)))
+            rows = self._rows_on(parts, done) if len(done) < most else []
+        for decoded in done:
+            self._account(parts, decoded)
+        if failed is not None:
+            self._find_fault(parts, failed)
 
-    def _account(self, parts: Sequence[Part]) -> None:
-        """Note the cells of decoded rows, and draw the next token of each reply that is ready."""
-        (moved, steered), end = self.context.hook.effects(), 0
+    def _n_on(self, parts: Sequence[Part]) -> int:
+        """Return how many more tokens of each part may be decoded before these are told."""
+        if self.waiting or not all(reply.runs_on and reply.n_missing == 1 for reply, _ in parts):
+            return 0
+        room = self.cache.n_free // len(parts)
+        return min(_MOST_ON + 1, room, *(reply.n_left for reply, _ in parts)) - 1
+
+    def _draw(self, parts: Sequence[Part]) -> list[Drawn | Exception | None]:
+        """Draw the next token of each reply that is ready."""
+        drawn: list[Drawn | Exception | None] = []
+        end = 0
         for reply, n in parts:
+            end += n
+            try:
+                drawn.append(reply.draw(self.context, end - 1) if n == reply.n_missing else None)
+            except Exception as error:  # what goes wrong in one reply must not end the others
+                drawn.append(error)
+        return drawn
+
+    def _rows_on(self, parts: Sequence[Part], done: Sequence[Decoded]) -> list[Row]:
+        """Return the rows of what was drawn, or none where a step should come to its end."""
+        rows: list[Row] = []
+        if not self._is_called():
+            for (reply, _), drawn in zip(parts, done[-1].drawn, strict=True):
+                if not isinstance(drawn, Drawn) or reply.stops_at(drawn.token):
+                    return []
+                rows.append(reply.row_on(drawn.token, len(done) - 1))
+        return rows
+
+    def _account(self, parts: Sequence[Part], decoded: Decoded) -> None:
+        """Note the cells of decoded rows, and tell what each reply drew."""
+        moved, steered, drawn = decoded
+        end = 0
+        for (reply, n), what in zip(parts, drawn, strict=True):
             begin, end = end, end + n
             held = reply.held
             assert held is not None
             self.cache.extend(held, reply.keys[len(held) : len(held) + n])
             reply.count(sum(moved[begin:end]), sum(steered[begin:end]))
-            if reply.n_missing == 0:
-                self._advance(reply, end - 1, moved[end - 1] / max(steered[end - 1], 1))
+            if what is not None:
+                self._tell(reply, what, moved[end - 1] / max(steered[end - 1], 1))
 
-    def _advance(self, reply: Reply, row: int, moved: float) -> None:
+    def _tell(self, reply: Reply, drawn: Drawn | Exception, moved: float) -> None:
         before = reply.progress.n_generated
         try:
-            if reply.advance(self.context, row, moved):
+            if isinstance(drawn, Exception):
+                raise drawn
+            if reply.tell(drawn, moved):
                 self._end(reply)
-        except Exception as error:  # what goes wrong in one reply must not end the others
+        except Exception as error:
             self._fail(reply, error)
         self.n_generated += reply.progress.n_generated - before
+
+    def _find_fault(self, parts: Sequence[Part], error: SteerplugError) -> None:
+        """Decode each part alone: where together it failed, one of them is at fault."""
+        for part in parts:
+            assert part.reply.held is not None
+            self.cache.cut(part.reply.held, len(part.reply.held))
+        if len(parts) == 1:
+            self._fail(parts[0].reply, error)
+        else:
+            for part in parts:
+                self._decode([part])
 
     def _fail(self, reply: Reply, error: BaseException) -> None:
         """End a reply, and rely on none of the cells that only it holds."""

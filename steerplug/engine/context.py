@@ -58,8 +58,7 @@ class Context:
         on_host: bool | None = None,
         hooked: bool = True,
     ) -> None:
-        self.model, self.n_batch, self.n_seq = model, min(n_batch, n_ctx), n_seq
-        self._hooked = hooked
+        self.model, self.n_seq, self._hooked = model, n_seq, hooked
         self._logits_row = ctypes.c_float * model.vocab.n_tokens  # a type, slow to make anew
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
@@ -71,6 +70,8 @@ class Context:
                 f"{model.path.name} ({model.architecture}) is recurrent, and llama.cpp may regroup "
                 "the rows of several sequences; use n_seq = 1."
             )
+        n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
+        self.n_batch = min(max(n_batch, n_seq), n_ctx)
         host = ggml.tensors_on_host() if on_host is None else on_host
         self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
         params = llama.llama_context_default_params()

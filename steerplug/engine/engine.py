@@ -102,7 +102,8 @@ class Engine:
         """Yield the reply token by token, and keep `progress` up to date.
 
         The reply is made while it is read; closing the iterator ends it. If `whole`, the pieces are
-        handed over when the last is there: faster, for the reader is not woken at every token.
+        handed over when the last is there: faster, for the reader is not woken at every token, and
+        `progress` falls behind by up to 16.
 
         Raises:
             ContextOverflow: the prompt leaves no room for a reply token.
@@ -112,7 +113,7 @@ class Engine:
             EngineError: inference failed, or steering did not happen.
         """
         inbox: SimpleQueue[Item] = SimpleQueue()
-        reply = self._reply(request, progress, at_the_end(inbox.put) if whole else inbox.put)
+        reply = self._reply(request, progress, inbox.put, whole)
         self._worker.submit(reply)
         try:
             while (piece := _piece(inbox.get())) is not None:
@@ -129,8 +130,7 @@ class Engine:
         """
         inbox: asyncio.Queue[Item] = asyncio.Queue()
         deliver = to_loop(asyncio.get_running_loop(), inbox.put_nowait)
-        deliver = at_the_end(deliver) if whole else deliver
-        reply = await asyncio.to_thread(self._reply, request, progress, deliver)
+        reply = await asyncio.to_thread(self._reply, request, progress, deliver, whole)
         self._worker.submit(reply)
         try:
             while (piece := _piece(await inbox.get())) is not None:
@@ -142,12 +142,14 @@ class Engine:
         """Refuse a request that cannot be served; see `Request.check` for the errors."""
         request.check(self.n_ctx, self.model.vocab.n_tokens)
 
-    def _reply(self, request: Request, progress: Progress | None, deliver: Deliver) -> Reply:
+    def _reply(
+        self, request: Request, progress: Progress | None, deliver: Deliver, whole: bool
+    ) -> Reply:
         self.check(request)
-        cache = self._worker.batch.cache
         return Reply(
-            request, progress or Progress(), deliver, cache, self.model.vocab, self.n_ctx
-        )
+            request, progress or Progress(), at_the_end(deliver) if whole else deliver,
+            self._worker.batch.cache, self.model.vocab, self.n_ctx, is_awaited=not whole,
+        )  # fmt: skip
 
     def metrics(self) -> Metrics:
         """Return what the engine does and holds at this moment."""

@@ -38,6 +38,13 @@ class Followed(NamedTuple):
     n: int
 
 
+class Drawn(NamedTuple):
+    """A token that was drawn, and how likely it was if the request asks for that."""
+
+    token: int
+    logprobs: Logprobs | None
+
+
 class Reply:
     """A request on its way.
 
@@ -48,6 +55,7 @@ class Reply:
         cache: names the cells.
         vocab: the model's vocabulary.
         n_ctx: how many tokens prompt and reply may have together.
+        is_awaited: whether somebody reads it token by token.
 
     Raises:
         RequestError: its grammar cannot be followed, or it must fit and lacks the room.
@@ -62,6 +70,8 @@ class Reply:
         cache: Cache,
         vocab: Vocab,
         n_ctx: int,
+        *,
+        is_awaited: bool = True,
     ) -> None:
         self.progress, self.deliver = progress, deliver
         self.cancelled = False
@@ -84,6 +94,9 @@ class Reply:
                 raise self._no_room(self._closing.n_needed())
         sampling = request.sampling.seeded()
         self._sampler = Sampler(sampling, vocab.n_tokens)
+        self.runs_on = not (is_awaited or request.stop or self._marks or self._turn
+                            or self._closing or request.logprobs is not None)
+        """Whether the next tokens can be drawn before anything is made of the last ones."""
         self._counted = 0
         progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
 
@@ -149,13 +162,22 @@ class Reply:
                 self.progress.n_steered += applied is not None
             self._counted = len(self._steering)
 
-    def advance(self, context: Context, row: int, moved: float) -> bool:
-        """Draw the next token from the logits of batch row `row`; return whether the reply ended.
+    def row_on(self, token: int, n: int) -> Row:
+        """Return the row of a token that was drawn; of this reply, n before it are not told yet."""
+        assert self.held is not None
+        return Row(token, len(self.tokens) + n, True, self._generated, self.held.number)
+
+    def stops_at(self, token: int) -> bool:
+        """Whether the batch has to look at the reply before it goes on past this token."""
+        return self.cancelled or self.is_overdue or self._vocab.ends_generation(token)
+
+    def tell(self, drawn: Drawn, moved: float) -> bool:
+        """Make of a drawn token what the reader sees of it; return whether the reply ended.
 
         Raises:
             EngineError: no token can follow.
         """
-        token, logprobs = self._draw(context, row)
+        token, logprobs = drawn
         progress = self.progress
         progress.seconds = time.perf_counter() - self._begin
         progress.seconds_to_first = progress.seconds_to_first or progress.seconds
@@ -176,15 +198,20 @@ class Reply:
             self.deliver(Piece(rest, None, 0.0))
         return True
 
-    def _draw(self, context: Context, row: int) -> tuple[int, Logprobs | None]:
+    def draw(self, context: Context, row: int) -> Drawn:
+        """Draw the next token from the logits of batch row `row`.
+
+        Raises:
+            EngineError: no token can follow.
+        """
         if self._logprobs is None:
-            return self._draw_token(context, row), None
+            return Drawn(self._draw_token(context, row), None)
         logits = context.logits(row)  # as steered, before a grammar restricts them
         log_total = _log_sum_exp(logits)
         token = self._draw_token(context, row)
         top = _top(logits, self._logprobs)
         likeliest = tuple((t, float(logits[t]) - log_total) for t in top)
-        return token, Logprobs(float(logits[token]) - log_total, likeliest)
+        return Drawn(token, Logprobs(float(logits[token]) - log_total, likeliest))
 
     def _draw_token(self, context: Context, row: int) -> int:
         if self._closing is not None:

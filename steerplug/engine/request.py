@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from steerplug.engine.calls import Calls
 from steerplug.engine.constraint import Grammar
@@ -140,8 +141,7 @@ class Logprobs:
     top: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One generated token: its text as far as it is certain, and how strongly it was steered.
 
     `token` is None where only text that had been held back is handed out.

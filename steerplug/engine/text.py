@@ -16,9 +16,8 @@ class TextStream:
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
-        self._held = ""
+        self._bytes, self._held = b"", ""
         self.stopped_by: str | None = None
 
     def feed(self, data: bytes, *, stops: bool = True) -> str:
@@ -28,13 +27,19 @@ class TextStream:
             data: the bytes.
             stops: whether stop strings count; without, nothing is held back for them.
         """
-        return self._release(self._decoder.decode(data), stops)
+        return self._release(self._decode(data), stops)
 
     def finish(self) -> str:
         """Return what was held back; nothing more will come."""
-        text = self._release(self._decoder.decode(b"", final=True), True)
+        text = self._release(self._decode(b"", final=True), True)
         if self.stopped_by is None:
             text, self._held = text + self._held, ""
+        return text
+
+    def _decode(self, data: bytes, *, final: bool = False) -> str:
+        data = self._bytes + data
+        text, n = codecs.utf_8_decode(data, "replace", final)
+        self._bytes = data[n:]
         return text
 
     def _release(self, new: str, stops: bool) -> str:

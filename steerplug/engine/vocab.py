@@ -20,6 +20,7 @@ class Vocab:
         self.eos = int(llama.llama_vocab_eos(self._vocab))
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(self._vocab))
         self.piece = cache(self._piece)
+        self.ends_generation = cache(self._ends_generation)
 
     @property
     def handle(self) -> ctypes.c_void_p:
@@ -72,8 +73,7 @@ class Vocab:
         """Return the text of `tokens`, control tokens only if `special`."""
         return b"".join(self.piece(t, special) for t in tokens).decode("utf-8", "replace")
 
-    @cache  # noqa: B019  a vocabulary lives as long as its model
-    def ends_generation(self, token: int) -> bool:
+    def _ends_generation(self, token: int) -> bool:
         """Whether `token` ends a reply (EOS, end of turn, ...)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 

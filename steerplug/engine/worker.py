@@ -28,7 +28,7 @@ class Worker:
 
     def __init__(self, context: Context, n_queue: int) -> None:
         self.context, self.n_queue = context, n_queue
-        self.batch = Batch(Cache(context))
+        self.batch = Batch(Cache(context), self._is_called)
         self._arrived: list[Reply] = []
         self._awake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -101,9 +101,13 @@ class Worker:
         for reply in left:
             reply.end(why())
 
+    def _is_called(self) -> bool:
+        """Whether anything but the batch is to be seen to."""
+        return bool(self._arrived) or self._forgets or self._closed
+
     def _gather(self) -> bool:
         """Wait for work and take in what has arrived; return False once the engine is closed."""
-        if self.batch and not (self._arrived or self._forgets or self._closed):
+        if self.batch and not self._is_called():
             return True  # the usual case between two tokens, which needs no lock
         with self._awake:
             if not (self._arrived or self.batch):
