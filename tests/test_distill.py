@@ -130,6 +130,24 @@ def test_the_hub_is_reachable_again_after_weights_were_read(
     assert constants.is_offline_mode() == before
 
 
+def test_the_file_is_read_once_and_names_are_looked_up_once(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        original = getattr(gguf, name)
+
+        def making(*args: Any, name: str = name, original: Any = original) -> Any:
+            made.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(gguf, name, making)
+    patched = gguf.GGUFReader, gguf.get_tensor_name_map
+    read_weights(tiny.model)
+    assert sorted(made) == ["GGUFReader", "get_tensor_name_map"]
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == patched  # as they were before
+
+
 # What the student computes
 
 

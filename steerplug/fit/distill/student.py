@@ -9,6 +9,7 @@ Passages of a batch are padded on the right, their prefixes on the left.
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,8 @@ class Student:
     def __init__(self, module: Any, device: torch.device) -> None:
         self.module, self.device = module, device
         self.decoder, self.head = module.get_decoder(), module.get_output_embeddings()
+        renamed = "cache" in inspect.signature(self.decoder.forward).parameters
+        self._cache_name = "cache" if renamed else "past_key_values"  # before transformers 5.24
 
     @staticmethod
     def of(model: Model) -> "Student":
@@ -95,8 +98,8 @@ class Student:
             self.decoder(
                 tokens[:, i : i + _PIECE].to(self.device),
                 attention_mask=seen[:, : i + _PIECE].to(self.device),
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_name: cache},
             )
         return [
             Prefix(
@@ -115,8 +118,8 @@ class Student:
                 tokens.to(self.device),
                 attention_mask=seen.to(self.device),
                 position_ids=positions.to(self.device),
-                past_key_values=self._cache(batch, n_prefix),
                 use_cache=True,
+                **{self._cache_name: self._cache(batch, n_prefix)},
             ).last_hidden_state
         return rows_of(states, batch)
 

@@ -1,6 +1,7 @@
 """Reading a GGUF's weights, dequantised, into torch: where, in what type, and whether they fit."""
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def _dequantised(model: Model) -> Any:
 
     folder, file = model.path.parent, model.path.name
     quiet = contextlib.redirect_stderr(io.StringIO())
-    with _offline(), warnings.catch_warnings(), quiet:
+    with _offline(), _read_once(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         config = AutoConfig.from_pretrained(folder, gguf_file=file)
         with no_init_weights():  # of what is replaced below
@@ -82,6 +83,25 @@ def _dequantised(model: Model) -> Any:
     if odd:
         raise ValueError(f"its tensors do not match, first {odd[0]}")
     return module.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers read the file once, and look up the names of tensors once.
+
+    It would do the one twice and the other for every module, which takes longer than the weights.
+    """
+    import gguf
+
+    names = ("GGUFReader", "get_tensor_name_map")
+    before = {name: getattr(gguf, name) for name in names}
+    for name, made in before.items():
+        setattr(gguf, name, functools.cache(made))
+    try:
+        yield
+    finally:
+        for name, made in before.items():
+            setattr(gguf, name, made)
 
 
 @contextlib.contextmanager
