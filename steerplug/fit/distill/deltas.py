@@ -52,8 +52,7 @@ class Deltas(torch.nn.Module):
         i = self.place[il]
         if not self.gated:
             return (self.sizes[i] * self.z[i]).to(h.dtype)
-        x = h.float()
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True))
+        x = torch.nn.functional.rms_norm(h.float(), h.shape[-1:])
         gates = torch.relu(torch.nn.functional.linear(x, self.W[i], self.b[i]))
         return (self.sizes[i] * (gates @ self.Z[i])).to(h.dtype)
 
