@@ -20,6 +20,9 @@ from steerplug.engine.scope import Prompt
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import NOTHING
 
+# isort: split
+from llama_cpp import llama_cpp as llama
+
 N_CTX = 256
 TEXT = "The rain had fallen all night, and in the morning the river stood at the door of the mill."
 
@@ -43,12 +46,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_copy_says_what_the_model_says(engine: Engine, cells: Cells) -> None:
+@pytest.mark.parametrize(("processor", "file_type"), [
+    (b"CPU : AVX2 = 1 | AVX512 = 1 | AVX512_BF16 = 1 | ", "32"),  # BF16
+    (b"CPU : AVX2 = 1 | AVX512 = 1 | ", "7"),  # Q8_0; the model is Q4_1, 3
+])  # fmt: skip
+def test_the_copy_says_what_the_model_says(
+    engine: Engine, cells: Cells, processor: bytes, file_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "llama_print_system_info", lambda: processor)
     tokens = tuple(engine.model.vocab.tokenize(TEXT))
     prompt, reply = Prompt(tokens[:3]), tokens[3:]
     (wanted,) = reply_log_probs(cells, prompt, reply, [NOTHING])
     with quick(engine, cells) as (asked, read):
-        assert asked.model.metadata("general.file_type") == "7"  # Q8_0; the model is Q4_1, 3
+        assert asked.model.metadata("general.file_type") == file_type
         assert read.context.model is asked.model is not engine.model
         assert asked.n_ctx == read.context.n_ctx == N_CTX
         assert asked.context.n_threads == read.context.n_threads == 1
