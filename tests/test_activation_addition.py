@@ -5,7 +5,7 @@ probability it gives to positive words at every token is set against that of neg
 words are which is for AFINN to say, a list of words rated from -5 to 5 that nobody here wrote.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import afinn
@@ -17,8 +17,10 @@ from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
+from steerplug.engine.quick import quick
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
+from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import reply_log_probs
 from steerplug.library import load_preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
@@ -39,18 +41,27 @@ def love_hate(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Steerin
 
 
 @pytest.fixture(scope="module", params=PROMPTS)
-def words(model: Model, request: pytest.FixtureRequest) -> Words:
-    """Mix -> (continuations, 2): how likely positive and negative words are in each."""
-    vocab = model.vocab
-    prompt = Prompt(tuple(vocab.tokenize(request.param)))
-    engine = Engine(model, n_ctx=512)
-    continuations = [
-        [piece.token for piece in engine.generate(
-            Request(prompt, sampling=Sampling(temperature=1, seed=seed), max_tokens=N_TOKENS))
-         if piece.token is not None]
-        for seed in range(1000, 1000 + N_CONTINUATIONS)
-    ]
-    cells = Cells(Context(model, n_ctx=512))
+def words(model: Model, request: pytest.FixtureRequest) -> Iterator[Words]:
+    """Mix -> (continuations, 2): how likely positive and negative words are in each.
+
+    All of it is said and read by a quick copy of the model.
+    """
+    prompt = Prompt(tuple(model.vocab.tokenize(request.param)))
+    slow = Engine(model, n_ctx=1024), Cells(Context(model, n_ctx=1024))
+    with quick(*slow) as (engine, cells):
+
+        def say(seed: int) -> list[int]:
+            sampling = Sampling(temperature=1, seed=seed)
+            pieces = engine.generate(Request(prompt, sampling=sampling, max_tokens=N_TOKENS))
+            return [piece.token for piece in pieces if piece.token is not None]
+
+        continuations = at_once(say, range(1000, 1000 + N_CONTINUATIONS))
+        yield _words(model, cells, prompt, continuations)
+
+
+def _words(
+    model: Model, cells: Cells, prompt: Prompt, continuations: Sequence[Sequence[int]]
+) -> Words:
     ratings = _ratings(model)
     positive = [token for token, rating in ratings.items() if rating >= MIN_RATING]
     negative = [token for token, rating in ratings.items() if rating <= -MIN_RATING]

@@ -4,7 +4,7 @@ The measure is `gap_closed` on replies of the prompted model to unseen questions
 shipped presets and the real model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
+from steerplug.engine.quick import quick
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import unseen
 from steerplug.fit.measure import gaps_closed
@@ -36,9 +37,10 @@ def steering(
 
 
 @pytest.fixture(scope="module")
-def gaps(engine: Engine) -> Gaps:
-    cells = Cells(Context(engine.model, n_ctx=1024, n_threads=1))
-    return lambda lessons, mixes: list(map(float, gaps_closed(cells, lessons, mixes)))
+def gaps(engine: Engine) -> Iterator[Gaps]:
+    """Read by a quick copy of the model."""
+    with quick(engine, Cells(Context(engine.model, n_ctx=1024, n_threads=1))) as (_, cells):
+        yield lambda lessons, mixes: list(map(float, gaps_closed(cells, lessons, mixes)))
 
 
 def lessons_of(preset: Preset, engine: Engine) -> list[Lesson]:
