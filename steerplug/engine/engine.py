@@ -103,7 +103,7 @@ class Engine:
 
         The reply is made while it is read; closing the iterator ends it. If `whole`, the pieces are
         handed over when the last is there: faster, for the reader is not woken at every token, and
-        `progress` falls behind by up to 16.
+        `progress` falls behind by up to 16 tokens.
 
         Raises:
             ContextOverflow: the prompt leaves no room for a reply token.

@@ -50,17 +50,24 @@ def prepare(
     """Return lessons made ready; what all prompted sides begin with is computed once."""
     common = n_common([lesson.prompted.tokens for lesson in lessons])
     (shared,) = student.prefixes([lessons[0].prompted.tokens[:common]])
-    few = [lessons[i : i + _LARGE_BATCH] for i in range(0, len(lessons), _LARGE_BATCH)]
-    exercises = []
-    for some in steps(few, "reading the prompted model", report):
+    order = sorted(range(len(lessons)), key=lambda i: _n_read(lessons[i], common))
+    few = [order[i : i + _LARGE_BATCH] for i in range(0, len(order), _LARGE_BATCH)]
+    exercises: dict[int, Exercise] = {}
+    for numbers in steps(few, "reading the prompted model", report):
+        some = [lessons[i] for i in numbers]
         asked = [_after(shared, common, lesson.prompted, lesson.reply) for lesson in some]
         with torch.no_grad():
             hidden = student.hidden(asked).split([lesson.n_rows for lesson in some])
         before = student.prefixes([_unsteered(lesson.bare, scope) for lesson in some])
-        for lesson, prompted, rows, prefix in zip(some, asked, hidden, before, strict=True):
-            bare = _after(prefix, prefix.n_tokens, lesson.bare, lesson.reply)
-            exercises.append(Exercise(bare, prompted, rows))
-    return exercises
+        for i, prompted, rows, prefix in zip(numbers, asked, hidden, before, strict=True):
+            bare = _after(prefix, prefix.n_tokens, lessons[i].bare, lessons[i].reply)
+            exercises[i] = Exercise(bare, prompted, rows)
+    return [exercises[i] for i in range(len(lessons))]
+
+
+def _n_read(lesson: Lesson, common: int) -> int:
+    """Return how many tokens of its prompted side are read; a batch is as long as its longest."""
+    return len(lesson.prompted.tokens) - common + len(lesson.reply)
 
 
 def _unsteered(bare: Prompt, scope: Scope) -> tuple[int, ...]:
