@@ -38,7 +38,7 @@ class Part(NamedTuple):
     n: int
 
 
-class Decoded(NamedTuple):
+class Outcome(NamedTuple):
     """What came of one decode: the effects on its rows, and what each part drew from it.
 
     Nothing is drawn before a reply is ready; what went wrong in one is kept in its place.
@@ -197,7 +197,7 @@ class Batch:
     def _decode(self, parts: Sequence[Part]) -> None:
         """Decode, and on as far as nobody waits for it; then account for all of it."""
         rows = [row for part in parts for row in part.reply.rows(part.n)]
-        most, done = 1 + self._n_on(parts), list[Decoded]()
+        most, done = 1 + self._n_on(parts), list[Outcome]()
         failed: SteerplugError | None = None
         while rows:
             try:
@@ -205,10 +205,10 @@ class Batch:
             except SteerplugError as error:
                 failed = error
                 break
-            done.append(Decoded(*self.context.hook.effects(), self._draw(parts)))
+            done.append(Outcome(*self.context.hook.effects(), self._draw(parts)))
             rows = self._rows_on(parts, done) if len(done) < most else []
-        for decoded in done:
-            self._account(parts, decoded)
+        for outcome in done:
+            self._account(parts, outcome)
         if failed is not None:
             self._find_fault(parts, failed)
 
@@ -231,7 +231,7 @@ class Batch:
                 drawn.append(error)
         return drawn
 
-    def _rows_on(self, parts: Sequence[Part], done: Sequence[Decoded]) -> list[Row]:
+    def _rows_on(self, parts: Sequence[Part], done: Sequence[Outcome]) -> list[Row]:
         """Return the rows of what was drawn, or none where a step should come to its end."""
         rows: list[Row] = []
         if not self._is_called():
@@ -241,9 +241,9 @@ class Batch:
                 rows.append(reply.row_on(drawn.token, len(done) - 1))
         return rows
 
-    def _account(self, parts: Sequence[Part], decoded: Decoded) -> None:
+    def _account(self, parts: Sequence[Part], outcome: Outcome) -> None:
         """Note the cells of decoded rows, and tell what each reply drew."""
-        moved, steered, drawn = decoded
+        moved, steered, drawn = outcome
         end = 0
         for (reply, n), what in zip(parts, drawn, strict=True):
             begin, end = end, end + n

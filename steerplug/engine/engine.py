@@ -148,7 +148,7 @@ class Engine:
         self.check(request)
         return Reply(
             request, progress or Progress(), at_the_end(deliver) if whole else deliver,
-            self._worker.batch.cache, self.model.vocab, self.n_ctx, is_awaited=not whole,
+            self._worker.batch.cache, self.model.vocab, self.n_ctx, whole=whole,
         )  # fmt: skip
 
     def metrics(self) -> Metrics:

@@ -55,7 +55,7 @@ class Reply:
         cache: names the cells.
         vocab: the model's vocabulary.
         n_ctx: how many tokens prompt and reply may have together.
-        is_awaited: whether somebody reads it token by token.
+        whole: whether it is read as a whole, not token by token.
 
     Raises:
         RequestError: its grammar cannot be followed, or it must fit and lacks the room.
@@ -71,7 +71,7 @@ class Reply:
         vocab: Vocab,
         n_ctx: int,
         *,
-        is_awaited: bool = True,
+        whole: bool = False,
     ) -> None:
         self.progress, self.deliver = progress, deliver
         self.cancelled = False
@@ -94,8 +94,8 @@ class Reply:
                 raise self._no_room(self._closing.n_needed())
         sampling = request.sampling.seeded()
         self._sampler = Sampler(sampling, vocab.n_tokens)
-        self.runs_on = not (is_awaited or request.stop or self._marks or self._turn
-                            or self._closing or request.logprobs is not None)
+        self.runs_on = whole and not (request.stop or self._marks or self._turn or self._closing
+                                      or request.logprobs is not None)
         """Whether the next tokens can be drawn before anything is made of the last ones."""
         self._counted = 0
         progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
