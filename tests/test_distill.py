@@ -8,6 +8,7 @@ the prompt of random chats, and last a real teacher of SmolLM2.
 
 import copy
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -414,6 +415,28 @@ def test_the_parameters_after_the_best_epoch_are_kept_and_a_worse_one_is_the_las
     assert len(after) == min(best + 2, len(losses))
     assert torch.equal(deltas.z, after[best])
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(after))
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gates", "constants"])
+def test_gates_that_learn_nothing_fade_and_constants_stay(
+    tiny: Tiny, gated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn_nothing(_student: Any, _batch: Any, deltas: Deltas, _objective: Any) -> None:
+        for parameter in deltas.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    losses = itertools.count(9.0, -1.0)
+    monkeypatch.setattr(training, "_add_gradient", learn_nothing)
+    monkeypatch.setattr(training, "_left", lambda *_: next(losses))
+    exercises = prepare(tiny.student, LESSONS, "response", silent)
+    deltas = strong(tiny, exercises, [1, 3], gated)
+    before = copy.deepcopy(deltas.state_dict())
+    train(tiny.student, exercises, deltas, "kl", 0, silent)
+    n_fit = len(exercises) - len(exercises[::12])
+    n_steps = 3 * math.ceil(n_fit / 4)
+    kept = math.prod(1 - 0.01 * (1 - step / n_steps) for step in range(n_steps)) if gated else 1.0
+    for name, parameter in deltas.state_dict().items():
+        assert torch.allclose(parameter, kept * before[name], rtol=1e-4, atol=0)
 
 
 # The door: lessons in, steering out

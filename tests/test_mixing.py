@@ -71,5 +71,5 @@ def test_two_presets_together_are_near_the_model_prompted_with_both_in_either_or
     orders = [[load_preset(name) for name in order] for order in (names, names[::-1])]
     found = [gaps(lessons_of(mixed(both, [True, True]), engine), mixes) for both in orders]
     together, *alone = map(min, *found)
-    assert together > 0.35  # 0.75 on 24 questions, and 0.30 for the better one alone
+    assert together > 0.35  # 0.68 on 24 questions, and 0.26 for the better one alone
     assert together > max(alone)
