@@ -387,6 +387,7 @@ def test_training_that_only_harms_leaves_the_parameters_as_they_were(
     tiny: Tiny, gated: bool, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "RATE", 1000.0)
+    monkeypatch.setattr(training, "DECAY", 0.0)  # 1000 times what is there leaves no number
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = new_deltas(tiny, exercises, gated=gated)
     before = copy.deepcopy(deltas.state_dict())
