@@ -5,8 +5,9 @@
     mse    mean over blocks of |steered - prompted|^2 / |bare - prompted|^2, over rows and values
 
 Rows are the boundary token and the reply's tokens, which both chats read alike. Units: kl in nats
-per token; mse is 1 for no steering. Some lessons are held back: an epoch that did not help them is
-undone, and the last.
+per token; mse is 1 for no steering. Some lessons are held back, and the epoch that helped them most
+is kept. All epochs run: where lessons are few, the first, at the full rate, may do harm that the
+slower ones make good.
 
 AdamW, rate 0.01 falling linearly to 0. Betas 0.9 and 0.95: a fit has some 140 steps, too few for
 averages over 1,000. Weight decay 1 for gates, which would learn too well what holds for these
@@ -130,9 +131,8 @@ def train(
         left = _left(student, held_back, deltas, objective)
         if not math.isfinite(left):
             raise FitError("training did not converge; write `method: chain`, or fewer layers.")
-        if left >= best:
-            break
-        best, kept = left, copy.deepcopy(deltas.state_dict())
+        if left < best:
+            best, kept = left, copy.deepcopy(deltas.state_dict())
     deltas.load_state_dict(kept)
 
 
