@@ -61,7 +61,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure on one opening, one question and three strengths instead of many."""
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
     monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
-    for count in ("QUESTIONS", "NEUTRAL", "SWEPT"):
+    for count in ("QUESTIONS", "FURTHER", "NEUTRAL", "SWEPT"):
         monkeypatch.setattr(build, count, 1)
 
 
@@ -295,6 +295,7 @@ def test_gates_are_trained_and_measured_in_llama_cpp(
     assert 0.3 < said["gap_closed"] < 1
     assert [point["strength"] for point in said["sweep"]["points"]] == [0, 1, 2]
     assert said["prompt_tokens_saved"] > 10
+    assert (said["n_prompts"], said["n_replies"]) == (1, 2)
 
 
 def test_an_interrupted_fit_goes_on_where_it_was(

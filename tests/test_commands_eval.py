@@ -54,7 +54,8 @@ def call(
     monkeypatch.setenv("STEERPLUG_PRESETS", str(home / "presets"))
     monkeypatch.setenv("STEERPLUG_CACHE", str(home / "cache"))
     for module, name, value in (
-        (questions, "QUESTIONS", 2), (questions, "NEUTRAL", 1), (questions, "SWEPT", 1),
+        (questions, "QUESTIONS", 2), (questions, "FURTHER", 1), (questions, "NEUTRAL", 1),
+        (questions, "SWEPT", 1),
         (fidelity, "REPLY_TOKENS", 6), (sweep, "REPLY_TOKENS", 6), (sweep, "N_STRENGTHS", 3),
         (trace, "TRACED_TOKENS", 6),
     ):  # fmt: skip
@@ -73,7 +74,8 @@ FIGURES = ["gap_closed", "bare_kl", "top1_agreement", "flip_recovery", "neutral_
 KEYS = [
     "preset", "model", "fingerprint", "steering",
     *(key for figure in FIGURES for key in (figure, f"{figure}_interval")),
-    "dial", "damage", "prompt_tokens_saved", "n_prompts", "n_tokens", "sweep", "picture", "seconds",
+    "dial", "damage", "prompt_tokens_saved", "n_prompts", "n_replies", "n_tokens", "sweep",
+    "picture", "seconds",
 ]  # fmt: skip
 
 
@@ -84,7 +86,7 @@ def test_eval_reports_as_json_and_as_a_picture(call: Call, tmp_path: Path) -> No
     assert list(said) == KEYS
     assert (said["preset"], said["model"], said["picture"]) == ("sailor", "smollm2", str(path))
     assert said["steering"] == [{"name": "sailor", "version": "1.0.0", "strength": 1.0}]
-    assert said["n_prompts"] == said["checks"]["n"] == 2
+    assert (said["n_prompts"], said["n_replies"], said["checks"]["n"]) == (2, 3, 3)
     assert said["gap_closed"] < 1
     assert said["prompt_tokens_saved"] > 0
     points = said["sweep"]["points"]
@@ -107,9 +109,9 @@ def test_eval_of_a_mix_on_ones_own_prompts_prints_tables(call: Call, tmp_path: P
     page = "\n".join(rest)
     for words in (
         "gap to the prompted model that is closed", "same likeliest token", "95 % interval",
-        "prompt tokens saved", "bare   prompted   steered", "coherence", "repetition",
-        "pass the preset's checks", "reads worse" if "reads worse" in page else "safe",
-        "is the best default",
+        "prompt tokens saved", "greedy replies: 1", "bare   prompted   steered", "coherence",
+        "repetition", "pass the preset's checks",
+        "reads worse" if "reads worse" in page else "safe", "is the best default",
     ):  # fmt: skip
         assert words in page, words
     assert "\x1b" not in ended.out
@@ -146,7 +148,7 @@ def measured(said: dict[str, Any]) -> Callable[..., Any]:
     """What measures a preset in no time: it says again what was said."""
 
     class Again:
-        def __init__(self, session: Session, subject: Any, _: list[str]) -> None:
+        def __init__(self, session: Session, subject: Any, *_: list[str]) -> None:
             self.applied = session.steering(subject.words)[1]
 
         def as_dict(self) -> dict[str, Any]:

@@ -302,7 +302,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 QUESTIONS = ["How do boats float?", "What is the moon?"]
 SHAPE = {
     "gap_closed", "bare_kl", "top1_agreement", "flip_recovery", "neutral_kl", "coherence",
-    "checks", "dial", "damage", "prompt_tokens_saved", "n_prompts", "n_tokens",
+    "checks", "dial", "damage", "prompt_tokens_saved", "n_prompts", "n_replies", "n_tokens",
 }  # fmt: skip
 
 
@@ -319,17 +319,18 @@ def compiled(model: Model, name: str) -> Steering:
 def test_a_shipped_preset_is_most_of_its_prompt(
     engine: Engine, context: Context, model: Model
 ) -> None:
-    preset, told = load_preset("pirate"), []
+    preset, told = load_preset("pirate"), set()
     found = measure_fidelity(
         preset, compiled(model, "pirate"), engine, Cells(context), questions=QUESTIONS,
-        neutral=["What is 7 plus 5?"], seed=1, report=lambda what, *_: told.append(what),
+        further=["Who rows a boat?"], neutral=["What is 7 plus 5?"], seed=1,
+        report=lambda what, _, total: told.add((what, total)),
     )  # fmt: skip
     said = found.as_dict()
     assert set(said) - {f"{key}_interval" for key in SHAPE} == SHAPE
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert 0.4 < said["gap_closed"] < 1
     assert said["bare_kl"] > 0.5
-    assert said["checks"]["n"] == said["n_prompts"] == 2
+    assert (said["n_prompts"], said["n_replies"], said["checks"]["n"]) == (2, 3, 3)
     assert said["checks"]["bare"] == 0
     assert said["coherence"]["bare"] > said["coherence"]["prompted"]
     assert said["coherence"]["repetition"]["bare"] == 0
@@ -338,9 +339,10 @@ def test_a_shipped_preset_is_most_of_its_prompt(
     assert saved <= said["prompt_tokens_saved"] < 1000
     assert 4 * 2 < said["n_tokens"] <= 4 * 11
     assert (said["dial"], said["damage"]) == (None, None)
-    assert set(told) == {
-        "asking the bare model", "asking the steered model", "asking the prompted model",
-        "comparing token by token",
+    asked = "asking the prompted model"
+    assert told == {
+        ("asking the bare model", 3), ("asking the steered model", 3), (asked, 2), (asked, 1),
+        ("comparing token by token", 2 * 2 + 1), ("reading replies", 3),
     }  # fmt: skip
 
 

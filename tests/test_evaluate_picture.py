@@ -26,7 +26,7 @@ def estimate(value: float) -> Estimate:
 
 WAYS = {way: estimate(value) for way, value in (("bare", 0.1), ("prompted", 0.9), ("steered", 0.7))}
 FIDELITY = Fidelity(
-    n_prompts=12, coherence=WAYS, repetition=WAYS, checks=WAYS, n_tokens=300,
+    n_prompts=12, n_replies=40, coherence=WAYS, repetition=WAYS, checks=WAYS, n_tokens=300,
     gap_closed=estimate(0.83), bare_kl=estimate(1.2), top1_agreement=estimate(0.78),
     flip_recovery=estimate(0.64), neutral_kl=estimate(0.031), prompt_tokens_saved=113.0,
 )  # fmt: skip
@@ -42,7 +42,7 @@ TRACE = Trace(
 )  # fmt: skip
 CONTRAST = (
     Fidelity(
-        12, {way: WAYS[way] for way in ("bare", "steered")}, {}, dial=0.5, damage=0.25
+        12, 40, {way: WAYS[way] for way in ("bare", "steered")}, {}, dial=0.5, damage=0.25
     ),
     replace(SWEEP, points=tuple(replace(point, gap_closed=NO_ESTIMATE) for point in SWEEP.points)),
     Chosen(1.0, None, None),

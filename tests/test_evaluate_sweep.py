@@ -14,7 +14,7 @@ from steerplug.engine.model import Model
 from steerplug.errors import RequestError
 from steerplug.evaluate import questions, sweep, trace
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
-from steerplug.evaluate.questions import read_prompts, spread, unseen
+from steerplug.evaluate.questions import further_unseen, read_prompts, spread, unseen
 from steerplug.evaluate.replies import Quality
 from steerplug.evaluate.sweep import (
     Chosen,
@@ -213,11 +213,16 @@ def test_questions_are_never_those_of_the_fit() -> None:
     assert len(asked) == len(set(asked)) == questions.QUESTIONS
     assert set(asked) <= set(held_out)
     assert not set(asked) & set(general_prompts("fit"))
+    further = further_unseen(general, asked, questions.FURTHER)
+    assert {*asked, *further} == set(unseen(general, 40))
+    assert len(asked) + len(further) == 40
     own = Preset.from_mapping({
         "schema": "steerplug/preset-v1", "name": "p", "teacher": {"system": "Hi"},
         "fit": {"method": "chain", "prompts": list(held_out[::2])},
     })  # fmt: skip
-    assert not set(unseen(own, 40)) & set(held_out[::2])
+    mine = unseen(own, 4)
+    assert not {*unseen(own, 40), *further_unseen(own, mine, 40)} & {*held_out[::2]}
+    assert not set(further_unseen(own, mine, 40)) & set(mine)
     assert set(unseen(general, 6, "neutral")) <= set(general_prompts("neutral"))
 
 

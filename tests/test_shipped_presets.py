@@ -172,17 +172,6 @@ def test_a_distilled_preset_ships_compiled_and_keeps_what_was_promised(
     said = built.identity.fidelity
     assert said["gap_closed"] >= 0.8
     assert said["neutral_kl"] <= 0.05
-
-
-SHORT = pytest.mark.xfail(strict=True, reason="checks kept in 10 replies of 12, prompted in 12")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=SHORT) if name == "french" else name for name in NAMES]
-)
-def test_a_distilled_preset_keeps_its_checks_about_as_often_as_its_prompt(
-    name: str, engine: Engine, tmp_path: Path
-) -> None:
-    """Over all 80 held-out questions `french` does, too: see the README."""
-    checks = build_preset(shipped(name), engine, store=Store(tmp_path)).identity.fidelity["checks"]
+    checks = said["checks"]
+    assert checks["n"] == 40
     assert checks["steered"] >= checks["prompted"] - 0.05

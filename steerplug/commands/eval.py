@@ -51,16 +51,23 @@ def eval(
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
     from steerplug.evaluate.picture import draw
-    from steerplug.evaluate.questions import QUESTIONS, read_prompts, unseen
+    from steerplug.evaluate.questions import (
+        FURTHER,
+        QUESTIONS,
+        further_unseen,
+        read_prompts,
+        unseen,
+    )
     from steerplug.picture import check_picture
 
     begin = time.perf_counter()
     subject = _subject(preset, strength)
     questions = read_prompts(prompts) if prompts else unseen(subject.preset, QUESTIONS)
+    further = [] if prompts else further_unseen(subject.preset, questions, FURTHER)
     if plot:
         check_picture(plot)
     with opened(model, subject.words) as session:
-        found = _measured(session, subject, questions)
+        found = _measured(session, subject, questions, further)
         name, fingerprint = session.model.path.stem, session.model.fingerprint
         is_kept = prompts is None and _remember(session, subject, found)
     title = f"{', '.join(f'{one.name} at {one.strength:g}' for one in found.applied)} on {name}"
@@ -137,7 +144,9 @@ class _Measured:
         return {**self.fidelity.as_dict(), "sweep": as_dict(self.sweep, self.chosen)}
 
 
-def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _Measured:
+def _measured(
+    session: "Session", subject: _Subject, questions: list[str], further: list[str]
+) -> _Measured:
     from steerplug.engine.cells import Cells
     from steerplug.engine.context import Context
     from steerplug.evaluate.fidelity import measure_fidelity
@@ -152,7 +161,7 @@ def _measured(session: "Session", subject: _Subject, questions: list[str]) -> _M
         with Building(f"Measuring {subject.words} on {len(questions)} questions.") as report:
             cells = Cells(context)
             fidelity = measure_fidelity(
-                preset, mix, engine, cells, questions=questions,
+                preset, mix, engine, cells, questions=questions, further=further,
                 neutral=unseen(preset, NEUTRAL, "neutral"), seed=preset.fit.seed, report=report,
             )  # fmt: skip
             lessons = lessons_of(preset, engine, for_choosing(preset, SWEPT), report)

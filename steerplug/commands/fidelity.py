@@ -58,7 +58,7 @@ def _replies(fidelity: "Fidelity") -> Table:
     from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
 
     shown = [way for way in (BARE, PROMPTED, STEERED) if way in fidelity.coherence]
-    table = _table("greedy replies", *shown)
+    table = _table(f"greedy replies: {fidelity.n_replies}", *shown)
 
     def add(label: str, ways: "Ways", form: str) -> None:
         table.add_row(label, *(_said(ways[way], form)[0] for way in shown))

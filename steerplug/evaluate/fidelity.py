@@ -18,9 +18,9 @@ says sums like a pirate. Prompt tokens need no figure in scope `response`, whose
 them bit-identical.
 
 Greedy replies of at most 64 tokens show what comes of it: `coherence` and `repetition` (see
-`replies`), and `checks`, the share of replies that pass all checks of the preset. Steered ones keep
-to the preset's `decoding`, as in use; one that is cut off before its last brace is no JSON, and
-fails that check.
+`replies`), and `checks`, the share of replies that pass all checks of the preset. They count by the
+reply and not by the token, so more questions are asked for them. Steered ones keep to the preset's
+`decoding`, as in use; one that is cut off before its last brace is no JSON, and fails that check.
 
 A preset made from a contrast has no prompt to stand in for. It has `dial` and `damage` instead (see
 `fit.measure`), and the figures that compare with a prompted model are None.
@@ -42,7 +42,7 @@ from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
 from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
-from steerplug.fit.progress import Report, silent
+from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
@@ -59,11 +59,13 @@ class Fidelity:
     """The report; see the module for every figure.
 
     `coherence`, `repetition` and `checks` are of the replies by "bare", "prompted" and "steered"
-    models. `checks` is None for a preset without any. `prompt_tokens_saved` is the mean length of
-    what steering replaces, `n_tokens` the number of rows behind `gap_closed`.
+    models, to `n_replies` questions; `checks` is None for a preset without any. What compares
+    tokens is of `n_prompts` of these, `gap_closed` of `n_tokens` rows. `prompt_tokens_saved` is the
+    mean length of what steering replaces.
     """
 
     n_prompts: int
+    n_replies: int
     coherence: Ways
     repetition: Ways
     checks: Ways | None = None
@@ -87,7 +89,7 @@ class Fidelity:
         report["coherence"] = {**coherence[0], "repetition": repetition[0]}
         report["coherence_interval"] = {**coherence[1], "repetition": repetition[1]}
         checks = _ways(self.checks) if self.checks is not None else (None, None)
-        report["checks"] = {**checks[0], "n": self.n_prompts} if checks[0] is not None else None
+        report["checks"] = {**checks[0], "n": self.n_replies} if checks[0] is not None else None
         report["checks_interval"] = checks[1]
         return {
             **report,
@@ -95,6 +97,7 @@ class Fidelity:
             "damage": self.damage,
             "prompt_tokens_saved": self.prompt_tokens_saved,
             "n_prompts": self.n_prompts,
+            "n_replies": self.n_replies,
             "n_tokens": self.n_tokens,
         }
 
@@ -112,6 +115,7 @@ def measure_fidelity(
     cells: Cells,
     *,
     questions: Sequence[str],
+    further: Sequence[str] = (),
     neutral: Sequence[str],
     seed: int = 0,
     report: Report = silent,
@@ -124,6 +128,7 @@ def measure_fidelity(
         engine: the model, to generate.
         cells: of another context on the same model, as large as the engine's.
         questions: what users ask; none that the preset was fitted on.
+        further: more of them, whose greedy replies count as whole replies alone.
         neutral: questions where the preset should not matter.
         seed: of the sampled replies.
         report: told how far the work is.
@@ -133,7 +138,8 @@ def measure_fidelity(
     """
     mix, model = Mix.of(steering), engine.model
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
-    bare = [template.prompt([{"role": "user", "content": question}]) for question in questions]
+    asked = [*questions, *further]
+    bare = [template.prompt([{"role": "user", "content": question}]) for question in asked]
     ask = partial(greedy, engine, n_tokens=REPLY_TOKENS)
     schema = schema_of(preset, mix)
     replies = {
@@ -148,19 +154,24 @@ def measure_fidelity(
             teach, engine, template, preset.teacher, n_tokens=REPLY_TOKENS, report=report
         )
         lessons = taught(questions, seed=seed, temperature=0.0)
-        replies[PROMPTED] = [_reply(model, lesson) for lesson in lessons]
+        others = taught(further, seed=seed, temperature=0.0) if further else []
+        replies[PROMPTED] = [_reply(model, lesson) for lesson in [*lessons, *others]]
         sampled = taught(questions, seed=seed)
         aside = taught(neutral, seed=seed, temperature=0.0) if neutral else []
         figures = row_figures(cells, [*lessons, *sampled], aside, mix, report)
     if preset.contrast is not None:
         probed = probes(engine, cells, preset.contrast.pairs, report)
         figures["dial"], figures["damage"] = dial_and_damage(cells, probed, mix)
-    ways = {way: Quality.of([read(cells, one) for one in said]) for way, said in replies.items()}
+    ways = {
+        way: Quality.of([read(cells, one) for one in steps(said, "reading replies", report)])
+        for way, said in replies.items()
+    }
     return Fidelity(
         n_prompts=len(questions),
+        n_replies=len(asked),
         coherence={way: one.coherence for way, one in ways.items()},
         repetition={way: one.repetition for way, one in ways.items()},
-        checks=_checked(preset, replies, len(questions)) if preset.checks else None,
+        checks=_checked(preset, replies, len(asked)) if preset.checks else None,
         **figures,
     )
 

@@ -8,7 +8,7 @@ from steerplug.errors import RequestError
 from steerplug.fit.general import Part, general_prompts
 from steerplug.preset import Preset
 
-QUESTIONS, NEUTRAL, SWEPT = 12, 6, 8
+QUESTIONS, FURTHER, NEUTRAL, SWEPT = 12, 28, 6, 8
 MAX_BYTES = 1_000_000
 
 
@@ -18,6 +18,12 @@ def unseen(preset: Preset, count: int, part: Part = "held_out") -> list[str]:
     None of them was fitted on, and none of the held-out ones chose anything.
     """
     return spread(_not_fitted(preset, part)[::2], count)
+
+
+def further_unseen(preset: Preset, questions: Sequence[str], count: int) -> list[str]:
+    """Return `count` more shipped prompts to report on, beside `questions`."""
+    others = [one for one in _not_fitted(preset, "held_out")[::2] if one not in questions]
+    return spread(others, count)
 
 
 def for_choosing(preset: Preset, count: int) -> list[str]:
