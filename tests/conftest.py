@@ -53,6 +53,14 @@ def model(model_path: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
+def smollm2_oracle(model_path: Path) -> Any:
+    """SmolLM2 in transformers, in float32."""
+    from oracle import Oracle  # type: ignore[import-not-found]
+
+    return Oracle(model_path)
+
+
+@pytest.fixture(scope="session")
 def other_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same model with another fingerprint, as another quantisation would have."""
     content = model_path.read_bytes()

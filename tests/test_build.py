@@ -13,7 +13,7 @@ from steerplug import build
 from steerplug.build import Built, build_preset, store_key
 from steerplug.engine.engine import Engine
 from steerplug.errors import FitError, StoreError
-from steerplug.evaluate import sweep
+from steerplug.evaluate import fidelity, sweep
 from steerplug.evaluate.questions import for_choosing, unseen
 from steerplug.fit import difference, distill, measure
 from steerplug.fit import teacher as teaching
@@ -58,9 +58,11 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure on one opening, one question and three strengths instead of many."""
+    """Measure few and short replies, and three strengths."""
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
     monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
+    monkeypatch.setattr(sweep, "REPLY_TOKENS", 16)
+    monkeypatch.setattr(fidelity, "REPLY_TOKENS", 16)
     for count in ("QUESTIONS", "FURTHER", "NEUTRAL", "SWEPT"):
         monkeypatch.setattr(build, count, 1)
 

@@ -4,10 +4,7 @@ The oracle of the real ones is transformers on the same GGUF, dequantised: `hidd
 is what leaves block il.
 """
 
-import os
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,25 +175,12 @@ Hidden = Callable[[Sequence[int]], list[Array]]
 
 
 @pytest.fixture(scope="module")
-def hidden(model_path: Path) -> Hidden:
+def hidden(smollm2_oracle: Any) -> Hidden:
     """transformers' activations of a text, (n_tokens, n_embd) as they leave each block."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers import AutoConfig, AutoModelForCausalLM
-        from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-        config = AutoConfig.from_pretrained(model_path.parent, gguf_file=model_path.name)
-        oracle = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        loaded = load_gguf_checkpoint(str(model_path), return_tensors=True, model_to_load=oracle)
-    missing = oracle.load_state_dict(loaded["tensors"], strict=False)
-    assert not missing.unexpected_keys
-    assert set(missing.missing_keys) <= {"lm_head.weight"}  # tied to the embedding
 
     def states(tokens: Sequence[int]) -> list[Array]:
         with torch.no_grad():
-            out = oracle(torch.tensor([list(tokens)]), output_hidden_states=True)
+            out = smollm2_oracle.model(torch.tensor([list(tokens)]), output_hidden_states=True)
         return [h[0].numpy() for h in out.hidden_states[1:]]
 
     return states

@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from oracle import Oracle, relative  # type: ignore[import-not-found]
 from test_import import loaded_by  # type: ignore[import-not-found]
-from test_steered_logits import Oracle, relative  # type: ignore[import-not-found]
 
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.cells import Cells

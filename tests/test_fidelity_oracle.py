@@ -15,7 +15,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from test_steered_logits import Oracle  # type: ignore[import-not-found]
 
 from steerplug.build import store_key
 from steerplug.chat.template import ChatTemplate
@@ -29,8 +28,6 @@ from steerplug.fit.teacher import Lesson, teach
 from steerplug.library import load_preset, shipped_folder
 from steerplug.steering.file import read_steering
 from steerplug.store import Store
-
-torch.set_num_threads(1)
 
 N_QUESTIONS, N_TOKENS = 3, 16
 AGREED = 0.02
@@ -121,10 +118,10 @@ def gap_closed(module: Any, file: Published, lessons: Sequence[Lesson]) -> float
     return 1 - left / gap
 
 
-@pytest.fixture(scope="module")
-def module(model_path: Path) -> Any:
+@pytest.fixture
+def module(smollm2_oracle: Any) -> Any:
     """SmolLM2 in transformers, in float32."""
-    return Oracle(model_path).model
+    return smollm2_oracle.model
 
 
 def compared(

@@ -14,8 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from oracle import Oracle, relative  # type: ignore[import-not-found]
 from test_interchange import foreign  # type: ignore[import-not-found]
-from test_steered_logits import Oracle, relative  # type: ignore[import-not-found]
 
 from steerplug.engine.context import Context, Row
 from steerplug.engine.model import Model

@@ -10,8 +10,6 @@ by forward hooks. Two models are used:
 """
 
 import contextlib
-import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracle import Oracle, relative  # type: ignore[import-not-found]
 
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import lay_out
@@ -26,71 +25,14 @@ from steerplug.engine.model import Model
 from steerplug.engine.scope import Plan, Prompt, plan
 from steerplug.steering.value import Array, Delta, Mix, Steering, Term
 
-torch.set_num_threads(1)
-
-
-class Oracle:
-    """transformers on a GGUF, with the intervention of steering/value.py in its own words."""
-
-    def __init__(self, path: Path) -> None:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from transformers import AutoConfig, AutoModelForCausalLM
-            from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            # What from_pretrained(gguf_file=...) does, without its need for `accelerate`.
-            loaded = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
-        absent = model.load_state_dict(loaded["tensors"], strict=False)
-        assert not absent.unexpected_keys
-        assert set(absent.missing_keys) <= {"lm_head.weight"}
-        if absent.missing_keys:
-            assert config.tie_word_embeddings
-        self.model: Any = model.eval()
-
-    def logits(self, tokens: Sequence[int], rows: Sequence[Sequence[tuple[Term, int]]]) -> Array:
-        """All rows; `rows[r]`: the terms of row r, with the position each has in scope front."""
-        with contextlib.ExitStack() as stack, torch.no_grad():
-            for il, block in enumerate(self.model.model.layers):
-                handle = block.register_forward_hook(self._intervention(il, rows))
-                stack.callback(handle.remove)
-            result: Array = self.model(torch.tensor([list(tokens)])).logits[0].numpy()
-            return result
-
-    @staticmethod
-    def _intervention(
-        il: int, rows: Sequence[Sequence[tuple[Term, int]]]
-    ) -> Callable[[Any, Any, Any], Any]:
-        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-            hidden = output[0] if isinstance(output, tuple) else output
-            change = torch.zeros_like(hidden)
-            for row, terms in enumerate(rows):
-                h = hidden[0, row]
-                for term, position in terms:
-                    if il in term.steering.layers:
-                        change[0, row] += term.strength * delta_of(
-                            term.steering.layers[il], h, position
-                        )
-            return (hidden + change, *output[1:]) if isinstance(output, tuple) else hidden + change
-
-        return hook
-
-
-def delta_of(delta: Delta, h: torch.Tensor, position: int) -> torch.Tensor:
-    z, W, b, Z = (torch.from_numpy(np.array(a)) for a in (delta.z, delta.W, delta.b, delta.Z))
-    read = h * torch.rsqrt(h.pow(2).mean()) if delta.norm == "rms" else h
-    units = torch.nn.functional.linear(read, W, b)
-    units = torch.relu(units) if delta.act == "relu" else units
-    return z[position] + units @ Z
-
 
 class Pair:
     """The same weights in llama.cpp, steered by steerplug, and in the oracle."""
 
-    def __init__(self, model: Model, context: Context, path: Path, tokens: list[int]) -> None:
-        self.model, self.context, self.oracle = model, context, Oracle(path)
+    def __init__(
+        self, model: Model, context: Context, oracle: Oracle, tokens: list[int]
+    ) -> None:
+        self.model, self.context, self.oracle = model, context, oracle
         self.tokens = tokens
         self.n_embd, self.n_layer = model.n_embd, model.n_layer
         self.bare_ours = self.ours(Plan((None,) * len(tokens), None))
@@ -129,10 +71,6 @@ class Pair:
         return relative(ours, theirs), cosine, size
 
 
-def relative(a: Array, b: Array) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
 def who_steers(mix: Mix, prompt: Prompt) -> list[list[tuple[Term, int]]]:
     """The scope rules once more, said naively: the terms of each row and its front position."""
     rows: list[list[tuple[Term, int]]] = []
@@ -157,9 +95,9 @@ TEXT = (
 
 
 @pytest.fixture(scope="module")
-def smollm2(model: Model, model_path: Path, shared_context: Context) -> Pair:
+def smollm2(model: Model, shared_context: Context, smollm2_oracle: Oracle) -> Pair:
     tokens = [model.vocab.bos, *model.vocab.tokenize(TEXT)]
-    return Pair(model, shared_context, model_path, tokens)
+    return Pair(model, shared_context, smollm2_oracle, tokens)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +106,7 @@ def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Pair]:
     model = Model(path)
     context = Context(model, n_ctx=256, n_batch=64, n_threads=1)
     tokens = np.random.default_rng(1).integers(0, 96, 32).tolist()
-    yield Pair(model, context, path, tokens)
+    yield Pair(model, context, Oracle(path), tokens)
     context.close()
 
 
