@@ -24,16 +24,7 @@ from steerplug.engine.quick import quick
 from steerplug.errors import FitError
 from steerplug.evaluate import sweep
 from steerplug.evaluate.fidelity import measure_fidelity
-from steerplug.evaluate.questions import (
-    FURTHER,
-    NEUTRAL,
-    QUESTIONS,
-    SWEPT,
-    for_choosing,
-    further_unseen,
-    spread,
-    unseen,
-)
+from steerplug.evaluate.questions import SWEPT, for_choosing, reported_on, spread
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.chain import Chain, fit_chain
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
@@ -295,11 +286,9 @@ def _measured(
     lessons = sweep.lessons_of(preset, engine, for_choosing(preset, SWEPT), report)
     swept = sweep.sweep(preset, steering, engine, cells, lessons, report=report)
     chosen = sweep.choose_strength(swept)
-    questions = unseen(preset, QUESTIONS)
     fidelity = measure_fidelity(
-        preset, chosen.default * steering, engine, cells, questions=questions,
-        further=further_unseen(preset, questions, FURTHER),
-        neutral=unseen(preset, NEUTRAL, "neutral"), seed=preset.fit.seed, report=report,
+        preset, chosen.default * steering, engine, cells, reported_on(preset),
+        seed=preset.fit.seed, report=report,
     )  # fmt: skip
     closed = fidelity.gap_closed.value
     if closed is None or closed <= 0:

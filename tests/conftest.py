@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 
 from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
 from steerplug.engine.engine import Engine
@@ -36,6 +37,7 @@ def pytest_configure() -> None:
         processors = sorted(os.sched_getaffinity(0))
         number = int(worker.removeprefix("gw"))
         os.sched_setaffinity(0, {processors[number % len(processors)]})
+    torch.set_num_threads(N_THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ class Oracle:
 
     def __init__(self, path: Path) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        torch.set_num_threads(1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from transformers import AutoConfig, AutoModelForCausalLM

@@ -13,7 +13,7 @@ from steerplug import build
 from steerplug.build import Built, build_preset, store_key
 from steerplug.engine.engine import Engine
 from steerplug.errors import FitError, StoreError
-from steerplug.evaluate import fidelity, sweep
+from steerplug.evaluate import fidelity, questions, sweep
 from steerplug.evaluate.questions import for_choosing, unseen
 from steerplug.fit import difference, distill, measure
 from steerplug.fit import teacher as teaching
@@ -63,8 +63,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
     monkeypatch.setattr(sweep, "REPLY_TOKENS", 16)
     monkeypatch.setattr(fidelity, "REPLY_TOKENS", 16)
-    for count in ("QUESTIONS", "FURTHER", "NEUTRAL", "SWEPT"):
-        monkeypatch.setattr(build, count, 1)
+    monkeypatch.setattr(build, "SWEPT", 1)
+    for count in ("QUESTIONS", "FURTHER", "NEUTRAL"):
+        monkeypatch.setattr(questions, count, 1)
 
 
 @pytest.fixture(scope="module")

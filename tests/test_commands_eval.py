@@ -13,6 +13,7 @@ from steerplug.commands import main
 from steerplug.commands.fidelity import advice
 from steerplug.engine.engine import Engine
 from steerplug.evaluate import fidelity, questions, sweep, trace
+from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import Chosen
 from steerplug.library import load_preset, shipped_folder
 from steerplug.measured import recall
@@ -148,7 +149,7 @@ def measured(said: dict[str, Any]) -> Callable[..., Any]:
     """What measures a preset in no time: it says again what was said."""
 
     class Again:
-        def __init__(self, session: Session, subject: Any, *_: list[str]) -> None:
+        def __init__(self, session: Session, subject: Any, _: Questions) -> None:
             self.applied = session.steering(subject.words)[1]
 
         def as_dict(self) -> dict[str, Any]:

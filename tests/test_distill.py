@@ -44,8 +44,6 @@ from steerplug.fit.teacher import Lesson, prompted_chat
 from steerplug.preset import Teacher
 from steerplug.steering.value import NOTHING, Mix, Scope, Steering
 
-torch.set_num_threads(1)
-
 BOS, BOUNDARY = 1, 2
 ALL_BLOCKS = range(5)
 

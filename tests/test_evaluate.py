@@ -19,6 +19,7 @@ from steerplug.evaluate import fidelity, rows
 from steerplug.evaluate.estimate import NO_ESTIMATE, ratio, share
 from steerplug.evaluate.fidelity import measure_fidelity, row_figures
 from steerplug.evaluate.mixed import mixed
+from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, repeated, schema_of
 from steerplug.fit.teacher import Lesson
 from steerplug.library import load_preset
@@ -321,8 +322,8 @@ def test_a_shipped_preset_is_most_of_its_prompt(
 ) -> None:
     preset, told = load_preset("pirate"), set()
     found = measure_fidelity(
-        preset, compiled(model, "pirate"), engine, Cells(context), questions=QUESTIONS,
-        further=["Who rows a boat?"], neutral=["What is 7 plus 5?"], seed=1,
+        preset, compiled(model, "pirate"), engine, Cells(context),
+        Questions(QUESTIONS, ["Who rows a boat?"], ["What is 7 plus 5?"]), seed=1,
         report=lambda what, _, total: told.add((what, total)),
     )  # fmt: skip
     said = found.as_dict()
@@ -355,7 +356,7 @@ def test_without_steering_the_bare_model_is_found(
         "teacher": {"system": "Answer in French."},
     })  # fmt: skip
     found = measure_fidelity(
-        preset, NOTHING, engine, Cells(context), questions=QUESTIONS[:1], neutral=[]
+        preset, NOTHING, engine, Cells(context), Questions(QUESTIONS[:1], [], [])
     )
     assert found.gap_closed.value == pytest.approx(0, abs=0.02)
     assert found.flip_recovery.value == 0
@@ -371,7 +372,7 @@ def test_a_contrast_has_a_dial_and_no_prompted_model(
     z = np.random.default_rng(0).normal(0, 3, model.n_embd).astype(np.float32)
     steering = Steering("random", model.n_embd, model.n_layer, {12: Delta.constant(z)})
     said = measure_fidelity(
-        preset, steering, engine, Cells(context), questions=QUESTIONS[:1], neutral=QUESTIONS[1:]
+        preset, steering, engine, Cells(context), Questions(QUESTIONS[:1], [], QUESTIONS[1:])
     ).as_dict()
     assert set(said) - {f"{key}_interval" for key in SHAPE} == SHAPE
     assert [said[key] for key in ("gap_closed", "neutral_kl", "prompt_tokens_saved")] == [None] * 3

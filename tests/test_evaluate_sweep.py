@@ -14,7 +14,7 @@ from steerplug.engine.model import Model
 from steerplug.errors import RequestError
 from steerplug.evaluate import questions, sweep, trace
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
-from steerplug.evaluate.questions import further_unseen, read_prompts, spread, unseen
+from steerplug.evaluate.questions import read_prompts, reported_on, spread, unseen
 from steerplug.evaluate.replies import Quality
 from steerplug.evaluate.sweep import (
     Chosen,
@@ -209,21 +209,26 @@ def test_a_trace_says_what_was_moved_at_every_token(engine: Engine, model: Model
 def test_questions_are_never_those_of_the_fit() -> None:
     general = load_preset("pirate")
     held_out = general_prompts("held_out")
-    asked = unseen(general, questions.QUESTIONS)
-    assert len(asked) == len(set(asked)) == questions.QUESTIONS
-    assert set(asked) <= set(held_out)
+    found = reported_on(general)
+    asked = [*found.compared, *found.further]
+    assert (len(found.compared), len(asked), len(set(asked))) == (questions.QUESTIONS, 40, 40)
+    assert set(asked) == set(unseen(general, 40)) <= set(held_out)
     assert not set(asked) & set(general_prompts("fit"))
-    further = further_unseen(general, asked, questions.FURTHER)
-    assert {*asked, *further} == set(unseen(general, 40))
-    assert len(asked) + len(further) == 40
+    assert len(set(found.neutral)) == questions.NEUTRAL
+    assert set(found.neutral) <= set(general_prompts("neutral"))
     own = Preset.from_mapping({
         "schema": "steerplug/preset-v1", "name": "p", "teacher": {"system": "Hi"},
         "fit": {"method": "chain", "prompts": list(held_out[::2])},
     })  # fmt: skip
-    mine = unseen(own, 4)
-    assert not {*unseen(own, 40), *further_unseen(own, mine, 40)} & {*held_out[::2]}
-    assert not set(further_unseen(own, mine, 40)) & set(mine)
-    assert set(unseen(general, 6, "neutral")) <= set(general_prompts("neutral"))
+    other = reported_on(own)
+    assert not {*unseen(own, 40), *other.compared, *other.further} & {*held_out[::2]}
+    assert not set(other.further) & set(other.compared)
+
+
+def test_one_s_own_questions_are_all_compared_and_no_others_are_asked() -> None:
+    found = reported_on(load_preset("pirate"), ["One?", "Two?"])
+    assert (list(found.compared), list(found.further)) == (["One?", "Two?"], [])
+    assert len(found.neutral) == questions.NEUTRAL
 
 
 def test_a_few_of_many_are_spread_over_the_list() -> None:

@@ -15,6 +15,7 @@ from steerplug.errors import PresetError, RequestError
 
 if TYPE_CHECKING:
     from steerplug.evaluate.fidelity import Fidelity
+    from steerplug.evaluate.questions import Questions
     from steerplug.evaluate.sweep import Chosen, Sweep
     from steerplug.evaluate.trace import Trace
     from steerplug.preset import Preset
@@ -51,23 +52,16 @@ def eval(
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
     from steerplug.evaluate.picture import draw
-    from steerplug.evaluate.questions import (
-        FURTHER,
-        QUESTIONS,
-        further_unseen,
-        read_prompts,
-        unseen,
-    )
+    from steerplug.evaluate.questions import read_prompts, reported_on
     from steerplug.picture import check_picture
 
     begin = time.perf_counter()
     subject = _subject(preset, strength)
-    questions = read_prompts(prompts) if prompts else unseen(subject.preset, QUESTIONS)
-    further = [] if prompts else further_unseen(subject.preset, questions, FURTHER)
+    questions = reported_on(subject.preset, read_prompts(prompts) if prompts else ())
     if plot:
         check_picture(plot)
     with opened(model, subject.words) as session:
-        found = _measured(session, subject, questions, further)
+        found = _measured(session, subject, questions)
         name, fingerprint = session.model.path.stem, session.model.fingerprint
         is_kept = prompts is None and _remember(session, subject, found)
     title = f"{', '.join(f'{one.name} at {one.strength:g}' for one in found.applied)} on {name}"
@@ -144,13 +138,11 @@ class _Measured:
         return {**self.fidelity.as_dict(), "sweep": as_dict(self.sweep, self.chosen)}
 
 
-def _measured(
-    session: "Session", subject: _Subject, questions: list[str], further: list[str]
-) -> _Measured:
+def _measured(session: "Session", subject: _Subject, questions: "Questions") -> _Measured:
     from steerplug.engine.cells import Cells
     from steerplug.engine.context import Context
     from steerplug.evaluate.fidelity import measure_fidelity
-    from steerplug.evaluate.questions import NEUTRAL, SWEPT, for_choosing, unseen
+    from steerplug.evaluate.questions import SWEPT, for_choosing
     from steerplug.evaluate.sweep import choose_strength, lessons_of, sweep
     from steerplug.evaluate.trace import trace
 
@@ -158,16 +150,16 @@ def _measured(
     mix, applied = session.steering(subject.words)
     context = Context(session.model, n_ctx=engine.context.n_ctx)
     try:
-        with Building(f"Measuring {subject.words} on {len(questions)} questions.") as report:
+        n = len(questions.compared)
+        with Building(f"Measuring {subject.words} on {n} questions.") as report:
             cells = Cells(context)
             fidelity = measure_fidelity(
-                preset, mix, engine, cells, questions=questions, further=further,
-                neutral=unseen(preset, NEUTRAL, "neutral"), seed=preset.fit.seed, report=report,
-            )  # fmt: skip
+                preset, mix, engine, cells, questions, seed=preset.fit.seed, report=report
+            )
             lessons = lessons_of(preset, engine, for_choosing(preset, SWEPT), report)
             unit = _unit(session, subject, mix)
             swept = sweep(preset, unit, engine, cells, lessons, report=report)
-            traced = trace(preset, mix, engine, questions[0])
+            traced = trace(preset, mix, engine, questions.compared[0])
     finally:
         context.close()
     return _Measured(fidelity, swept, choose_strength(swept), traced, applied)

@@ -38,6 +38,7 @@ from steerplug.engine.cells import Cells
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
+from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
 from steerplug.fit.at_once import at_once
@@ -113,10 +114,8 @@ def measure_fidelity(
     steering: Steering | Mix,
     engine: Engine,
     cells: Cells,
+    questions: Questions,
     *,
-    questions: Sequence[str],
-    further: Sequence[str] = (),
-    neutral: Sequence[str],
     seed: int = 0,
     report: Report = silent,
 ) -> Fidelity:
@@ -127,9 +126,7 @@ def measure_fidelity(
         steering: the numbers, at strength 1, or a mix with its strengths.
         engine: the model, to generate.
         cells: of another context on the same model, as large as the engine's.
-        questions: what users ask; none that the preset was fitted on.
-        further: more of them, whose greedy replies count as whole replies alone.
-        neutral: questions where the preset should not matter.
+        questions: what is asked; nothing that the preset was fitted on.
         seed: of the sampled replies.
         report: told how far the work is.
 
@@ -138,7 +135,7 @@ def measure_fidelity(
     """
     mix, model = Mix.of(steering), engine.model
     template = ChatTemplate(model.chat_template, model.vocab, model.name)
-    asked = [*questions, *further]
+    asked = [*questions.compared, *questions.further]
     bare = [template.prompt([{"role": "user", "content": question}]) for question in asked]
     ask = partial(greedy, engine, n_tokens=REPLY_TOKENS)
     schema = schema_of(preset, mix)
@@ -153,11 +150,12 @@ def measure_fidelity(
         taught = partial(
             teach, engine, template, preset.teacher, n_tokens=REPLY_TOKENS, report=report
         )
-        lessons = taught(questions, seed=seed, temperature=0.0)
-        others = taught(further, seed=seed, temperature=0.0) if further else []
+        greedily = partial(taught, seed=seed, temperature=0.0)
+        lessons = greedily(questions.compared)
+        others = greedily(questions.further) if questions.further else []
         replies[PROMPTED] = [_reply(model, lesson) for lesson in [*lessons, *others]]
-        sampled = taught(questions, seed=seed)
-        aside = taught(neutral, seed=seed, temperature=0.0) if neutral else []
+        sampled = taught(questions.compared, seed=seed)
+        aside = greedily(questions.neutral) if questions.neutral else []
         figures = row_figures(cells, [*lessons, *sampled], aside, mix, report)
     if preset.contrast is not None:
         probed = probes(engine, cells, preset.contrast.pairs, report)
@@ -167,7 +165,7 @@ def measure_fidelity(
         for way, said in replies.items()
     }
     return Fidelity(
-        n_prompts=len(questions),
+        n_prompts=len(questions.compared),
         n_replies=len(asked),
         coherence={way: one.coherence for way, one in ways.items()},
         repetition={way: one.repetition for way, one in ways.items()},

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from steerplug.errors import RequestError
@@ -12,18 +13,37 @@ QUESTIONS, FURTHER, NEUTRAL, SWEPT = 12, 28, 6, 8
 MAX_BYTES = 1_000_000
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What a report asks.
+
+    Args:
+        compared: what users ask; replies to these are compared token by token.
+        further: more of that, whose greedy replies count as whole replies alone.
+        neutral: where the preset should not matter.
+    """
+
+    compared: Sequence[str]
+    further: Sequence[str]
+    neutral: Sequence[str]
+
+
+def reported_on(preset: Preset, own: Sequence[str] = ()) -> Questions:
+    """Return what a preset is reported on: shipped questions, or a user's own in their place."""
+    neutral = unseen(preset, NEUTRAL, "neutral")
+    if own:
+        return Questions(own, (), neutral)
+    compared = unseen(preset, QUESTIONS)
+    others = [one for one in _not_fitted(preset, "held_out")[::2] if one not in compared]
+    return Questions(compared, spread(others, FURTHER), neutral)
+
+
 def unseen(preset: Preset, count: int, part: Part = "held_out") -> list[str]:
     """Return `count` shipped prompts spread over their topics, to report on.
 
     None of them was fitted on, and none of the held-out ones chose anything.
     """
     return spread(_not_fitted(preset, part)[::2], count)
-
-
-def further_unseen(preset: Preset, questions: Sequence[str], count: int) -> list[str]:
-    """Return `count` more shipped prompts to report on, beside `questions`."""
-    others = [one for one in _not_fitted(preset, "held_out")[::2] if one not in questions]
-    return spread(others, count)
 
 
 def for_choosing(preset: Preset, count: int) -> list[str]:
