@@ -29,8 +29,6 @@ void sp_build_for(sp_hook *hook) { (void)hook; }
 #else
 
 #define APPLY_TO _ZNK18llama_adapter_cvec8apply_toEP12ggml_contextP11ggml_tensori
-#define TEXT_OF(name) #name
-#define NAME_OF(macro) TEXT_OF(macro)
 
 typedef struct ggml_tensor *apply_to_fn(const void *, struct ggml_context *, struct ggml_tensor *,
                                         int);
@@ -39,20 +37,24 @@ static __thread sp_hook *builds_for;
 
 void sp_build_for(sp_hook *hook) { builds_for = hook; }
 
-/* The function of the same name in the library that called; another llama.cpp may be loaded too.
- * It is kept for the line that calls, one per architecture: looking it up takes some 10 us, and a
+void *sp_original(const void *caller, const char *name) {
+    Dl_info info;
+    void *library = dladdr(caller, &info) ? dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+    void *found = library ? dlsym(library, name) : NULL;
+    if (library) {
+        dlclose(library);
+    }
+    return found;
+}
+
+/* It is kept for the line that calls, one per architecture: looking it up takes some 10 us, and a
  * graph has as many calls as blocks. */
 static apply_to_fn *original(const void *caller) {
     static __thread const void *known_caller;
     static __thread apply_to_fn *known;
-    Dl_info info;
-    if (caller != known_caller && dladdr(caller, &info)) {
-        void *library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-        if (library) {
-            *(void **)&known = dlsym(library, NAME_OF(APPLY_TO));
-            known_caller = caller;
-            dlclose(library);
-        }
+    if (caller != known_caller) {
+        *(void **)&known = sp_original(caller, SP_NAME_OF(APPLY_TO));
+        known_caller = caller;
     }
     return known;
 }

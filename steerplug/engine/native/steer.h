@@ -3,6 +3,7 @@
  *     steer.c      the equation, row by row; one block's rows; the beginning and end of a decode
  *     callback.c   called by the scheduler at the blocks' outputs: any device, any platform
  *     node.c       called by llama.cpp's graph itself: on Linux, for tensors in host memory
+ *     amx.c        leaves out kernels of llama.cpp that were not tried, or crash
  */
 
 #ifndef STEERPLUG_STEER_H
@@ -17,6 +18,9 @@
 #else
 #define SP_API __attribute__((visibility("default")))
 #endif
+
+#define SP_TEXT_OF(name) #name
+#define SP_NAME_OF(macro) SP_TEXT_OF(macro)
 
 struct ggml_context;
 struct ggml_tensor;
@@ -98,6 +102,9 @@ int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor);
 
 /* Steer and capture the rows of a block's output; false after a failure, which the hook records. */
 bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il);
+
+/* The function of this name in the library that called (Linux); another llama.cpp may be loaded. */
+void *sp_original(const void *caller, const char *name);
 
 /* The hook of the context that this thread builds graphs for, or NULL; see node.c. */
 void sp_build_for(sp_hook *hook);
