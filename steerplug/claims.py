@@ -9,26 +9,16 @@ key: name, kind u32, value. A text is a length u64 and its bytes. Source: the GG
 """
 
 import json
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from platformdirs import user_cache_path
 
 HEADER = 2**20
 _NUMBERS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
 _STRING = 8
-
-
-def cache_folder() -> Path:
-    """Return where fitted steering is kept: $STEERPLUG_CACHE, or the user's cache folder."""
-    named = os.environ.get("STEERPLUG_CACHE")
-    folder = Path(named) if named else user_cache_path("steerplug", appauthor=False)
-    return folder.expanduser().absolute()
 
 
 class Claim(NamedTuple):

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from steerplug.claims import cache_folder, kept_files, steering_claims
+from steerplug.claims import kept_files, steering_claims
 from steerplug.figures import Figures
+from steerplug.files.cache_folder import cache_folder
 from steerplug.whole_file import write_whole
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

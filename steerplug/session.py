@@ -70,7 +70,7 @@ class Session:
         n_ctx: how many tokens a conversation may have.
         n_cells: KV cells, which all conversations share; default: n_ctx.
         n_seq: most sequences, running or kept for later.
-        n_threads: threads; default: the processors this process may use.
+        n_threads: threads; default: as many as there are processors at hand.
         store: where built steering is kept; default: the user's cache.
         report: told how far a first build is.
 

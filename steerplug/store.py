@@ -24,8 +24,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from steerplug.claims import cache_folder
 from steerplug.errors import SteeringError, StoreError
+from steerplug.files.cache_folder import cache_folder
 from steerplug.steering.file import FORMAT, read_steering, write_steering
 from steerplug.steering.identity import PRESET_NAME, Identity
 from steerplug.steering.value import Steering

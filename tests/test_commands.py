@@ -16,6 +16,7 @@ from command import Call, Ended, plant  # type: ignore[import-not-found]
 
 import steerplug
 from steerplug.commands import main
+from steerplug.commands.examination import Examination
 from steerplug.commands.reply import blocks
 from steerplug.engine.engine import Engine
 from steerplug.engine.sampling import Sampling
@@ -359,8 +360,8 @@ def test_chat_piped_is_plain_text(call: Call) -> None:
 # --- doctor
 
 CHECKS = [
-    "native library", "llama-cpp-python", "cache folder", "preset folder", "model", "tensors",
-    "hook", "kernel", "untouched rows", "strength 0", "logits",
+    "native library", "llama-cpp-python", "processor", "cache folder", "preset folder", "model",
+    "tensors", "hook", "kernel", "untouched rows", "strength 0", "logits", "threads",
 ]  # fmt: skip
 
 
@@ -391,6 +392,17 @@ def test_doctor_proves_that_the_model_can_be_steered(tidy: Call, engine: Engine)
     assert "smollm2 can be steered on this machine." in plain.out
 
 
+DIES = """
+import os, signal, sys
+class Dies:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{}":
+            print("an illegal instruction", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGILL)
+sys.meta_path.insert(0, Dies())
+"""
+
+
 def failed(ended: Ended) -> dict[str, str]:
     assert ended.code == 2
     found = json.loads(ended.out)
@@ -398,18 +410,48 @@ def failed(ended: Ended) -> dict[str, str]:
     return {check["name"]: check["detail"] for check in found["checks"] if not check["ok"]}
 
 
-def test_doctor_notices_when_steering_does_not_happen(
-    tidy: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def failures() -> set[str]:
+    """Return which checks fail in this process, where they can be interfered with."""
+    return {check.name for check in Examination("smollm2").checks() if not check.ok}
+
+
+@pytest.mark.usefixtures("tidy")
+def test_doctor_notices_when_steering_does_not_happen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerplug.commands.proofs.lay_out", lambda _mix: None)
-    assert set(failed(tidy("doctor", "--json"))) == {"kernel", "untouched rows", "logits"}
+    assert failures() == {"kernel", "untouched rows", "logits"}
 
 
+@pytest.mark.usefixtures("tidy")
 def test_doctor_notices_a_kernel_that_computes_something_else(
-    tidy: Call, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("steerplug.commands.proofs.steer_row", lambda h, _terms, _il: 1.01 * h)
-    assert set(failed(tidy("doctor", "--json"))) == {"kernel"}
+    assert failures() == {"kernel"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+@pytest.mark.parametrize(("dies_in", "check"), [("llama_cpp", "llama-cpp-python"),
+                                                ("steerplug.commands.proofs", "hook")])
+def test_doctor_survives_what_dies_in_its_hands_and_says_where(
+    dies_in: str, check: str, tidy: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DIES.format(dies_in))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reason = failed(tidy("doctor", "--json"))
+    assert set(reason) == {check}
+    assert "llama.cpp ended the process here (SIGILL: an illegal instruction)" in reason[check]
+    assert "pip install --force-reinstall" in reason[check]
+
+
+def test_doctor_says_what_keeps_llama_cpp_from_loading(
+    tidy: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    reason = failed(tidy("doctor", "--json"))
+    assert set(reason) == {"llama-cpp-python"}
+    assert "cannot be loaded (Shared library with base name 'llama' not found)" in (
+        reason["llama-cpp-python"]
+    )
 
 
 def test_doctor_says_why_a_file_is_no_model(tidy: Call, tmp_path: Path) -> None:
@@ -417,7 +459,7 @@ def test_doctor_says_why_a_file_is_no_model(tidy: Call, tmp_path: Path) -> None:
     ended = tidy("doctor", "-m", tmp_path / "no.gguf", "--json")
     assert failed(ended) == {"model": "no.gguf is not a GGUF file; choose a model in GGUF format."}
     assert json.loads(ended.out)["model"] is None
-    assert len(json.loads(ended.out)["checks"]) == 5
+    assert len(json.loads(ended.out)["checks"]) == 6
 
 
 def test_doctor_examines_a_model_without_words_or_chat_template(

@@ -1,27 +1,21 @@
-"""What `steerplug doctor` checks, in order: the build, the folders, the model, the proofs on it.
+"""`steerplug doctor`'s examination in a child process: whatever dies there, this process tells.
 
-Every check is tried on this very machine. What only the model can show is left out when it does not
-load.
+A build of llama.cpp for another processor or a broken driver ends the process that runs it. Here
+that is a finding like any other, of the check in which it happened.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
-from steerplug.errors import EngineError, PresetError, SteerplugError, StoreError
+from steerplug.commands.examination import REINSTALL, Check
+from steerplug.engine.amx import cause_of_death
+from steerplug.errors import EngineError
 
-Found = Callable[[], str]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding: what was checked, whether it holds, and a sentence on it."""
-
-    name: str
-    ok: bool
-    detail: str
+EXAMINATION = "steerplug.commands.examination"
 
 
 class Checkup:
@@ -33,106 +27,60 @@ class Checkup:
 
     def __init__(self, model: str) -> None:
         self.said_of_model: dict[str, Any] | None = None
-        self._model = model
+        self._model, self._begun = model, "native library"
 
     def checks(self) -> Iterator[Check]:
-        """Yield each finding as it is made."""
-        yield _checked("native library", _native)
-        yield _checked("llama-cpp-python", _llama)
-        yield _checked("cache folder", _cache)
-        yield _checked("preset folder", _presets)
-        yield from self._of_model()
+        """Yield each finding as it is made.
 
-    def _of_model(self) -> Iterator[Check]:
-        from steerplug.commands.proofs import Proofs
-        from steerplug.engine.model import Model
-        from steerplug.model_file import find_model
-
+        Raises:
+            EngineError: no child process could be started, or it failed by a mistake of ours.
+        """
         try:
-            model = Model(find_model(self._model))
-        except SteerplugError as error:
-            yield Check("model", False, str(error))
-            return
-        self.said_of_model = _facts(model)
-        yield Check("model", True, _in_words(self.said_of_model))
-        try:
-            proofs = Proofs(model)
-        except SteerplugError as error:
-            yield Check("hook", False, str(error))
-        else:
-            for name, found in proofs.all().items():
-                yield _checked(name, found)
-            proofs.close()
-        model.close()
+            child = subprocess.Popen(
+                [sys.executable, "-m", EXAMINATION, self._model],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+                errors="replace",
+            )  # fmt: skip
+        except OSError as error:
+            raise EngineError(
+                f"no process could be started for the checks ({error.strerror or error}); free "
+                "memory or processes, and try again."
+            ) from None
+        with child:
+            yield from self._findings(child)
+
+    def _findings(self, child: "subprocess.Popen[str]") -> Iterator[Check]:
+        assert child.stdout is not None
+        complaint = ""
+        for line in child.stdout:
+            try:
+                told = json.loads(line)
+            except ValueError:  # a library, or Python, that prints its last words
+                complaint = line.strip() or complaint
+            else:
+                if (check := self._take(told)) is not None:
+                    yield check
+        if (death := cause_of_death(child.wait())) is not None:
+            yield Check(self._begun, False, _obituary(death, complaint))
+        elif child.returncode:
+            raise EngineError(f"the checks ended at `{self._begun}` ({complaint}); report this.")
+
+    def _take(self, told: Any) -> Check | None:
+        """Note a line of the examination; return the finding, if it is one."""
+        match told:
+            case {"begins": str(name)}:
+                self._begun = name
+            case {"model": facts}:
+                self.said_of_model = facts
+            case {"check": {"name": str(name), "ok": bool(ok), "detail": str(detail)}}:
+                return Check(name, ok, detail)
+        return None
 
 
-def _checked(name: str, found: Found) -> Check:
-    try:
-        return Check(name, True, found())
-    except SteerplugError as error:
-        return Check(name, False, str(error))
-
-
-def _native() -> str:
-    from steerplug.engine.native import library
-
-    return str(library()._name)
-
-
-def _llama() -> str:
-    try:
-        return version("llama-cpp-python")
-    except PackageNotFoundError:
-        raise EngineError(
-            "llama-cpp-python is not installed as a package; run `pip install steerplug`."
-        ) from None
-
-
-def _cache() -> str:
-    from steerplug.store import Store
-
-    folder = Store().folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"steerplug")
-    except OSError as error:
-        raise StoreError(
-            f"the cache folder {folder} cannot be used ({error.strerror or error}); set "
-            "STEERPLUG_CACHE to a folder with space that you may write to."
-        ) from None
-    return f"{folder} can be written"
-
-
-def _presets() -> str:
-    from steerplug.library import list_presets, user_folder
-
-    found = list_presets()
-    broken = [one.error for one in found if one.error]
-    if broken:
-        raise PresetError(str(broken[0]))
-    shipped = sum(one.shipped for one in found)
-    return f"{shipped} shipped presets, {len(found) - shipped} of yours in {user_folder()}"
-
-
-def _facts(model: Any) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "path": str(model.path),
-        "architecture": model.architecture,
-        "n_embd": model.n_embd,
-        "n_layer": model.n_layer,
-        "n_ctx_train": model.n_ctx_train,
-        "chat_template": bool(model.chat_template),
-        "recurrent": model.is_recurrent,
-        "fingerprint": model.fingerprint,
-    }
-
-
-def _in_words(facts: dict[str, Any]) -> str:
-    template = "a chat template" if facts["chat_template"] else "no chat template (use run --raw)"
-    memory = "recurrent" if facts["recurrent"] else "not recurrent"
+def _obituary(death: str, complaint: str) -> str:
+    reason = f"{death}: {complaint[:200]}" if complaint else death
     return (
-        "{name}: {architecture}, {n_layer} blocks of {n_embd} values, "
-        f"{{n_ctx_train}} tokens of context, {template}, {memory}"
-    ).format(**facts)
+        f"llama.cpp ended the process here ({reason}); install it for this machine with "
+        f"`{REINSTALL}`, and check the driver of your GPU if you use one."
+    )

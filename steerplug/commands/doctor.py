@@ -5,7 +5,8 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from steerplug.commands.checkup import Check, Checkup
+from steerplug.commands.checkup import Checkup
+from steerplug.commands.examination import Check
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_hanging, print_json, screen
 

@@ -20,7 +20,7 @@ Compiled = Annotated[
 
 def pack(folder: Folder, compiled: Compiled = False, as_json: Json = False) -> None:
     """Make a folder of presets a pack: check them, write its README.md and pack.lock."""
-    from steerplug.claims import cache_folder
+    from steerplug.files.cache_folder import cache_folder
     from steerplug.packs.make import make_pack
 
     made = make_pack(folder.expanduser(), cache_folder() if compiled else None)

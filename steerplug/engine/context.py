@@ -6,7 +6,6 @@ for). The hook refuses any other arrangement rather than guess.
 """
 
 import ctypes
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from llama_cpp import llama_cpp as llama
 from steerplug.engine import ggml, log, threads
 from steerplug.engine.hook import Applied, Capture, Hook
 from steerplug.engine.model import Model
+from steerplug.engine.processors import n_processors
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array
 
@@ -38,7 +38,7 @@ class Context:
         n_ctx: how many tokens the KV cache holds.
         n_batch: how many rows one decode takes.
         n_seq: how many sequences share the cache.
-        n_threads: threads; default: the processors this process may use.
+        n_threads: threads; default: as many as there are processors at hand (`processors`).
         on_host: override how the hook reaches tensors; default: as the build needs.
         hooked: set the hook; without it nothing can be steered, which is what `bench` compares
             with.
@@ -77,7 +77,7 @@ class Context:
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
-        self.n_threads = n_threads or _processors()
+        self.n_threads = n_threads or n_processors()
         params.n_threads = params.n_threads_batch = self.n_threads
         params.kv_unified, params.no_perf = True, True
         if hooked:
@@ -220,9 +220,3 @@ class Context:
 
     def __del__(self) -> None:
         self.close()
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

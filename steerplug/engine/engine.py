@@ -60,7 +60,7 @@ class Engine:
         n_cells: KV cells, which all requests share; default: n_ctx.
         n_seq: most sequences, running or kept for later; 1 where the model is recurrent.
         n_queue: most requests that wait to take part.
-        n_threads: threads; default: the processors this process may use.
+        n_threads: threads; default: as many as there are processors at hand (`processors`).
 
     Raises:
         ModelError: the model cannot be steered, or a size makes no sense.

@@ -9,10 +9,9 @@ import os
 import struct
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import llama_cpp
 
 from steerplug.errors import EngineError
 
@@ -20,9 +19,23 @@ _DEVICE_CPU, _DEVICE_ACCELERATOR = 0, 3
 _FLOAT32 = 0
 
 
+def library_folder() -> Path:
+    """Return where llama-cpp-python loads llama.cpp's libraries from, without loading them.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    if named := os.environ.get("LLAMA_CPP_LIB_PATH"):
+        return Path(named)
+    spec = find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise EngineError("llama-cpp-python is not installed; run `pip install steerplug`.")
+    return Path(spec.origin).parent / "lib"
+
+
 @cache
 def _library(stem: str) -> ctypes.CDLL | None:
-    folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH", Path(llama_cpp.__file__).parent / "lib"))
+    folder = library_folder()
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     paths = [folder / f"{prefix}{stem}{suffix}" for prefix in ("lib", "")]
     return next((ctypes.CDLL(str(path)) for path in paths if path.exists()), None)
@@ -65,7 +78,9 @@ def tensors_on_host() -> bool:
     return all(kind(get(i)) in (_DEVICE_CPU, _DEVICE_ACCELERATOR) for i in range(count()))
 
 
-class _Memory(ctypes.Structure):
+class Memory(ctypes.Structure):
+    """How much memory `ggml_init` takes, whose, and whether numbers of tensors lie elsewhere."""
+
     _fields_ = (("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("bare", ctypes.c_bool))
 
 
@@ -79,12 +94,12 @@ def sources_at() -> int:
         function(f"ggml_{name}")
         for name in ("init", "new_tensor_1d", "add", "tensor_overhead", "free")
     )
-    init.restype, init.argtypes = ctypes.c_void_p, [_Memory]
+    init.restype, init.argtypes = ctypes.c_void_p, [Memory]
     new.restype, new.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     add.restype, add.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
     overhead.restype = ctypes.c_size_t
     free.restype, free.argtypes = None, [ctypes.c_void_p]
-    memory = init(_Memory(8 * overhead(), None, True))
+    memory = init(Memory(8 * overhead(), None, True))
     try:
         a, b = new(memory, _FLOAT32, 1), new(memory, _FLOAT32, 1)
         return ctypes.string_at(add(memory, a, b), overhead()).find(struct.pack("2P", a, b))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llama_cpp import llama_cpp as llama
 
-from steerplug.engine import ggml, log
+from steerplug.engine import amx, ggml, log
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError
 
@@ -39,6 +39,7 @@ class Model:
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        params.use_extra_bufts = amx.allow_extra_buffers()
         self._handle = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self._handle:
             raise ModelError(

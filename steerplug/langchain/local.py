@@ -41,7 +41,7 @@ class LocalModel(Configured, Arguments, _Model):
     """How many tokens a conversation may have."""
 
     n_threads: int | None = Field(None, ge=1, strict=True)
-    """Threads; None: the processors this process may use."""
+    """Threads; None: as many as there are processors at hand, within a container's quota."""
 
     @model_validator(mode="wrap")
     @classmethod

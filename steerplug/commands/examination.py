@@ -1,0 +1,210 @@
+"""What `steerplug doctor` checks, in order: the build, the folders, the model, the proofs on it.
+
+Every check is tried on this very machine. What only the model can show is left out where it, or
+llama.cpp itself, does not load. `checkup` runs this module as a program, which prints lines of
+JSON: before each check its name, after it the finding, in the end the facts of the model.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from steerplug.errors import EngineError, PresetError, SteerplugError, StoreError
+
+REINSTALL = (
+    "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+)
+"""What compiles llama.cpp anew, for this machine."""
+
+Found = Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was checked, whether it holds, and a sentence on it."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Examination:
+    """The examination of one model on this machine, in this process.
+
+    Args:
+        model: how the user calls the model.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.said_of_model: dict[str, Any] | None = None
+        self._model, self._runs = model, True
+
+    def checks(self, begin: Callable[[str], None] = lambda _name: None) -> Iterator[Check]:
+        """Yield each finding as it is made.
+
+        Args:
+            begin: told the name of each check before it is made.
+        """
+        self._begin = begin
+        for name, found in _OF_MACHINE.items():
+            yield self._check(name, found)
+        if self._runs:
+            yield from self._of_model()
+
+    def _check(self, name: str, found: Found) -> Check:
+        self._begin(name)
+        check = _checked(name, found)
+        self._runs &= check.ok or name not in _NEEDED
+        return check
+
+    def _of_model(self) -> Iterator[Check]:
+        self._begin("model")
+        from steerplug.engine.model import Model
+        from steerplug.model_file import find_model
+
+        try:
+            model = Model(find_model(self._model))
+        except SteerplugError as error:
+            yield Check("model", False, str(error))
+            return
+        self.said_of_model = _facts(model)
+        yield Check("model", True, _in_words(self.said_of_model))
+        yield from self._of_steering(model)
+        model.close()
+
+    def _of_steering(self, model: Any) -> Iterator[Check]:
+        self._begin("hook")
+        from steerplug.commands.proofs import Proofs
+        from steerplug.engine.pace import measure
+
+        try:
+            proofs = Proofs(model)
+        except SteerplugError as error:
+            yield Check("hook", False, str(error))
+        else:
+            for name, found in proofs.all().items():
+                yield self._check(name, found)
+            proofs.close()
+            yield self._check("threads", lambda: str(measure(model)))
+
+
+def _checked(name: str, found: Found) -> Check:
+    try:
+        return Check(name, True, found())
+    except SteerplugError as error:
+        return Check(name, False, str(error))
+
+
+def _native() -> str:
+    from steerplug.engine.native import library
+
+    return str(library()._name)
+
+
+def _llama() -> str:
+    try:
+        found = version("llama-cpp-python")
+    except PackageNotFoundError:
+        raise EngineError(
+            "llama-cpp-python is not installed as a package; run `pip install steerplug`."
+        ) from None
+    try:
+        import_module("steerplug.engine.context")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EngineError(
+            f"llama-cpp-python {found} cannot be loaded ({reason}); install it again with "
+            f"`{REINSTALL}`."
+        ) from None
+    return found
+
+
+def _processor() -> str:
+    from steerplug.engine import amx
+
+    verdict = amx.find_verdict()
+    if verdict is None:
+        return "this build of llama.cpp has no AMX kernels"
+    fate = "" if verdict.works else ", so they are left out; other kernels for this processor stay"
+    return f"AMX kernels {verdict.why}{fate}"
+
+
+def _cache() -> str:
+    from steerplug.store import Store
+
+    folder = Store().folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"steerplug")
+    except OSError as error:
+        raise StoreError(
+            f"the cache folder {folder} cannot be used ({error.strerror or error}); set "
+            "STEERPLUG_CACHE to a folder with space that you may write to."
+        ) from None
+    return f"{folder} can be written"
+
+
+def _presets() -> str:
+    from steerplug.library import list_presets, user_folder
+
+    found = list_presets()
+    broken = [one.error for one in found if one.error]
+    if broken:
+        raise PresetError(str(broken[0]))
+    shipped = sum(one.shipped for one in found)
+    return f"{shipped} shipped presets, {len(found) - shipped} of yours in {user_folder()}"
+
+
+_NEEDED = ("native library", "llama-cpp-python")
+_OF_MACHINE: dict[str, Found] = {
+    "native library": _native,
+    "llama-cpp-python": _llama,
+    "processor": _processor,
+    "cache folder": _cache,
+    "preset folder": _presets,
+}
+
+
+def _facts(model: Any) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "path": str(model.path),
+        "architecture": model.architecture,
+        "n_embd": model.n_embd,
+        "n_layer": model.n_layer,
+        "n_ctx_train": model.n_ctx_train,
+        "chat_template": bool(model.chat_template),
+        "recurrent": model.is_recurrent,
+        "fingerprint": model.fingerprint,
+    }
+
+
+def _in_words(facts: dict[str, Any]) -> str:
+    template = "a chat template" if facts["chat_template"] else "no chat template (use run --raw)"
+    memory = "recurrent" if facts["recurrent"] else "not recurrent"
+    return (
+        "{name}: {architecture}, {n_layer} blocks of {n_embd} values, "
+        f"{{n_ctx_train}} tokens of context, {template}, {memory}"
+    ).format(**facts)
+
+
+def main() -> None:
+    """Examine the model that the command line names, and print what is found as lines of JSON."""
+    examination = Examination(sys.argv[1])
+    for check in examination.checks(lambda name: _tell(begins=name)):
+        _tell(check=vars(check))
+    _tell(model=examination.said_of_model)
+
+
+def _tell(**line: Any) -> None:
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

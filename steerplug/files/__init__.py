@@ -1,0 +1,1 @@
+"""Files and folders: where steerplug keeps things."""
