@@ -17,6 +17,7 @@ from steerplug.chat.calls.grammar import check_tools, reply_grammar
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
+from steerplug.engine import fork
 from steerplug.engine.constraint import ANY_JSON, Grammar
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
@@ -99,6 +100,7 @@ class Session:
         self._built: dict[tuple[Origin | None, str, str], Built] = {}
         self._resolver = Resolver(self.model, self.build)
         self._building = threading.RLock()
+        fork.carry(self)
 
     def chat(
         self,
@@ -268,6 +270,14 @@ class Session:
                     preset, self.engine, store=self.store, report=self.report
                 )
             return self._built[key]
+
+    def before_fork(self) -> None:
+        """Go on: what is being built is built in the parent."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Wait for no build in the child that only the parent makes."""
+        if in_child:
+            self._building = threading.RLock()
 
     def close(self) -> None:
         """Free the model."""

@@ -20,6 +20,7 @@ import numpy as np
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
+from steerplug.engine import fork
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
 from steerplug.steering.value import Array
@@ -33,9 +34,19 @@ ANY_JSON: Mapping[str, Any] = {"type": "object"}
 _STYLE: "JsonCompileOptions" = {
     "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "
 }
-_beside = ThreadPoolExecutor(1, "steerplug masks")
-_making = threading.Lock()
 _tokenizers: "WeakKeyDictionary[Vocab, llguidance.LLTokenizer]" = WeakKeyDictionary()
+
+
+_making = threading.Lock()
+_beside = ThreadPoolExecutor(1, "steerplug masks")
+
+
+def _begin_anew() -> None:
+    global _beside, _making
+    _beside, _making = ThreadPoolExecutor(1, "steerplug masks"), threading.Lock()
+
+
+fork.in_child(_begin_anew)
 
 
 @dataclass(frozen=True)

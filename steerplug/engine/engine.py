@@ -6,18 +6,21 @@ decoded when that of `batch`.
 """
 
 import asyncio
+import os
+import threading
 import weakref
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from steerplug.engine import fork, ggml
 from steerplug.engine.context import Context
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.reply import Deliver, Item, Reply
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
 from steerplug.engine.worker import Worker
-from steerplug.errors import ModelError
+from steerplug.errors import EngineError, ModelError
 
 __all__ = ["Engine", "Logprobs", "Metrics", "Piece", "Progress", "Request"]
 
@@ -54,6 +57,8 @@ class Metrics:
 class Engine:
     """A model that answers many requests at once; safe to call from any thread.
 
+    In a forked child it begins anew at first use, on the same weights, with no cell of before.
+
     Args:
         model: the loaded model.
         n_ctx: most tokens of one conversation.
@@ -86,15 +91,49 @@ class Engine:
                 f"n_cells is {n_cells}, too few for one conversation of n_ctx = {n_ctx} tokens; "
                 "raise it, or lower n_ctx."
             )
-        self.context = Context(
-            model,
-            n_ctx=n_cells or n_ctx,
-            n_seq=1 if model.is_recurrent else n_seq + 1,  # one more for what `cache` buries
-            n_threads=n_threads,
-        )
+        self._n_queue, self._n_threads = n_queue, n_threads
+        self._n_seq = 1 if model.is_recurrent else n_seq + 1  # one more for what `cache` buries
+        self._beginning = threading.Lock()
+        self._begin(n_cells or n_ctx)
         self.n_ctx = self.context.n_ctx if n_cells is None else n_ctx
-        self._worker = Worker(self.context, n_queue)
-        self._close = weakref.finalize(self, self._worker.close)  # also when the process ends
+        fork.carry(self)
+
+    def _begin(self, n_cells: int) -> None:
+        self.context = Context(
+            self.model, n_ctx=n_cells, n_seq=self._n_seq, n_threads=self._n_threads
+        )
+        self._own = Worker(self.context, self._n_queue)
+        self._close = weakref.finalize(self, self._own.close)  # also when the process ends
+        self._process = os.getpid()
+
+    @property
+    def _worker(self) -> Worker:
+        """The worker, of this very process."""
+        if self._process != os.getpid() and not self._own.is_closed:
+            self._begin_in_child()
+        return self._own
+
+    def _begin_in_child(self) -> None:
+        if not ggml.tensors_on_host():
+            raise EngineError(
+                f"{self.model.path.name} was loaded before this process was forked, and what lies "
+                "on a GPU is not carried over; load the model in the child, or start processes by "
+                "`spawn`."
+            )
+        with self._beginning:
+            if self._process != os.getpid():
+                self._begin(self.context.n_ctx)
+
+    def before_fork(self) -> None:
+        """Make no step until the fork is made."""
+        self._own.rest()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on in the parent; in the child the worker is gone, and nobody waits for its end."""
+        self._own.go_on()
+        if in_child:
+            self._close.detach()
+            self._beginning = threading.Lock()
 
     def generate(
         self, request: Request, progress: Progress | None = None, *, whole: bool = False
@@ -112,14 +151,15 @@ class Engine:
             ReplyTimeout: the reply took longer than the request allows.
             EngineError: inference failed, or steering did not happen.
         """
-        inbox: SimpleQueue[Item] = SimpleQueue()
+        process, inbox = os.getpid(), SimpleQueue[Item]()
         reply = self._reply(request, progress, inbox.put, whole)
         self._worker.submit(reply)
         try:
             while (piece := _piece(inbox.get())) is not None:
                 yield piece
+                _check_process(process)
         finally:
-            self._worker.cancel(reply)
+            self._own.cancel(reply)
 
     async def agenerate(
         self, request: Request, progress: Progress | None = None, *, whole: bool = False
@@ -136,7 +176,7 @@ class Engine:
             while (piece := _piece(await inbox.get())) is not None:
                 yield piece
         finally:
-            self._worker.cancel(reply)
+            self._own.cancel(reply)
 
     def check(self, request: Request) -> None:
         """Refuse a request that cannot be served; see `Request.check` for the errors."""
@@ -178,6 +218,15 @@ class Engine:
     def close(self) -> None:
         """End all replies and free the context; the model stays."""
         self._close()
+
+
+def _check_process(process: int) -> None:
+    """Refuse to go on with a reply in a child of the process that makes it."""
+    if process != os.getpid():
+        raise EngineError(
+            f"this reply is made in the process {process}, from which this one was forked; ask for "
+            "it again here."
+        )
 
 
 def _piece(item: Item) -> Piece | None:

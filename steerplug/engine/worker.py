@@ -30,7 +30,7 @@ class Worker:
         self.context, self.n_queue = context, n_queue
         self.batch = Batch(Cache(context), self._is_called)
         self._arrived: list[Reply] = []
-        self._awake = threading.Condition()
+        self._awake, self._stepping = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._forgets = self._closed = False
 
@@ -70,6 +70,19 @@ class Worker:
         """Let later requests find nothing of earlier ones."""
         self._forgets = True
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was told to end."""
+        return self._closed
+
+    def rest(self) -> None:
+        """Wait for the step that is being made, and begin no other until `go_on`."""
+        self._stepping.acquire()
+
+    def go_on(self) -> None:
+        """Go on after `rest`."""
+        self._stepping.release()
+
     def close(self) -> None:
         """End all replies and free the context; what is being decoded is waited for."""
         with self._awake:
@@ -84,7 +97,8 @@ class Worker:
         try:
             self.batch.cache.clear()
             while self._gather():
-                self.batch.step()
+                with self._stepping:
+                    self.batch.step()
             why: Callable[[], EngineError] = _closed
         except BaseException as error:
             _logger.exception("the engine's worker ended")

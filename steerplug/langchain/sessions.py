@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steerplug.engine import fork
 from steerplug.model_file import find_model
 
 if TYPE_CHECKING:
@@ -32,6 +33,16 @@ class _Slot:
 _lock = threading.Lock()
 _slots: dict[tuple[Path, int, int | None], _Slot] = {}
 _located: dict[tuple[str, str], Path] = {}
+
+
+def _renew_locks() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for slot in _slots.values():
+        slot.lock = threading.Lock()
+
+
+fork.in_child(_renew_locks)
 
 
 def session_for(model: str, n_ctx: int, n_threads: int | None) -> "Session":
