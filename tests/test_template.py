@@ -358,3 +358,20 @@ def test_what_is_no_chat_is_refused(
     )
     with pytest.raises(RequestError, match=reason):
         do()
+
+
+# What else a template is told
+
+
+def test_variables_reach_the_template_and_the_generation_prompt_can_be_left_out() -> None:
+    source = CHATML + "{{ 'think: ' + mood if mood }}"
+    chatty = ChatTemplate(source, cast(Vocab, ToyVocab("<s>", "</s>")), "it")
+    text = chatty.render(chat("Hi"), variables={"mood": "glad"})
+    assert text.endswith("<|im_start|>assistant\nthink: glad")
+    assert chatty.render(chat("Hi"), add_generation_prompt=False).endswith("Hi<|im_end|>\n")
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "eos_token"])
+def test_a_variable_that_the_chat_sets_itself_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=f"variable '{name}' is set by the chat itself; leave"):
+        template("ChatML").render(chat("Hi"), variables={name: "x"})

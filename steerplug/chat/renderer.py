@@ -6,8 +6,9 @@ file: it runs sandboxed.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Template, TemplateError
@@ -19,6 +20,10 @@ from steerplug.chat.calls.plain import Message
 from steerplug.chat.tool import Tool
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError, RequestError
+
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
+
+_TAKEN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
 
 
 class Renderer:
@@ -52,8 +57,23 @@ class Renderer:
                 "choose another GGUF."
             ) from None
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-        """Return the chat as text, up to where the assistant begins to answer."""
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *,
+        add_generation_prompt: bool = True, variables: Mapping[str, Any] = NO_VARIABLES,
+    ) -> str:
+        """Return the chat as text.
+
+        Args:
+            messages: the chat, as `ChatTemplate.prompt` takes it.
+            tools: what the assistant may call.
+            add_generation_prompt: whether the text goes on to where the assistant begins to answer.
+            variables: what else the template is given, such as `enable_thinking`.
+
+        Raises:
+            RequestError: the template refuses the chat, or a variable is not the caller's to give.
+            ModelError: the model has no usable chat template.
+        """
+        _check_variables(variables)
         template, vocab = self._compiled(), self._vocab
         if not self._takes_tools and tools:
             messages = plain.with_tools(messages, tools, self.form)
@@ -62,20 +82,27 @@ class Renderer:
         if not self._takes_results:
             messages = plain.with_results_as_turns(messages)
         try:
-            return str(sandbox.render(
-                template,
-                messages=[_plain(message) for message in messages],
-                tools=[_described(tool) for tool in tools] if self._takes_tools else None,
-                add_generation_prompt=True,
-                bos_token=vocab.piece(vocab.bos, True).decode("utf-8", "replace"),
-                eos_token=vocab.piece(vocab.eos, True).decode("utf-8", "replace"),
-            ))
+            return sandbox.render(template, {
+                **variables,
+                "messages": [_plain(message) for message in messages],
+                "tools": [_described(tool) for tool in tools] if self._takes_tools else None,
+                "add_generation_prompt": add_generation_prompt,
+                "bos_token": vocab.piece(vocab.bos, True).decode("utf-8", "replace"),
+                "eos_token": vocab.piece(vocab.eos, True).decode("utf-8", "replace"),
+            })
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
                 AttributeError, RecursionError, MemoryError) as error:
             raise RequestError(
                 f"the chat template of {self._model_name} refuses these messages "
                 f"({_reason(error)}); change their order or roles."
             ) from None
+
+
+def _check_variables(variables: Mapping[str, Any]) -> None:
+    if taken := [name for name in _TAKEN if name in variables]:
+        raise RequestError(
+            f"the template variable {taken[0]!r} is set by the chat itself; leave it out."
+        )
 
 
 def _plain(message: Message) -> dict[str, Any]:

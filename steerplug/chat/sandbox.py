@@ -5,7 +5,7 @@ counted, and a template that takes more than `MAX_STEPS` of them is refused.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
@@ -49,11 +49,11 @@ def compile_template(source: str) -> Template:
     return sandbox.from_string(tree)
 
 
-def render(template: Template, **values: Any) -> str:
+def render(template: Template, values: Mapping[str, Any]) -> str:
     """Return the text of a template within the limit on its work."""
     token = _steps.set(iter(range(MAX_STEPS)))
     try:
-        return template.render(**values)
+        return template.render(values)
     finally:
         _steps.reset(token)
 
