@@ -25,10 +25,9 @@ class Reading:
 
     Args:
         forms: the forms in which it reads it.
-        lost: the roles whose text it shows in no form.
-        shows_last_only: whether of several turns it shows no more than the last.
+        assistant: whether it shows what the assistant said.
         system: whether it shows a system message that comes first.
-        system_with_tools: whether it also does beside tools.
+        system_with_tools: whether it does in a chat with tools.
         later_system: whether it shows a system message that comes later.
         tools: whether it shows tools.
         calls: whether it shows calls.
@@ -37,8 +36,7 @@ class Reading:
     """
 
     forms: Forms = field(default_factory=Forms)
-    lost: frozenset[str] = frozenset()
-    shows_last_only: bool = False
+    assistant: bool = True
     system: bool = True
     system_with_tools: bool = True
     later_system: bool = True
@@ -49,17 +47,17 @@ class Reading:
 
 
 _ASKED, _SAID, _TOLD, _RETURNED = "Whimbrel", "Dotterel", "Sandpiper", "Turnstone"
-_KEY, _VALUE = "lapwing", "redshank"
+_CALLED, _KEY, _VALUE = "count_avocet", "lapwing", "redshank"
 _TOOL = Tool(
     "find_godwit", "Greenshank.",
     {
         "type": "object",
-        "properties": {_KEY: {"type": "string", "description": "Which."}},
-        "required": [_KEY],
+        "properties": {"ruff": {"type": "string", "description": "Which."}},
+        "required": ["ruff"],
     },
 )  # fmt: skip
-_TOOL_WORDS = (_TOOL.name, _TOOL.description, _KEY)
-_CALL = ToolCall("curlew123", _TOOL.name, json.dumps({_KEY: _VALUE}))
+_TOOL_WORDS = (_TOOL.name, _TOOL.description, "ruff")
+_CALL = ToolCall("curlew123", _CALLED, json.dumps({_KEY: _VALUE}))
 
 _USER: Message = {"role": "user", "content": _ASKED}
 _USER_AGAIN: Message = {"role": "user", "content": "And?"}
@@ -82,8 +80,8 @@ def read(write: Write) -> Reading:
     """
     show = _Show(write)
     reading = _of_users(show)
-    if reading.lost or not show.text([_USER], (), reading.forms):
-        return reading
+    if not reading:
+        return Reading()
     for add in (_of_assistants, _of_system, _of_tools, _of_calls, _of_results):
         reading = add(reading, show)
     return reading
@@ -129,24 +127,19 @@ def _with_parts(forms: Forms, role: str) -> Forms:
     return replace(forms, parts=forms.parts | {role})
 
 
-def _of_users(show: _Show) -> Reading:
+def _of_users(show: _Show) -> Reading | None:
     plain, listed = Forms(), Forms(no_tools="list")
     candidates = [plain, _with_parts(plain, "user"), listed, _with_parts(listed, "user")]
     forms = show.first([_ASKED], [_USER], candidates)
-    if forms:
-        return Reading(forms)
-    is_refused = show.text([_USER], (), plain) is None
-    return Reading(lost=frozenset() if is_refused else frozenset({"user"}))
+    return Reading(forms) if forms else None
 
 
 def _of_assistants(reading: Reading, show: _Show) -> Reading:
     chat = [_USER, _ASSISTANT, _USER_AGAIN]
     candidates = [reading.forms, _with_parts(reading.forms, "assistant")]
-    forms = show.first([_SAID], chat, candidates)
-    if forms:
-        return replace(reading, forms=forms, shows_last_only=not show.has([_ASKED], chat, forms))
-    is_refused = show.text(chat, (), reading.forms) is None
-    return reading if is_refused else replace(reading, lost=reading.lost | {"assistant"})
+    if forms := show.first([_SAID], chat, candidates):
+        return replace(reading, forms=forms)
+    return replace(reading, assistant=show.text(chat, (), reading.forms) is None)
 
 
 def _of_system(reading: Reading, show: _Show) -> Reading:
@@ -154,7 +147,7 @@ def _of_system(reading: Reading, show: _Show) -> Reading:
     candidates = [reading.forms, _with_parts(reading.forms, "system")]
     forms = show.first(words, [_SYSTEM, _USER], candidates)
     if not forms:
-        return replace(reading, system=False, later_system=False)
+        return replace(reading, system=False, system_with_tools=False, later_system=False)
     later = show.has(words, [_USER, _ASSISTANT, _SYSTEM, _USER_AGAIN], forms)
     return replace(reading, forms=forms, later_system=later)
 
@@ -170,7 +163,7 @@ def _of_tools(reading: Reading, show: _Show) -> Reading:
 
 def _of_calls(reading: Reading, show: _Show) -> Reading:
     """Read the form of calls; templates differ in what may stand behind them."""
-    words, tools = [_CALL.name, _KEY, _VALUE], [_TOOL] if reading.tools else []
+    words, tools = [_CALLED, _KEY, _VALUE], [_TOOL] if reading.tools else []
     candidates = [
         replace(reading.forms, arguments=arguments, no_content=no_content)
         for arguments, no_content in product(("mapping", "text"), ("text", "absent", "none"))

@@ -6,8 +6,10 @@ the system says by the user as well. Only what the template refuses as it is com
 see `turns`. The template comes from a model file: it runs sandboxed.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache, partial
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +19,11 @@ from steerplug.chat import sandbox
 from steerplug.chat.calls import plain
 from steerplug.chat.calls.form import TAGGED, find_form
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.dropped import dropped
 from steerplug.chat.reading import Reading, read
 from steerplug.chat.tool import Tool
 from steerplug.chat.turns import (
-    stricter,
+    orders,
     with_system_first,
     with_system_told_by_users,
     with_words_apart,
@@ -86,14 +89,15 @@ class Renderer:
             ModelError: the model has no usable chat template.
         """
         _check_variables(variables)
-        self._check_shown(messages)
+        self._check_assistant(messages)
         reading = self.reading
         shown = tools if self._has_own_form and reading.tools else ()
         if tools and not shown:
             messages = plain.with_tools(messages, tools, self.form)
         chat = self._told(messages, bool(tools))
         settings = {**variables, "add_generation_prompt": add_generation_prompt}
-        return self._accepted(chat, shown, reading.forms, settings)
+        write = partial(self._filled, tools=shown, forms=reading.forms, settings=settings)
+        return self._whole(chat, partial(self._accepted, write=write))
 
     def _told(self, messages: Sequence[Message], has_tools: bool) -> Sequence[Message]:
         """Return the messages with what the template does not show told another way."""
@@ -105,23 +109,34 @@ class Renderer:
             messages = with_words_apart(messages)
         if not (is_own and reading.results and (reading.calls or reading.tools)):
             messages = plain.with_results_as_turns(messages)
-        if not reading.system or (has_tools and not reading.system_with_tools):
+        if not (reading.system_with_tools if has_tools else reading.system):
             return with_system_told_by_users(messages)
         return messages if reading.later_system else with_system_first(messages)
 
+    def _whole(self, messages: Sequence[Message], write: Callable[[Sequence[Message]], str]) -> str:
+        """Return the chat as text, with what the template drops from this one told by the user."""
+        text = write(messages)
+        roles = {messages[i]["role"] for i in dropped(messages, text, write)}
+        if not roles:
+            return text
+        turns = plain.with_results_as_turns(messages) if "tool" in roles else messages
+        turns = with_system_told_by_users(turns) if "system" in roles else turns
+        text = write(turns)
+        for i in dropped(turns, text, write):
+            raise self._loss(i, turns[i])
+        return text
+
     def _accepted(
-        self, messages: Sequence[Message], tools: Sequence[Tool], forms: Forms,
-        settings: Mapping[str, Any],
+        self, messages: Sequence[Message], write: Callable[[Sequence[Message]], str]
     ) -> str:
         """Return the chat as text, in another order if the template refuses this one."""
         try:
-            return self._filled(messages, tools, forms, settings)
+            return write(messages)
         except RequestError:
-            for turns in stricter(messages):
-                try:
-                    return self._filled(turns, tools, forms, settings)
-                except RequestError:
-                    continue
+            worded = plain.with_results_as_turns(plain.with_calls_as_text(messages, self.form))
+            for turns in chain(orders(messages), orders(worded)):
+                with suppress(RequestError):
+                    return write(turns)
             raise
 
     def _filled(
@@ -151,17 +166,17 @@ class Renderer:
                 f"({_reason(error)}); change their order or roles."
             ) from None
 
-    def _check_shown(self, messages: Sequence[Message]) -> None:
-        """Refuse messages that the template shows in no form."""
-        reading = self.reading
+    def _check_assistant(self, messages: Sequence[Message]) -> None:
+        """Refuse what the assistant said where the template shows that in no form."""
         for i, message in enumerate(messages):
-            is_last = i == len(messages) - 1
-            is_lost = message["role"] in reading.lost or (reading.shows_last_only and not is_last)
-            if is_lost and message["role"] in ("user", "assistant") and message["content"]:
-                raise RequestError(
-                    f"the chat template of {self._model_name} drops message {i}, of the role "
-                    f"{message['role']!r}; leave it out, or choose another GGUF."
-                )
+            if message["role"] == "assistant" and message["content"] and not self.reading.assistant:
+                raise self._loss(i, message)
+
+    def _loss(self, i: int, message: Message) -> RequestError:
+        return RequestError(
+            f"the chat template of {self._model_name} drops message {i}, of the role "
+            f"{message['role']!r}; leave it out, or choose another GGUF."
+        )
 
 
 def _check_variables(variables: Mapping[str, Any]) -> None:

@@ -56,15 +56,15 @@ def with_words_apart(messages: Sequence[Message]) -> list[Message]:
     return turns
 
 
-def stricter(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """Yield the messages in orders that templates accept which refuse them as they are."""
-    chats = [list(messages), _identified(messages)]
-    seen = [chats[0]]
-    for chat in chats:
+def orders(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """Yield the messages as they are, then in orders that stricter templates accept."""
+    yielded: list[list[Message]] = []
+    identified = _identified(messages)
+    for chat in (list(messages), identified, _with_calls_in_turn(identified)):
         joined = _joined(chat)
         for turns in (chat, joined, _answered(joined)):
-            if turns not in seen:
-                seen.append(turns)
+            if turns not in yielded:
+                yielded.append(turns)
                 yield turns
 
 
@@ -87,6 +87,22 @@ def _answered(messages: Sequence[Message]) -> list[Message]:
         if turns and turns[-1]["role"] == "tool" and message["role"] == "user":
             turns.append({"role": "assistant", "content": ""})
         turns.append(message)
+    return turns
+
+
+def _with_calls_in_turn(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with each call in a turn of its own, followed by what it returned."""
+    results = {m["tool_call_id"]: m for m in messages if m["role"] == "tool"}
+    turns: list[Message] = []
+    for message in messages:
+        calls = message.get("tool_calls") or ()
+        if len(calls) > 1 and all(call.id in results for call in calls):
+            for i, call in enumerate(calls):
+                content = "" if i else message["content"]
+                turns.append({**message, "content": content, "tool_calls": (call,)})
+                turns.append(results.pop(call.id))
+        elif message["role"] != "tool" or message["tool_call_id"] in results:
+            turns.append(message)
     return turns
 
 
