@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Literal
 
 from steerplug.chat.calls.plain import Message
 from steerplug.chat.tool import Tool, ToolCall
@@ -48,6 +49,10 @@ class Reading:
 
 _ASKED, _SAID, _TOLD, _RETURNED = "Whimbrel", "Dotterel", "Sandpiper", "Turnstone"
 _CALLED, _KEY, _VALUE = "count_avocet", "lapwing", "redshank"
+_ARGUMENTS: tuple[Literal["mapping", "text"], ...] = ("mapping", "text")
+_NO_CONTENT: tuple[Literal["text", "absent", "none", "parts"], ...] = (
+    "text", "absent", "none", "parts"
+)  # fmt: skip
 _TOOL = Tool(
     "find_godwit", "Greenshank.",
     {
@@ -164,9 +169,10 @@ def _of_tools(reading: Reading, show: _Show) -> Reading:
 def _of_calls(reading: Reading, show: _Show) -> Reading:
     """Read the form of calls; templates differ in what may stand behind them."""
     words, tools = [_CALLED, _KEY, _VALUE], [_TOOL] if reading.tools else []
+    variants = product(_ARGUMENTS, _NO_CONTENT)
     candidates = [
         replace(reading.forms, arguments=arguments, no_content=no_content)
-        for arguments, no_content in product(("mapping", "text"), ("text", "absent", "none"))
+        for arguments, no_content in variants
     ]
     for rest in ([_RESULT, _ASSISTANT, _USER_AGAIN], [_RESULT], [_USER_AGAIN], []):
         if forms := show.first(words, [_USER, _CALLS, *rest], candidates, tools):

@@ -22,33 +22,35 @@ class Forms:
     Args:
         parts: the roles whose content is a list of parts.
         arguments: what the arguments of a call are.
-        no_content: what stands as content in a turn of calls alone: text of no length, none, or
-            nothing at all.
+        no_content: what stands as content in a turn of calls alone: text of no length, none,
+            nothing at all, or parts.
         tools: whether a tool is in an object that says it is a function, or the function alone.
         no_tools: what a chat without tools has as tools.
     """
 
     parts: frozenset[str] = frozenset()
     arguments: Literal["mapping", "text"] = "mapping"
-    no_content: Literal["text", "none", "absent"] = "text"
+    no_content: Literal["text", "none", "absent", "parts"] = "text"
     tools: Literal["wrapped", "bare"] = "wrapped"
     no_tools: Literal["none", "list"] = "none"
 
 
 def message_value(message: Message, forms: Forms) -> dict[str, Any]:
     """Return a message as the template reads it, its calls in OpenAI's shape."""
-    value = {key: part for key, part in message.items() if key != "tool_calls"}
-    calls, content = message.get("tool_calls"), message.get("content") or ""
-    if calls:
+    value = {key: part for key, part in message.items() if key not in ("content", "tool_calls")}
+    if calls := message.get("tool_calls"):
         value["tool_calls"] = [_call_value(call, forms) for call in calls]
-    if calls and not content and forms.no_content != "text":
-        value["content"] = None
-    else:
-        is_parts = message["role"] in forms.parts
-        value["content"] = [{"type": "text", "text": content}] if is_parts else content
-    if value["content"] is None and forms.no_content == "absent":
-        del value["content"]
-    return value | _reasoning(message)
+    return value | _content(message, forms) | _reasoning(message)
+
+
+def _content(message: Message, forms: Forms) -> dict[str, Any]:
+    text = message.get("content") or ""
+    form = forms.no_content if message.get("tool_calls") and not text else "text"
+    if form == "parts" or (form == "text" and message["role"] in forms.parts):
+        return {"content": [{"type": "text", "text": text}]}
+    if form == "absent":
+        return {}
+    return {"content": text if form == "text" else None}
 
 
 def _call_value(call: ToolCall, forms: Forms) -> dict[str, Any]:
