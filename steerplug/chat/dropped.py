@@ -34,11 +34,11 @@ def dropped(
         for i, message in enumerate(messages)
     ]
     try:
-        planted = write(other)
+        planted = write(other).lower()
     except RequestError:  # it reads the words themselves: nothing is known
         return []
     return [i for i in missing if _word(i) not in planted]
 
 
 def _word(i: int) -> str:
-    return f"Oystercatcher{i}x"
+    return f"oystercatcher{i}x"

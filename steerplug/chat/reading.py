@@ -47,14 +47,14 @@ class Reading:
     results: bool = False
 
 
-_ASKED, _SAID, _TOLD, _RETURNED = "Whimbrel", "Dotterel", "Sandpiper", "Turnstone"
+_ASKED, _SAID, _TOLD, _RETURNED = "whimbrel", "dotterel", "sandpiper", "turnstone"
 _CALLED, _KEY, _VALUE = "count_avocet", "lapwing", "redshank"
 _ARGUMENTS: tuple[Literal["mapping", "text"], ...] = ("mapping", "text")
 _NO_CONTENT: tuple[Literal["text", "absent", "none", "parts"], ...] = (
     "text", "absent", "none", "parts"
 )  # fmt: skip
 _TOOL = Tool(
-    "find_godwit", "Greenshank.",
+    "find_godwit", "greenshank",
     {
         "type": "object",
         "properties": {"ruff": {"type": "string", "description": "Which."}},
@@ -110,7 +110,7 @@ class _Show:
         tools: Sequence[Tool] = (),
     ) -> bool:
         """Whether words are there, as they are and not as Python would write what holds them."""
-        text = self.text(chat, tools, forms) or ""
+        text = (self.text(chat, tools, forms) or "").lower()
         return all(word in text for word in words) and not any(odd in text for odd in _odd())
 
     def first(
