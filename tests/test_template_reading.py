@@ -260,7 +260,14 @@ def test_the_template_is_planted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rendered) == 1
 
 
+def test_a_template_may_look_at_the_whole_chat_at_each_message() -> None:
+    every = "{% for other in messages %}{% endfor %}"
+    source = f"{{% for m in messages %}}{every}{TURN}{{% endfor %}}"
+    chat = [USER, ASSISTANT] * 400
+    assert renderer(source).render(chat) == theirs(source, chat)
+
+
 def test_a_template_that_does_not_end_is_refused_at_once() -> None:
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    with pytest.raises(ModelError, match="template of it does not come to an end; choose another"):
+    with pytest.raises(ModelError, match="it takes more than 200002 steps for 1 messages; send f"):
         Renderer(endless, cast(Vocab, TwoTokens()), "it").render([USER])

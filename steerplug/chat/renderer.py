@@ -144,20 +144,21 @@ class Renderer:
         settings: Mapping[str, Any] = MappingProxyType({"add_generation_prompt": True}),
     ) -> str:
         """Return what the template itself makes of the chat."""
-        template, vocab = self._compiled(), self._vocab
+        template, limit = self._compiled(), sandbox.max_steps(len(messages))
+        values = {
+            "documents": None,
+            **settings,
+            "messages": [message_value(message, forms) for message in messages],
+            "tools": tool_values(tools, forms),
+            "bos_token": self._text(self._vocab.bos),
+            "eos_token": self._text(self._vocab.eos),
+        }
         try:
-            return sandbox.render(template, {
-                "documents": None,
-                **settings,
-                "messages": [message_value(message, forms) for message in messages],
-                "tools": tool_values(tools, forms),
-                "bos_token": vocab.piece(vocab.bos, True).decode("utf-8", "replace"),
-                "eos_token": vocab.piece(vocab.eos, True).decode("utf-8", "replace"),
-            })
+            return sandbox.render(template, values, limit)
         except sandbox.EndlessError:
             raise ModelError(
-                f"the chat template of {self._model_name} does not come to an end; "
-                "choose another GGUF."
+                f"the chat template of {self._model_name} takes more than {limit} steps for "
+                f"{len(messages)} messages; send fewer, or choose another GGUF."
             ) from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
                 AttributeError, RecursionError, MemoryError) as error:
@@ -165,6 +166,9 @@ class Renderer:
                 f"the chat template of {self._model_name} refuses these messages "
                 f"({_reason(error)}); change their order or roles."
             ) from None
+
+    def _text(self, token: int) -> str:
+        return self._vocab.piece(token, True).decode("utf-8", "replace")
 
     def _check_assistant(self, messages: Sequence[Message]) -> None:
         """Refuse what the assistant said where the template shows that in no form."""

@@ -1,7 +1,7 @@
 """Jinja for templates that nobody vouches for: no way out of them, and no work without an end.
 
 Jinja's own sandbox hides Python's insides. What it leaves open is work: here loops and calls are
-counted, and a template that takes more than `MAX_STEPS` of them is refused.
+counted, and a template that takes more than `max_steps` of them is refused.
 """
 
 import json
@@ -16,7 +16,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_STEPS = 200_000
+_MAX_STEPS, _MAX_MORE = 200_000, 4_000_000
 
 _steps: ContextVar[Iterator[int]] = ContextVar("steps")
 
@@ -67,9 +67,14 @@ def compile_template(source: str) -> Template:
     return sandbox.from_string(tree)
 
 
-def render(template: Template, values: Mapping[str, Any]) -> str:
-    """Return the text of a template within the limit on its work."""
-    token = _steps.set(iter(range(MAX_STEPS)))
+def max_steps(n_messages: int) -> int:
+    """Return how many steps a chat may take: some templates look at all of it at each message."""
+    return _MAX_STEPS + min(2 * n_messages * n_messages, _MAX_MORE)
+
+
+def render(template: Template, values: Mapping[str, Any], limit: int) -> str:
+    """Return the text of a template that takes no more steps than the limit."""
+    token = _steps.set(iter(range(limit)))
     try:
         return template.render(values)
     finally:
