@@ -94,13 +94,21 @@ class Renderer:
         shown = tools if self._has_own_form and reading.tools else ()
         if tools and not shown:
             messages = plain.with_tools(messages, tools, self.form)
-        chat = self._told(messages, bool(tools))
+        chat = self._told(messages, bool(tools), bool(shown))
         settings = {**variables, "add_generation_prompt": add_generation_prompt}
         write = partial(self._filled, tools=shown, forms=reading.forms, settings=settings)
         return self._whole(chat, partial(self._accepted, write=write))
 
-    def _told(self, messages: Sequence[Message], has_tools: bool) -> Sequence[Message]:
-        """Return the messages with what the template does not show told another way."""
+    def _told(
+        self, messages: Sequence[Message], has_tools: bool, has_shown: bool
+    ) -> Sequence[Message]:
+        """Return the messages with what the template does not show told another way.
+
+        Args:
+            messages: the chat.
+            has_tools: whether it has tools.
+            has_shown: whether the template is to show them.
+        """
         reading = self.reading
         is_own = self._has_own_form or not has_tools  # what is forced is what the model saw
         if not (is_own and reading.calls):
@@ -109,7 +117,7 @@ class Renderer:
             messages = with_words_apart(messages)
         if not (is_own and reading.results and (reading.calls or reading.tools)):
             messages = plain.with_results_as_turns(messages)
-        if not (reading.system_with_tools if has_tools else reading.system):
+        if not (reading.system_with_tools if has_shown else reading.system):
             return with_system_told_by_users(messages)
         return messages if reading.later_system else with_system_first(messages)
 
