@@ -14,8 +14,9 @@ from jinja2 import Template, TemplateError
 
 from steerplug.chat import sandbox
 from steerplug.chat.calls import plain
-from steerplug.chat.calls.form import TAGGED, find_form
+from steerplug.chat.calls.form import TAGGED
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.calls.planted import find_form
 from steerplug.chat.tool import Tool
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError, RequestError
@@ -33,7 +34,7 @@ class Renderer:
     def __init__(self, source: str | None, vocab: Vocab, model_name: str) -> None:
         self._source, self._vocab, self._model_name = source, vocab, model_name
         self._compiled = lru_cache(maxsize=1)(self._compile)
-        own = find_form(source or "")
+        own = find_form(self._written, self._ends_turn) if source else None
         self._takes_tools, self.form = own is not None, own or TAGGED
         self._takes_calls = own is not None and "tool_calls" in (source or "")
         self._takes_results = own is not None and _has_tool_role(source or "")
@@ -54,18 +55,22 @@ class Renderer:
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """Return the chat as text, up to where the assistant begins to answer."""
-        template, vocab = self._compiled(), self._vocab
         if not self._takes_tools and tools:
             messages = plain.with_tools(messages, tools, self.form)
         if not self._takes_calls:
             messages = plain.with_calls_as_text(messages, self.form)
         if not self._takes_results:
             messages = plain.with_results_as_turns(messages)
+        return self._written(messages, tools if self._takes_tools else None)
+
+    def _written(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> str:
+        """Return the chat as the template itself writes it."""
+        template, vocab = self._compiled(), self._vocab
         try:
             return str(sandbox.render(
                 template,
                 messages=[_plain(message) for message in messages],
-                tools=[_described(tool) for tool in tools] if self._takes_tools else None,
+                tools=None if tools is None else [_described(tool) for tool in tools],
                 add_generation_prompt=True,
                 bos_token=vocab.piece(vocab.bos, True).decode("utf-8", "replace"),
                 eos_token=vocab.piece(vocab.eos, True).decode("utf-8", "replace"),
@@ -76,6 +81,10 @@ class Renderer:
                 f"the chat template of {self._model_name} refuses these messages "
                 f"({_reason(error)}); change their order or roles."
             ) from None
+
+    def _ends_turn(self, mark: str) -> bool:
+        tokens = self._vocab.tokenize(mark, special=True)
+        return len(tokens) == 1 and self._vocab.ends_generation(tokens[0])
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -22,8 +22,9 @@ class Calls:
         opening: the mark that begins a call.
         closing: the mark that ends it; empty where a call goes on to the end of its turn.
         first: whether the opening counts only as the first thing in a turn.
-        naming: what stands before the name of a call: of the first, and of those after it.
-        named: what stands between a name and its arguments, which are a JSON object.
+        naming: what stands before the name of a call, as regular expressions: of the first, and
+            of those after it.
+        named: what stands between a name and its arguments, which are a JSON object; likewise.
         then: what a reply follows once it has written the opening; its grammar begins with any
             text up to the end of that mark. None holds it to nothing.
         forbidden: whether the opening is never written.
@@ -39,15 +40,25 @@ class Calls:
     forbidden: bool = False
     steered: bool = False
 
+    def has_named(self, said: str) -> bool:
+        """Whether a reply that has said this has named a tool to call."""
+        return self._arguments(said, 0, self.naming[0]) is not None
+
     def in_arguments(self, said: str) -> bool:
         """Whether a reply that has said this is in the midst of a call's arguments."""
-        latest = re.split("|".join(map(re.escape, self.naming)), said)[-1]
-        _, named, arguments = latest.partition(self.named)
-        try:
-            json.JSONDecoder().raw_decode(arguments)
-        except ValueError:
-            return bool(named)
+        begin = self._arguments(said, 0, self.naming[0])
+        while begin is not None:
+            try:
+                _, end = json.JSONDecoder().raw_decode(said, begin)
+            except ValueError:
+                return True
+            begin = self._arguments(said, end, self.naming[1])
         return False
+
+    def _arguments(self, said: str, place: int, naming: str) -> int | None:
+        """Return where the arguments begin of the next call behind a place, if it is named."""
+        named = re.compile(f"{naming}.*?{self.named}", re.DOTALL).search(said, place)
+        return named.end() if named else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""The form that a template writes calls in, read from what it makes of a planted chat.
+
+The judge of what a template writes is transformers' own rendering of the same chat.
+"""
+
+from typing import Any
+
+import pytest
+from families import BOTH, CLOCK, FAMILIES, MISTRAL, OSLO, QWEN, template  # type: ignore[import-not-found]
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from steerplug.chat.calls.form import LISTED, PIPED, TAGGED, Form
+from steerplug.chat.calls.plain import written
+from steerplug.chat.template import ChatTemplate, Message
+from steerplug.chat.tool import ToolCall
+from steerplug.engine.model import Model
+
+EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+NAME, ARGUMENTS = "call.function.name", "(call.function.arguments | tojson)"
+
+
+def calling(call: str, begin: str = "''", between: str = "''", end: str = "''") -> str:
+    """A template that shows tools, and calls by these expressions; `i` is the call's place."""
+    return (
+        "{% if tools %}{{ '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}"
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+        "{{ message.content or '' }}{% for call in message.tool_calls or [] %}"
+        "{% set i = loop.index0 | string %}"
+        f"{{{{ {begin} if loop.first else {between} }}}}{{{{ {call} }}}}"
+        f"{{{{ {end} if loop.last else '' }}}}"
+        "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+
+
+SHAPES = {
+    "a name behind its mark": calling(f"'[TOOL_CALLS]' + {NAME} + '[ARGS]' + {ARGUMENTS}"),
+    "a name and its arguments alone": calling(f"'<|call|>' + {NAME} + {ARGUMENTS}"),
+    "a list between marks": calling(
+        f"""'{{"name": "' + {NAME} + '", "arguments": ' + {ARGUMENTS} + '}}'""",
+        "'<|tool_call|>['", "', '", "']<|/tool_call|>'",
+    ),
+    "other keys, and a number": calling(
+        f"""'{{"tool_call_id": "' + i + '", "tool_name": "' + {NAME}"""
+        f""" + '", "parameters": ' + {ARGUMENTS} + '}}'""",
+        "'<|START_ACTION|>[\\n    '", "',\\n    '", "'\\n]<|END_ACTION|>'",
+    ),
+    "a name as the key": calling(
+        f"""'{{"' + {NAME} + '": ' + {ARGUMENTS} + '}}'""", "'<|prefix|>['", "', '", "']<|suffix|>'"
+    ),
+    "a fence around the arguments": calling(
+        f"""'<｜call▁begin｜>function<｜sep｜>' + {NAME} + '\\n```json\\n' + {ARGUMENTS}"""
+        " + '\\n```<｜call▁end｜>'",
+        "'<｜calls▁begin｜>'", "'\\n'", "'<｜calls▁end｜>'",
+    ),
+    "an identifier before the name": calling(
+        f"'<|begin|>' + call.id + '<|name|>' + {NAME} + '<|args|>' + {ARGUMENTS} + '<|end|>'",
+        "'<|calls|>'",
+    ),
+    "words": calling(
+        f"""'{{\\n "tool_name": "' + {NAME} + '",\\n "parameters": ' + {ARGUMENTS} + '\\n}}'""",
+        "'Action:\\n```json\\n[\\n'", "',\\n'", "'\\n]```'",
+    ),
+    "a recipient": calling(
+        f"' to=functions.' + {NAME} + '<|channel|>commentary json<|message|>' + {ARGUMENTS}"
+    ),
+    "a thought before the calls": calling(
+        f"""'<tool_call>{{"name": "' + {NAME} + '", "arguments": ' + {ARGUMENTS} + '}}</tool_call>'""",
+        "'<think>\\n\\n</think>\\n\\n'", "'\\n'",
+    ),
+}  # fmt: skip
+
+
+def form_of(source: str, model: Model) -> Form:
+    return ChatTemplate(source, model.vocab, "it").form
+
+
+def peers(source: str, calls: tuple[ToolCall, ...]) -> str:
+    """How transformers writes a chat that ends in calls."""
+    functions = [{"name": tool.name, "parameters": dict(tool.parameters)} for tool in BOTH]
+    chat: list[dict[str, Any]] = [
+        {"role": "user", "content": "How is it?"},
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"id": call.id, "type": "function",
+             "function": {"name": call.name, "arguments": {"city": "Oslo", "days": 2}
+                          if call is OSLO else {}}} for call in calls]},
+    ]  # fmt: skip
+    tools = [{"type": "function", "function": function} for function in functions]
+    (text,), _ = render_jinja_template([chat], tools, chat_template=source)
+    return str(text)
+
+
+@EVERY_FAMILY
+def test_the_form_is_read_from_what_a_template_makes_of_calls(family: str, model: Model) -> None:
+    assert template(family, model).form == FAMILIES[family][1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_calls_are_written_as_transformers_writes_them_by_the_template(
+    shape: str, model: Model
+) -> None:
+    source = SHAPES[shape]
+    form = form_of(source, model)
+    assert form != TAGGED
+    calls = (OSLO, CLOCK) if form.again else (OSLO,)
+    text = peers(source, calls)
+    assert text.endswith(f"{written(calls, form)}<|im_end|>\n")
+    if "think" not in text:
+        assert text.endswith(f"assistant\n{written(calls, form)}<|im_end|>\n")
