@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from families import BOTH, CLOCK, COUNTED, FAMILIES, NAMED, NOW, OSLO, WEATHER, template  # type: ignore[import-not-found]
+from families import BOTH, CLOCK, COUNTED, FAMILIES, NAMED, NOW, OSLO, WEATHER, template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

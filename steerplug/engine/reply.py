@@ -256,7 +256,7 @@ class Reply:
             return True
         calls = self._turn.calls
         said = self._vocab.text(self.tokens[self.progress.n_prompt :], special=True)
-        if calls.opening not in said or calls.in_arguments(said):
+        if calls.opening not in said or calls.is_named(said):
             return True
         if self._no_room and not calls.has_named(said):
             assert self._closing is not None

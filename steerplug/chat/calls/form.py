@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 
 ID, NUMBER = "\ue010", "\ue011"
-"""Where a form holds an identifier that the model makes up, and the number of a call in its reply."""
+"""Where a form holds an identifier that the model makes up, and where the number of a call."""
 
-PLACES = {ID: "[A-Za-z0-9]{9}", NUMBER: "[0-9]+"}  # Mistral's templates demand nine letters
+PLACES = {ID: "[A-Za-z0-9]{9}", NUMBER: "[0-9]{1,3}"}  # Mistral's templates demand nine letters
 _PLACE = f"([{ID}{NUMBER}])"
 
 
@@ -101,6 +101,11 @@ def pattern(text: str) -> str:
 
 
 def name_end(form: Form) -> str:
+    """Return the regular expression of what shows that a name is whole."""
+    return pattern(re.split(_PLACE, form.middle)[0]) or r"(?=\{)"
+
+
+def until_arguments(form: Form) -> str:
     """Return the regular expression of what stands between a name and its arguments."""
     return pattern(form.middle) or r"(?=\{)"
 

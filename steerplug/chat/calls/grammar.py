@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern
+from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern, until_arguments
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
 from steerplug.engine.calls import Calls
 from steerplug.engine.constraint import (
@@ -79,7 +79,8 @@ def reply_grammar(
         RequestError: no grammar expresses a tool's parameters, or `wanted` cannot be joined.
     """
     naming = pattern(form.opening + form.head), pattern(form.again)
-    marks = Calls(form.opening, form.closing, form.first, naming, name_end(form))
+    named = name_end(form), until_arguments(form)
+    marks = Calls(form.opening, form.closing, form.first, naming, named)
     if not tools or tools.choice == NONE:
         return wanted, replace(marks, forbidden=bool(tools))
     calls = _calls(form, tools, vocab)

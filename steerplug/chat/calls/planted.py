@@ -34,10 +34,11 @@ _ANSWER = "Waxwings."
 _OPENING = re.compile(MARK.pattern + r"|<[^<>\s]+$")  # the name may stand within its mark
 _JSON_OPENING = re.compile(r'\s*(\[?\s*\{\s*"\w+")')
 _WORDS = re.compile(r"\n*([^\[{]*[^\[{\s])")
+_PLACED, _NAME_OR_PLACE = re.compile(f"[{ID}{NUMBER}]"), re.compile(rf"[\w.{ID}{NUMBER}-]")
 _ID_MEMBER = re.compile(rf',\s*"\w+":\s*"{ID}"')
 
 
-def find_form(render: Render, is_end: Callable[[str], bool] = lambda mark: False) -> Form | None:
+def find_form(render: Render, is_end: Callable[[str], bool]) -> Form | None:
     """Return the form that a template writes calls in.
 
     None where it shows no calls and tells of none, or where what it writes is not to be read back:
@@ -129,7 +130,7 @@ def _read(text: str, plain: str, is_end: Callable[[str], bool]) -> Form | None:
 
 def _around(text: str, call: ToolCall) -> tuple[str, str, str] | None:
     """Return what stands before a call's name, behind it, and behind its arguments."""
-    before, name, behind = text.partition(call.name)
+    before, _, behind = text.partition(call.name)
     arguments, decoder = json.loads(call.arguments), json.JSONDecoder()
     for brace in re.finditer(r"\{", behind):
         try:
@@ -146,7 +147,7 @@ def _form(
 ) -> Form | None:
     """Return a form whose first call begins with `lead`, of which the opening mark is a part."""
     opening = _opening(lead, answer)
-    if not opening or ID in opening or NUMBER in opening or re.match(r"[\w.-]", middle):
+    if not opening or _PLACED.search(opening) or _NAME_OR_PLACE.match(middle):
         return None
     marked = tail if not again or opening in again else end
     return Form(
@@ -167,7 +168,7 @@ def _opening(lead: str, answer: str) -> str:
         if mark not in answer and "think" not in mark.lower():
             return mark
     start = _JSON_OPENING.match(lead) or _WORDS.match(lead)
-    return start[1] if start else ""
+    return str(start[1]) if start else ""
 
 
 def _numbered(first: str, second: str) -> tuple[str, str]:

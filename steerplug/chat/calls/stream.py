@@ -12,7 +12,7 @@ import string
 from collections.abc import Generator, Iterator, Sequence
 from itertools import count
 
-from steerplug.chat.calls.form import Form, name_end, pattern
+from steerplug.chat.calls.form import Form, pattern, until_arguments
 from steerplug.chat.tool import CallPiece, ToolCall
 from steerplug.engine.text import overlap
 
@@ -74,7 +74,7 @@ class CallStream:
         form, before = self._form, self._form.head
         for index in count():
             ids = yield from self._pass(pattern(before))
-            name, more = yield from self._name(name_end(form))
+            name, more = yield from self._name(until_arguments(form))
             self.unfinished = name
             call_id = self._call_id([*ids, *more])
             yield CallPiece(index, "", call_id, name)
