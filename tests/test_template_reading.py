@@ -29,7 +29,8 @@ LAST: Message = {"role": "user", "content": "Thanks."}
 LATE: Message = {"role": "system", "content": "In French now."}
 AGENT = [SYSTEM, USER, ASSISTANT, AGAIN, CALLS, RESULT, LAST]
 
-TURN = "{{ '<' + m.role + '>' + m.content + '</' + m.role + '>' }}"
+BEGIN, END = "{{ '<' + m.role + '>' + m.content }}", "{{ '</' + m.role + '>' }}"
+TURN = BEGIN + END
 TURNS = f"{{% for m in messages %}}{TURN}{{% endfor %}}"
 SHOWN_TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
 CALL = (
@@ -49,7 +50,7 @@ ALTERNATE = (
     "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
 )
-TOOL_CHAT = f"{SHOWN_TOOLS}{{% for m in messages %}}{TURN}{AS_MAPPING}{{% endfor %}}"
+TOOL_CHAT = f"{SHOWN_TOOLS}{{% for m in messages %}}{BEGIN}{AS_MAPPING}{END}{{% endfor %}}"
 
 TRAITS = {
     "content as parts": PARTS,
@@ -76,17 +77,18 @@ TRAITS = {
     ),
     "the system is heard where the user speaks last": (
         f"{{% for m in messages %}}{{% if m.role == 'user' and loop.last %}}{{{{ system }}}}"
-        f"{{% endif %}}{{% if m.role != 'system' %}}{TURN}{AS_MAPPING}{{% endif %}}{{% endfor %}}"
+        f"{{% endif %}}{{% if m.role != 'system' %}}{BEGIN}{AS_MAPPING}{END}{{% endif %}}"
+        "{% endfor %}"
     ).replace("{{ system }}", "{{ messages[0].content if messages[0].role == 'system' }}"),
     "calls stand only in turns without content": TOOL_CHAT.replace(
-        TURN + AS_MAPPING,
-        "{% if m.role == 'assistant' and m.content is none %}" + AS_MAPPING
-        + "{% else %}" + TURN + "{% endif %}",
+        BEGIN + AS_MAPPING,
+        "{% if m.role == 'assistant' and m.content is none %}<assistant>" + AS_MAPPING
+        + "{% else %}" + BEGIN + "{% endif %}",
     ),
     "results are read as parts": TOOL_CHAT.replace(
-        TURN,
+        BEGIN,
         "{% if m.role == 'tool' %}{% for p in m.content %}{{ loop.index }}{{ p.text }}{% endfor %}"
-        "{% else %}" + TURN + "{% endif %}",
+        "{% else %}" + BEGIN + "{% endif %}",
     ),
 }
 HISTORIES: dict[str, list[Message]] = {
@@ -99,6 +101,7 @@ HISTORIES: dict[str, list[Message]] = {
     "a late system message": [USER, ASSISTANT, LATE, AGAIN],
     "a system message at the end": [SYSTEM, USER, ASSISTANT, LATE],
     "nothing but a system message": [SYSTEM],
+    "words before a call": [USER, ASSISTANT, CALLS, RESULT],
     "neighbours": [SYSTEM, LATE, USER, AGAIN, ASSISTANT],
 }
 
@@ -163,7 +166,7 @@ def test_calls_and_results_stay_the_template_s_own_where_the_user_breaks_in() ->
 def test_calls_come_after_words_in_a_turn_of_their_own_where_they_are_dropped_beside_them() -> None:
     trait = "calls stand only in turns without content"
     text = renderer(TRAITS[trait]).render([USER, WORDED, RESULT])
-    assert "<assistant>Let me look.</assistant><tool_call>" in text
+    assert "<assistant>Let me look.</assistant><assistant><tool_call>" in text
 
 
 def test_arguments_cut_off_are_the_text_that_they_are() -> None:

@@ -17,8 +17,9 @@ from jinja2 import Template, TemplateError
 
 from steerplug.chat import sandbox
 from steerplug.chat.calls import plain
-from steerplug.chat.calls.form import TAGGED, find_form
+from steerplug.chat.calls.form import TAGGED
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.calls.planted import find_form
 from steerplug.chat.dropped import dropped
 from steerplug.chat.reading import Reading, read
 from steerplug.chat.tool import Tool
@@ -49,7 +50,7 @@ class Renderer:
     def __init__(self, source: str | None, vocab: Vocab, model_name: str) -> None:
         self._source, self._vocab, self._model_name = source, vocab, model_name
         self._compiled = lru_cache(maxsize=1)(self._compile)
-        own = find_form(source or "")
+        own = find_form(self._written, self._ends_turn) if source else None
         self._has_own_form, self.form = own is not None, own or TAGGED
 
     @cached_property
@@ -174,6 +175,14 @@ class Renderer:
                 f"the chat template of {self._model_name} refuses these messages "
                 f"({_reason(error)}); change their order or roles."
             ) from None
+
+    def _written(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        """Return a chat with tools as the template itself writes it, in the forms that it reads."""
+        return self._filled(messages, tools, self.reading.forms)
+
+    def _ends_turn(self, mark: str) -> bool:
+        tokens = self._vocab.tokenize(mark, special=True)
+        return len(tokens) == 1 and self._vocab.ends_generation(tokens[0])
 
     def _text(self, token: int) -> str:
         return self._vocab.piece(token, True).decode("utf-8", "replace")

@@ -69,13 +69,14 @@ def orders(messages: Sequence[Message]) -> Iterator[list[Message]]:
 
 
 def _joined(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with neighbours of one role as one."""
+    """Return the messages with neighbours of one role as one; calls stay in their own turns."""
     turns: list[Message] = []
     for message in messages:
         last = turns[-1] if turns else {}
-        if last.get("role") == message["role"] != "tool" and not last.get("tool_calls"):
+        has_calls = last.get("tool_calls") or message.get("tool_calls")
+        if last.get("role") == message["role"] != "tool" and not has_calls:
             text = _together([last["content"], message["content"]])
-            message = {**turns.pop(), **message, "content": text}
+            message = {**turns.pop(), "content": text}
         turns.append(message)
     return turns
 
