@@ -3,7 +3,7 @@
 Each template shows the tools first, then the turns; assistants call in the family's own way.
 """
 
-from steerplug.chat.calls.form import BARE, FUNCTION, LISTED, TAGGED, Form
+from steerplug.chat.calls.form import BARE, FUNCTION, ID, LISTED, NUMBER, TAGGED, Form
 from steerplug.chat.template import ChatTemplate
 from steerplug.chat.tool import Tool, ToolCall
 from steerplug.engine.model import Model
@@ -74,6 +74,29 @@ MISTRAL = """\
 {%- else %}{{- raise_exception('Only user, assistant and tool are known') }}
 {%- endif %}{% endfor %}
 """
+MINISTRAL = """\
+{%- if tools %}{{- '[AVAILABLE_TOOLS]' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' %}{{- '[INST]' + message.content + '[/INST]' }}
+{%- elif message.role == 'tool' %}{{- '[TOOL_RESULTS]' + message.content + '[/TOOL_RESULTS]' }}
+{%- elif message.role == 'assistant' %}{{- message.content or '' }}
+{%- for call in message.tool_calls or [] %}
+{%- if call.id | length != 9 %}{{- raise_exception('ids have 9 letters') }}{% endif %}
+{{- '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id }}
+{{- '[ARGS]' + (call.function.arguments | tojson) }}
+{%- endfor %}{{- eos_token }}
+{%- else %}{{- raise_exception('Only user, assistant and tool are known') }}
+{%- endif %}{% endfor %}
+"""
+KIMI = """\
+{%- if tools %}{{- '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content }}
+{%- if message.tool_calls %}{{- '<|calls_begin|>' }}{% for call in message.tool_calls %}
+{{- '<|call_begin|>functions.' + call.function.name + ':' + (loop.index0 | string) }}
+{{- '<|arguments|>' + (call.function.arguments | tojson) + '<|call_end|>' }}
+{%- endfor %}{{- '<|calls_end|>' }}{% endif %}{{- '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}
+"""
 FUNCTIONARY = """\
 {%- if tools %}{{- '<|im_start|>system\\nUse <function=NAME>{...}</function> with these:' }}
 {%- for tool in tools %}{{- '\\n' + (tool.function | tojson) }}{% endfor %}{{- '<|im_end|>\\n' }}
@@ -89,10 +112,22 @@ PLAIN = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+NAMED = Form("[TOOL_CALLS]", "", f"[CALL_ID]{ID}[ARGS]", "", again="[TOOL_CALLS]")
+COUNTED = Form(
+    "<|calls_begin|>",
+    "<|call_begin|>functions.",
+    f":{NUMBER}<|arguments|>",
+    "<|call_end|>",
+    again="<|call_begin|>functions.",
+    end="<|calls_end|>",
+    closing="<|calls_end|>",
+)
 FAMILIES: dict[str, tuple[str, Form]] = {
     "Qwen": (QWEN, TAGGED),
     "Llama": (LLAMA, BARE),
     "Mistral": (MISTRAL, LISTED),
+    "Ministral": (MINISTRAL, NAMED),
+    "Kimi": (KIMI, COUNTED),
     "Functionary": (FUNCTIONARY, FUNCTION),
     "plain": (PLAIN, TAGGED),
 }

@@ -251,15 +251,17 @@ def test_the_real_model_s_template_gives_the_same_spans(model: Model) -> None:
 @pytest.mark.parametrize(
     ("name", "messages", "reason"),
     [
-        ("Gemma", [{"role": "system", "content": "x"}, *chat("Hi")], "System role not supported"),
-        ("Mistral", [*chat("Hi"), *chat("Hi")], "Roles must alternate"),
+        ("Mistral", chat("Hi", "Hello")[1:], "Roles must alternate"),
+        ("strict", chat("Hi"), "no users here"),
     ],
 )
 def test_what_a_template_refuses_is_refused_with_its_reason(
     name: str, messages: list[Message], reason: str
 ) -> None:
+    strict = CHATML + "{{ raise_exception('no users here') }}"
+    chatty = ChatTemplate(strict, cast(Vocab, ToyVocab("<s>", "</s>")), name)
     with pytest.raises(RequestError, match=f"of {name} refuses .*{reason}.*; change their order"):
-        template(name).prompt(messages)
+        (chatty if name == "strict" else template(name)).prompt(messages)
 
 
 @pytest.mark.parametrize("source", [None, ""])
@@ -358,3 +360,20 @@ def test_what_is_no_chat_is_refused(
     )
     with pytest.raises(RequestError, match=reason):
         do()
+
+
+# What else a template is told
+
+
+def test_variables_reach_the_template_and_the_generation_prompt_can_be_left_out() -> None:
+    source = CHATML + "{{ 'think: ' + mood if mood }}"
+    chatty = ChatTemplate(source, cast(Vocab, ToyVocab("<s>", "</s>")), "it")
+    text = chatty.render(chat("Hi"), variables={"mood": "glad"})
+    assert text.endswith("<|im_start|>assistant\nthink: glad")
+    assert chatty.render(chat("Hi"), add_generation_prompt=False).endswith("Hi<|im_end|>\n")
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "eos_token"])
+def test_a_variable_that_the_chat_sets_itself_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=f"variable '{name}' is set by the chat itself; leave"):
+        template("ChatML").render(chat("Hi"), variables={name: "x"})

@@ -5,15 +5,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from families import BOTH, CLOCK, FAMILIES, MISTRAL, NOW, OSLO, QWEN, WEATHER, template  # type: ignore[import-not-found]
+from families import (  # type: ignore[import-not-found]
+    BOTH,
+    CLOCK,
+    COUNTED,
+    FAMILIES,
+    LLAMA,
+    NAMED,
+    NOW,
+    OSLO,
+    WEATHER,
+    template,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerplug.chat.calls.form import BARE, FUNCTION, LISTED, TAGGED, Form, find_form
+from steerplug.chat.calls.form import BARE, FUNCTION, LISTED, TAGGED, Form
 from steerplug.chat.calls.grammar import check_tools, reply_grammar
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.template import Message
+from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
 from steerplug.engine.calls import Calls, Turn
 from steerplug.engine.constraint import Choice, Constraint, Grammar, Lark, Regex
@@ -21,7 +32,7 @@ from steerplug.engine.model import Model
 from steerplug.errors import RequestError
 
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
-EVERY_FORM = pytest.mark.parametrize("form", [TAGGED, BARE, LISTED, FUNCTION])
+EVERY_FORM = pytest.mark.parametrize("form", [TAGGED, BARE, LISTED, FUNCTION, NAMED, COUNTED])
 
 
 def used(*calls: ToolCall, content: str = "") -> list[Message]:
@@ -33,24 +44,7 @@ def used(*calls: ToolCall, content: str = "") -> list[Message]:
     ]
 
 
-# Forms and templates
-
-
-@EVERY_FAMILY
-def test_the_form_is_told_from_the_template(family: str) -> None:
-    source, form = FAMILIES[family]
-    assert find_form(source) == (form if family != "plain" else None)
-
-
-def test_a_mark_with_a_space_behind_it_is_written_with_one() -> None:
-    form = find_form(MISTRAL.replace("[TOOL_CALLS][", "[TOOL_CALLS] ["))
-    assert form is not None
-    assert written([CLOCK], form) == '[TOOL_CALLS] [{"name": "now", "arguments": {}}]'
-
-
-@pytest.mark.parametrize("other", ["<parameter=", "<arg_key>"])
-def test_calls_whose_arguments_are_no_json_are_not_written_in_that_form(other: str) -> None:
-    assert find_form(QWEN + other) is None
+# Templates
 
 
 @EVERY_FAMILY
@@ -87,14 +81,24 @@ def test_a_turn_with_calls_is_a_span_to_the_token_that_ends_it(family: str, mode
     ((begin, end),) = prompt.responses
     said = model.vocab.text(list(prompt.tokens[begin + 1 : end]), special=True)
     assert said.startswith(content)
-    assert said.endswith({"Llama": "}}", "Mistral": "]", "Functionary": "</function>"}.get(
-        family, "</tool_call>"))  # fmt: skip
+    assert said.endswith({"Llama": "}}", "Mistral": "]", "Ministral": "}", "Kimi": "<|calls_end|>",
+                          "Functionary": "</function>"}.get(family, "</tool_call>"))  # fmt: skip
     assert model.vocab.ends_generation(prompt.tokens[end])
 
 
+def test_calls_at_once_are_one_after_the_other_where_a_template_takes_single_ones(
+    model: Model
+) -> None:
+    text = template("Llama", model).render(used(OSLO, CLOCK), BOTH)
+    assert text.count("<|im_start|>ipython\n4 °C") == 2
+    places = [text.index(part) for part in ('"get_weather", "para', "4 °C", '"now", "parameters')]
+    assert places == sorted(places)
+
+
 def test_what_the_template_refuses_is_one_sentence(model: Model) -> None:
-    with pytest.raises(RequestError, match=r"Llama refuses these messages \(one call at a time\)"):
-        template("Llama", model).prompt(used(OSLO, CLOCK), BOTH)
+    strict = ChatTemplate(LLAMA + "{{ raise_exception('never') }}", model.vocab, "Llama")
+    with pytest.raises(RequestError, match=r"Llama refuses these messages \(never\); change"):
+        strict.prompt(used(OSLO, CLOCK), BOTH)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,7 @@ def read(form: Form, text: str, pieces: Sequence[str]) -> tuple[str, CallStream,
 @st.composite
 def cut(draw: st.DrawFn) -> tuple[Form, str, list[ToolCall], list[str]]:
     """A reply with calls, cut into pieces anywhere."""
-    form = draw(st.sampled_from([TAGGED, BARE, LISTED, FUNCTION]))
+    form = draw(st.sampled_from([TAGGED, BARE, LISTED, FUNCTION, NAMED, COUNTED]))
     values = st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),
         lambda inner: st.lists(inner, max_size=2)
@@ -270,7 +274,7 @@ def cut(draw: st.DrawFn) -> tuple[Form, str, list[ToolCall], list[str]]:
     )
     objects = st.dictionaries(st.text(max_size=5), values, max_size=3)
     n = draw(st.integers(1, 3 if form.again else 1))
-    calls = [ToolCall("", draw(st.sampled_from(["now", "get.it-1_2"])),
+    calls = [ToolCall(OSLO.id, draw(st.sampled_from(["now", "get.it-1_2"])),
                       json.dumps(draw(objects), ensure_ascii=draw(st.booleans())))
              for _ in range(n)]  # fmt: skip
     before = "" if form.first else draw(st.sampled_from(["", "Let me < see <tool [TOOL.\n", "<"]))

@@ -1,22 +1,28 @@
 """Jinja for templates that nobody vouches for: no way out of them, and no work without an end.
 
 Jinja's own sandbox hides Python's insides. What it leaves open is work: here loops and calls are
-counted, and a template that takes more than `MAX_STEPS` of them is refused.
+counted, and a template that takes more than `max_steps` of them is refused.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_STEPS = 200_000
+_MAX_STEPS, _MAX_MORE = 200_000, 4_000_000
 
 _steps: ContextVar[Iterator[int]] = ContextVar("steps")
+
+
+class EndlessError(TemplateError):
+    """A template takes more steps than it may."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -34,11 +40,23 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *args, **kwargs)
 
 
+class _Generation(Extension):
+    """The block `{% generation %}`, which marks replies for training and writes what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Scope:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), True), lineno=line)
+
+
 def compile_template(source: str) -> Template:
     """Return the template, for `render`; what it gets wrong raises Jinja's and Python's errors."""
     sandbox = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+        trim_blocks=True, lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Generation],
+    )  # fmt: skip
+    del sandbox.globals["lipsum"]  # writes as much as it is asked for
     sandbox.globals["raise_exception"] = _refuse
     sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     sandbox.filters["counted"] = _counted
@@ -49,18 +67,23 @@ def compile_template(source: str) -> Template:
     return sandbox.from_string(tree)
 
 
-def render(template: Template, **values: Any) -> str:
-    """Return the text of a template within the limit on its work."""
-    token = _steps.set(iter(range(MAX_STEPS)))
+def max_steps(n_messages: int) -> int:
+    """Return how many steps a chat may take: some templates look at all of it at each message."""
+    return _MAX_STEPS + min(2 * n_messages * n_messages, _MAX_MORE)
+
+
+def render(template: Template, values: Mapping[str, Any], limit: int) -> str:
+    """Return the text of a template that takes no more steps than the limit."""
+    token = _steps.set(iter(range(limit)))
     try:
-        return template.render(**values)
+        return template.render(values)
     finally:
         _steps.reset(token)
 
 
 def _count() -> None:
     if next(_steps.get(), None) is None:
-        raise TemplateError("it does not come to an end")
+        raise EndlessError("it does not come to an end")
 
 
 def _counted(items: Iterable[Any]) -> Iterator[Any]:
@@ -69,8 +92,13 @@ def _counted(items: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _json(
+    value: Any, ensure_ascii: bool = False, indent: int | str | None = None,
+    separators: tuple[str, str] | None = None, sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -22,8 +22,10 @@ class Calls:
         opening: the mark that begins a call.
         closing: the mark that ends it; empty where a call goes on to the end of its turn.
         first: whether the opening counts only as the first thing in a turn.
-        naming: what stands before the name of a call: of the first, and of those after it.
-        named: what stands between a name and its arguments, which are a JSON object.
+        naming: what stands before the name of a call, as regular expressions: of the first, and
+            of those after it.
+        named: what shows that a name is whole, and all that stands between it and its arguments,
+            which are a JSON object; likewise.
         then: what a reply follows once it has written the opening; its grammar begins with any
             text up to the end of that mark. None holds it to nothing.
         forbidden: whether the opening is never written.
@@ -34,19 +36,28 @@ class Calls:
     closing: str = ""
     first: bool = False
     naming: tuple[str, str] = ("", "")
-    named: str = ""
+    named: tuple[str, str] = ("", "")
     then: Lark | None = None
     forbidden: bool = False
     steered: bool = False
 
-    def in_arguments(self, said: str) -> bool:
-        """Whether a reply that has said this is in the midst of a call's arguments."""
-        latest = re.split("|".join(map(re.escape, self.naming)), said)[-1]
-        _, named, arguments = latest.partition(self.named)
-        try:
-            json.JSONDecoder().raw_decode(arguments)
-        except ValueError:
-            return bool(named)
+    def has_named(self, said: str) -> bool:
+        """Whether a reply that has said this has named a tool to call."""
+        return re.search(f"{self.naming[0]}.*?{self.named[0]}", said, re.DOTALL) is not None
+
+    def is_named(self, said: str) -> bool:
+        """Whether a reply that has said this is in a call, past its name and before its end."""
+        whole, until_arguments = self.named
+        place, naming = 0, self.naming[0]
+        while re.compile(f"{naming}.*?{whole}", re.DOTALL).search(said, place):
+            begin = re.compile(f"{naming}.*?{until_arguments}", re.DOTALL).search(said, place)
+            if begin is None:
+                return True
+            try:
+                _, place = json.JSONDecoder().raw_decode(said, begin.end())
+            except ValueError:
+                return True
+            naming = self.naming[1]
         return False
 
 

@@ -256,9 +256,9 @@ class Reply:
             return True
         calls = self._turn.calls
         said = self._vocab.text(self.tokens[self.progress.n_prompt :], special=True)
-        if calls.opening not in said or calls.in_arguments(said):
+        if calls.opening not in said or calls.is_named(said):
             return True
-        if self._no_room and calls.named not in said:
+        if self._no_room and not calls.has_named(said):
             assert self._closing is not None
             n_more = self._closing.n_needed()
             raise self._no_room(n_more and self.progress.n_generated + 1 + n_more)

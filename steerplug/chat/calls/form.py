@@ -1,13 +1,21 @@
-"""The forms in which models write tool calls, told from the text of their chat templates.
+"""The forms in which models write tool calls.
 
 A reply with calls is text, then
 
     opening head NAME middle ARGUMENTS tail (again NAME middle ARGUMENTS tail)* end
 
-where everything but the names and arguments is fixed. `opening` is what tells a call from text.
+where everything but the names and arguments is fixed, save for the places of an identifier and of a
+number. `opening` is what tells a call from text. Which form a model uses is found out by `planted`.
 """
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
+
+ID, NUMBER = "\ue010", "\ue011"
+"""Where a form holds an identifier that the model makes up, and where the number of a call."""
+
+PLACES = {ID: "[A-Za-z0-9]{9}", NUMBER: "[0-9]{1,3}"}  # Mistral's templates demand nine letters
+_PLACE = f"([{ID}{NUMBER}])"
 
 
 @dataclass(frozen=True)
@@ -15,14 +23,15 @@ class Form:
     """One way to write calls.
 
     Args:
-        opening: the mark that begins the first call.
+        opening: the mark that begins the first call; it holds no places.
         head: what stands between the mark and the name.
-        middle: what stands between a name and its arguments.
+        middle: what stands between a name and its arguments; empty where they follow at once.
         tail: what ends a call.
         again: what stands between the end of a call and the name of the next; empty where a reply
             holds one call.
         end: what ends the last call of a reply.
-        closing: the mark within the tail that ends a call; empty where the turn's end does.
+        closing: the mark within the tail or the end that ends a call; empty where the turn's end
+            does.
         first: whether a reply with calls begins with them.
     """
 
@@ -34,7 +43,6 @@ class Form:
     end: str = ""
     closing: str = ""
     first: bool = False
-
 
 TAGGED = Form(
     opening="<tool_call>",
@@ -71,24 +79,37 @@ FUNCTION = Form(
 )
 """Functionary and its like."""
 
-_OTHERS = ("<parameter=", "<arg_key>")  # calls whose arguments are not JSON
+PIPED = Form(
+    opening="<|tool_call|>",
+    head='[{"name": "',
+    middle='", "arguments": ',
+    tail="}",
+    again=', {"name": "',
+    end="]",
+)
+"""Granite 3, whose template tells of the mark and shows no calls."""
 
 
-def find_form(template: str) -> Form | None:
-    """Return the form that a chat template writes calls in; None if it knows no tools or another.
+MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]{2,}\]")
+"""What marks look like, whether or not they are tokens of their own."""
 
-    Args:
-        template: the Jinja text of the template.
-    """
-    if "tools" not in template or any(other in template for other in _OTHERS):
-        return None
-    if LISTED.opening in template:
-        spaced = f"{LISTED.opening} [" in template
-        return replace(LISTED, head=f" {LISTED.head}") if spaced else LISTED
-    if TAGGED.opening in template and "arguments" in template:
-        return TAGGED
-    if FUNCTION.opening in template:
-        return FUNCTION
-    if "parameters" in template and ("<|python_tag|>" in template or '{"name": ' in template):
-        return BARE
-    return None
+
+def pattern(text: str) -> str:
+    """Return the regular expression of a fixed text in a form, with a group for its identifier."""
+    known = "".join(PLACES.get(part) or re.escape(part) for part in re.split(_PLACE, text))
+    return known.replace(PLACES[ID], f"({PLACES[ID]})")
+
+
+def name_end(form: Form) -> str:
+    """Return the regular expression of what shows that a name is whole."""
+    return pattern(re.split(_PLACE, form.middle)[0]) or r"(?=\{)"
+
+
+def until_arguments(form: Form) -> str:
+    """Return the regular expression of what stands between a name and its arguments."""
+    return pattern(form.middle) or r"(?=\{)"
+
+
+def filled(text: str, call_id: str, number: int) -> str:
+    """Return a fixed text in a form with its places filled."""
+    return text.replace(ID, call_id).replace(NUMBER, str(number))

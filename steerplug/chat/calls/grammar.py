@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from steerplug.chat.calls.form import Form
+from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern, until_arguments
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
 from steerplug.engine.calls import Calls
 from steerplug.engine.constraint import (
@@ -78,8 +78,9 @@ def reply_grammar(
     Raises:
         RequestError: no grammar expresses a tool's parameters, or `wanted` cannot be joined.
     """
-    naming = (form.opening + form.head, form.again or form.opening + form.head)
-    marks = Calls(form.opening, form.closing, form.first, naming, form.middle)
+    naming = pattern(form.opening + form.head), pattern(form.again)
+    named = name_end(form), until_arguments(form)
+    marks = Calls(form.opening, form.closing, form.first, naming, named)
     if not tools or tools.choice == NONE:
         return wanted, replace(marks, forbidden=bool(tools))
     calls = _calls(form, tools, vocab)
@@ -114,19 +115,23 @@ def _head(form: Form, vocab: Vocab) -> str:
     said = _say(form.opening, form, vocab)
     if said.startswith("<"):
         return f"head: {said}"
-    return f"head[lazy]: /(?s:.*){re.escape(form.opening)}/".replace("<", r"\x3c")
+    mark = re.escape(form.opening).replace("\\\n", r"\n").replace("/", r"\/").replace("<", r"\x3c")
+    return f"head[lazy]: /(?s:.*){mark}/"
 
 
 def _say(text: str, form: Form, vocab: Vocab) -> str:
-    """Return a fixed text in Lark, where marks may be tokens of their own.
+    """Return a fixed text in Lark, where marks may be tokens of their own, and places are open.
 
     A bracket at its beginning stands alone: there JSON may begin as well.
     """
-    marks = "|".join(re.escape(mark) for mark in (form.opening, form.closing) if mark)
+    marks = "|".join([*(re.escape(mark) for mark in (form.opening, form.closing) if mark),
+                      MARK.pattern, *PLACES])  # fmt: skip
     parts = [
         part for known in re.split(f"({marks})", text) for part in re.split(r"(?<=^\{)", known)
     ]
-    return " ".join(lark_text(part, vocab) for part in parts if part)
+    return " ".join(
+        f"/{PLACES[part]}/" if part in PLACES else lark_text(part, vocab) for part in parts if part
+    )
 
 
 def _arguments(tool: Tool) -> str:

@@ -6,10 +6,10 @@ user's turn.
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby, repeat
 from typing import Any
 
-from steerplug.chat.calls.form import Form
+from steerplug.chat.calls.form import Form, filled
 from steerplug.chat.tool import Tool, ToolCall
 
 Message = Mapping[str, Any]
@@ -34,7 +34,7 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Tool], form: Form) -
         )
         for tool in tools
     )
-    example = written([ToolCall("", "NAME", "{...}")], form)
+    example = written([ToolCall("ID", "NAME", "{...}")], form)
     text = _SYSTEM.format(tools=lines, example=example)
     if messages and messages[0]["role"] == "system":
         said = f"{messages[0]['content']}\n\n{text}".strip()
@@ -75,5 +75,9 @@ def _result(message: Message) -> str:
 
 def written(calls: Sequence[ToolCall], form: Form) -> str:
     """Return calls as a model writes them."""
-    parts = [f"{call.name}{form.middle}{call.arguments}{form.tail}" for call in calls]
-    return f"{form.opening}{form.head}{form.again.join(parts)}{form.end}"
+    begins = chain([form.head], repeat(form.again))
+    parts = [
+        filled(before + call.name + form.middle, call.id, i) + call.arguments + form.tail
+        for i, (before, call) in enumerate(zip(begins, calls, strict=False))
+    ]
+    return form.opening + "".join(parts) + form.end

@@ -2,14 +2,17 @@
 
 Text is handed on as soon as it cannot be the beginning of a call; of a call, its name when it is
 whole, and its arguments as they come. Calls are generated under a grammar, so what stands around
-names and arguments is known and passed over; a call counts once its arguments are whole.
+names and arguments is known and passed over, but for an identifier; a call counts once its
+arguments are whole.
 """
 
+import re
 import secrets
 import string
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from itertools import count
 
-from steerplug.chat.calls.form import Form
+from steerplug.chat.calls.form import Form, pattern, until_arguments
 from steerplug.chat.tool import CallPiece, ToolCall
 from steerplug.engine.text import overlap
 
@@ -68,37 +71,52 @@ class CallStream:
 
     def _read(self) -> Iterator[CallPiece | None]:
         """Yield the parts of the calls; None where the next text is needed."""
-        form, index = self._form, 0
-        yield from self._pass(form.head)
-        while True:
-            while form.middle not in self._held:
-                yield None
-            name, _, self._held = self._held.partition(form.middle)
+        form, before = self._form, self._form.head
+        for index in count():
+            ids = yield from self._pass(pattern(before))
+            name, more = yield from self._name(until_arguments(form))
             self.unfinished = name
-            call_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+            call_id = self._call_id([*ids, *more])
             yield CallPiece(index, "", call_id, name)
-            arguments, n = "", 0
-            end = _JsonEnd()
-            while True:
-                n = end.find(self._held)
-                part, self._held = self._held[:n], self._held[n:]
-                arguments += part
-                if part:
-                    yield CallPiece(index, part)
-                if end.found:
-                    break
-                yield None
+            arguments = yield from self._arguments(index)
             self._found.append(ToolCall(call_id, name, arguments))
             self.unfinished = None
-            yield from self._pass(form.tail)
-            yield from self._pass(form.again)
-            index += 1
+            yield from self._pass(pattern(form.tail))
+            before = form.again
 
-    def _pass(self, known: str) -> Iterator[None]:
-        """Pass over a text that is known."""
-        while len(self._held) < len(known):
+    def _pass(self, known: str) -> Generator[None, None, Sequence[str]]:
+        """Pass over a text that is known; return the identifiers in it."""
+        while not (passed := re.match(known, self._held)):
             yield None
-        self._held = self._held[len(known) :]
+        self._held = self._held[passed.end() :]
+        return passed.groups()
+
+    def _name(self, end: str) -> Generator[None, None, tuple[str, Sequence[str]]]:
+        """Read the name of a call; return it, and the identifiers in what ends it."""
+        while not (ended := re.search(end, self._held)):
+            yield None
+        name, self._held = self._held[: ended.start()], self._held[ended.end() :]
+        return name, ended.groups()
+
+    def _arguments(self, index: int) -> Generator[CallPiece | None, None, str]:
+        """Yield the parts of a call's arguments; return them all."""
+        arguments, end = "", _JsonEnd()
+        while True:
+            n = end.find(self._held)
+            part, self._held = self._held[:n], self._held[n:]
+            arguments += part
+            if part:
+                yield CallPiece(index, part)
+            if end.found:
+                return arguments
+            yield None
+
+    def _call_id(self, written: Sequence[str]) -> str:
+        """Return the identifier that the model wrote, or a new one."""
+        taken = [call.id for call in self._found]
+        if written and written[0] not in taken:
+            return written[0]
+        return "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
 
 
 class _JsonEnd:
