@@ -53,8 +53,8 @@ class Outline:
         self._marked = [self._mark(i, message) for i, message in enumerate(messages)]
         own, order = self._split(len(messages), answers)
         self.places = self._walk(own, order)
-        self._beginnings = [own[-1]] if answers else []
-        self._known: dict[str, int] = {}
+        self._beginnings = {self._role(len(messages) - 1): [own[-1]]} if answers else {}
+        self._known: dict[tuple[str, str | None], int] = {}
         self._n_asked = 0
 
     def _mark(self, i: int, message: Message) -> Message:
@@ -74,7 +74,7 @@ class Outline:
     def _walk(self, own: Sequence[str], order: Sequence[int]) -> dict[int, Place]:
         places, at = dict[int, Place](), 0
         for written, after, i in zip(own, own[1:], order, strict=False):
-            begin = at + n_common(written, self._text, at)
+            begin = at + self._n_agreed(written, at)
             end = self._end(self._messages[i]["content"], begin, after, i == order[-1])
             places.setdefault(i, Place(at, begin, end))
             at = end
@@ -90,9 +90,19 @@ class Outline:
                 return end
         if is_last and text.endswith(after):
             return max(len(text) - len(after), begin)
-        if after and (end := text.find(after, begin)) >= 0:
-            return end
-        return max(ends, default=begin)
+        agreed = {end: self._n_agreed(after, end) for end in ends if end > begin}
+        best = max(agreed, key=lambda end: agreed[end], default=begin)
+        if 2 * agreed.get(best, 0) >= len(after):
+            return best
+        for way in (after, after.lstrip()):  # the content is not there as it is
+            if content and way and (end := text.find(way, begin)) >= 0:
+                return end
+        return best
+
+    def _n_agreed(self, own: str, at: int) -> int:
+        """Return how much of what a template writes by itself stands here."""
+        ways = own, own.lstrip()
+        return max(_to_a_mark(way, n_common(way, self._text, at)) for way in ways)
 
     def begins(self, i: int) -> int:
         """Return where the model began to write message i, as far as the chat still shows that.
@@ -105,24 +115,39 @@ class Outline:
             (other.end for number, other in self.places.items() if number < i), default=0
         )
         begin = at + self._n_written(i, at, self._text[at : place.begin] if place else None)
-        return min(begin, place.begin) if place else begin
+        if place:
+            begin = min(begin, place.begin if i - 1 in self.places else place.end)
+        return begin
 
     def _n_written(self, i: int, at: int, own: str | None) -> int:
         """Return how much of what stands at `at` the template had written when message i began."""
-        for beginning in self._beginnings:
+        beginnings = self._beginnings.setdefault(self._role(i - 1), [])
+        for beginning in beginnings:
             if beginning and self._text.startswith(beginning, at):
                 return len(beginning)
-        if own is not None and own in self._known:
-            return self._known[own]
-        if i and self._n_asked < _MOST_BEGINNINGS:
-            self._n_asked += 1
-            self._beginnings.append(self._split(i, True)[0][-1])
-            n = n_common(self._beginnings[-1], self._text, at)
-        else:
-            n = len(own or "")
-        if own is not None:
-            self._known[own] = n
-        return n
+        key = self._role(i - 1), own
+        if own is None or key not in self._known:
+            self._known[key] = self._n_in_common(i, at, beginnings, len(own or ""))
+        return self._known[key]
+
+    def _n_in_common(self, i: int, at: int, beginnings: list[str], default: int) -> int:
+        if i == 0 or self._n_asked == _MOST_BEGINNINGS:
+            return default
+        self._n_asked += 1
+        if i - 1 in self.places:
+            beginnings.append(self._split(i, True)[0][-1])
+            n = n_common(beginnings[-1], self._text, at)
+            return _to_a_mark(beginnings[-1], n)
+        before = self._write(self._messages[:i], True)
+        return max(_to_a_mark(before, n_common(before, self._text)) - at, 0)
+
+    def _role(self, i: int) -> str:
+        return str(self._messages[i]["role"]) if i >= 0 else ""
+
+
+def _to_a_mark(text: str, n: int) -> int:
+    """Return n, or where the mark begins that it is in the midst of."""
+    return n if n == len(text) else len(re.sub(r"[<\[][^\s<>\[\]]*\Z", "", text[:n]))
 
 
 def n_common(a: Sequence[Any], b: Sequence[Any], begin: int = 0) -> int:
