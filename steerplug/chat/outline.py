@@ -101,6 +101,8 @@ class Outline:
 
     def _n_agreed(self, own: str, at: int) -> int:
         """Return how much of what a template writes by itself stands here."""
+        if self._text.startswith(own, at):
+            return len(own)
         ways = own, own.lstrip()
         return max(_to_a_mark(way, n_common(way, self._text, at)) for way in ways)
 
