@@ -210,7 +210,8 @@ class Session:
             spans=bool(steered.mix),
         )  # fmt: skip
         has_calls = bool(settings.tools) or any(message.get("tool_calls") for message in messages)
-        return self._task(prompt, steered, settings, has_calls=has_calls)
+        begun = messages[-1]["content"] if settings.continue_final_message else ""
+        return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
 
     def _completion_task(
         self, text: str, steering: SteeringWords, settings: Settings | None
@@ -230,8 +231,9 @@ class Session:
         return self._task(prompt, Resolved(*self.steering(steering)), settings)
 
     def _task(
-        self, prompt: Prompt, steering: Resolved, settings: Settings, *, has_calls: bool = False
-    ) -> "_Task":
+        self, prompt: Prompt, steering: Resolved, settings: Settings,
+        *, has_calls: bool = False, begun: str = "",
+    ) -> "_Task":  # fmt: skip
         mix, ingredients = steering.mix, steering.ingredients
         grammar = settings.format
         if grammar is None and any(said.format == "json" for said in ingredients):
@@ -246,7 +248,7 @@ class Session:
             if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
                 unsteered, stop, must_fit = unsteered - {"constrained"}, (), True
             if tools and tools.choice != NONE:
-                reading = CallStream(form, only_calls=only_calls)
+                reading = CallStream(form, only_calls=only_calls, begun=begun)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,

@@ -93,8 +93,8 @@ class Reply:
             begun = self.tokens[self._first :]
             if begun and not constraint.replay(begun):
                 raise RequestError(
-                    f"the reply goes on with {vocab.text(begun)[:80]!r}, as nothing begins that "
-                    "follows its format or calls a tool; change it, or ask for neither."
+                    f"{vocab.text(begun)[:80]!r} begins no reply in the format asked for, or no "
+                    "call; change the message that is gone on with, or leave out the format."
                 )
             self._closing = Closing(constraint, vocab, self._budget, self._may_close, begun)
             if self._no_room and not self._closing.fits:
