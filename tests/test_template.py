@@ -251,15 +251,17 @@ def test_the_real_model_s_template_gives_the_same_spans(model: Model) -> None:
 @pytest.mark.parametrize(
     ("name", "messages", "reason"),
     [
-        ("Gemma", [{"role": "system", "content": "x"}, *chat("Hi")], "System role not supported"),
-        ("Mistral", [*chat("Hi"), *chat("Hi")], "Roles must alternate"),
+        ("Mistral", chat("Hi", "Hello")[1:], "Roles must alternate"),
+        ("strict", chat("Hi"), "no users here"),
     ],
 )
 def test_what_a_template_refuses_is_refused_with_its_reason(
     name: str, messages: list[Message], reason: str
 ) -> None:
+    strict = CHATML + "{{ raise_exception('no users here') }}"
+    chatty = ChatTemplate(strict, cast(Vocab, ToyVocab("<s>", "</s>")), name)
     with pytest.raises(RequestError, match=f"of {name} refuses .*{reason}.*; change their order"):
-        template(name).prompt(messages)
+        (chatty if name == "strict" else template(name)).prompt(messages)
 
 
 @pytest.mark.parametrize("source", [None, ""])

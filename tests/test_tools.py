@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from families import BOTH, CLOCK, FAMILIES, MISTRAL, NOW, OSLO, QWEN, WEATHER, template  # type: ignore[import-not-found]
+from families import BOTH, CLOCK, FAMILIES, LLAMA, MISTRAL, NOW, OSLO, QWEN, WEATHER, template  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ from steerplug.chat.calls.form import BARE, FUNCTION, LISTED, TAGGED, Form, find
 from steerplug.chat.calls.grammar import check_tools, reply_grammar
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.template import Message
+from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
 from steerplug.engine.calls import Calls, Turn
 from steerplug.engine.constraint import Choice, Constraint, Grammar, Lark, Regex
@@ -92,9 +92,19 @@ def test_a_turn_with_calls_is_a_span_to_the_token_that_ends_it(family: str, mode
     assert model.vocab.ends_generation(prompt.tokens[end])
 
 
+def test_calls_at_once_are_one_after_the_other_where_a_template_takes_single_ones(
+    model: Model
+) -> None:
+    text = template("Llama", model).render(used(OSLO, CLOCK), BOTH)
+    assert text.count("<|im_start|>ipython\n4 °C") == 2
+    places = [text.index(part) for part in ('"get_weather", "para', "4 °C", '"now", "parameters')]
+    assert places == sorted(places)
+
+
 def test_what_the_template_refuses_is_one_sentence(model: Model) -> None:
-    with pytest.raises(RequestError, match=r"Llama refuses these messages \(one call at a time\)"):
-        template("Llama", model).prompt(used(OSLO, CLOCK), BOTH)
+    strict = ChatTemplate(LLAMA + "{{ raise_exception('never') }}", model.vocab, "Llama")
+    with pytest.raises(RequestError, match=r"Llama refuses these messages \(never\); change"):
+        strict.prompt(used(OSLO, CLOCK), BOTH)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
-"""A chat as text: the model's own Jinja template, given what it knows and told the rest.
+"""A chat as text: the model's own Jinja template, given what it reads and told the rest.
 
-Templates that know tools are given them. For others, tools are told in the system message, calls
-are text, and what tools return is said by the user; see `calls`. The template comes from a model
-file: it runs sandboxed.
+What a template shows is given to it in the form that it reads, see `reading`. What it does not show
+is told another way: tools in the system message, calls as text, what tools return by the user, what
+the system says by the user as well. Only what the template refuses as it is comes in another order,
+see `turns`. The template comes from a model file: it runs sandboxed.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache, partial
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +19,16 @@ from steerplug.chat import sandbox
 from steerplug.chat.calls import plain
 from steerplug.chat.calls.form import TAGGED, find_form
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.dropped import dropped
+from steerplug.chat.reading import Reading, read
 from steerplug.chat.tool import Tool
+from steerplug.chat.turns import (
+    orders,
+    with_system_first,
+    with_system_told_by_users,
+    with_words_apart,
+)
+from steerplug.chat.values import Forms, message_value, tool_values
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError, RequestError
 
@@ -39,9 +50,12 @@ class Renderer:
         self._source, self._vocab, self._model_name = source, vocab, model_name
         self._compiled = lru_cache(maxsize=1)(self._compile)
         own = find_form(source or "")
-        self._takes_tools, self.form = own is not None, own or TAGGED
-        self._takes_calls = own is not None and "tool_calls" in (source or "")
-        self._takes_results = own is not None and _has_tool_role(source or "")
+        self._has_own_form, self.form = own is not None, own or TAGGED
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What the template reads."""
+        return read(self._filled)
 
     def _compile(self) -> Template:
         if not self._source:
@@ -70,26 +84,81 @@ class Renderer:
             variables: what else the template is given, such as `enable_thinking`.
 
         Raises:
-            RequestError: the template refuses the chat, or a variable is not the caller's to give.
+            RequestError: the template refuses the chat or does not show it, or a variable is not
+                the caller's to give.
             ModelError: the model has no usable chat template.
         """
         _check_variables(variables)
-        template, vocab = self._compiled(), self._vocab
-        if not self._takes_tools and tools:
+        self._check_assistant(messages)
+        reading = self.reading
+        shown = tools if self._has_own_form and reading.tools else ()
+        if tools and not shown:
             messages = plain.with_tools(messages, tools, self.form)
-        if not self._takes_calls:
+        chat = self._told(messages, bool(tools))
+        settings = {**variables, "add_generation_prompt": add_generation_prompt}
+        write = partial(self._filled, tools=shown, forms=reading.forms, settings=settings)
+        return self._whole(chat, partial(self._accepted, write=write))
+
+    def _told(self, messages: Sequence[Message], has_tools: bool) -> Sequence[Message]:
+        """Return the messages with what the template does not show told another way."""
+        reading = self.reading
+        is_own = self._has_own_form or not has_tools  # what is forced is what the model saw
+        if not (is_own and reading.calls):
             messages = plain.with_calls_as_text(messages, self.form)
-        if not self._takes_results:
+        elif not reading.calls_beside_text:
+            messages = with_words_apart(messages)
+        if not (is_own and reading.results and (reading.calls or reading.tools)):
             messages = plain.with_results_as_turns(messages)
+        if not (reading.system_with_tools if has_tools else reading.system):
+            return with_system_told_by_users(messages)
+        return messages if reading.later_system else with_system_first(messages)
+
+    def _whole(self, messages: Sequence[Message], write: Callable[[Sequence[Message]], str]) -> str:
+        """Return the chat as text, with what the template drops from this one told by the user."""
+        text = write(messages)
+        roles = {messages[i]["role"] for i in dropped(messages, text, write)}
+        if not roles:
+            return text
+        turns = plain.with_results_as_turns(messages) if "tool" in roles else messages
+        turns = with_system_told_by_users(turns) if "system" in roles else turns
+        text = write(turns)
+        for i in dropped(turns, text, write):
+            raise self._loss(i, turns[i])
+        return text
+
+    def _accepted(
+        self, messages: Sequence[Message], write: Callable[[Sequence[Message]], str]
+    ) -> str:
+        """Return the chat as text, in another order if the template refuses this one."""
+        try:
+            return write(messages)
+        except RequestError:
+            worded = plain.with_results_as_turns(plain.with_calls_as_text(messages, self.form))
+            for turns in chain(orders(messages), orders(worded)):
+                with suppress(RequestError):
+                    return write(turns)
+            raise
+
+    def _filled(
+        self, messages: Sequence[Message], tools: Sequence[Tool], forms: Forms,
+        settings: Mapping[str, Any] = MappingProxyType({"add_generation_prompt": True}),
+    ) -> str:
+        """Return what the template itself makes of the chat."""
+        template, vocab = self._compiled(), self._vocab
         try:
             return sandbox.render(template, {
-                **variables,
-                "messages": [_plain(message) for message in messages],
-                "tools": [_described(tool) for tool in tools] if self._takes_tools else None,
-                "add_generation_prompt": add_generation_prompt,
+                "documents": None,
+                **settings,
+                "messages": [message_value(message, forms) for message in messages],
+                "tools": tool_values(tools, forms),
                 "bos_token": vocab.piece(vocab.bos, True).decode("utf-8", "replace"),
                 "eos_token": vocab.piece(vocab.eos, True).decode("utf-8", "replace"),
             })
+        except sandbox.EndlessError:
+            raise ModelError(
+                f"the chat template of {self._model_name} does not come to an end; "
+                "choose another GGUF."
+            ) from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
                 AttributeError, RecursionError, MemoryError) as error:
             raise RequestError(
@@ -97,36 +166,24 @@ class Renderer:
                 f"({_reason(error)}); change their order or roles."
             ) from None
 
+    def _check_assistant(self, messages: Sequence[Message]) -> None:
+        """Refuse what the assistant said where the template shows that in no form."""
+        for i, message in enumerate(messages):
+            if message["role"] == "assistant" and message["content"] and not self.reading.assistant:
+                raise self._loss(i, message)
+
+    def _loss(self, i: int, message: Message) -> RequestError:
+        return RequestError(
+            f"the chat template of {self._model_name} drops message {i}, of the role "
+            f"{message['role']!r}; leave it out, or choose another GGUF."
+        )
+
 
 def _check_variables(variables: Mapping[str, Any]) -> None:
     if taken := [name for name in _TAKEN if name in variables]:
         raise RequestError(
             f"the template variable {taken[0]!r} is set by the chat itself; leave it out."
         )
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    """Return a message as templates know it, its calls in OpenAI's shape."""
-    said = dict(message)
-    if calls := said.pop("tool_calls", None):
-        said["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
-            }
-            for call in calls
-        ]
-    return said
-
-
-def _described(tool: Tool) -> dict[str, Any]:
-    said = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": said}
-
-
-def _has_tool_role(source: str) -> bool:
-    return any(f"{quote}tool{quote}" in source for quote in "'\"")
 
 
 def _reason(error: BaseException) -> str:

@@ -11,12 +11,18 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_STEPS = 200_000
 
 _steps: ContextVar[Iterator[int]] = ContextVar("steps")
+
+
+class EndlessError(TemplateError):
+    """A template takes more steps than it may."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -34,11 +40,23 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call(context, obj, *args, **kwargs)
 
 
+class _Generation(Extension):
+    """The block `{% generation %}`, which marks replies for training and writes what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Scope:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), True), lineno=line)
+
+
 def compile_template(source: str) -> Template:
     """Return the template, for `render`; what it gets wrong raises Jinja's and Python's errors."""
     sandbox = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+        trim_blocks=True, lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Generation],
+    )  # fmt: skip
+    del sandbox.globals["lipsum"]  # writes as much as it is asked for
     sandbox.globals["raise_exception"] = _refuse
     sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     sandbox.filters["counted"] = _counted
@@ -60,7 +78,7 @@ def render(template: Template, values: Mapping[str, Any]) -> str:
 
 def _count() -> None:
     if next(_steps.get(), None) is None:
-        raise TemplateError("it does not come to an end")
+        raise EndlessError("it does not come to an end")
 
 
 def _counted(items: Iterable[Any]) -> Iterator[Any]:
@@ -69,8 +87,13 @@ def _counted(items: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _json(
+    value: Any, ensure_ascii: bool = False, indent: int | str | None = None,
+    separators: tuple[str, str] | None = None, sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(reason: str) -> NoReturn:
