@@ -11,11 +11,12 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from steerplug.build import Built, build_preset
 from steerplug.chat.calls.grammar import check_tools, reply_grammar
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.template import ChatTemplate, Message
+from steerplug.chat.template import ChatTemplate, Message, check_messages
 from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
 from steerplug.engine import fork
 from steerplug.engine.constraint import ANY_JSON, Grammar
@@ -28,7 +29,7 @@ from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
 from steerplug.preset import Origin, Preset
 from steerplug.receipt import Ingested, Receipt, Reply, Usage
-from steerplug.resolve import Resolver, SteeringWords
+from steerplug.resolve import Resolved, Resolver, SteeringWords
 from steerplug.steering.value import Mix
 from steerplug.store import Store
 
@@ -50,6 +51,11 @@ class Settings:
         logprobs: how many of the likeliest tokens each piece tells; None: no probabilities.
         timeout: seconds after which the reply is given up; None: never.
         partition: replies use each other's cached prompts only where this is the same.
+        continue_final_message: go on with the last message of a chat, the assistant's; the reply's
+            text is what follows it.
+        chat_template_kwargs: what else the chat template is given, such as `enable_thinking`.
+        parse_special: read control tokens such as `<|im_end|>` in what people wrote as well as in
+            what the chat template writes, or in a text to be continued.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -61,6 +67,9 @@ class Settings:
     logprobs: int | None = None
     timeout: float | None = None
     partition: str = ""
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    parse_special: bool = False
 
 
 class Session:
@@ -191,30 +200,43 @@ class Session:
     def _chat_task(
         self, messages: Sequence[Message], steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
-        tools = (settings or Settings()).tools
-        check_tools(tools)
-        prompt = self.template.prompt(messages, tools.tools)
-        has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
-        return self._task(prompt, steering, settings, has_calls=has_calls)
+        settings = settings or Settings()
+        check_tools(settings.tools)
+        check_messages(messages)
+        steered = Resolved(*self.steering(steering))
+        prompt = self.template.prompt(
+            messages, settings.tools.tools,
+            variables=settings.chat_template_kwargs,
+            continue_final_message=settings.continue_final_message,
+            parse_special=settings.parse_special,
+            spans=bool(steered.mix),
+        )  # fmt: skip
+        has_calls = bool(settings.tools) or any(message.get("tool_calls") for message in messages)
+        begun = messages[-1]["content"] if settings.continue_final_message else ""
+        return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
 
     def _completion_task(
         self, text: str, steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
         if not text:
             raise RequestError("the prompt is empty; send at least one word.")
-        if settings and settings.tools:
+        settings = settings or Settings()
+        if settings.tools:
             raise RequestError("plain text that is continued calls no tools; send a chat instead.")
+        for name in ("continue_final_message", "chat_template_kwargs"):
+            if getattr(settings, name):
+                raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
         vocab = self.model.vocab
-        bos = (vocab.bos,) if vocab.adds_bos else ()
-        prompt = Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))
-        return self._task(prompt, steering, settings)
+        tokens = vocab.tokenize(text, special=settings.parse_special)
+        bos = (vocab.bos,) if vocab.adds_bos and tokens[:1] != [vocab.bos] else ()
+        prompt = Prompt((*bos, *tokens), has_bos=bool(bos) or tokens[:1] == [vocab.bos])
+        return self._task(prompt, Resolved(*self.steering(steering)), settings)
 
     def _task(
-        self, prompt: Prompt, steering: SteeringWords, settings: Settings | None,
-        *, has_calls: bool = False,
-    ) -> "_Task":
-        settings = settings or Settings()
-        mix, ingredients = self.steering(steering)
+        self, prompt: Prompt, steering: Resolved, settings: Settings,
+        *, has_calls: bool = False, begun: str = "",
+    ) -> "_Task":  # fmt: skip
+        mix, ingredients = steering.mix, steering.ingredients
         grammar = settings.format
         if grammar is None and any(said.format == "json" for said in ingredients):
             grammar = ANY_JSON
@@ -228,7 +250,7 @@ class Session:
             if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
                 unsteered, stop, must_fit = unsteered - {"constrained"}, (), True
             if tools and tools.choice != NONE:
-                reading = CallStream(form, only_calls=only_calls)
+                reading = CallStream(form, only_calls=only_calls, begun=begun)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,

@@ -15,7 +15,7 @@ import pytest
 from steerplug.chat.template import ChatTemplate, Message, check_messages
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
-from steerplug.engine.vocab import Vocab
+from steerplug.engine.vocab import Control, Vocab
 from steerplug.errors import ModelError, RequestError
 
 
@@ -25,12 +25,12 @@ class ToyVocab:
     def __init__(self, bos: str, eos: str, *specials: str, adds_bos: bool = False) -> None:
         self.pieces = list(dict.fromkeys([bos, eos, *specials]))
         self.bos, self.eos, self.adds_bos = self.pieces.index(bos), self.pieces.index(eos), adds_bos
-        controls = "|".join(map(re.escape, self.pieces))
-        self._token = re.compile(rf"{controls}| ?\w+|\n+|.", re.DOTALL)
+        self.controls = dict.fromkeys(self.pieces, Control())
+        self._word = re.compile(r" ?\w+|\n+|.", re.DOTALL)
+        self._token = re.compile("|".join([*map(re.escape, self.pieces), self._word.pattern]), re.S)
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        assert special
-        found = self._token.findall(text)
+        found = (self._token if special else self._word).findall(text)
         self.pieces += [piece for piece in dict.fromkeys(found) if piece not in self.pieces]
         return [self.pieces.index(piece) for piece in found]
 

@@ -2,28 +2,49 @@
 
 A span runs from the boundary token (the last token before the assistant's first, which predicts it)
 to the last token of the turn's content. It begins where the model began to answer, if the chat
-still shows that, and else where the content does. The content is found by rendering the chat once
-more with a mark in its place, so the span depends on the chat alone, and what a template trims or
-drops is not looked for. A turn that calls tools goes on to the token that ends it. How a chat is
-written is the business of `renderer`.
+still shows that, and else where the content does; it depends on the chat alone, and what a template
+trims or drops is not looked for. A turn that calls tools goes on to the token that ends it. How a
+chat is written is the business of `renderer`, where its messages stand in it that of `outline`.
+
+Control tokens are what the template writes; in what people wrote they are text, see `pasted`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from steerplug.chat.calls.plain import Message
-from steerplug.chat.renderer import Renderer
+from steerplug.chat.outline import Outline, Write, n_common
+from steerplug.chat.pasted import Chat, Pasted, escaped, unused_characters
+from steerplug.chat.renderer import NO_VARIABLES, Renderer
+from steerplug.chat.spelling import Spelling
 from steerplug.chat.tool import Tool, ToolCall
 from steerplug.engine.scope import Prompt
-from steerplug.engine.vocab import Vocab
+from steerplug.engine.vocab import THINKING, Vocab
 from steerplug.errors import RequestError, nearest
 
 __all__ = ["ChatTemplate", "Message", "check_messages"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
-_MARK = "\ue000turn\ue001"  # private characters, which no chat holds
+
+@dataclass(frozen=True)
+class _Written:
+    """A chat as text.
+
+    Args:
+        text: up to where the reply goes on.
+        begin: where the reply begins, which may have begun already.
+        earlier: the messages before it.
+        outline: where they stand, if that was looked for.
+    """
+
+    text: str
+    begin: int
+    earlier: Sequence[Message]
+    outline: Outline | None
 
 
 class ChatTemplate:
@@ -36,70 +57,171 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str | None, vocab: Vocab, model_name: str) -> None:
-        self._vocab = vocab
+        self._vocab, self._model_name = vocab, model_name
         self._renderer = Renderer(source, vocab, model_name)
         self.form = self._renderer.form
         self.render = self._renderer.render
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        variables: Mapping[str, Any] = NO_VARIABLES,
+        continue_final_message: bool = False,
+        parse_special: bool = False,
+        spans: bool = True,
+    ) -> Prompt:
         """Return the tokens up to where the assistant answers next, with its earlier turns' spans.
 
         Args:
             messages: the chat: `role` and `content`; of an assistant also `tool_calls`, a sequence
                 of `ToolCall`; of a tool also `tool_call_id` and `name`.
             tools: what the assistant may call.
+            variables: what else the template is given, such as `enable_thinking`.
+            continue_final_message: end behind the last message, the assistant's, which the reply
+                goes on with.
+            parse_special: read control tokens such as `<|im_end|>` in what people wrote as well.
+            spans: whether to look for earlier turns; their spans are left out if not.
 
         Raises:
-            RequestError: no messages, an unknown role, or an order the template refuses.
+            RequestError: no messages, an unknown role, an order the template refuses, or a last
+                message that no reply can go on with.
             ModelError: the model has no usable chat template.
         """
         check_messages(messages)
-        text = self.render(messages, tools)
-        tokens = self._tokenize(text)
-        spans = [
-            self._span(text, tokens, messages, tools, turn)
-            for turn, message in enumerate(messages) if message["role"] == "assistant"
-        ]
-        has_bos = bool(tokens) and tokens[0] == self._vocab.bos
-        return Prompt(tuple(tokens), tuple(spans), has_bos)
+        chat = Chat(messages, tools, variables)
+        letter, *marks = unused_characters(chat.texts(), 3)
+        if not parse_special:
+            chat = self._pasted.split(chat, letter)
+        write = partial(self._write, chat, (letter, *marks))
+        if continue_final_message:
+            written = self._go_on(chat.messages, write, marks)
+        else:
+            text = write(chat.messages, True)
+            has_turns = any(message["role"] == "assistant" for message in messages)
+            outline = Outline(text, chat.messages, write, marks) if spans and has_turns else None
+            written = _Written(text, len(text), chat.messages, outline)
+        return self._spelled(written, letter, spans)
 
-    def _tokenize(self, text: str) -> list[int]:
-        tokens = self._vocab.tokenize(text, special=True)
+    @cached_property
+    def _pasted(self) -> Pasted:
+        return Pasted(self._vocab, (*THINKING, self.form.opening, self.form.closing))
+
+    def _write(
+        self, chat: Chat, private: Sequence[str], messages: Sequence[Message], answers: bool
+    ) -> str:
+        text = self.render(
+            messages, chat.tools, add_generation_prompt=answers, variables=chat.variables
+        )
+        for letter in private:  # which some templates escape
+            text = text.replace(escaped(letter), letter)
+        return text
+
+    def _go_on(self, messages: Sequence[Message], write: Write, marks: Sequence[str]) -> _Written:
+        """Return the chat up to the end of its last message, with which the reply goes on."""
+        _check_final(messages[-1], len(messages) - 1)
+        *earlier, final = messages
+        content, (opening, closing) = final["content"], THINKING
+        if earlier and (not content.strip() or opening in content.rpartition(closing)[2]):
+            text = write(earlier, True)  # a thought that is open: templates expect whole ones
+            outline = Outline(text, earlier, write, marks)
+            return _Written(text + _without_opening(content, text), len(text), earlier, outline)
+        text = write(messages, False)
+        outline = Outline(text, messages, write, marks, answers=False)
+        place = outline.places.get(len(earlier))
+        if place is None or place.begin == place.end:
+            raise RequestError(
+                f"the chat template of {self._model_name} does not show the last message, so no "
+                "reply can go on with it; leave out continue_final_message."
+            )
+        begin = outline.begins(len(earlier))
+        return _Written(text[: place.end], begin, earlier, outline)
+
+    def _spelled(self, written: _Written, letter: str, spans: bool) -> Prompt:
+        """Return the tokens of a chat, and where its turns are among them."""
+        tokens = self._tokenize(written.text, letter)
+        turns = list(_turns(written)) if spans else []
+        places = [written.begin, *(place for _, *both in turns for place in both)]
+        n_before = self._n_tokens(written.text, tokens, letter, places)
+        responses = list[tuple[int, int]]()
+        for message, begin, end in turns:
+            first = n_before[begin]
+            last = n_before[end]
+            if message.get("tool_calls"):
+                last = self._end_of_turn(tokens, first)
+            responses.append((max(first - 1, 0), max(last, first)))
+        has_bos = bool(tokens) and tokens[0] == self._vocab.bos
+        begun = len(tokens) - n_before[written.begin] if written.begin < len(written.text) else 0
+        return Prompt(tuple(tokens), tuple(responses), has_bos, begun)
+
+    def _tokenize(self, text: str, letter: str) -> list[int]:
+        if letter in text:
+            tokens = self._pasted.tokenize(text, letter)
+        else:
+            tokens = self._vocab.tokenize(text, special=True)
         if self._vocab.adds_bos and tokens[:1] != [self._vocab.bos]:
             tokens = [self._vocab.bos, *tokens]
         return tokens
 
-    def _span(
-        self, text: str, tokens: list[int], messages: Sequence[Message], tools: Sequence[Tool],
-        turn: int,
-    ) -> tuple[int, int]:
-        marked = [*messages[:turn], {**messages[turn], "content": _MARK}, *messages[turn + 1 :]]
-        before, mark, after = self.render(marked, tools).partition(_MARK)
-        begin = _common(before, text)
-        if turn:
-            begin = min(begin, _common(self.render(messages[:turn], tools), text))
-        first = self._n_tokens(text[:begin], tokens)
-        if messages[turn].get("tool_calls"):
-            return max(first - 1, 0), self._end_of_turn(tokens, first)
-        end = max(begin, len(text) - _common(after[::-1], text[::-1])) if mark else begin
-        return max(first - 1, 0), max(self._n_tokens(text[:end], tokens), first)
+    def _n_tokens(
+        self, text: str, tokens: list[int], letter: str, places: Sequence[int]
+    ) -> dict[int, int]:
+        """Return how many of a text's tokens lie before each of these places of it."""
+        if all(place == len(text) for place in places):
+            return dict.fromkeys(places, len(tokens))
+        plain = text.replace(letter, "")
+        moved = {place: place - text.count(letter, 0, place) for place in places}
+        added = self._vocab.adds_bos and not plain.startswith(self._bos_text)
+        spelling = Spelling(plain, tokens, self._vocab, int(added))
+        if spelling.is_whole:
+            counts = spelling.n_tokens(moved.values())
+            return {place: counts[at] for place, at in moved.items()}
+        return {
+            place: n_common(self._tokenize(text[:place], letter), tokens)
+            for place in moved
+        }
+
+    @property
+    def _bos_text(self) -> str:
+        return self._vocab.piece(self._vocab.bos, True).decode("utf-8", "replace")
 
     def _end_of_turn(self, tokens: list[int], first: int) -> int:
         """Return where the turn ends that begins at `first`: at the token that ends a reply."""
         ends = self._vocab.ends_generation
         return next((i for i in range(first, len(tokens)) if ends(tokens[i])), first)
 
-    def _n_tokens(self, text: str, tokens: list[int]) -> int:
-        """How many of `tokens` lie before the end of `text`, a beginning of what they spell."""
-        return _common(self._tokenize(text), tokens)
+
+def _turns(written: _Written) -> Iterator[tuple[Message, int, int]]:
+    """Yield the assistant's messages, and where each begins and ends."""
+    outline = written.outline
+    for i, message in enumerate(written.earlier if outline else ()):
+        if outline and message["role"] == "assistant":
+            begin = outline.begins(i)
+            place = outline.places.get(i)
+            yield message, begin, max(begin, place.end) if place else begin
 
 
-def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Return how many leading items of `a` and `b` agree."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+def _without_opening(content: str, text: str) -> str:
+    """Return a thought as it follows a text that may have opened it already."""
+    opening, _ = THINKING
+    if not (text.rstrip().endswith(opening) and content.lstrip().startswith(opening)):
+        return content
+    thought = content.lstrip().removeprefix(opening)
+    return thought.lstrip("\n") if text.endswith("\n") else thought
+
+
+def _check_final(message: Message, i: int) -> None:
+    if message["role"] != "assistant":
+        raise RequestError(
+            f"continue_final_message goes on with an assistant's message, and the last, message "
+            f"{i}, is of the role {message['role']!r}; put the beginning of the reply behind it."
+        )
+    if message.get("tool_calls"):
+        raise RequestError(
+            f"message {i}, which the reply is to go on with, calls tools; send what they return, "
+            "or leave out continue_final_message."
+        )
 
 
 def check_messages(messages: Sequence[Message]) -> None:

@@ -93,6 +93,11 @@ Share = Annotated[
             help="Whether keys may use each other's cached prompts."),
 ]  # fmt: skip
 LogText = Annotated[bool, _option("--log-text", env="LOG_TEXT", help="Log prompts and replies.")]
+ParseSpecial = Annotated[
+    bool,
+    _option("--parse-special", env="PARSE_SPECIAL",
+            help="Read control tokens such as <|im_end|> in messages of clients."),
+]  # fmt: skip
 
 
 def serve(
@@ -118,6 +123,7 @@ def serve(
     heartbeat: Heartbeat = 10.0,
     share_cache: Share = True,
     log_text: LogText = False,
+    parse_special: ParseSpecial = False,
 ) -> None:
     """Serve a model to OpenAI's clients; presets are models, as in smollm2@pirate."""
     try:
@@ -135,7 +141,7 @@ def serve(
     limits = Limits(max_body, max_prompt, max_schema, max_requests, timeout)
     setup = Config(
         name or _called(model), host, port, tuple(api_key or ()), admin_key, tuple(origin or ()),
-        steer, share_cache, heartbeat, grace, log_text, limits,
+        steer, share_cache, heartbeat, grace, log_text, limits, parse_special,
     )  # fmt: skip
     find_model(model)
     with listen(setup) as listening:

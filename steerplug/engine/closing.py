@@ -47,6 +47,7 @@ class Closing:
         n_left: most tokens of the reply.
         may_close: asked behind a token that leaves no room to become whole, whether another may
             take its place; if not, the reply ends before it.
+        begun: tokens that the constraint has passed already.
     """
 
     def __init__(
@@ -55,15 +56,16 @@ class Closing:
         vocab: Vocab,
         n_left: int,
         may_close: Callable[[], bool] = lambda: True,
+        begun: Sequence[int] = (),
     ) -> None:
         self.constraint, self._may_close = constraint, may_close
         self._vocab, self._left = vocab, n_left
         self._forced = False
         self.cut_short = False
         """Whether what the reply holds is less than was drawn."""
-        self._place = Place()
+        self._place = Place().after(b"".join(map(vocab.piece, begun)))
         self._way: list[int] | None = None
-        self._narrowing = Narrowing(constraint, vocab) if _is_regex(constraint) else None
+        self._narrowing = Narrowing(constraint, vocab, begun) if _is_regex(constraint) else None
         if self._narrowing:
             self.constraint = self._narrowing.narrowed(n_left) or constraint
         elif n_left <= _WATCHED:
@@ -150,9 +152,9 @@ class Closing:
 class Narrowing:
     """A regular expression that is narrowed to shorter and shorter matches as room runs out."""
 
-    def __init__(self, whole: Constraint, vocab: Vocab) -> None:
+    def __init__(self, whole: Constraint, vocab: Vocab, begun: Sequence[int] = ()) -> None:
         self.whole, self._vocab = whole, vocab
-        self._said: list[int] = []
+        self._said, self._n_begun = list(begun), len(begun)
 
     def after(self, token: int, at: Constraint, n_left: int) -> Constraint:
         """Go on past a token from `at`; return what may follow from there on."""
@@ -165,7 +167,7 @@ class Narrowing:
 
     def narrowed(self, n_left: int) -> Constraint | None:
         """Return the narrower constraint if it is time for it, or None."""
-        if (n_left not in _LOOKS and self._said) or n_left > _LOOKS[0]:
+        if (n_left not in _LOOKS and len(self._said) > self._n_begun) or n_left > _LOOKS[0]:
             return None
         if n_left > _LOOKS[-1] and self._within(n_left // 2):
             return None

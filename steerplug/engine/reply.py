@@ -23,7 +23,7 @@ from steerplug.engine.sampling import Sampler
 from steerplug.engine.scope import plan
 from steerplug.engine.text import TextStream
 from steerplug.engine.vocab import Vocab
-from steerplug.errors import ReplyTimeout
+from steerplug.errors import ReplyTimeout, RequestError
 from steerplug.steering.value import Array
 
 Item = Piece | BaseException | None
@@ -82,6 +82,7 @@ class Reply:
         self._begin = time.perf_counter()
         self._cache, self._vocab, self._logprobs = cache, vocab, request.logprobs
         self._text = TextStream(request.stop)
+        self._first = len(self.tokens) - request.prompt.begun
         room = n_ctx - len(self.tokens)
         self._budget = min(request.max_tokens or room, room)
         self._lay_out(request)
@@ -89,7 +90,13 @@ class Reply:
         self._closing = None
         if request.grammar is not None:
             constraint = Constraint(vocab, request.grammar)
-            self._closing = Closing(constraint, vocab, self._budget, self._may_close)
+            begun = self.tokens[self._first :]
+            if begun and not constraint.replay(begun):
+                raise RequestError(
+                    f"{vocab.text(begun)[:80]!r} begins no reply in the format asked for, or no "
+                    "call; change the message that is gone on with, or leave out the format."
+                )
+            self._closing = Closing(constraint, vocab, self._budget, self._may_close, begun)
             if self._no_room and not self._closing.fits:
                 raise self._no_room(self._closing.n_needed())
         sampling = request.sampling.seeded()
@@ -110,13 +117,30 @@ class Reply:
         self._generated, self._is_thinking = laid.generated, laid.is_thinking
         if "constrained" in request.unsteered and request.grammar is not None:
             self.progress.left_out = self._generated is not None
-            self._steering[-1] = self._generated = None
-        if begin is not None and _in_thought(self.tokens, self._vocab.thinking):
-            begin = replace(begin, in_thought=True)
-        self._turn, self._leaves_calls = begin, leaves_calls
+            boundary = request.prompt.boundary
+            self._steering[boundary:] = [None] * (len(self._steering) - boundary)
+            self._generated = None
+        self._turn, self._leaves_calls = begin and self._begun(begin), leaves_calls
         self.keys: array[int] = self._cache.keys(
             self.tokens, self._steering, self._partition
         )
+
+    def _begun(self, turn: Turn) -> Turn:
+        """Return the turn as far as the prompt has it already.
+
+        Raises:
+            RequestError: it ends in a call.
+        """
+        if _in_thought(self.tokens[: self._first], self._vocab.thinking):
+            turn = replace(turn, in_thought=True)
+        for token in self.tokens[self._first :]:
+            turn = turn.after(token)
+        if turn.in_call:
+            raise RequestError(
+                f"the last message ends in the midst of a call ({turn.calls.opening}), with which "
+                "no reply goes on; leave the call out."
+            )
+        return turn
 
     @property
     def n_missing(self) -> int:
@@ -255,7 +279,7 @@ class Reply:
         if self._turn is None:
             return True
         calls = self._turn.calls
-        said = self._vocab.text(self.tokens[self.progress.n_prompt :], special=True)
+        said = self._vocab.text(self.tokens[self._first :], special=True)
         if calls.opening not in said or calls.is_named(said):
             return True
         if self._no_room and not calls.has_named(said):
@@ -265,9 +289,9 @@ class Reply:
         return False
 
     def _since_mark(self, token: int) -> list[int]:
-        """Return the generated tokens in which the mark began that `token` completes."""
+        """Return the reply's tokens in which the mark began that `token` completes."""
         assert self._turn is not None
-        said, mark = self.tokens[self.progress.n_prompt :], self._turn.calls.opening.encode()
+        said, mark = self.tokens[self._first :], self._turn.calls.opening.encode()
         n, text = 0, self._vocab.piece(token, True)
         while mark not in text:
             n += 1

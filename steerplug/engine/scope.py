@@ -32,11 +32,18 @@ class Prompt:
         tokens: the whole prompt; the reply begins after the last one.
         responses: spans (start, end) of earlier assistant turns, boundary token included.
         has_bos: whether the first token is the model's BOS.
+        begun: how many of the last tokens the reply has already: it goes on with them.
     """
 
     tokens: tuple[int, ...]
     responses: tuple[tuple[int, int], ...] = ()
     has_bos: bool = False
+    begun: int = 0
+
+    @property
+    def boundary(self) -> int:
+        """Where the token stands that predicts the first of the reply."""
+        return len(self.tokens) - self.begun - 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def plan(
     """
     n = len(prompt.tokens)
     in_response = [False] * n
-    for begin, end in (*prompt.responses, (n - 1, n)):
+    for begin, end in (*prompt.responses, (prompt.boundary, n)):
         in_response[begin:end] = [True] * (end - begin)
     reach = max((t.steering.n_positions for t in mix.terms if t.steering.scope == "front"),
                 default=0)

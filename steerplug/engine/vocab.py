@@ -1,6 +1,7 @@
 """Text to tokens and back, with the model's own vocabulary."""
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache, cached_property
 
 from llama_cpp import llama_cpp as llama
@@ -8,6 +9,20 @@ from llama_cpp import llama_cpp as llama
 from steerplug.errors import ModelError, RequestError
 
 MAX_TEXT = 8 * 1024 * 1024
+THINKING = "<think>", "</think>"
+"""The marks between which models think."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A token that text stands for only where special tokens are read.
+
+    Args:
+        strips_before, strips_after: whether it takes the white space beside it.
+    """
+
+    strips_before: bool = False
+    strips_after: bool = False
 
 
 class Vocab:
@@ -78,6 +93,19 @@ class Vocab:
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
     @cached_property
+    def controls(self) -> dict[str, Control]:
+        """The texts that `tokenize` reads as control tokens if `special`, and as text if not."""
+        attributes, text = llama.llama_vocab_get_attr, llama.llama_vocab_get_text
+        unread = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        return {
+            text(self.handle, token).decode("utf-8", "replace"): Control(
+                bool(attributes(self.handle, token) & llama.LLAMA_TOKEN_ATTR_LSTRIP),
+                bool(attributes(self.handle, token) & llama.LLAMA_TOKEN_ATTR_RSTRIP),
+            )
+            for token in range(self.n_tokens) if attributes(self.handle, token) & unread
+        }
+
+    @cached_property
     def space(self) -> int:
         """The token of a single space, with which activation addition pads."""
         return self.tokenize(" ")[0]
@@ -85,5 +113,5 @@ class Vocab:
     @cached_property
     def thinking(self) -> tuple[int, int] | None:
         """The tokens `<think>` and `</think>`, or None where the model has no such tokens."""
-        opening, closing = (self.tokenize(mark, special=True) for mark in ("<think>", "</think>"))
+        opening, closing = (self.tokenize(mark, special=True) for mark in THINKING)
         return (opening[0], closing[0]) if len(opening) == len(closing) == 1 else None

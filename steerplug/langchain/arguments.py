@@ -124,7 +124,8 @@ class Arguments(BaseModel):
             RequestError: an argument is unknown, or its value makes no sense.
             PresetError: the steering is no mix.
         """
-        own = {name: getattr(model, name) for name in Arguments.model_fields}
+        known = type(model).model_fields
+        own = {name: getattr(model, name) for name in cls.model_fields if name in known}
         new = {
             name: value for name, value in said.items()
             if value is not None and name not in _PASSED_ON_BY_CORE

@@ -8,6 +8,7 @@ from pydantic import StrictBool
 
 from steerplug.errors import RequestError, nearest
 from steerplug.langchain.arguments import Arguments
+from steerplug.langchain.chat_fields import ChatFields
 from steerplug.langchain.tools import to_tools
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _ANY_OBJECT = {"type": "object"}
 _KINDS = ("text", "json_object", "json_schema")
 
 
-class Call(Arguments):
+class Call(ChatFields, Arguments):
     """The arguments of one call; None leaves the choice to steerplug."""
 
     tools: list[dict[str, Any]] | None = None
@@ -33,6 +34,10 @@ class Call(Arguments):
     """`{"type": "text"}`, `{"type": "json_object"}`, with a `schema` or not, or
     `{"type": "json_schema", "json_schema": {"schema": ...}}`."""
 
+    continue_final_message: StrictBool | None = None
+    """Whether the reply goes on with the last message, an AI message; None: if that says so, with
+    `additional_kwargs={"prefix": True}`."""
+
     def settings(self) -> "Settings":
         """Return all but model and steering as a session reads it.
 
@@ -44,6 +49,9 @@ class Call(Arguments):
             super().settings(),
             tools=to_tools(self.tools or (), self.tool_choice, parallel),
             format=None if self.response_format is None else to_schema(self.response_format),
+            continue_final_message=bool(self.continue_final_message),
+            chat_template_kwargs=self.chat_template_kwargs or {},
+            parse_special=bool(self.parse_special),
         )
 
 

@@ -6,7 +6,7 @@ Which steering wins is said in `local`, what a call may say in `call`, what come
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -24,6 +24,7 @@ from pydantic import Field, SecretStr
 
 from steerplug.langchain.binding import Bound
 from steerplug.langchain.call import Call
+from steerplug.langchain.chat_fields import ChatFields, goes_on
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
 from steerplug.langchain.local import CONFIG, LocalModel
@@ -32,10 +33,10 @@ from steerplug.langchain.structured import Schema, structured
 from steerplug.langchain.tools import Choice, ToolLike, described, to_choice
 
 if TYPE_CHECKING:
-    from steerplug.session import Event
+    from steerplug.session import Event, Settings
 
 
-class ChatSteerplug(LocalModel, BaseChatModel):
+class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     """A local GGUF model that LangChain can chat with, steered per call.
 
     Weights are loaded at the first reply, and shared by all chat models of this process that name
@@ -51,9 +52,9 @@ class ChatSteerplug(LocalModel, BaseChatModel):
         warm = model.with_steering("love-hate")
         ```
 
-    The fields of `Arguments` are fields of the model, and arguments of each call, which may also
-    say those of `Call`. Errors are steerplug's and LangChain's at once: an unknown preset is a
-    `PresetNotFound` and a `ModelNotFoundError`.
+    The fields of `Arguments` and `ChatFields` are fields of the model, and arguments of each call,
+    which may also say those of `Call`. Errors are steerplug's and LangChain's at once: an unknown
+    preset is a `PresetNotFound` and a `ModelNotFoundError`.
     """
 
     model_config = CONFIG
@@ -134,8 +135,12 @@ class ChatSteerplug(LocalModel, BaseChatModel):
         """Return how many tokens a chat of `messages` is, with the model's own template."""
         with langchain_errors():
             call = Call.of(self, {"tools": [described(tool) for tool in tools or ()]})
-            template = self._session(call).template
-            return len(template.prompt(to_chat(messages), call.settings().tools.tools).tokens)
+            settings = call.settings()
+            prompt = self._session(call).template.prompt(
+                to_chat(messages), settings.tools.tools, variables=settings.chat_template_kwargs,
+                parse_special=settings.parse_special, spans=False,
+            )  # fmt: skip
+            return len(prompt.tokens)
 
     def _resolve_model_profile(self) -> ModelProfile:
         return ModelProfile(
@@ -152,7 +157,7 @@ class ChatSteerplug(LocalModel, BaseChatModel):
     ) -> Generator["Event", None, None]:
         session = self._session(call)
         events = session.stream_chat(
-            to_chat(messages), call.steering, call.settings(), whole=whole
+            to_chat(messages), call.steering, _settings(messages, call), whole=whole
         )
         with closing(cast("Generator[Event, None, None]", events)):
             yield from events
@@ -162,7 +167,7 @@ class ChatSteerplug(LocalModel, BaseChatModel):
     ) -> AsyncGenerator["Event", None]:
         session = await run_in_executor(None, self._session, call)
         events = session.astream_chat(
-            to_chat(messages), call.steering, call.settings(), whole=whole
+            to_chat(messages), call.steering, _settings(messages, call), whole=whole
         )
         async with aclosing(events):
             async for event in events:
@@ -229,6 +234,11 @@ class ChatSteerplug(LocalModel, BaseChatModel):
     def _llm_type(self) -> str:
         return PROVIDER
 
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        chat = {name: getattr(self, name) for name in ChatFields.model_fields}
+        return {**super()._identifying_params, **chat}
+
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -255,3 +265,8 @@ class ChatSteerplug(LocalModel, BaseChatModel):
         params = super()._get_ls_params(stop=stops if stop is None else stop, **kwargs)
         params["ls_provider"] = PROVIDER
         return params
+
+
+def _settings(messages: Sequence[BaseMessage], call: Call) -> "Settings":
+    goes = goes_on(messages, call.continue_final_message)
+    return replace(call.settings(), continue_final_message=goes)

@@ -13,6 +13,7 @@ from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.sampling import Sampling
 from steerplug.server.body import Body, ChatBody, CompletionBody, Message, Part, ToolChoice
 from steerplug.server.config import Limits
+from steerplug.server.continuing import goes_on
 from steerplug.server.errors import Refused
 from steerplug.session import Settings
 
@@ -53,7 +54,9 @@ def prompts(body: CompletionBody, limits: Limits) -> list[str]:
     return list(texts)
 
 
-def chat_settings(body: ChatBody, limits: Limits, partition: str) -> list[Settings]:
+def chat_settings(
+    body: ChatBody, limits: Limits, partition: str, *, parse_special: bool = False
+) -> list[Settings]:
     """Return how to generate each of the replies to a chat.
 
     Raises:
@@ -67,12 +70,21 @@ def chat_settings(body: ChatBody, limits: Limits, partition: str) -> list[Settin
     schemas = [tool.parameters for tool in tools.tools]
     form = _format(body)
     _check_schemas([*schemas, form] if form else schemas, limits)
+    variables = body.chat_template_kwargs or {}
+    if (size := len(json.dumps(variables))) > limits.schema:
+        raise Refused(
+            f"chat_template_kwargs has {size} bytes; the limit is {limits.schema}.",
+            param="chat_template_kwargs",
+        )
     limit = body.max_completion_tokens
     settings = Settings(
         max_tokens=body.max_tokens if limit is None else limit,
         format=form,
         tools=tools,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        continue_final_message=goes_on(body),
+        chat_template_kwargs=variables,
+        parse_special=parse_special,
     )
     return list(_each(body, settings, limits, partition))
 

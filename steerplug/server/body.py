@@ -48,6 +48,8 @@ class Message(BaseModel):
     name: Annotated[str, Field(max_length=200)] | None = None
     tool_calls: Annotated[list[Call], Field(max_length=100)] | None = None
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
+    prefix: bool | None = None
+    partial: bool | None = None
 
 
 class Function(BaseModel):
@@ -146,6 +148,9 @@ class ChatBody(Body):
     tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Any = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     steering_trace: bool | None = Field(
         None, description="Whether each chunk of a stream says how strongly it was steered."
     )

@@ -25,7 +25,9 @@ def add_to(app: FastAPI, serving: Serving) -> None:
         limits = serving.config.limits
         choice = await serving.choose(request, body)
         messages = chat_messages(body, limits)
-        settings = chat_settings(body, limits, request.state.partition)
+        settings = chat_settings(
+            body, limits, request.state.partition, parse_special=serving.config.parse_special
+        )
         serving.note_asked(request, messages=messages)
         ask = partial(serving.session.astream_chat, whole=not body.stream)
         events = together([ask(messages, choice.steering, one) for one in settings])

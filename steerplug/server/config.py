@@ -56,6 +56,7 @@ class Config:
         grace: seconds that streams may go on when the server is told to stop.
         log_text: write prompts and replies to the log.
         limits: what one client may ask.
+        parse_special: read control tokens such as `<|im_end|>` in messages of clients, too.
 
     Raises:
         SteerplugError: the settings do not go together.
@@ -73,6 +74,7 @@ class Config:
     grace: float = 20.0
     log_text: bool = False
     limits: Limits = Limits()
+    parse_special: bool = False
 
     def __post_init__(self) -> None:
         keys = [*self.api_keys, *([self.admin_key] if self.admin_key is not None else [])]

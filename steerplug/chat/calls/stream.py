@@ -25,13 +25,15 @@ class CallStream:
     Args:
         form: how the model writes calls.
         only_calls: whether the reply holds no text, so that half a mark is none.
+        begun: what the reply goes on with: its end may be the beginning of a mark.
 
     `unfinished` is the name of the call that has begun and is not whole yet, if there is one.
     """
 
-    def __init__(self, form: Form, *, only_calls: bool = False) -> None:
+    def __init__(self, form: Form, *, only_calls: bool = False, begun: str = "") -> None:
         self._form, self._only_calls = form, only_calls
-        self._held = ""
+        self._held = begun[len(begun) - overlap(begun, form.opening) :]
+        self._n_begun = len(self._held)
         self.unfinished: str | None = None
         self._found: list[ToolCall] = []
         self._reading: Iterator[CallPiece | None] | None = None
@@ -57,7 +59,7 @@ class CallStream:
             else:
                 certain = len(self._held) - overlap(self._held, opening)
                 text, self._held = self._held[:certain], self._held[certain:]
-            if text:
+            if text := self._new(text):
                 yield text
         if self._reading is not None:
             for piece in self._reading:
@@ -67,7 +69,13 @@ class CallStream:
 
     def finish(self) -> str:
         """Return the text that was held back; nothing more will come."""
-        return self._held if self._reading is None and not self._only_calls else ""
+        return self._new(self._held) if self._reading is None and not self._only_calls else ""
+
+    def _new(self, text: str) -> str:
+        """Return what of a text was not there when the reply began."""
+        n = min(self._n_begun, len(text))
+        self._n_begun -= n
+        return text[n:]
 
     def _read(self) -> Iterator[CallPiece | None]:
         """Yield the parts of the calls; None where the next text is needed."""
