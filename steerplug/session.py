@@ -26,10 +26,13 @@ from steerplug.errors import EngineError, RequestError
 from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
 from steerplug.preset import Origin, Preset
-from steerplug.receipt import Ingested, Receipt, Reply, Usage
+from steerplug.receipt import Ingested, Receipt, Reply, Scored, Usage
 from steerplug.resolve import Resolver, SteeringWords
 from steerplug.steering.value import Mix
 from steerplug.store import Store
+
+Text = str | Sequence[int]
+"""A text without a chat template, or its tokens."""
 
 Event = Piece | CallPiece | Reply
 """What a reply is streamed as: pieces of text, parts of tool calls, and the whole at the end."""
@@ -42,13 +45,15 @@ class Settings:
     Args:
         sampling: how tokens are drawn.
         stop: strings that end the reply.
-        max_tokens: most tokens to generate; None: as many as the context holds.
+        max_tokens: most tokens to generate; None: as many as the context holds; 0, where a text is
+            gone on with: none, it is read and that is all.
         format: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
         tools: what the reply may call.
         unsteered: phases that steering leaves out, besides those that the presets leave out.
         logprobs: how many of the likeliest tokens each piece tells; None: no probabilities.
         timeout: seconds after which the reply is given up; None: never.
         partition: replies use each other's cached prompts only where this is the same.
+        tells_end: whether the token that ends a reply is told as well, in a piece without text.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -60,6 +65,7 @@ class Settings:
     logprobs: int | None = None
     timeout: float | None = None
     partition: str = ""
+    tells_end: bool = False
 
 
 class Session:
@@ -133,17 +139,27 @@ class Session:
         return self._events(self._chat_task(messages, steering, settings), whole)
 
     def complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`, without any chat template."""
         return _last(self.stream_complete(text, steering, settings, whole=True))
 
     def stream_complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None,
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None,
         *, whole: bool = False,
     ) -> Iterator[Event]:  # fmt: skip
         """Yield the pieces of a continuation of `text`, and the reply as the last item."""
         return self._events(self._completion_task(text, steering, settings), whole)
+
+    def score(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Scored:
+        """Return how likely each token of `text` is in the model as steered, had it written it all.
+
+        So steering of scope `response` acts on it from its first token on.
+        """
+        task = self._score_task(text, steering, settings)
+        return _scored(text, task, _last(self._events(task, True)))
 
     # The same on an event loop
 
@@ -171,13 +187,13 @@ class Session:
                 yield event
 
     async def acomplete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`; see `complete`."""
         return await _alast(self.astream_complete(text, steering, settings, whole=True))
 
     async def astream_complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None,
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None,
         *, whole: bool = False,
     ) -> AsyncGenerator[Event, None]:  # fmt: skip
         """Yield what `stream_complete` does; closing the iterator ends the reply."""
@@ -186,26 +202,52 @@ class Session:
             async for event in events:
                 yield event
 
+    async def ascore(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Scored:
+        """Return how likely each token of `text` is; see `score`."""
+        task = await asyncio.to_thread(self._score_task, text, steering, settings)
+        return _scored(text, task, await _alast(self._aevents(task, True)))
+
     def _chat_task(
         self, messages: Sequence[Message], steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
-        tools = (settings or Settings()).tools
+        settings = settings or Settings()
+        tools = settings.tools
         check_tools(tools)
+        if settings.max_tokens == 0:
+            raise RequestError("max_tokens is 0; give at least 1.")
         prompt = self.template.prompt(messages, tools.tools)
         has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
         return self._task(prompt, steering, settings, has_calls=has_calls)
 
     def _completion_task(
-        self, text: str, steering: SteeringWords, settings: Settings | None
+        self, text: Text, steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
         if not text:
             raise RequestError("the prompt is empty; send at least one word.")
         if settings and settings.tools:
             raise RequestError("plain text that is continued calls no tools; send a chat instead.")
+        return self._task(self._prompt(text), steering, settings)
+
+    def _prompt(self, text: Text) -> Prompt:
         vocab = self.model.vocab
+        if not isinstance(text, str):  # whoever sends tokens has put BOS there or not
+            return Prompt(tuple(text), has_bos=text[0] == vocab.bos)
         bos = (vocab.bos,) if vocab.adds_bos else ()
-        prompt = Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))
-        return self._task(prompt, steering, settings)
+        return Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))
+
+    def _score_task(
+        self, text: Text, steering: SteeringWords, settings: Settings | None
+    ) -> "_Task":
+        asked = self._completion_task(text, steering, settings)
+        prompt = asked.request.prompt
+        own = ((int(prompt.has_bos), len(prompt.tokens)),)
+        request = replace(
+            asked.request, prompt=replace(prompt, responses=own), max_tokens=0, scored=True,
+            grammar=None, logprobs=asked.request.logprobs or 0,
+        )  # fmt: skip
+        return _Task(request, asked.ingredients, None)
 
     def _task(
         self, prompt: Prompt, steering: SteeringWords, settings: Settings | None,
@@ -230,6 +272,7 @@ class Session:
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
+            tells_end=settings.tells_end,
         )  # fmt: skip
         self.engine.check(request)
         return _Task(request, ingredients, reading)
@@ -357,3 +400,11 @@ async def _alast(events: AsyncGenerator[Event, None]) -> Reply:
         *_, reply = [event async for event in events]
     assert isinstance(reply, Reply)
     return reply
+
+
+def _scored(text: Text, task: _Task, reply: Reply) -> Scored:
+    """Return what was found of the tokens of a text; a BOS that was added is none of them."""
+    prompt = task.request.prompt
+    n_added = int(isinstance(text, str) and prompt.has_bos)
+    told = task.progress.scores[n_added + 1 :]
+    return Scored(prompt.tokens[n_added:], (None, *told), reply)
