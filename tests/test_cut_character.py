@@ -10,6 +10,7 @@ from serving import Client, events, served, session  # type: ignore[import-not-f
 from steerplug.engine.engine import Piece
 from steerplug.engine.sampling import Sampling
 from steerplug.langchain import ChatSteerplug, SteerplugLLM
+from steerplug.receipt import Reply
 from steerplug.session import Settings
 
 PARTY = "\N{PARTY POPPER}"
@@ -48,6 +49,7 @@ def test_what_was_drawn_in_the_midst_stays_and_its_logprobs_are_told(half: int) 
     assert [piece.token for piece in pieces if isinstance(piece, Piece)] == [half, half]
     assert all(piece.logprobs for piece in pieces if isinstance(piece, Piece))
     assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == FALSE
+    assert isinstance(reply, Reply)
     assert reply.text == FALSE
 
 
