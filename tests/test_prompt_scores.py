@@ -152,7 +152,7 @@ def test_the_rows_of_a_decode_that_ask_for_logits_are_bounded(
 def test_a_reply_that_gave_way_goes_on_with_the_first_score_it_lacks(
     engine: Engine, model: Model, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likelihood, "_LOGITS", 4 * model.vocab.n_tokens)
+    monkeypatch.setattr(likelihood, "_LOGITS", 2 * 4 * model.vocab.n_tokens)
     gave_way: list[int] = []
     preempt: Callable[[Batch], None] = Batch._preempt
 
@@ -166,7 +166,7 @@ def test_a_reply_that_gave_way_goes_on_with_the_first_score_it_lacks(
     context = Context(model, n_ctx=256, n_seq=3, n_threads=1)
     batch, progress = Batch(Cache(context)), Progress()
     for request, told in (
-        (Request(Prompt((504, 357, 253)), sampling=GREEDY, max_tokens=250), Progress()),
+        (Request(Prompt((504, 357, 253)), sampling=GREEDY, max_tokens=140), Progress()),
         (Request(prompt, max_tokens=0, logprobs=0, scored=True), progress),
     ):
         batch.waiting.append(
