@@ -58,7 +58,8 @@ def test_a_text_is_scored_token_by_token(ai: openai.OpenAI, tokens: list[int]) -
     assert told.text_offset is not None
     assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(tokens)
     assert len(told.text_offset) == len(tokens)
-    assert (told.token_logprobs[0], told.top_logprobs[0]) == (None, None)
+    first: Any = told.token_logprobs[0], told.top_logprobs[0]
+    assert first == (None, None)
     own = session().score(TEXT, None, GREEDY)
     assert own.tokens == tuple(tokens)
     for word, x, top, score in zip(
