@@ -1,4 +1,4 @@
-"""A model in several files: any of them names it, all are loaded, and their tables tell it apart."""
+"""A model in several files: any of them names it, and all are loaded and part of its identity."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.quick import quick
 from steerplug.errors import ModelNotFound
+from steerplug.fit.distill.weights import read_weights
 from steerplug.langchain.fingerprint import fingerprint_model
 from steerplug.model_file import find_model
 from steerplug.session import Session
@@ -99,6 +100,15 @@ def test_a_quick_copy_of_a_split_model_is_one_file(split: list[Path]) -> None:
         assert copy is not engine
         assert copy.model.n_weights == engine.model.n_weights
     engine.close()
+
+
+def test_a_fit_reads_the_weights_of_all_files(split: list[Path], model: Model) -> None:
+    parts = Model(split[0])
+    read, whole = (read_weights(one)[0].state_dict() for one in (parts, model))
+    parts.close()
+    assert read.keys() == whole.keys()
+    for name, tensor in read.items():
+        assert tensor.equal(whole[name])
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])

@@ -59,10 +59,16 @@ class Model:
         )
         self._refuse_other_kinds()
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that it was read from, which are several where it was split."""
+        is_split = int(self.metadata("split.count") or 1) > 1
+        return shards(self.path) if is_split else [self.path]
+
     def _digest(self, header: bytes) -> str:
-        """Return the sha256 of the headers of all files; llama.cpp has found those beside."""
-        sha, n_files = hashlib.sha256(header), int(self.metadata("split.count") or 1)
-        for file in shards(self.path)[1:n_files]:
+        """Return the sha256 of the headers of all files, of which the first has been read."""
+        sha = hashlib.sha256(header)
+        for file in self.files[1:]:
             sha.update(_read_header(file))
         return sha.hexdigest()
 
