@@ -233,6 +233,11 @@ class Session:
     def _prompt(self, text: Text) -> Prompt:
         vocab = self.model.vocab
         if not isinstance(text, str):  # whoever sends tokens has put BOS there or not
+            if wrong := [token for token in text if not isinstance(token, int)]:
+                raise RequestError(
+                    f"the prompt holds {wrong[0]!r:.80}, which is no token; send a text or the "
+                    "numbers of its tokens."
+                )
             return Prompt(tuple(text), has_bos=text[0] == vocab.bos)
         bos = (vocab.bos,) if vocab.adds_bos else ()
         return Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))

@@ -8,6 +8,7 @@ import pytest
 from serving import NAME, PIRATE, Client, events, served, session  # type: ignore[import-not-found]
 
 from steerplug.engine.sampling import Sampling
+from steerplug.errors import RequestError
 from steerplug.receipt import Scored
 from steerplug.server.echo import echo
 from steerplug.session import Settings
@@ -94,6 +95,28 @@ def test_tokens_score_as_their_text_does(client: Client, tokens: list[int]) -> N
     assert by_tokens["logprobs"]["token_logprobs"][1:] == pytest.approx(
         by_text["logprobs"]["token_logprobs"][1:], abs=0.1
     )
+
+
+def test_a_bos_that_is_put_before_a_text_is_none_of_its_tokens(
+    client: Client, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session().model.vocab, "adds_bos", True)
+    told = scored(client, max_tokens=1)["logprobs"]
+    assert len(told["tokens"]) == len(tokens) + 1
+    assert (told["token_logprobs"][0], told["text_offset"][0]) == (None, 0)
+    as_sent = scored(client, prompt=[session().model.vocab.bos, *tokens])["logprobs"]
+    assert len(as_sent["tokens"]) == len(tokens) + 1
+    assert as_sent["token_logprobs"][2:] == pytest.approx(told["token_logprobs"][1:-1], abs=0.1)
+
+
+def test_a_session_goes_on_with_tokens_as_with_their_text(tokens: list[int]) -> None:
+    settings = Settings(Sampling(0), max_tokens=8)
+    by_text, by_tokens = (session().complete(text, None, settings) for text in (TEXT, tokens))
+    assert by_tokens.text == by_text.text
+    with pytest.raises(RequestError, match=r"the prompt holds 1\.5, which is no token; send a te"):
+        session().complete([1, 1.5], None, settings)
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        session().score([], None, settings)
 
 
 def test_lists_are_answered_in_their_order(client: Client) -> None:

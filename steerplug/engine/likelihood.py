@@ -67,7 +67,7 @@ def _log_sum_exp(logits: Array) -> float:
 
 def _top(logits: Array, n: int) -> list[int]:
     """Return the n likeliest tokens, likeliest first."""
-    if n == 0:
-        return []
+    if n < 2:
+        return [int(logits.argmax())] if n else []
     top = np.argpartition(logits, -n)[-n:]
     return [int(token) for token in top[np.argsort(-logits[top], kind="stable")]]
