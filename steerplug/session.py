@@ -28,10 +28,13 @@ from steerplug.errors import EngineError, RequestError
 from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
 from steerplug.preset import Origin, Preset
-from steerplug.receipt import Ingested, Receipt, Reply, Usage
+from steerplug.receipt import Ingested, Receipt, Reply, Scored, Usage
 from steerplug.resolve import Resolved, Resolver, SteeringWords
 from steerplug.steering.value import Mix
 from steerplug.store import Store
+
+Text = str | Sequence[int]
+"""A text without a chat template, or its tokens."""
 
 Event = Piece | CallPiece | Reply
 """What a reply is streamed as: pieces of text, parts of tool calls, and the whole at the end."""
@@ -44,7 +47,8 @@ class Settings:
     Args:
         sampling: how tokens are drawn.
         stop: strings that end the reply.
-        max_tokens: most tokens to generate; None: as many as the context holds.
+        max_tokens: most tokens to generate; None: as many as the context holds; 0, where a text is
+            gone on with: none, it is read and that is all.
         format: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
         tools: what the reply may call.
         unsteered: phases that steering leaves out, besides those that the presets leave out.
@@ -56,6 +60,7 @@ class Settings:
         chat_template_kwargs: what else the chat template is given, such as `enable_thinking`.
         parse_special: read control tokens such as `<|im_end|>` in what people wrote as well as in
             what the chat template writes, or in a text to be continued.
+        tells_end: whether the token that ends a reply is told as well, in a piece without text.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -70,6 +75,7 @@ class Settings:
     continue_final_message: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     parse_special: bool = False
+    tells_end: bool = False
 
 
 class Session:
@@ -144,17 +150,27 @@ class Session:
         return self._events(self._chat_task(messages, steering, settings), whole)
 
     def complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`, without any chat template."""
         return _last(self.stream_complete(text, steering, settings, whole=True))
 
     def stream_complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None,
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None,
         *, whole: bool = False,
     ) -> Iterator[Event]:  # fmt: skip
         """Yield the pieces of a continuation of `text`, and the reply as the last item."""
         return self._events(self._completion_task(text, steering, settings), whole)
+
+    def score(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Scored:
+        """Return how likely each token of `text` is in the model as steered, had it written it all.
+
+        So steering of scope `response` acts on it from its first token on.
+        """
+        task = self._score_task(text, steering, settings)
+        return _scored(text, task, _last(self._events(task, True)))
 
     # The same on an event loop
 
@@ -182,13 +198,13 @@ class Session:
                 yield event
 
     async def acomplete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
     ) -> Reply:
         """Return what the model writes after `text`; see `complete`."""
         return await _alast(self.astream_complete(text, steering, settings, whole=True))
 
     async def astream_complete(
-        self, text: str, steering: SteeringWords = None, settings: Settings | None = None,
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None,
         *, whole: bool = False,
     ) -> AsyncGenerator[Event, None]:  # fmt: skip
         """Yield what `stream_complete` does; closing the iterator ends the reply."""
@@ -197,12 +213,21 @@ class Session:
             async for event in events:
                 yield event
 
+    async def ascore(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Scored:
+        """Return how likely each token of `text` is; see `score`."""
+        task = await asyncio.to_thread(self._score_task, text, steering, settings)
+        return _scored(text, task, await _alast(self._aevents(task, True)))
+
     def _chat_task(
         self, messages: Sequence[Message], steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
         settings = settings or Settings()
         check_tools(settings.tools)
         check_messages(messages)
+        if settings.max_tokens == 0:
+            raise RequestError("max_tokens is 0; give at least 1.")
         steered = Resolved(*self.steering(steering))
         prompt = self.template.prompt(
             messages, settings.tools.tools,
@@ -216,7 +241,7 @@ class Session:
         return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
 
     def _completion_task(
-        self, text: str, steering: SteeringWords, settings: Settings | None
+        self, text: Text, steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
         if not text:
             raise RequestError("the prompt is empty; send at least one word.")
@@ -226,11 +251,33 @@ class Session:
         for name in ("continue_final_message", "chat_template_kwargs"):
             if getattr(settings, name):
                 raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
-        vocab = self.model.vocab
-        tokens = vocab.tokenize(text, special=settings.parse_special)
-        bos = (vocab.bos,) if vocab.adds_bos and tokens[:1] != [vocab.bos] else ()
-        prompt = Prompt((*bos, *tokens), has_bos=bool(bos) or tokens[:1] == [vocab.bos])
+        prompt = self._prompt(text, settings.parse_special)
         return self._task(prompt, Resolved(*self.steering(steering)), settings)
+
+    def _prompt(self, text: Text, parse_special: bool) -> Prompt:
+        vocab = self.model.vocab
+        if not isinstance(text, str):  # whoever sends tokens has put BOS there or not
+            if wrong := [token for token in text if not isinstance(token, int)]:
+                raise RequestError(
+                    f"the prompt holds {wrong[0]!r:.80}, which is no token; send a text or the "
+                    "numbers of its tokens."
+                )
+            return Prompt(tuple(text), has_bos=text[0] == vocab.bos)
+        tokens = vocab.tokenize(text, special=parse_special)
+        bos = (vocab.bos,) if vocab.adds_bos and tokens[:1] != [vocab.bos] else ()
+        return Prompt((*bos, *tokens), has_bos=bool(bos) or tokens[:1] == [vocab.bos])
+
+    def _score_task(
+        self, text: Text, steering: SteeringWords, settings: Settings | None
+    ) -> "_Task":
+        asked = self._completion_task(text, steering, settings)
+        prompt = asked.request.prompt
+        own = ((int(prompt.has_bos), len(prompt.tokens)),)
+        request = replace(
+            asked.request, prompt=replace(prompt, responses=own), max_tokens=0, scored=True,
+            grammar=None, logprobs=asked.request.logprobs or 0,
+        )  # fmt: skip
+        return _Task(request, asked.ingredients, None)
 
     def _task(
         self, prompt: Prompt, steering: Resolved, settings: Settings,
@@ -254,6 +301,7 @@ class Session:
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
+            tells_end=settings.tells_end,
         )  # fmt: skip
         self.engine.check(request)
         return _Task(request, ingredients, reading)
@@ -389,3 +437,11 @@ async def _alast(events: AsyncGenerator[Event, None]) -> Reply:
         *_, reply = [event async for event in events]
     assert isinstance(reply, Reply)
     return reply
+
+
+def _scored(text: Text, task: _Task, reply: Reply) -> Scored:
+    """Return what was found of the tokens of a text; a BOS that was added is none of them."""
+    prompt = task.request.prompt
+    n_added = int(isinstance(text, str) and prompt.has_bos)
+    told = task.progress.scores[n_added + 1 :]
+    return Scored(prompt.tokens[n_added:], (None, *told), reply)

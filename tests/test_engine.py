@@ -455,7 +455,6 @@ def test_a_prompt_that_fills_the_context_is_refused(new_engine: Callable[..., En
     ("request_", "message"),
     [
         (asks(Prompt(())), "the prompt is empty; send at least one message or word."),
-        (asks(Prompt((5,)), max_tokens=0), "max_tokens is 0; give at least 1."),
         (asks(Prompt((5,)), max_tokens=-3), "max_tokens is -3; give at least 1."),
         (asks(Prompt((5,)), stop=["x", ""]), "a stop string is empty; leave it out."),
     ],

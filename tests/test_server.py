@@ -303,11 +303,16 @@ def test_what_cannot_be_obeyed_is_refused(
     [
         ({"prompt": ""}, "empty"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": [1, 2, 3]}, "prompt.0: Input should be a valid string; it is 1."),
+        ({"prompt": [[]]}, "prompt.0: List should have at least 1 item"),
+        ({"prompt": [True]}, "prompt.0: Input should be"),
+        ({"prompt": ["a", 1]}, "prompt.0: Input should be a valid integer; it is 'a'."),
+        ({"prompt": [1, 49152]}, "the prompt names token 49152; this model has tokens 0 to 49151."),
+        ({"prompt": [[1], [-1]], "echo": True}, "the prompt names token -1; this model has"),
+        ({"prompt": [1] * 600}, "512"),
+        ({"max_tokens": -2}, "max_tokens: Input should be greater than or equal to -1; it is -2."),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 4}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
-        ({"prompt": ["a"] * 3, "n": 3}, "at most 8"),
+        ({"prompt": ["a"] * 22, "n": 3}, "prompts times n may be at most 64; send fewer."),
     ],
 )
 def test_completions_refuse_what_they_cannot_do(

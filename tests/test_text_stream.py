@@ -1,5 +1,6 @@
 """Bytes of tokens to text: whole characters only, and nothing of a stop string."""
 
+import codecs
 from itertools import pairwise
 
 import pytest
@@ -41,7 +42,7 @@ small_stops = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3).map(t
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_split_anywhere_give_the_same_text(data: bytes, cuts: list[int]) -> None:
     shown, _ = stream(split_at(data, cuts))
-    assert "".join(shown) == data.decode("utf-8", "replace")
+    assert "".join(shown) == codecs.getincrementaldecoder("utf-8")("replace").decode(data)
 
 
 @given(text=small_text, stop=small_stops, cuts=cuts)
@@ -100,9 +101,16 @@ def test_a_character_split_over_tokens_is_shown_once_it_is_whole(character: str)
     assert shown[first - 1] == character[0]
 
 
-def test_a_character_that_never_becomes_whole_is_shown_as_a_replacement_at_the_end() -> None:
+def test_a_text_that_ends_inside_a_character_ends_before_it() -> None:
     shown, _ = stream([b"ok ", b"\xf0\x9f\x8e"])
-    assert shown == ["ok ", "", "\N{REPLACEMENT CHARACTER}"]
+    assert shown == ["ok ", "", ""]
+    shown, _ = stream([b"ok <\xf0\x9f\x8e"], ("<\N{PARTY POPPER}!",))
+    assert shown == ["ok ", "<"]
+
+
+def test_bytes_in_the_midst_that_are_no_character_are_shown_as_a_replacement() -> None:
+    shown, _ = stream([b"a\xf0\x9f", b"b\xff", b"\x8e"])
+    assert "".join(shown) == "a\N{REPLACEMENT CHARACTER}b" + 2 * "\N{REPLACEMENT CHARACTER}"
 
 
 def test_text_that_might_begin_a_stop_string_is_held_back_until_it_is_decided() -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from steerplug.engine.cache import Cache, common
 from steerplug.engine.context import Row
+from steerplug.engine.likelihood import most_rows
 from steerplug.engine.reply import Drawn, Followed, Reply
 from steerplug.errors import SteerplugError
 
@@ -123,7 +124,7 @@ class Batch:
                 continue
             if not self.running:
                 self.cache.clear_for(reply.keys, min(reply.n_left, _EXPECTED))
-            held = self.cache.take(reply.keys[:-1])
+            held = self.cache.take(reply.reusable)
             if held is None:
                 return
             missing = len(reply.tokens) - len(held) + _HEADROOM * len(self.running)
@@ -140,10 +141,11 @@ class Batch:
     def _is_being_read(self, reply: Reply) -> bool:
         """Whether a running reply is about to decode more of the same beginning than is held."""
         if reply.follows is None:
-            _held, n = self.cache.find(reply.keys[:-1])
+            keys = reply.reusable
+            _held, n = self.cache.find(keys)
             for other in self.running:
                 if other.n_missing > 1:
-                    shared = min(common(other.keys, reply.keys), len(reply.keys) - 1)
+                    shared = common(other.keys, keys)
                     if shared >= n + _WORTH_WAITING:
                         reply.follows, n = Followed(other, shared), shared
         if reply.follows is not None:
@@ -181,6 +183,8 @@ class Batch:
         room = n_rows - len(parts)
         if parts:
             room = min(room, PROMPT_ROWS_BESIDE_REPLIES)
+        if any(reply.is_scored for reply in reading):
+            room = min(room, most_rows(self.context.model.vocab.n_tokens))
         for i, reply in enumerate(reading):
             n = min(reply.n_missing, -(-room // (len(reading) - i)))
             if n > 0:
@@ -220,12 +224,13 @@ class Batch:
         return min(_MOST_ON + 1, room, *(reply.n_left for reply, _ in parts)) - 1
 
     def _draw(self, parts: Sequence[Part]) -> list[Drawn | Exception | None]:
-        """Draw the next token of each reply that is ready."""
+        """Read what is said of prompts, and draw the next token of each reply that is ready."""
         drawn: list[Drawn | Exception | None] = []
         end = 0
         for reply, n in parts:
             end += n
             try:
+                reply.read(self.context, end - n, n)
                 drawn.append(reply.draw(self.context, end - 1) if n == reply.n_missing else None)
             except Exception as error:  # what goes wrong in one reply must not end the others
                 drawn.append(error)
@@ -236,7 +241,9 @@ class Batch:
         rows: list[Row] = []
         if not self._is_called():
             for (reply, _), drawn in zip(parts, done[-1].drawn, strict=True):
-                if not isinstance(drawn, Drawn) or reply.stops_at(drawn.token):
+                if not isinstance(drawn, Drawn) or drawn.token is None:
+                    return []
+                if reply.stops_at(drawn.token):
                     return []
                 rows.append(reply.row_on(drawn.token, len(done) - 1))
         return rows

@@ -1,7 +1,8 @@
 """A GGUF model, loaded once: its weights, identity, vocabulary and chat template.
 
 The fingerprint names the exact weights layout a steering was fitted on: architecture, width, depth
-and the sha256 of the file's metadata and tensor table (not of the weights, which would take long).
+and the sha256 of the file's metadata and tensor table (not of the weights, which would take long);
+of a model in several files, of all their tables in order.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ from llama_cpp import llama_cpp as llama
 from steerplug.engine import amx, ggml, log
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError
+from steerplug.shards import shards
 
 _MAGIC = b"GGUF"
 
@@ -54,9 +56,22 @@ class Model:
         self.n_weights = int(llama.llama_model_n_params(self._handle))
         self.n_ctx_train = int(llama.llama_model_n_ctx_train(self._handle))
         self.fingerprint = (
-            f"{self.architecture}-{self.n_embd}x{self.n_layer}-{hashlib.sha256(header).hexdigest()}"
+            f"{self.architecture}-{self.n_embd}x{self.n_layer}-{self._digest(header)}"
         )
         self._refuse_other_kinds()
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it was read from, which are several where it was split."""
+        is_split = int(self.metadata("split.count") or 1) > 1
+        return shards(self.path) if is_split else [self.path]
+
+    def _digest(self, header: bytes) -> str:
+        """Return the sha256 of the headers of all files, of which the first has been read."""
+        sha = hashlib.sha256(header)
+        for file in self.files[1:]:
+            sha.update(_read_header(file))
+        return sha.hexdigest()
 
     def _refuse_other_kinds(self) -> None:
         reasons = {

@@ -18,13 +18,13 @@ from steerplug.engine.calls import Turn
 from steerplug.engine.closing import Closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context, Row
+from steerplug.engine.likelihood import PromptScores, likelihood
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
 from steerplug.engine.sampling import Sampler
 from steerplug.engine.scope import plan
 from steerplug.engine.text import TextStream
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ReplyTimeout, RequestError
-from steerplug.steering.value import Array
 
 Item = Piece | BaseException | None
 Deliver = Callable[[Item], None]
@@ -39,9 +39,12 @@ class Followed(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A token that was drawn, and how likely it was if the request asks for that."""
+    """A token that was drawn, and how likely it was if the request asks for that.
 
-    token: int
+    It is None where the request asks for no token at all.
+    """
+
+    token: int | None
     logprobs: Logprobs | None
 
 
@@ -81,14 +84,17 @@ class Reply:
         self.timeout, self._partition = request.timeout, request.partition
         self._begin = time.perf_counter()
         self._cache, self._vocab, self._logprobs = cache, vocab, request.logprobs
+        self._tells_end, self._scores = request.tells_end, None
+        if request.scored:
+            self._scores = PromptScores(self.tokens, request.logprobs or 0, progress.scores)
         self._text = TextStream(request.stop)
         self._first = len(self.tokens) - request.prompt.begun
         room = n_ctx - len(self.tokens)
-        self._budget = min(request.max_tokens or room, room)
+        self._budget = room if request.max_tokens is None else min(request.max_tokens, room)
         self._lay_out(request)
         self._no_room = partial(request.no_room, n_ctx) if request.must_fit else None
         self._closing = None
-        if request.grammar is not None:
+        if request.grammar is not None and self._budget:
             constraint = Constraint(vocab, request.grammar)
             begun = self.tokens[self._first :]
             if begun and not constraint.replay(begun):
@@ -102,7 +108,7 @@ class Reply:
         sampling = request.sampling.seeded()
         self._sampler = Sampler(sampling, vocab.n_tokens)
         self.runs_on = whole and not (request.stop or self._marks or self._turn or self._closing
-                                      or request.logprobs is not None)
+                                      or request.logprobs is not None or self._budget == 0)
         """Whether the next tokens can be drawn before anything is made of the last ones."""
         self._counted = 0
         progress.n_prompt, progress.seed = len(self.tokens), sampling.seed
@@ -148,6 +154,17 @@ class Reply:
         return len(self.tokens) - (len(self.held) if self.held is not None else 0)
 
     @property
+    def reusable(self) -> "array[int]":
+        """The keys of the cells that it may take from the cache."""
+        n = len(self.keys) - 1
+        return self.keys[: n if self._scores is None else min(n, self._scores.n_read)]
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether logits of its prompt are still to be read."""
+        return self._scores is not None and self._scores.wants(self._scores.n_read)
+
+    @property
     def n_left(self) -> int:
         """How many tokens the reply may still have."""
         return self._budget - self.progress.n_generated
@@ -171,11 +188,18 @@ class Reply:
             self.progress.n_cached = len(held)
 
     def rows(self, n: int) -> list[Row]:
-        """Return the next n tokens to decode, the last of all asking for logits."""
+        """Return the next n tokens to decode; the last of all and scored ones ask for logits."""
         assert self.held is not None
         begin, last = len(self.held), len(self.tokens) - 1
-        return [Row(self.tokens[i], i, i == last, self._steering[i], self.held.number)
+        wants = self._scores.wants if self._scores is not None else (lambda _: False)
+        return [Row(self.tokens[i], i, i == last or wants(i), self._steering[i], self.held.number)
                 for i in range(begin, begin + n)]
+
+    def read(self, context: Context, row: int, n: int) -> None:
+        """Read what n rows that were decoded say of the prompt; the first is batch row `row`."""
+        if self._scores is not None:
+            assert self.held is not None
+            self._scores.read(context, row, len(self.held), n)
 
     def count(self, moved: float, n_moved: int) -> None:
         """Account for rows that were decoded, and for steered tokens, each of them once."""
@@ -205,8 +229,12 @@ class Reply:
         progress = self.progress
         progress.seconds = time.perf_counter() - self._begin
         progress.seconds_to_first = progress.seconds_to_first or progress.seconds
-        if self._vocab.ends_generation(token):
+        if token is None:
+            progress.finish_reason = "length"
+        elif self._vocab.ends_generation(token):
             progress.finish_reason = self._why_complete()
+            if self._tells_end:
+                self.deliver(Piece("", token, moved, logprobs))
         else:
             in_call = self._append(token)
             is_mark = self._turn is not None and token in self._turn.shown
@@ -228,14 +256,13 @@ class Reply:
         Raises:
             EngineError: no token can follow.
         """
+        if self._budget == 0:
+            return Drawn(None, None)
         if self._logprobs is None:
             return Drawn(self._draw_token(context, row), None)
         logits = context.logits(row)  # as steered, before a grammar restricts them
-        log_total = _log_sum_exp(logits)
         token = self._draw_token(context, row)
-        top = _top(logits, self._logprobs)
-        likeliest = tuple((t, float(logits[t]) - log_total) for t in top)
-        return Drawn(token, Logprobs(float(logits[token]) - log_total, likeliest))
+        return Drawn(token, likelihood(logits, token, self._logprobs))
 
     def _draw_token(self, context: Context, row: int) -> int:
         if self._closing is not None:
@@ -336,16 +363,3 @@ def _in_thought(tokens: Sequence[int], thinking: tuple[int, int] | None) -> bool
     """Whether a prompt ends in the midst of thinking."""
     marks = [token for token in tokens if token in thinking] if thinking else []
     return bool(marks) and thinking is not None and marks[-1] == thinking[0]
-
-
-def _log_sum_exp(logits: Array) -> float:
-    highest = float(logits.max())
-    return highest + float(np.log(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
-
-
-def _top(logits: Array, n: int) -> list[int]:
-    """Return the n likeliest tokens, likeliest first."""
-    if n == 0:
-        return []
-    top = np.argpartition(logits, -n)[-n:]
-    return [int(token) for token in top[np.argsort(-logits[top], kind="stable")]]

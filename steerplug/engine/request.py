@@ -23,7 +23,8 @@ class Request:
         mix: how to steer; `NOTHING` leaves the model as it is.
         sampling: how to draw tokens.
         stop: strings that end the reply.
-        max_tokens: most tokens to generate; None: as many as the context holds.
+        max_tokens: most tokens to generate; None: as many as the context holds; 0: none, the prompt
+            is read and that is all.
         grammar: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
         unsteered: phases of the reply that steering leaves out; see `scope`.
         logprobs: how many of the likeliest tokens each piece tells, besides its own
@@ -33,6 +34,9 @@ class Request:
         calls: how the model calls tools; None: it has no calls to tell from text.
         must_fit: whether to refuse the request where the JSON that `grammar` asks for, or the call,
             is not sure to be whole in the room that there is.
+        scored: whether `Progress.scores` tells of each token of the prompt what `logprobs` asks
+            for; such a prompt is decoded anew, whatever the cache holds.
+        tells_end: whether the token that ends the reply is told as well, in a piece without text.
     """
 
     prompt: Prompt
@@ -47,6 +51,8 @@ class Request:
     partition: str = ""
     calls: Calls | None = None
     must_fit: bool = False
+    scored: bool = False
+    tells_end: bool = False
 
     def check(self, n_ctx: int, n_vocab: int) -> None:
         """Refuse what an engine of this size cannot serve.
@@ -58,12 +64,14 @@ class Request:
         n = len(self.prompt.tokens)
         if n == 0:
             raise RequestError("the prompt is empty; send at least one message or word.")
-        if self.max_tokens is not None and self.max_tokens < 1:
+        if self.max_tokens is not None and self.max_tokens < 0:
             raise RequestError(f"max_tokens is {self.max_tokens}; give at least 1.")
         if any(not stop for stop in self.stop):
             raise RequestError("a stop string is empty; leave it out.")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise RequestError(f"logprobs is {self.logprobs}; choose 0 to {MAX_LOGPROBS}.")
+        if self.scored and self.logprobs is None:
+            raise RequestError("a prompt is scored with no logprobs; give their number, or 0.")
         if self.timeout is not None and not self.timeout > 0:
             raise RequestError(f"timeout is {self.timeout}; give a number of seconds above 0.")
         for name, tokens in (("logit_bias", self.sampling.logit_bias),
@@ -73,7 +81,7 @@ class Request:
                 raise RequestError(
                     f"{name} names token {wrong}; this model has tokens 0 to {n_vocab - 1}."
                 )
-        if n >= n_ctx:
+        if n + (self.max_tokens != 0) > n_ctx:
             raise ContextOverflow(
                 f"the prompt has {n} tokens and the context holds {n_ctx}, with room for a reply; "
                 "shorten the prompt or open the model with a larger n_ctx."
@@ -111,7 +119,8 @@ class Progress:
     steered tokens (prompt and reply), from the cache or not, and `left_out` says whether there were
     others that a phase of the request left unsteered; `moved` sums |change of h| / |h| over the
     steered (token, block) pairs that were decoded, of which there are `n_moved`; `seconds_to_first`
-    is the time from the request to its first token.
+    is the time from the request to its first token. `scores` tells of each token of a scored prompt
+    how likely it was, as far as it is read.
     """
 
     n_prompt: int = 0
@@ -126,6 +135,7 @@ class Progress:
     seconds_to_first: float = 0.0
     finish_reason: str | None = None
     cut_short: bool = False
+    scores: "list[Logprobs | None]" = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Bytes of tokens to text that can be shown: whole characters only, and nothing past a stop string.
 
 Tokens may end inside a UTF-8 character and stop strings may span tokens, so what could still become
-either is held back until the next token decides.
+either is held back until the next token decides. A text that ends inside a character ends before
+it; bytes that no character could begin with or go on with are shown as a replacement.
 """
 
 import codecs
@@ -30,15 +31,13 @@ class TextStream:
         return self._release(self._decode(data), stops)
 
     def finish(self) -> str:
-        """Return what was held back; nothing more will come."""
-        text = self._release(self._decode(b"", final=True), True)
-        if self.stopped_by is None:
-            text, self._held = text + self._held, ""
+        """Return what was held back but for half a character; nothing more will come."""
+        text, self._held = self._held, ""
         return text
 
-    def _decode(self, data: bytes, *, final: bool = False) -> str:
+    def _decode(self, data: bytes) -> str:
         data = self._bytes + data
-        text, n = codecs.utf_8_decode(data, "replace", final)
+        text, n = codecs.utf_8_decode(data, "replace", False)
         self._bytes = data[n:]
         return text
 

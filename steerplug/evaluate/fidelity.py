@@ -37,6 +37,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.cells import Cells
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.text import TextStream
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
@@ -228,7 +229,8 @@ def _flipped(rows: Rows) -> Any:
 
 
 def _reply(model: Model, lesson: Lesson) -> Reply:
-    return Reply(lesson.bare, lesson.reply, model.vocab.text(list(lesson.reply)))
+    text = TextStream().feed(b"".join(map(model.vocab.piece, lesson.reply)))
+    return Reply(lesson.bare, lesson.reply, text)
 
 
 def _checked(preset: Preset, replies: Mapping[str, Sequence[Reply]], n: int) -> Ways:

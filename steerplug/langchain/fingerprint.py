@@ -17,6 +17,7 @@ from steerplug.errors import SteerplugError
 from steerplug.langchain.sessions import Stamp, locate, stamp
 from steerplug.library import find_preset, is_steering_file, load_preset
 from steerplug.mix import Ingredient, parse_mix
+from steerplug.shards import shards
 
 _VERSIONS = version("llama-cpp-python"), steerplug.__version__
 _HEAD = 16 * 2**20
@@ -29,8 +30,8 @@ def fingerprint_model(model: str) -> str:
     Raises:
         ModelNotFound: there is no such model.
     """
-    path = locate(model)
-    return _sha256([_fingerprint_file(path, stamp(path)), *_VERSIONS])
+    files = [_fingerprint_file(path, stamp(path)) for path in shards(locate(model))]
+    return _sha256([*files, *_VERSIONS])
 
 
 def fingerprint_steering(words: str | None) -> str:

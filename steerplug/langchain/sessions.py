@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from steerplug.engine import fork
 from steerplug.model_file import find_model
+from steerplug.shards import shards
 
 if TYPE_CHECKING:
     from steerplug.session import Session
@@ -26,7 +27,7 @@ class _Slot:
     """Where one session is, or will be."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    stamp: Stamp | None = None
+    stamps: list[Stamp] | None = None
     session: "Session | None" = None
 
 
@@ -54,12 +55,12 @@ def session_for(model: str, n_ctx: int, n_threads: int | None) -> "Session":
     from steerplug.session import Session
 
     path = locate(model)
-    now = stamp(path)
+    now = [stamp(file) for file in shards(path)]
     with _lock:
         slot = _slots.setdefault((path, n_ctx, n_threads), _Slot())
     with slot.lock:
-        if slot.session is None or slot.stamp != now:
-            slot.session, slot.stamp = Session(path, n_ctx=n_ctx, n_threads=n_threads), now
+        if slot.session is None or slot.stamps != now:
+            slot.session, slot.stamps = Session(path, n_ctx=n_ctx, n_threads=n_threads), now
         return slot.session
 
 
@@ -71,7 +72,7 @@ def locate(model: str) -> Path:
     """
     key = model, os.getcwd()
     known = _located.get(key)
-    if known is None or not known.is_file():
+    if known is None or not all(file.is_file() for file in shards(known)):
         known = _located[key] = find_model(model)
     return known
 

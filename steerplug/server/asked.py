@@ -15,7 +15,7 @@ from steerplug.server.body import Body, ChatBody, CompletionBody, Message, Part,
 from steerplug.server.config import Limits
 from steerplug.server.continuing import goes_on
 from steerplug.server.errors import Refused
-from steerplug.session import Settings
+from steerplug.session import Settings, Text
 
 _SEEDS = 2**32 - 1
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
@@ -35,8 +35,8 @@ def chat_messages(body: ChatBody, limits: Limits) -> list[dict[str, Any]]:
     return messages
 
 
-def prompts(body: CompletionBody, limits: Limits) -> list[str]:
-    """Return the texts to go on with.
+def prompts(body: CompletionBody, limits: Limits, n_vocab: int) -> list[Text]:
+    """Return the texts to go on with, for a model that knows so many tokens.
 
     Raises:
         Refused: one is empty or they are too long, or more is asked for than going on.
@@ -45,13 +45,25 @@ def prompts(body: CompletionBody, limits: Limits) -> list[str]:
         raise Refused("this model cannot write towards a suffix; leave it out.", param="suffix")
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise Refused("best_of is not served; ask for n replies instead.", param="best_of")
-    if body.echo and body.logprobs is not None:
-        raise Refused("a prompt that is echoed has no logprobs; leave one out.", param="echo")
-    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    texts = _texts(body.prompt)
     if not all(texts):
         raise Refused("the prompt is empty; send at least one word.", param="prompt")
     _check_length(sum(map(len, texts)), limits)
-    return list(texts)
+    for token in (token for text in texts if not isinstance(text, str) for token in text):
+        if not 0 <= token < n_vocab:
+            raise Refused(
+                f"the prompt names token {token}; this model has tokens 0 to {n_vocab - 1}.",
+                param="prompt",
+            )
+    return texts
+
+
+def _texts(prompt: str | Sequence[int] | Sequence[Text]) -> list[Text]:
+    """Return the texts of a prompt: it is one, the tokens of one, or a list of either."""
+    if isinstance(prompt, str):
+        return [prompt]
+    texts = [text for text in prompt if not isinstance(text, int)]
+    return texts or [[token for token in prompt if isinstance(token, int)]]
 
 
 def chat_settings(
@@ -91,7 +103,9 @@ def chat_settings(
 
 def completion_settings(body: CompletionBody, limits: Limits, partition: str) -> list[Settings]:
     """Return how to generate each of the replies to one prompt; errors as `chat_settings`."""
-    settings = Settings(max_tokens=body.max_tokens, logprobs=body.logprobs)
+    settings = Settings(
+        max_tokens=body.max_tokens, logprobs=body.logprobs, tells_end=body.logprobs is not None
+    )
     return list(_each(body, settings, limits, partition))
 
 

@@ -6,16 +6,25 @@ reply, and cannot be obeyed, is refused.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
 
 MAX_MESSAGES = 1000
 MAX_REPLIES = 8
+MAX_PROMPTS = 64
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 TokenNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Schema = dict[str, Any]
+Tokens = Annotated[list[StrictInt], Field(min_length=1)]
 
 
 class Part(BaseModel):
@@ -157,9 +166,16 @@ class ChatBody(Body):
 
 
 class CompletionBody(Body):
-    """A request to go on with a text."""
+    """A request to go on with texts, which may come as tokens.
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_REPLIES)]
+    With `echo` and `logprobs` the texts are scored; see `echo`.
+    """
+
+    prompt: (
+        str | Tokens
+        | Annotated[list[str | Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )  # fmt: skip
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
     suffix: str | None = None

@@ -9,12 +9,14 @@ from steerplug.engine.engine import Piece
 from steerplug.receipt import Reply
 from steerplug.server.answer import Answer, Chosen
 from steerplug.server.asked import completion_settings, prompts
-from steerplug.server.body import MAX_REPLIES, CompletionBody
+from steerplug.server.body import MAX_PROMPTS, CompletionBody
 from steerplug.server.choice import Choice
+from steerplug.server.echo import scored_first, spelt
 from steerplug.server.errors import Refused
 from steerplug.server.replies import together
 from steerplug.server.serving import Serving
 from steerplug.server.told import completion_logprobs
+from steerplug.session import Session, Text
 
 
 def add_to(app: FastAPI, serving: Serving) -> None:
@@ -25,12 +27,14 @@ def add_to(app: FastAPI, serving: Serving) -> None:
         """Return how texts go on, or stream it."""
         limits = serving.config.limits
         choice = await serving.choose(request, body)
-        texts = prompts(body, limits)
+        texts = prompts(body, limits, serving.session.model.vocab.n_tokens)
         settings = completion_settings(body, limits, request.state.partition)
-        if len(texts) * len(settings) > MAX_REPLIES:
-            raise Refused(f"prompts times n may be at most {MAX_REPLIES}.", param="n")
+        if len(texts) * len(settings) > MAX_PROMPTS:
+            raise Refused(f"prompts times n may be at most {MAX_PROMPTS}; send fewer.", param="n")
         serving.note_asked(request, prompts=texts)
-        ask = partial(serving.session.astream_complete, whole=not body.stream)
+        scores = body.echo and body.logprobs is not None
+        ask = scored_first if scores else Session.astream_complete
+        ask = partial(ask, serving.session, whole=not body.stream)
         events = together([ask(text, choice.steering, one) for text in texts for one in settings])
         return await CompletionAnswer(serving, request, body, choice, texts).respond(events)
 
@@ -43,15 +47,17 @@ class CompletionAnswer(Answer):
 
     def __init__(
         self, serving: Serving, request: Request, body: CompletionBody, choice: Choice,
-        texts: list[str],
+        texts: list[Text],
     ) -> None:  # fmt: skip
-        self._echoed = [text if body.echo else "" for text in texts for _ in range(body.n or 1)]
+        vocab = serving.session.model.vocab
+        said = [spelt(text, vocab) if body.echo else "" for text in texts]
+        self._echoed = [text for text in said for _ in range(body.n or 1)]
         self._said = [0] * len(self._echoed)
         super().__init__(serving, request, body, choice, len(self._echoed), len(texts))
 
     def opening(self, i: int) -> Chosen | None:
-        """Repeat the prompt if asked to."""
-        return _choice(i, self._echoed[i]) if self._echoed[i] else None
+        """Repeat the prompt if asked to; where it is scored, its pieces do."""
+        return _choice(i, self._echoed[i]) if self._echoed[i] and self.is_plain else None
 
     @property
     def is_plain(self) -> bool:

@@ -101,22 +101,29 @@ def chat_logprobs(pieces: Sequence[Piece], vocab: Vocab) -> dict[str, Any]:
 
 
 def completion_logprobs(pieces: Sequence[Piece], vocab: Vocab, begin: int = 0) -> dict[str, Any]:
-    """Return how likely tokens were, in the form of completions; `begin`: characters before."""
-    tokens, own, top, offsets = list[str](), list[float](), list[dict[str, float]](), list[int]()
-    for piece in pieces:
-        if piece.logprobs is not None and piece.token is not None:
-            tokens.append(_word(vocab, piece.token))
-            own.append(_finite(piece.logprobs.logprob))
-            top.append({_word(vocab, t): _finite(x) for t, x in _likeliest(piece.logprobs)})
-            offsets.append(begin)
-        begin += len(piece.text)
-    return {
-        "tokens": tokens, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets
+    """Return how likely tokens were, in the form of completions; `begin`: characters before.
+
+    The first token of a text that is repeated has neither figure.
+    """
+    told: dict[str, Any] = {
+        "tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []
     }  # fmt: skip
+    for piece in pieces:
+        if piece.token is not None:
+            word, logprobs = _word(vocab, piece.token), piece.logprobs
+            told["tokens"].append(word)
+            told["token_logprobs"].append(logprobs and _finite(logprobs.logprob))
+            told["top_logprobs"].append(logprobs and _likeliest(word, logprobs, vocab))
+            told["text_offset"].append(begin)
+        begin += len(piece.text)
+    return told
 
 
-def _likeliest(logprobs: Logprobs) -> Iterable[tuple[int, float]]:
-    return reversed(logprobs.top)  # of tokens that look alike, the likeliest stays
+def _likeliest(word: str, logprobs: Logprobs, vocab: Vocab) -> dict[str, float]:
+    """Return the likeliest tokens and the token itself; of those alike, the likeliest stays."""
+    likeliest = {_word(vocab, t): _finite(x) for t, x in reversed(logprobs.top)}
+    likeliest.setdefault(word, _finite(logprobs.logprob))
+    return likeliest
 
 
 def _token(vocab: Vocab, token: int, logprob: float) -> dict[str, Any]:

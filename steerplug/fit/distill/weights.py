@@ -4,7 +4,8 @@ import contextlib
 import functools
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -68,7 +69,7 @@ def _dequantised(model: Model) -> Any:
 
     folder, file = model.path.parent, model.path.name
     quiet = contextlib.redirect_stderr(io.StringIO())
-    with _offline(), _read_once(), warnings.catch_warnings(), quiet:
+    with _offline(), _read_once(model.files[1:]), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         config = AutoConfig.from_pretrained(folder, gguf_file=file)
         with no_init_weights():  # of what is replaced below
@@ -86,16 +87,24 @@ def _dequantised(model: Model) -> Any:
 
 
 @contextlib.contextmanager
-def _read_once() -> Iterator[None]:
+def _read_once(others: Sequence[Path]) -> Iterator[None]:
     """Let transformers read the file once, and look up the names of tensors once.
 
     It would do the one twice and the other for every module, which takes longer than the weights.
+    The tensors of other files, if the model is split, it would not find at all.
     """
     import gguf
 
     names = ("GGUFReader", "get_tensor_name_map")
     before = {name: getattr(gguf, name) for name in names}
-    for name, made in before.items():
+
+    def read(*said: Any) -> Any:
+        reader = before["GGUFReader"](*said)
+        for other in others:
+            reader.tensors += before["GGUFReader"](other).tensors
+        return reader
+
+    for name, made in (("GGUFReader", read), ("get_tensor_name_map", before[names[1]])):
         setattr(gguf, name, functools.cache(made))
     try:
         yield
