@@ -80,7 +80,7 @@ class SteeredModel(llm.Model):
 
 
 def _settings(prompt: llm.Prompt) -> Any:
-    from steerplug.engine.sampling import Sampling
+    from steerplug.sampling import Sampling
     from steerplug.session import Settings
 
     said: Any = prompt.options

@@ -52,7 +52,7 @@ def run(
         raise RequestError("--raw has no chat to put --system into; leave one of them out.")
     text = _text(prompt)
 
-    from steerplug.engine.sampling import Sampling
+    from steerplug.sampling import Sampling
     from steerplug.session import Settings
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed)

@@ -10,7 +10,7 @@ from typing import Any
 
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, ToolCall, Tools
 from steerplug.engine.constraint import ANY_JSON
-from steerplug.engine.sampling import Sampling
+from steerplug.sampling import Sampling
 from steerplug.server.body import Body, ChatBody, CompletionBody, Message, Part, ToolChoice
 from steerplug.server.config import Limits
 from steerplug.server.errors import Refused
