@@ -124,14 +124,19 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Body(Open, SamplingFields):
-    """What a chat and a completion have in common."""
+class Head(Open):
+    """Which model is asked for how many replies, and how long they may be."""
 
     model: Annotated[str, Field(max_length=2000)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_REPLIES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class Body(SamplingFields, Head):
+    """What a chat and a completion have in common."""
+
     seed: int | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     logit_bias: Annotated[dict[TokenNumber, Bias], Field(max_length=1000)] | None = None
