@@ -49,7 +49,7 @@ class SamplingFields(BaseModel):
     @field_validator("top_k", "seed", mode="before")
     @classmethod
     def _read_minus_one(cls, value: object, info: ValidationInfo) -> object:
-        return canonical(str(info.field_name), value)
+        return canonical(str(info.field_name), -1 if value == "-1" else value)
 
     @field_validator("dry_sequence_breakers", mode="before")
     @classmethod
