@@ -15,7 +15,7 @@ from steerplug.errors import RequestError
 _MAX_SEED = 2**32 - 2
 _MAX_TOKENS = 1_000_000
 _MAX_BIAS = 100.0
-_MAX_BREAKERS = 64
+MAX_BREAKERS = 32
 _MINUS_ONE: Mapping[str, int | None] = {"seed": None, "top_k": 0}
 """What -1 stands for where it is no number of the range: a fresh seed, and all tokens."""
 
@@ -172,9 +172,9 @@ def _breakers(texts: object) -> tuple[str, ...]:
     """Return the texts that end a repetition; llama.cpp reads each up to its first NUL."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise RequestError(f'dry_sequence_breakers is {texts!r}; give a list such as ["\\n"].')
-    if len(texts) > _MAX_BREAKERS:
+    if len(texts) > MAX_BREAKERS:
         raise RequestError(
-            f"dry_sequence_breakers has {len(texts)} texts; give at most {_MAX_BREAKERS}."
+            f"dry_sequence_breakers has {len(texts)} texts; give at most {MAX_BREAKERS}."
         )
     for text in texts:
         if not isinstance(text, str) or not text or "\0" in text:

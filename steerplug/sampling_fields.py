@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from steerplug.sampling import SETTINGS, Sampling, canonical
+from steerplug.sampling import MAX_BREAKERS, SETTINGS, Sampling, canonical
 
 
 def _ranged(name: str) -> Any:
@@ -38,7 +38,7 @@ class SamplingFields(BaseModel):
     dry_allowed_length: int | None = _ranged("dry_allowed_length")
     dry_penalty_last_n: int | None = _ranged("dry_penalty_last_n")
     dry_sequence_breakers: list[str] | None = Field(
-        None, max_length=64, description="Texts that end what DRY takes for a repetition."
+        None, max_length=MAX_BREAKERS, description="Texts that end what DRY takes for a repetition."
     )
     mirostat: int | None = _ranged("mirostat")
     mirostat_tau: float | None = _ranged("mirostat_tau")

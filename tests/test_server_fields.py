@@ -62,6 +62,10 @@ def completion(client: Client, **body: Any) -> str:
         ({"json_schema": {"type": "boolean"}}, {"true", "false"}),
         ({"json_schema": {"name": "x", "schema": {"type": "boolean"}}}, {"true", "false"}),
         ({"guided_json": '{"type": "boolean"}'}, {"true", "false"}),
+        (
+            {"response_format": {"type": "json_schema", "schema": {"type": "boolean"}}},
+            {"true", "false"},
+        ),
         ({"guided_json": FLAG}, {'{"wet": true}', '{"wet": false}'}),
         ({"format": FLAG}, {'{"wet": true}', '{"wet": false}'}),
         ({"structured_outputs": {"json": FLAG}}, {'{"wet": true}', '{"wet": false}'}),

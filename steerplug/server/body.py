@@ -113,7 +113,7 @@ class ResponseFormat(Open):
 
     @model_validator(mode="after")
     def _schema_is_there(self) -> "ResponseFormat":
-        if self.type == "json_schema" and self.json_schema is None:
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise ValueError("a response_format of type json_schema needs the key json_schema")
         return self
 

@@ -233,8 +233,7 @@ def check(
         if name in REFUSED:
             reason = REFUSED[name][0]
             raise Refused(f"{where}{shown} is not served: {reason}.", param=param or name)
-        known = type(model).model_fields
-        guess = nearest(name, known if where else [*known, *ALIASES]) or "; leave it out."
+        guess = nearest(name, type(model).model_fields) or "; leave it out."
         raise Refused(f"{where}there is no field `{shown}`{guess}", param=param or shown)
 
 

@@ -62,7 +62,7 @@ def _response_format(form: ResponseFormat) -> Grammar:
     if form.json_schema is not None and form.type == "json_schema":
         return form.json_schema.schema_
     more = form.model_extra or {}
-    if form.type in ("json_object", "json"):
+    if form.type in ("json_object", "json", "json_schema"):
         schema = form.schema_ or more.get("value")
         return _json("response_format", schema) if schema else dict(ANY_JSON)
     keys = (form.type, "value", "pattern", "choices", "definition")
