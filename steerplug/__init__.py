@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steerplug.build import build_preset
-    from steerplug.engine.sampling import Sampling
     from steerplug.errors import SteerplugError
     from steerplug.langchain import ChatSteerplug
     from steerplug.langchain.prompts import preset_from_prompt, split_prompt
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from steerplug.preset import Preset
     from steerplug.preset_file import save_preset
     from steerplug.receipt import Reply
+    from steerplug.sampling import Sampling
     from steerplug.session import Session
     from steerplug.steering import NOTHING, Delta, Mix, Steering
 
@@ -28,7 +28,7 @@ _HOMES = {
     "NOTHING": "steerplug.steering",
     "Preset": "steerplug.preset",
     "Reply": "steerplug.receipt",
-    "Sampling": "steerplug.engine.sampling",
+    "Sampling": "steerplug.sampling",
     "Session": "steerplug.session",
     "Steering": "steerplug.steering",
     "SteerplugError": "steerplug.errors",

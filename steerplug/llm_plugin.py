@@ -15,6 +15,7 @@ from steerplug.errors import SteerplugError
 from steerplug.langchain.sessions import session_for
 from steerplug.library import list_presets
 from steerplug.model_file import ALIASES
+from steerplug.sampling_fields import SamplingFields
 
 
 @llm.hookimpl
@@ -39,14 +40,11 @@ class SteeredModel(llm.Model):
     can_stream = True
     supports_schema = True
 
-    class Options(llm.Options):
+    class Options(SamplingFields, llm.Options):
         """What `llm -o NAME VALUE` may say."""
 
         steering: str | None = Field(None, description="A mix, in place of the model's preset.")
-        temperature: float | None = Field(None, description="0 is greedy.")
-        top_p: float | None = Field(None, description="Most likely tokens up to this probability.")
-        max_tokens: int | None = Field(None, description="Most tokens to write.")
-        seed: int | None = Field(None, description="Repeats a reply.")
+        max_tokens: int | None = Field(None, description="Most tokens to write; -1: all that fit.")
 
     def __init__(self, model: str, preset: str | None) -> None:
         self.model_id = f"{model}@{preset}" if preset else model
@@ -80,14 +78,11 @@ class SteeredModel(llm.Model):
 
 
 def _settings(prompt: llm.Prompt) -> Any:
-    from steerplug.engine.sampling import Sampling
     from steerplug.session import Settings
 
     said: Any = prompt.options
-    names = "temperature", "top_p", "seed"
-    chosen = {name: getattr(said, name) for name in names if getattr(said, name) is not None}
     schema = prompt.schema if isinstance(prompt.schema, dict) else None
-    return Settings(Sampling(**chosen), max_tokens=said.max_tokens, format=schema)
+    return Settings(said.sampling(), max_tokens=said.max_tokens, format=schema)
 
 
 def _messages(

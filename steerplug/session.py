@@ -22,7 +22,6 @@ from steerplug.engine import fork
 from steerplug.engine.constraint import ANY_JSON, Grammar
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Phase, Prompt
 from steerplug.errors import EngineError, RequestError
 from steerplug.fit.progress import Report, silent
@@ -30,6 +29,7 @@ from steerplug.model_file import find_model
 from steerplug.preset import Origin, Preset
 from steerplug.receipt import Ingested, Receipt, Reply, Scored, Usage
 from steerplug.resolve import Resolved, Resolver, SteeringWords
+from steerplug.sampling import Sampling
 from steerplug.steering.value import Mix
 from steerplug.store import Store
 
@@ -46,9 +46,9 @@ class Settings:
 
     Args:
         sampling: how tokens are drawn.
-        stop: strings that end the reply.
-        max_tokens: most tokens to generate; None: as many as the context holds; 0, where a text is
-            gone on with: none, it is read and that is all.
+        stop: strings that end the reply; an empty one ends nothing.
+        max_tokens: most tokens to generate; None or -1: as many as the context holds; 0, where a
+            text is gone on with: none, it is read and that is all.
         format: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
         tools: what the reply may call.
         unsteered: phases that steering leaves out, besides those that the presets leave out.

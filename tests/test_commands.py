@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.sampling import Sampling
 from steerplug.library import load_preset, shipped_folder
 from steerplug.preset import Preset
-from steerplug.session import Settings
+from steerplug.sampling import SETTINGS
+from steerplug.session import Session, Settings
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
@@ -286,6 +288,40 @@ def test_run_passes_every_setting_on(call: Call) -> None:
     assert told["usage"]["prompt_tokens"] != greedy["usage"]["prompt_tokens"]
     raw = answer("--temperature", 0, "--raw")
     assert raw["usage"]["prompt_tokens"] < greedy["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_every_setting_of_the_sampler_is_an_option(
+    call: Call, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    asked = list[Settings]()
+    stream_chat = Session.stream_chat
+
+    def stream(session: Session, messages: Any, steering: Any, settings: Settings) -> Any:
+        asked.append(settings)
+        return stream_chat(session, messages, steering, settings)
+
+    monkeypatch.setattr(Session, "stream_chat", stream)
+    said: dict[str, Any] = {
+        "temperature": 0.5, "top_k": 7, "top_p": 0.8, "min_p": 0.1, "repeat_penalty": 1.2,
+        "seed": 11, "frequency_penalty": -0.5, "presence_penalty": 1.5, "repeat_last_n": -1,
+        "typical_p": 0.9, "top_n_sigma": 1.5, "xtc_probability": 0.1, "xtc_threshold": 0.2,
+        "dry_multiplier": 0.8, "dry_base": 1.5, "dry_allowed_length": 3, "dry_penalty_last_n": 9,
+        "mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2, "dynatemp_range": 0.1,
+        "dynatemp_exponent": 1.5,
+    }  # fmt: skip
+    assert set(said) == set(SETTINGS)
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in said.items()]
+    more = ["--dry-sequence-breaker", "a", "--dry-sequence-breaker", "b", "--stop", ""]
+    prompt, stdin = (["Hi"], b"") if command == "run" else ([], b"Hi\n")
+    for fresh in (["--seed", -1, "--max-tokens", 3], ["--max-tokens", -1, "--stop", "."]):
+        call(command, *prompt, *words, *more, *fresh, "--json", stdin=stdin)
+    first, second = asked
+    wanted = Sampling(**said, dry_sequence_breakers=("a", "b"))
+    assert (first.sampling, first.max_tokens) == (replace(wanted, seed=None), 3)
+    assert (second.sampling, second.max_tokens, second.stop) == (wanted, -1, ("", "."))
+    refused = call(command, *prompt, "--typical-p", 1.5, stdin=stdin)
+    assert (refused.code, refused.err) == (2, "steerplug: typical_p is 1.5; choose 0.0 to 1.0.\n")
 
 
 def test_run_reads_its_prompt_from_stdin(call: Call) -> None:

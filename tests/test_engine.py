@@ -3,15 +3,19 @@
 import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from alone import LAYERS, chat  # type: ignore[import-not-found]
 from alone import steering as random_steering
 from llama_cpp import Llama
+from llama_cpp._internals import LlamaSampler
 
 from steerplug.engine import scope
 from steerplug.engine.engine import Engine, Piece, Progress, Request
@@ -110,6 +114,66 @@ def test_a_greedy_reply_is_llama_cpp_python_s(
     assert reply.tokens == expected
     assert reply.progress.finish_reason == ("length" if len(expected) == n else "stop")
     assert reply.text == model.vocab.text(expected)
+
+
+PENALISED: dict[str, Any] = {
+    "repeat_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.6, "repeat_last_n": 40,
+    "dry_multiplier": 1.5, "dry_penalty_last_n": -1,
+}  # fmt: skip
+
+
+def penalised_by_llama_cpp(theirs: Any, tokens: Sequence[int], seed: int, n: int) -> list[int]:
+    """What llama-cpp-python draws by the chain that llama.cpp's server makes of `PENALISED`."""
+    sampler = LlamaSampler()
+    sampler.add_penalties(theirs.n_vocab(), 40, 1.3, 0.4, 0.6)
+    sampler.add_dry(theirs._model, 1.5, 1.75, 2, 256, ["\n", ":", '"', "*"])
+    sampler.add_top_k(40)
+    sampler.add_top_p(0.95)
+    sampler.add_min_p(0.05)
+    sampler.add_temp(1.2)
+    sampler.add_dist(seed)
+    for token in tokens:
+        sampler.accept(token)
+    theirs.reset()
+    theirs.eval(tokens)
+    drawn = list[int]()
+    while len(drawn) < n and (token := sampler.sample(theirs._ctx)) != theirs.token_eos():
+        drawn.append(token)
+        theirs.eval([token])
+    sampler.close()
+    return drawn
+
+
+def test_penalties_count_prompt_and_reply_as_llama_cpp_s_server_does(
+    engine: Engine, model: Model, model_path: Path
+) -> None:
+    prompt = chat(model, "Say rain, rain and rain again: rain, rain, rain.")
+    theirs = Llama(
+        str(model_path), n_ctx=256, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
+    )
+    replies = []
+    for seed in (3, 4):
+        sampling = Sampling(temperature=1.2, seed=seed, **PENALISED)
+        replies.append(generate(engine, asks(prompt, max_tokens=20, sampling=sampling)).tokens)
+        assert replies[-1] == penalised_by_llama_cpp(theirs, prompt.tokens, seed, 20)
+    theirs.close()
+    assert replies[0] != replies[1]
+
+
+def test_replies_side_by_side_share_no_memory_of_what_was_drawn(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    prompt = chat(model, "Say rain, rain and rain again.")
+    ways = (PENALISED, {"mirostat": 2, "mirostat_tau": 3.0}, {"dry_multiplier": 4.0}, PENALISED)
+    requests = [
+        asks(prompt, max_tokens=12, sampling=Sampling(temperature=1.5, seed=i, **way))
+        for i, way in enumerate(ways)
+    ]
+    alone = [generate(new_engine(), request).tokens for request in requests]
+    engine = new_engine(1024)
+    with ThreadPoolExecutor(4) as pool:
+        together = [reply.tokens for reply in pool.map(partial(generate, engine), requests)]
+    assert together == alone
 
 
 # The cache rule
@@ -456,7 +520,6 @@ def test_a_prompt_that_fills_the_context_is_refused(new_engine: Callable[..., En
     [
         (asks(Prompt(())), "the prompt is empty; send at least one message or word."),
         (asks(Prompt((5,)), max_tokens=-3), "max_tokens is -3; give at least 1."),
-        (asks(Prompt((5,)), stop=["x", ""]), "a stop string is empty; leave it out."),
     ],
 )
 def test_a_bad_request_is_refused_in_one_sentence(
@@ -465,6 +528,22 @@ def test_a_bad_request_is_refused_in_one_sentence(
     with pytest.raises(RequestError) as caught:
         generate(engine, request_)
     assert str(caught.value) == message
+
+
+def test_minus_1_is_as_many_tokens_as_fit_and_an_empty_stop_is_none(
+    engine: Engine, sea: Prompt
+) -> None:
+    asked = asks(sea, max_tokens=-1, stop=["", ""])
+    assert (asked.max_tokens, asked.stop) == (None, ())
+    bare = generate(engine, asks(sea, max_tokens=8))
+    assert generate(engine, asks(sea, max_tokens=8, stop=[""])).tokens == bare.tokens
+
+
+def test_a_single_text_as_stop_is_not_taken_for_its_letters(engine: Engine, sea: Prompt) -> None:
+    bare = generate(engine, asks(sea, max_tokens=12)).text
+    word = bare.split()[4]
+    stopped = generate(engine, Request(sea, sampling=GREEDY, stop=word, max_tokens=12))
+    assert stopped.text == bare.partition(word)[0]
 
 
 def test_an_engine_error_leaves_the_engine_usable(

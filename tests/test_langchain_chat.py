@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ from langchain_core.messages import (
 from steerplug import ChatSteerplug, Sampling, errors
 from steerplug.chat.tool import ToolCall
 from steerplug.engine.context import Context
+from steerplug.langchain.call import Call
 from steerplug.langchain.errors import as_langchain
 from steerplug.langchain.messages import to_chat
 from steerplug.langchain.sessions import session_for
+from steerplug.sampling import SETTINGS
 
 QUESTION = "What is rain?"
 N_CTX = 512
@@ -217,10 +220,51 @@ def test_the_fields_take_exactly_the_ranges_of_the_sampler() -> None:
             return False
         return True
 
-    for name in ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed"):
-        edges = [-1, -0.001, 0, 0.05, 0.1, 1, 1.5, 10, 10.1, 10**6, 10**6 + 1, 2**32 - 2, 2**32]
+    for name in SETTINGS:
+        small = [-101, -2, -1, -0.001, 0, 0.05, 0.1, 1, 1.5, 10, 10.1]
+        edges = [*small, 10**6, 10**6 + 1, 2**32 - 2, 2**32]
         for value in [*edges, float("nan"), float("inf"), True]:
             assert taken(ChatSteerplug, name, value) == taken(Sampling, name, value), (name, value)
+
+
+def test_every_sampler_reaches_the_engine_from_field_and_call() -> None:
+    plain = chat().settings().sampling
+    assert ChatSteerplug().settings().sampling == Sampling()
+    said: dict[str, Any] = {
+        "frequency_penalty": 1.5, "presence_penalty": 2.0, "repeat_last_n": -1, "typical_p": 0.4,
+        "top_n_sigma": 1.0, "xtc_probability": 0.9, "xtc_threshold": 0.02, "dry_multiplier": 3.0,
+        "dry_base": 2.0, "dry_allowed_length": 1, "dry_penalty_last_n": 30, "mirostat": 2,
+        "dry_sequence_breakers": ["x"], "mirostat_tau": 2.0, "mirostat_eta": 0.5,
+        "dynatemp_range": 0.3, "dynatemp_exponent": 2.0,
+    }  # fmt: skip
+    assert set(SETTINGS) <= {*said, "temperature", "top_k", "top_p", "min_p", "repeat_penalty",
+                             "seed"}  # fmt: skip
+    for name, value in said.items():
+        expected = replace(plain, **{name: value})
+        assert expected != plain
+        assert chat(**{name: value}).settings().sampling == expected
+        assert Call.of(chat(), {name: value}).settings().sampling == expected
+    assert chat(presence_penalty=50).invoke(QUESTION).text != chat().invoke(QUESTION).text
+
+
+def test_minus_1_says_what_it_says_in_llama_cpp_in_field_and_call() -> None:
+    bound = chat(seed=7, max_tokens=5, top_k=3, temperature=1.5)
+    fresh: dict[str, Any] = {"seed": -1, "max_tokens": -1, "top_k": -1}
+    called = Call.of(bound, fresh).settings()
+    assert called == chat(**fresh, temperature=1.5).settings()
+    assert (called.sampling.seed, called.max_tokens, called.sampling.top_k) == (None, None, 0)
+    seeds = {bound.invoke("Hi", seed=-1).response_metadata["seed"] for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_no_stop_and_no_likeliest_tokens_are_nothing_asked() -> None:
+    bare = chat().invoke(QUESTION)
+    for nothing in ({"stop": ""}, {"stop": [""]}, {"top_logprobs": 0}):
+        reply = chat().invoke(QUESTION, **nothing)
+        assert reply.text == bare.text
+        assert "logprobs" not in reply.response_metadata
+    assert chat(stop="").invoke(QUESTION).text == bare.text
+    assert chat(top_logprobs=0, logprobs=False).invoke(QUESTION).text == bare.text
 
 
 def test_a_model_can_be_said_per_call() -> None:
@@ -398,7 +442,6 @@ def test_messages_that_are_no_text_chat_are_refused(
         ({"temperature": -1}, ModelInvalidRequestError, errors.RequestError, "temperature is -1"),
         ({"max_tokens": 0}, ModelInvalidRequestError, errors.RequestError, "max_tokens is 0"),
         ({"seed": 0.5}, ModelInvalidRequestError, errors.RequestError, "seed is 0.5"),
-        ({"stop": [""]}, ModelInvalidRequestError, errors.RequestError, "stop is ''"),
         ({"tool": []}, ModelInvalidRequestError, errors.RequestError, "no argument `tool`"),
         ({"temprature": 1}, ModelInvalidRequestError, errors.RequestError, "mean `temperature`"),
     ],

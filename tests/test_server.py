@@ -278,7 +278,7 @@ def test_strengths_may_be_an_object_or_a_mix_in_the_model_s_name(client: Client)
         ({"n": 0, "top_p": 2}, 400, "to 1; it is 0 (1 more)."),
         ({"stop": ["a"] * 17}, 400, "stop: List should have at most 16"),
         ({"tool_choice": {"type": "function"}}, 400, "tool_choice.function: Field required."),
-        ({"frequency_penalty": 0.5}, 400, "repeat_penalty"),
+        ({"frequency_penalty": 101}, 400, "frequency_penalty: Input should be"),
         ({"logit_bias": {"one": 1}}, 400, "logit_bias.one: String should match"),
         ({"logit_bias": {"999999999": 1}}, 400, "token 999999999"),
         ({"top_logprobs": 2}, 400, "logprobs: true"),

@@ -17,6 +17,8 @@ from llm.cli import cli
 from pydantic import BaseModel, SecretStr
 from serving import NAME, PIRATE, QUESTION, Client, served  # type: ignore[import-not-found]
 
+from steerplug.sampling import SETTINGS
+
 KEY = "a-key-for-tests"
 ROOT = Path(__file__).parent.parent
 RAIN = "What is rain?"
@@ -207,6 +209,26 @@ def test_llm_answers_by_preset(run_llm: Any) -> None:
     assert bare != steered
     chosen = run_llm("-m", PIRATE, RAIN, *options, "-o", "steering", "none").output
     assert chosen == bare
+
+
+def test_llm_takes_every_setting_of_the_sampler(run_llm: Any) -> None:
+    def say(*options: str) -> str:
+        result = run_llm("-m", NAME, "Say rain, rain, rain.", *options)
+        assert result.exit_code == 0, result.output
+        return str(result.output)
+
+    offered = llm.get_model(NAME).Options.model_fields
+    assert {*SETTINGS, "dry_sequence_breakers"} <= set(offered)
+    few = ["-o", "max_tokens", "6", "-o", "seed", "-1"]
+    greedy = [*few, "-o", "temperature", "0"]
+    assert say(*greedy, "-o", "presence_penalty", "50") != say(*greedy)
+    wild = [*few, "-o", "temperature", "5", "-o", "top_k", "-1", "-o", "top_p", "1"]
+    assert len({say(*wild, "-o", "min_p", "0") for _ in range(3)}) > 1
+    dry = ["-o", "dry_multiplier", "1", "-o", "dry_sequence_breakers", '[","]']
+    assert say(*wild, "-o", "min_p", "0", *dry)
+    refused = run_llm("-m", NAME, "Hi", "-o", "typical_p", "2")
+    assert refused.exit_code != 0
+    assert "typical_p" in refused.output
 
 
 def test_llm_follows_schemas_goes_on_and_says_what_is_wrong(run_llm: Any) -> None:

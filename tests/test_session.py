@@ -511,7 +511,6 @@ def test_plain_text_is_continued_without_a_template(session: Session, plant: Pla
         (lambda s: s.stream_complete(""), RequestError, "the prompt is empty"),
         (lambda s: s.stream_complete("sea " * 600), ContextOverflow, "the context holds 512"),
         (lambda s: s.stream_chat(CHAT, None, Settings(max_tokens=0)), RequestError, "max_tokens"),
-        (lambda s: s.stream_chat(CHAT, None, Settings(stop=("",))), RequestError, "a stop string"),
     ],
 )  # fmt: skip
 def test_errors_are_raised_by_the_call_and_not_when_the_stream_is_read(

@@ -126,8 +126,8 @@ class Dial:
 
     def _stream(self, mix: str) -> "Iterator[str | Reply]":
         from steerplug.chat.tool import CallPiece
-        from steerplug.engine.sampling import Sampling
         from steerplug.receipt import Reply
+        from steerplug.sampling import Sampling
         from steerplug.session import Settings
 
         settings = Settings(Sampling(temperature=0), max_tokens=self.max_tokens)

@@ -9,14 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.opened import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model, Steer
 from steerplug.commands.output import complain, print_json, say
 from steerplug.commands.reply import stream, summary
 from steerplug.errors import RequestError, SteerplugError, nearest
+from steerplug.sampling import Sampling
 
 if TYPE_CHECKING:
-    from steerplug.session import Event, Session
+    from steerplug.session import Event, Session, Settings
 
 HELP = """\
 /steer MIX     steer the next replies, such as /steer 0.8*weddings; /steer none for not at all
@@ -26,11 +28,23 @@ HELP = """\
 /quit          end, as does Ctrl-D; Ctrl-C stops a reply"""
 
 
-def chat(model: Model = MODEL, steer: Steer = "none", as_json: Json = False) -> None:
+@with_sampling
+def chat(
+    model: Model = MODEL,
+    steer: Steer = "none",
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    as_json: Json = False,
+    *,
+    sampling: Sampling,
+) -> None:
     """Hold a conversation; /steer changes it."""
+    from steerplug.session import Settings
+
+    settings = Settings(sampling, tuple(stop or ()), max_tokens)
     with opened(model, steer) as session:
         session.template.prompt([{"role": "user", "content": "Hello"}])  # refuse now, or not at all
-        conversation = Conversation(session, model, steer, as_json)
+        conversation = Conversation(session, model, steer, as_json, settings)
         if _is_terminal():
             say(f"{session.model.path.stem}, steered by {steer}. /help lists what can be changed.")
         for line in _lines():
@@ -88,6 +102,7 @@ class Conversation:
         model: how the user calls it.
         steering: the mix of the next reply.
         as_json: print each reply as one line of JSON.
+        settings: how to generate.
         system: the system prompt, if any.
         turns: the messages so far, without it.
     """
@@ -96,6 +111,7 @@ class Conversation:
     model: str
     steering: str
     as_json: bool
+    settings: "Settings"
     system: str = ""
     turns: list[dict[str, str]] = field(default_factory=list)
 
@@ -103,7 +119,8 @@ class Conversation:
         """Reply to the user; of a reply that is stopped, the beginning counts as said."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*system, *self.turns, {"role": "user", "content": text}]
-        events, heard = self.session.stream_chat(messages, self.steering), list[str]()
+        events = self.session.stream_chat(messages, self.steering, self.settings)
+        heard = list[str]()
         try:
             reply = stream(_overheard(events, heard), shown=not self.as_json)
         finally:

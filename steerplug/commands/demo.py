@@ -57,8 +57,8 @@ def _ask(
     session: "Session", preset: "Preset", mix: str, question: str, max_tokens: int
 ) -> Replies:
     """Return the reply of each way; a preset made from a contrast has no prompt to compare with."""
-    from steerplug.engine.sampling import Sampling
     from steerplug.fit.teacher import prompted_chat
+    from steerplug.sampling import Sampling
     from steerplug.session import Settings
 
     bare: list[Message] = [{"role": "user", "content": question}]

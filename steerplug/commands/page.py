@@ -62,8 +62,8 @@ def question(preset: "Preset", i: int) -> str:
 
 def example(session: "Session", preset: "Preset", asked: str) -> "Example":
     """Return the bare and the steered reply to a question, greedy."""
-    from steerplug.engine.sampling import Sampling
     from steerplug.library_page import Example
+    from steerplug.sampling import Sampling
     from steerplug.session import Settings
 
     greedy = Settings(Sampling(temperature=0), max_tokens=MAX_TOKENS)

@@ -106,7 +106,9 @@ class Reply:
             if self._no_room and not self._closing.fits:
                 raise self._no_room(self._closing.n_needed())
         sampling = request.sampling.seeded()
-        self._sampler = Sampler(sampling, vocab.n_tokens)
+        self._sampler = Sampler(
+            sampling, vocab.n_tokens, vocab=vocab, n_ctx=n_ctx, prompt=self.tokens
+        )
         self.runs_on = whole and not (request.stop or self._marks or self._turn or self._closing
                                       or request.logprobs is not None or self._budget == 0)
         """Whether the next tokens can be drawn before anything is made of the last ones."""
@@ -267,7 +269,11 @@ class Reply:
     def _draw_token(self, context: Context, row: int) -> int:
         if self._closing is not None:
             self._closing.constraint.restrict(context.logits_in_place(row))
-            return self._closing.accept(self._sampler.draw(context, row))
+            drawn = self._sampler.draw(context, row)
+            token = self._closing.accept(drawn)
+            if token != drawn:
+                self._sampler.remember([*self.tokens, token])
+            return token
         token = self._sampler.draw(context, row)
         return self._draw_opening(token, context, row) if self._opens_call(token) else token
 
@@ -281,13 +287,13 @@ class Reply:
         if calls.forbidden:
             while self._opens_call(token):
                 logits[token] = -np.inf
-                token = self._sampler.draw(context, row)
+                token = self._draw_again(context, row)
         elif calls.then is not None:
             constraint = Constraint(self._vocab, calls.then)
             constraint.replay(self._since_mark(token))
             if not constraint.admits([token]):  # it goes on behind the mark as no call does
                 constraint.restrict(logits)
-                token = self._sampler.draw(context, row)
+                token = self._draw_again(context, row)
             if self._opens_call(token):
                 constraint.accept(token)
                 self._closing = Closing(
@@ -296,6 +302,11 @@ class Reply:
                 if not self._closing.fits:  # the reply ends here, with no call rather than half
                     self._budget = self.progress.n_generated + 1
         return token
+
+    def _draw_again(self, context: Context, row: int) -> int:
+        """Draw in place of a token that is not said, which penalties do not count."""
+        self._sampler.remember(self.tokens)
+        return self._sampler.draw(context, row)
 
     def _may_close(self) -> bool:
         """Whether what is said may be shortened to fit its room; which tool is called may not.

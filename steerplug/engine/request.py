@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from steerplug.engine.calls import Calls
 from steerplug.engine.constraint import Grammar
-from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Phase, Prompt
 from steerplug.errors import ContextOverflow, RequestError
+from steerplug.sampling import Sampling
 from steerplug.steering.value import NOTHING, Mix
 
 MAX_LOGPROBS = 100
@@ -22,9 +22,9 @@ class Request:
         prompt: the tokens to continue.
         mix: how to steer; `NOTHING` leaves the model as it is.
         sampling: how to draw tokens.
-        stop: strings that end the reply.
-        max_tokens: most tokens to generate; None: as many as the context holds; 0: none, the prompt
-            is read and that is all.
+        stop: strings that end the reply; an empty one ends nothing.
+        max_tokens: most tokens to generate; None or -1: as many as the context holds; 0: none, the
+            prompt is read and that is all.
         grammar: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
         unsteered: phases of the reply that steering leaves out; see `scope`.
         logprobs: how many of the likeliest tokens each piece tells, besides its own
@@ -54,6 +54,12 @@ class Request:
     scored: bool = False
     tells_end: bool = False
 
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        object.__setattr__(self, "stop", tuple(text for text in stop if text != ""))
+        if self.max_tokens == -1:
+            object.__setattr__(self, "max_tokens", None)
+
     def check(self, n_ctx: int, n_vocab: int) -> None:
         """Refuse what an engine of this size cannot serve.
 
@@ -66,8 +72,6 @@ class Request:
             raise RequestError("the prompt is empty; send at least one message or word.")
         if self.max_tokens is not None and self.max_tokens < 0:
             raise RequestError(f"max_tokens is {self.max_tokens}; give at least 1.")
-        if any(not stop for stop in self.stop):
-            raise RequestError("a stop string is empty; leave it out.")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise RequestError(f"logprobs is {self.logprobs}; choose 0 to {MAX_LOGPROBS}.")
         if self.scored and self.logprobs is None:

@@ -1,83 +1,28 @@
 """Choosing the next token, by llama.cpp's own sampler chain, in llama.cpp's own order.
 
-logit_bias -> penalties -> top_k -> top_p -> min_p -> temperature -> draw with the seed;
-temperature 0 is greedy, which needs no chain where nothing changes the logits first.
+    logit_bias -> penalties -> dry -> top_n_sigma -> top_k -> typical_p -> top_p -> min_p -> xtc
+    -> temperature -> draw with the seed
+
+Temperature 0 is greedy, which needs no chain where nothing changes the logits first. Mirostat
+chooses in place of what stands between dry and temperature. What is set to nothing is left out.
 """
 
-import math
-import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
 
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine.context import Context
-from steerplug.errors import RequestError
+from steerplug.engine.vocab import Vocab
+from steerplug.sampling import Sampling
 
-_PENALTY_WINDOW = 64
-_MAX_SEED = 2**32 - 2
-_MAX_BIAS = 100.0
+__all__ = ["Sampler", "Sampling"]
 
+_MIROSTAT_TOKENS = 100
+_NEXT_TO_NOTHING = 1e-37
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. The defaults are llama.cpp's.
-
-    Args:
-        temperature: 0 is greedy.
-        top_k: keep the k most likely tokens; 0 keeps all.
-        top_p: keep the most likely tokens up to this total probability.
-        min_p: keep tokens at least this fraction as likely as the best.
-        repeat_penalty: above 1 makes recent tokens less likely.
-        seed: the same seed draws the same reply; None draws a fresh one.
-        logit_bias: what is added to the logits of single tokens, -100 to 100.
-
-    Raises:
-        RequestError: a value is out of range.
-    """
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    seed: int | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        for name in _RANGES:
-            value = getattr(self, name)
-            if value is not None or name != "seed":
-                _check(name, value)
-        for token, bias in self.logit_bias.items():
-            _check("logit_bias", bias, (-_MAX_BIAS, _MAX_BIAS))
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise RequestError(f"logit_bias names token {token!r}; give its number.")
-
-    def seeded(self) -> "Sampling":
-        """Return the same with a seed, drawn now if there was none."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbelow(_MAX_SEED))
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 10.0),
-    "top_k": (0, 1_000_000),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "repeat_penalty": (0.1, 10.0),
-    "seed": (0, _MAX_SEED),
-}
-_WHOLE = ("top_k", "seed")
-
-
-def _check(name: str, value: object, allowed: tuple[float, float] | None = None) -> None:
-    low, high = allowed or _RANGES[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RequestError(f"{name} is {value!r}; give a number such as {low}.")
-    if name in _WHOLE and not isinstance(value, int):
-        raise RequestError(f"{name} is {value}; give a whole number such as {low}.")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise RequestError(f"{name} is {value}; choose {low} to {high}.")
+Stage = ctypes.c_void_p
+"""One sampler of a chain, which frees it."""
 
 
 class Sampler:
@@ -86,30 +31,37 @@ class Sampler:
     Args:
         sampling: how tokens are drawn.
         n_vocab: how many tokens the model knows.
+        vocab: its vocabulary, in which DRY looks for what ends a repetition.
+        n_ctx: how many tokens a setting of -1 looks back.
+        prompt: the tokens before the reply, which penalties count as llama.cpp's server does.
+
+    Raises:
+        ModelError: DRY is asked for and the model has no tokeniser.
     """
 
-    def __init__(self, sampling: Sampling, n_vocab: int) -> None:
+    def __init__(
+        self, sampling: Sampling, n_vocab: int, *, vocab: Vocab | None = None, n_ctx: int = 0,
+        prompt: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self._chain = None
-        if sampling.temperature == 0 and sampling.repeat_penalty == 1 and not sampling.logit_bias:
+        self._looking_back: list[Stage] = []
+        sampling = sampling.seeded()
+        last_n = sampling.repeat_last_n, sampling.dry_penalty_last_n
+        n_repeat, n_dry = (n_ctx if n < 0 else n for n in last_n)
+        self._n_back = max(n_repeat, n_dry)
+        if sampling.penalises and n_repeat:
+            self._looking_back.append(_penalties(sampling, n_vocab, n_repeat))
+        if sampling.breaks_repetitions and n_dry:
+            assert vocab is not None
+            self._looking_back.append(_dry(sampling, vocab, n_dry))
+        stages = [*_biases(sampling, n_vocab), *self._looking_back, *_choosing(sampling)]
+        if sampling.temperature == 0 and not stages:
             return
-        chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        self._chain = chain
+        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         add: Callable[..., None] = llama.llama_sampler_chain_add
-        if bias := sampling.logit_bias:
-            biases = (llama.llama_logit_bias * len(bias))(*bias.items())
-            add(chain, llama.llama_sampler_init_logit_bias(n_vocab, len(bias), biases))
-        if sampling.repeat_penalty != 1.0:
-            add(chain, llama.llama_sampler_init_penalties(
-                n_vocab, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
-        if sampling.temperature == 0:
-            add(chain, llama.llama_sampler_init_greedy())
-            return
-        if sampling.top_k:
-            add(chain, llama.llama_sampler_init_top_k(sampling.top_k))
-        add(chain, llama.llama_sampler_init_top_p(sampling.top_p, 1))
-        add(chain, llama.llama_sampler_init_min_p(sampling.min_p, 1))
-        add(chain, llama.llama_sampler_init_temp(sampling.temperature))
-        add(chain, llama.llama_sampler_init_dist(sampling.seeded().seed or 0))
+        for stage in (*stages, *_drawing(sampling, n_vocab)):
+            add(self._chain, stage)
+        self.remember(prompt)
 
     def draw(self, context: Context, row: int) -> int:
         """Draw a token from the logits of batch row `row`, and remember it for the penalties."""
@@ -117,11 +69,90 @@ class Sampler:
             return int(context.logits_in_place(row).argmax())
         return int(llama.llama_sampler_sample(self._chain, context.handle, row))
 
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Let the penalties count these tokens, and none that was drawn and not said."""
+        for stage in self._looking_back:
+            llama.llama_sampler_reset(stage)
+            for token in tokens[-self._n_back :]:
+                llama.llama_sampler_accept(stage, token)
+
     def close(self) -> None:
         """Free the chain."""
+        self._looking_back = []
         if self._chain is not None:
             llama.llama_sampler_free(self._chain)
             self._chain = None
 
     def __del__(self) -> None:
         self.close()
+
+
+def _biases(sampling: Sampling, n_vocab: int) -> Iterator[Stage]:
+    if bias := sampling.logit_bias:
+        biases = (llama.llama_logit_bias * len(bias))(*bias.items())
+        yield llama.llama_sampler_init_logit_bias(n_vocab, len(bias), biases)
+
+
+def _penalties(sampling: Sampling, n_vocab: int, last_n: int) -> Stage:
+    stage: Stage = llama.llama_sampler_init_penalties(
+        n_vocab, last_n, sampling.repeat_penalty, sampling.frequency_penalty,
+        sampling.presence_penalty,
+    )  # fmt: skip
+    return stage
+
+
+def _dry(sampling: Sampling, vocab: Vocab, last_n: int) -> Stage:
+    texts = [text.encode("utf-8", "replace") for text in sampling.dry_sequence_breakers]
+    vocab.tokenize("a")  # llama.cpp would end the process where there is no tokeniser
+    stage: Stage = llama.llama_sampler_init_dry(
+        vocab.handle, sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length,
+        last_n, (ctypes.c_char_p * len(texts))(*texts), len(texts),
+    )  # fmt: skip
+    return stage
+
+
+def _choosing(sampling: Sampling) -> Iterator[Stage]:
+    """Yield what narrows the choice; of a greedy one, where the likeliest token may fall out."""
+    drops_best = sampling.typical_p < 1 or sampling.xtc_probability > 0
+    if sampling.mirostat or (sampling.temperature == 0 and not drops_best):
+        return
+    if sampling.top_n_sigma > 0:
+        yield llama.llama_sampler_init_top_n_sigma(sampling.top_n_sigma)
+    if sampling.top_k:
+        yield llama.llama_sampler_init_top_k(sampling.top_k)
+    if sampling.typical_p < 1:
+        yield _possible()
+        yield llama.llama_sampler_init_typical(sampling.typical_p, 1)
+    yield llama.llama_sampler_init_top_p(sampling.top_p, 1)
+    yield llama.llama_sampler_init_min_p(sampling.min_p, 1)
+    if sampling.xtc_probability > 0:
+        yield llama.llama_sampler_init_xtc(
+            sampling.xtc_probability, sampling.xtc_threshold, 1, sampling.seed
+        )
+
+
+def _drawing(sampling: Sampling, n_vocab: int) -> Iterator[Stage]:
+    """Yield what draws a token of those that are left."""
+    seed, tau, eta = sampling.seed, sampling.mirostat_tau, sampling.mirostat_eta
+    if sampling.temperature == 0:
+        yield llama.llama_sampler_init_greedy()
+        return
+    if sampling.dynatemp_range > 0 and not sampling.mirostat:
+        yield llama.llama_sampler_init_temp_ext(
+            sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
+        )
+    else:
+        yield llama.llama_sampler_init_temp(sampling.temperature)
+    if sampling.mirostat == 1:
+        yield _possible()
+        yield llama.llama_sampler_init_mirostat(n_vocab, seed, tau, eta, _MIROSTAT_TOKENS)
+    elif sampling.mirostat == 2:
+        yield llama.llama_sampler_init_mirostat_v2(seed, tau, eta)
+    else:
+        yield llama.llama_sampler_init_dist(seed)
+
+
+def _possible() -> Stage:
+    """Return what drops tokens that a grammar forbids: their entropy would be no number."""
+    stage: Stage = llama.llama_sampler_init_min_p(_NEXT_TO_NOTHING, 1)
+    return stage

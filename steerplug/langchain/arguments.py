@@ -1,8 +1,8 @@
 """What a caller may say, when making a chat model and again for each call.
 
-Both are checked here, by the same rules and in the same sentences. The ranges are those of
-`Sampling`, repeated so that a chat model can be made without loading llama.cpp. What only a call
-of a chat model may say, tools and the format of the reply, is in `call`.
+Both are checked here, by the same rules and in the same sentences. How tokens are drawn is said as
+in `SamplingFields`. What only a call of a chat model may say, tools and the format of the reply, is
+in `call`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,16 @@ from pydantic import (
     Field,
     StrictBool,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from steerplug.errors import RequestError, nearest
 from steerplug.mix import parse_mix
+from steerplug.sampling import SETTINGS
+from steerplug.sampling_fields import SamplingFields
 
 if TYPE_CHECKING:
     from steerplug.session import Settings
@@ -30,7 +34,7 @@ _Whole = Annotated[int, Field(strict=True)]
 _PASSED_ON_BY_CORE = ("stream", "ls_structured_output_format")
 
 
-class Arguments(BaseModel):
+class Arguments(SamplingFields):
     """The arguments of a reply; None leaves the choice to steerplug."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -41,32 +45,14 @@ class Arguments(BaseModel):
     steering: str | None = None
     """A mix in words, such as `0.8*weddings + love-hate`; `none` for no steering."""
 
-    temperature: Annotated[_Number, Field(ge=0, le=10)] | None = None
-    """0 always takes the likeliest token."""
-
-    top_p: Annotated[_Number, Field(ge=0, le=1)] | None = None
-    """Keep the likeliest tokens up to this total probability."""
-
-    top_k: Annotated[_Whole, Field(ge=0, le=1_000_000)] | None = None
-    """Keep this many of the likeliest tokens; 0 keeps all."""
-
-    min_p: Annotated[_Number, Field(ge=0, le=1)] | None = None
-    """Keep tokens at least this fraction as likely as the best."""
-
-    repeat_penalty: Annotated[_Number, Field(ge=0.1, le=10)] | None = None
-    """Above 1 makes recent tokens less likely."""
-
-    seed: Annotated[_Whole, Field(ge=0, le=2**32 - 2)] | None = None
-    """The same seed draws the same reply."""
-
     logit_bias: dict[int, Annotated[_Number, Field(ge=-100, le=100)]] | None = None
     """What is added to the logits of single tokens."""
 
-    max_tokens: Annotated[_Whole, Field(ge=1)] | None = None
-    """Most tokens of a reply; None: as many as the context holds."""
+    max_tokens: _Whole | None = None
+    """Most tokens of a reply; None or -1: as many as the context holds."""
 
-    stop: list[Annotated[str, Field(min_length=1)]] | str | None = None
-    """Strings that end a reply; they are not part of it."""
+    stop: list[str] | str | None = None
+    """Strings that end a reply; they are not part of it. An empty one ends nothing."""
 
     timeout: Annotated[_Number, Field(gt=0)] | None = None
     """Give a reply up after this many seconds."""
@@ -87,9 +73,27 @@ class Arguments(BaseModel):
             parse_mix(steering)
         return steering
 
+    @field_validator(*SETTINGS, mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what pydantic would turn into a number."""
+        whole = SETTINGS[str(info.field_name)].whole
+        kind = int if whole else (int, float)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            name = "integer" if whole else "number"
+            raise PydanticCustomError("number", f"Input should be a valid {name}")
+        return value
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _leaves_room(cls, max_tokens: int | None) -> int | None:
+        if max_tokens is not None and max_tokens < 1 and max_tokens != -1:
+            raise RequestError(f"max_tokens is {max_tokens}; give at least 1, or -1 for no limit.")
+        return None if max_tokens == -1 else max_tokens
+
     @model_validator(mode="after")
     def _tells_no_likeliest_tokens_without_probabilities(self) -> Self:
-        if self.logprobs is False and self.top_logprobs is not None:
+        if self.logprobs is False and self.top_logprobs:
             raise RequestError(
                 f"top_logprobs is {self.top_logprobs}, but logprobs is False; leave one of them "
                 "out."
@@ -98,13 +102,10 @@ class Arguments(BaseModel):
 
     def settings(self) -> "Settings":
         """Return them, besides model and steering, as a session reads them."""
-        from steerplug import Sampling
         from steerplug.session import Settings
 
-        names = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed", "logit_bias"}
-        said = {name: getattr(self, name) for name in names}
         return Settings(
-            Sampling(**{name: value for name, value in said.items() if value is not None}),
+            self.sampling(logit_bias=self.logit_bias),
             (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             self.max_tokens,
             unsteered=frozenset(self.unsteered or ()),
@@ -114,7 +115,7 @@ class Arguments(BaseModel):
 
     @property
     def _tells_logprobs(self) -> bool:
-        return bool(self.logprobs) or self.top_logprobs is not None
+        return bool(self.logprobs or self.top_logprobs)
 
     @classmethod
     def of(cls, model: "Arguments", said: Mapping[str, Any]) -> Self:

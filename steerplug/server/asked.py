@@ -1,24 +1,25 @@
 """From a client's request to what a session is asked: messages and settings.
 
-What cannot be obeyed (an image, a penalty that the sampler lacks) is refused, never left out.
+What cannot be obeyed (an image, a field of `fields`) is refused, never left out.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, ToolCall, Tools
-from steerplug.engine.constraint import ANY_JSON
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.constraint import Grammar
+from steerplug.server import fields
 from steerplug.server.body import Body, ChatBody, CompletionBody, Message, Part, ToolChoice
 from steerplug.server.config import Limits
 from steerplug.server.continuing import goes_on
 from steerplug.server.errors import Refused
+from steerplug.server.format import asked_format, size
 from steerplug.session import Settings, Text
 
 _SEEDS = 2**32 - 1
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
+_ROLES = {"developer": "system", "function": "tool"}
+_TEXTS = ("text", "input_text", "output_text", "refusal")
 _RESERVED = (AUTO, NONE, REQUIRED)
 
 
@@ -28,7 +29,9 @@ def chat_messages(body: ChatBody, limits: Limits) -> list[dict[str, Any]]:
     Raises:
         Refused: a message is not text, or the chat is too long.
     """
-    messages = [_message(message, i) for i, message in enumerate(body.messages)]
+    messages = [
+        _message(message, i, body.messages[:i]) for i, message in enumerate(body.messages)
+    ]
     said = sum(len(message["content"]) for message in messages)
     calls = (call for message in messages for call in message.get("tool_calls", ()))
     _check_length(said + sum(len(call.arguments) for call in calls), limits)
@@ -74,24 +77,18 @@ def chat_settings(
     Raises:
         Refused: something cannot be obeyed.
     """
-    if body.functions:
-        raise Refused("`functions` gave way to `tools`; send tools.", param="functions")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise Refused("top_logprobs needs logprobs: true.", param="top_logprobs")
     tools = _tools(body)
-    schemas = [tool.parameters for tool in tools.tools]
-    form = _format(body)
-    _check_schemas([*schemas, form] if form else schemas, limits)
     variables = body.chat_template_kwargs or {}
-    if (size := len(json.dumps(variables))) > limits.schema:
+    if (n_bytes := size(variables)) > limits.schema:
         raise Refused(
-            f"chat_template_kwargs has {size} bytes; the limit is {limits.schema}.",
+            f"chat_template_kwargs has {n_bytes} bytes; the limit is {limits.schema}.",
             param="chat_template_kwargs",
         )
     limit = body.max_completion_tokens
     settings = Settings(
         max_tokens=body.max_tokens if limit is None else limit,
-        format=form,
         tools=tools,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         continue_final_message=goes_on(body),
@@ -111,32 +108,57 @@ def completion_settings(body: CompletionBody, limits: Limits, partition: str) ->
 
 def _each(body: Body, settings: Settings, limits: Limits, partition: str) -> Iterator[Settings]:
     """Yield the settings of each reply; they differ in the seed."""
-    for name in ("frequency_penalty", "presence_penalty"):
-        if getattr(body, name):
-            raise Refused(f"{name} is not served; set it to 0, or use repeat_penalty.", param=name)
-    said = {name: getattr(body, name) for name in _SAMPLING}
-    sampling = Sampling(
-        **{name: value for name, value in said.items() if value is not None},
-        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
-    )
+    fields.check(body)
+    form = asked_format(body)
+    schemas = [tool.parameters for tool in settings.tools.tools]
+    _check_sizes([*schemas, form] if form else schemas, limits)
+    biases = {int(token): bias for token, bias in (body.logit_bias or {}).items()}
+    sampling = replace(body.sampling(seed=0, logit_bias=biases), seed=None)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    settings = replace(settings, stop=stop, timeout=limits.timeout, partition=partition)
+    settings = replace(
+        settings, stop=stop, format=form, timeout=limits.timeout, partition=partition
+    )
+    is_drawn = body.seed is None or body.seed == _SEEDS  # llama.cpp writes -1 so, without a sign
     for i in range(body.n or 1):
-        seed = None if body.seed is None else (body.seed + i) % _SEEDS
+        seed = None if is_drawn else ((body.seed or 0) + i) % _SEEDS
         yield replace(settings, sampling=replace(sampling, seed=seed))
 
 
-def _message(message: Message, i: int) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
+def _message(message: Message, i: int, before: Sequence[Message]) -> dict[str, Any]:
+    where = f"message {i}: "
+    fields.check(message, fields.IGNORED_IN_MESSAGES, where, "messages")
+    role = _ROLES.get(message.role, message.role)
     said: dict[str, Any] = {"role": role, "content": _text(message.content, i)}
-    if message.tool_calls and role == "assistant":
-        said["tool_calls"] = [
-            ToolCall(call.id, call.function.name, call.function.arguments)
-            for call in message.tool_calls
-        ]
+    if role == "assistant":
+        said["content"] = said["content"] or message.refusal or ""
+        if calls := _calls(message, i):
+            said["tool_calls"] = calls
     if role == "tool":
         said |= {"tool_call_id": message.tool_call_id or "", "name": message.name or ""}
+    if message.role == "function":
+        said["tool_call_id"] = _latest_call(before)
     return said
+
+
+def _calls(message: Message, i: int) -> list[ToolCall]:
+    calls = [
+        ToolCall(call.id, call.function.name, call.function.arguments)
+        for call in message.tool_calls or ()
+    ]
+    if message.function_call is not None and not calls:
+        function = message.function_call
+        calls.append(ToolCall(_call_id(i), function.name, function.arguments))
+    return calls
+
+
+def _latest_call(before: Sequence[Message]) -> str:
+    """Return the id of the latest `function_call`, which has none of its own."""
+    numbers = [i for i, message in enumerate(before) if message.function_call is not None]
+    return _call_id(numbers[-1]) if numbers else ""
+
+
+def _call_id(i: int) -> str:
+    return f"call_{i}"
 
 
 def _text(content: str | Sequence[Part] | None, i: int) -> str:
@@ -145,15 +167,19 @@ def _text(content: str | Sequence[Part] | None, i: int) -> str:
     if isinstance(content, str):
         return content
     for part in content:
-        if part.type != "text" or part.text is None:
+        if part.type not in _TEXTS:
             raise Refused(
                 f"message {i} holds a part of type `{part.type[:40]}`; this model reads text only.",
                 param="messages",
             )
-    return "".join(part.text or "" for part in content)
+        fields.check(part, fields.IGNORED_IN_PARTS, f"message {i}: ", "messages")
+    return "".join(part.text or part.refusal or "" for part in content)
 
 
 def _tools(body: ChatBody) -> Tools:
+    for i, offered in enumerate(body.tools or ()):
+        for part in (offered, offered.function):
+            fields.check(part, fields.IGNORED_IN_TOOLS, f"tool {i}: ", "tools")
     tools = tuple(
         Tool(
             tool.function.name,
@@ -180,21 +206,10 @@ def _tools(body: ChatBody) -> Tools:
     return Tools(tools, str(choice or AUTO), parallel)
 
 
-def _format(body: ChatBody) -> dict[str, Any] | None:
-    form = body.response_format
-    if form is None or form.type == "text":
-        return None
-    if form.json_schema is not None and form.type == "json_schema":
-        return form.json_schema.schema_
-    return form.schema_ or dict(ANY_JSON)
-
-
-def _check_schemas(schemas: Iterable[Any], limits: Limits) -> None:
-    size = sum(len(json.dumps(schema)) for schema in schemas)
-    if size > limits.schema:
-        raise Refused(
-            f"the schemas of this request have {size} bytes; the limit is {limits.schema}."
-        )
+def _check_sizes(grammars: Iterable[Grammar], limits: Limits) -> None:
+    n = sum(map(size, grammars))
+    if n > limits.schema:
+        raise Refused(f"the schemas of this request have {n} bytes; the limit is {limits.schema}.")
 
 
 def _check_length(n: int, limits: Limits) -> None:

@@ -1,7 +1,7 @@
 """What clients may send: the requests of OpenAI's API as far as a local model can serve them.
 
-Fields nobody here knows are ignored, since front ends send many. A field that would change the
-reply, and cannot be obeyed, is refused.
+Front ends send many fields more, which are kept beside these. A field that would change the reply,
+and cannot be obeyed, is refused; `fields` has the list.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,26 +12,37 @@ from pydantic import (
     Field,
     StrictInt,
     StringConstraints,
+    field_validator,
     model_validator,
 )
+
+from steerplug.sampling_fields import SamplingFields
+from steerplug.server.fields import renamed
 
 MAX_MESSAGES = 1000
 MAX_REPLIES = 8
 MAX_PROMPTS = 64
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Stop = Annotated[str, Field(max_length=1000)]
 TokenNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Schema = dict[str, Any]
 Tokens = Annotated[list[StrictInt], Field(min_length=1)]
 
 
-class Part(BaseModel):
+class Open(BaseModel):
+    """A part of a request that keeps what else a client says, to be looked at."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
+
+
+class Part(Open):
     """A part of a message's content; only text can be read."""
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class FunctionCall(BaseModel):
@@ -49,19 +60,21 @@ class Call(BaseModel):
     function: FunctionCall
 
 
-class Message(BaseModel):
+class Message(Open):
     """One turn of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[Part], Field(max_length=1000)] | None = None
     name: Annotated[str, Field(max_length=200)] | None = None
     tool_calls: Annotated[list[Call], Field(max_length=100)] | None = None
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
     prefix: bool | None = None
     partial: bool | None = None
+    refusal: str | None = None
+    function_call: FunctionCall | None = Field(None, description="What `tool_calls` was before.")
 
 
-class Function(BaseModel):
+class Function(Open):
     """A function that the model may call."""
 
     name: FunctionName
@@ -69,7 +82,7 @@ class Function(BaseModel):
     parameters: Schema | None = None
 
 
-class ToolBody(BaseModel):
+class ToolBody(Open):
     """A tool; functions are the only kind."""
 
     type: Literal["function"] = "function"
@@ -89,27 +102,23 @@ class ToolChoice(BaseModel):
     function: FunctionChoice
 
 
-class NamedSchema(BaseModel):
+class NamedSchema(Open):
     """A JSON Schema as OpenAI's clients wrap it."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     name: Annotated[str, Field(max_length=200)] | None = None
     schema_: Schema = Field(default_factory=lambda: {"type": "object"}, alias="schema")
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Open):
     """What the reply must follow; it always does, whether or not `strict` is said."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "json", "regex", "choice", "grammar"]
     json_schema: NamedSchema | None = None
     schema_: Schema | None = Field(None, alias="schema")
 
     @model_validator(mode="after")
     def _schema_is_there(self) -> "ResponseFormat":
-        if self.type == "json_schema" and self.json_schema is None:
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise ValueError("a response_format of type json_schema needs the key json_schema")
         return self
 
@@ -120,29 +129,56 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Body(BaseModel):
-    """What a chat and a completion have in common."""
-
-    model_config = ConfigDict(protected_namespaces=())
+class Head(Open):
+    """Which model is asked for how many replies, and how long they may be."""
 
     model: Annotated[str, Field(max_length=2000)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_REPLIES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
+
+
+class Body(SamplingFields, Head):
+    """What a chat and a completion have in common."""
+
     seed: int | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     logit_bias: Annotated[dict[TokenNumber, Bias], Field(max_length=1000)] | None = None
     steering: str | dict[str, float] | None = Field(
         None, description="How to steer: a mix in words, `none`, or the strength of each preset."
     )
+    response_format: ResponseFormat | None = None
+    json_schema: Any = Field(None, description="As in llama.cpp; other formats as in `format`.")
+    grammar: Any = None
+    regex: Any = None
+    ebnf: Any = None
+    format: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_our_names(cls, body: Any) -> Any:
+        return renamed(body) if isinstance(body, dict) else body
+
+    @field_validator("max_tokens", "max_completion_tokens", mode="before", check_fields=False)
+    @classmethod
+    def _fills_the_context(cls, n: Any) -> Any:
+        return None if n == -1 else n
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _reads_pairs(cls, biases: Any) -> Any:
+        """Return llama.cpp's list of pairs as an object, and its false as a ban."""
+        if isinstance(biases, list) and all(isinstance(b, list) and len(b) == 2 for b in biases):
+            biases = {str(token): bias for token, bias in biases}
+        if not isinstance(biases, dict):
+            return biases
+        return {token: -100.0 if bias is False else bias for token, bias in biases.items()}
 
 
 class ChatBody(Body):
@@ -152,11 +188,9 @@ class ChatBody(Body):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
     tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: Any = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

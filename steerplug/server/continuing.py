@@ -10,6 +10,7 @@ A client that wants another message instead says `add_generation_prompt: true`, 
 
 from steerplug.server.body import ChatBody, Message
 from steerplug.server.errors import Refused
+from steerplug.server.format import asked_format
 
 
 def goes_on(body: ChatBody) -> bool:
@@ -59,6 +60,5 @@ def _check_marked(messages: list[Message]) -> None:
 
 def _may_go_on(body: ChatBody) -> bool:
     """Whether the last message can be the beginning of any reply that is asked for."""
-    final, form = body.messages[-1], body.response_format
-    is_free = not body.tools and (form is None or form.type == "text")
+    final, is_free = body.messages[-1], not body.tools and asked_format(body) is None
     return final.role == "assistant" and bool(final.content) and not final.tool_calls and is_free

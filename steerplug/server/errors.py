@@ -15,6 +15,7 @@ from steerplug.errors import (
     StoreError,
     StrengthError,
 )
+from steerplug.server.aliases import ALIASES
 
 log = logging.getLogger("steerplug.server")
 
@@ -83,6 +84,8 @@ def _place(problem: Mapping[str, Any], body: Any) -> list[str]:
     """Return where in the body a problem is, without what pydantic calls the alternatives."""
     place, inner = list[str](), problem["loc"][1:]
     for part in inner:
+        if not place and isinstance(body, dict) and part not in body:
+            part = next((alias for alias in body if ALIASES.get(alias) == part), part)
         is_field = isinstance(body, dict) and part in body
         if is_field or (isinstance(body, list) and isinstance(part, int)):
             place.append(str(part))
