@@ -7,7 +7,7 @@ with a receipt of what was applied.
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from pathlib import Path
 from steerplug.build import Built, build_preset
 from steerplug.chat.calls.grammar import check_tools, reply_grammar
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.template import ChatTemplate, Message
+from steerplug.chat.messages import Said, to_messages
+from steerplug.chat.template import ChatTemplate
 from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
 from steerplug.engine.constraint import ANY_JSON, Grammar
 from steerplug.engine.engine import Engine, Piece, Progress, Request
@@ -102,14 +103,15 @@ class Session:
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
     ) -> Reply:
         """Return the assistant's next message.
 
         Args:
-            messages: the conversation, each with `role` and `content`.
+            messages: the conversation, each with `role` and `content`, in OpenAI's form as well;
+                a text is one message of the user.
             steering: how to steer this reply.
             settings: how to generate.
 
@@ -120,7 +122,7 @@ class Session:
 
     def stream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
         *,
@@ -149,7 +151,7 @@ class Session:
 
     async def achat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
     ) -> Reply:
@@ -158,7 +160,7 @@ class Session:
 
     async def astream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
         *,
@@ -187,10 +189,11 @@ class Session:
                 yield event
 
     def _chat_task(
-        self, messages: Sequence[Message], steering: SteeringWords, settings: Settings | None
+        self, messages: Said, steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
         tools = (settings or Settings()).tools
         check_tools(tools)
+        messages = to_messages(messages)
         prompt = self.template.prompt(messages, tools.tools)
         has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
         return self._task(prompt, steering, settings, has_calls=has_calls)

@@ -8,11 +8,11 @@ drops is not looked for. A turn that calls tools goes on to the token that ends 
 written is the business of `renderer`.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.encoding import is_object
 from steerplug.chat.renderer import Renderer
 from steerplug.chat.tool import Tool, ToolCall
 from steerplug.engine.scope import Prompt
@@ -129,11 +129,7 @@ def _check_calls(i: int, role: object, calls: Sequence[ToolCall]) -> None:
     if role != "assistant":
         raise RequestError(f"message {i} calls tools as {role}; only the assistant calls tools.")
     for call in calls:
-        try:
-            is_object = isinstance(json.loads(call.arguments), dict)
-        except (ValueError, RecursionError):
-            is_object = False
-        if not is_object:
+        if not is_object(call.arguments):
             raise RequestError(
                 f"message {i} calls {call.name!r} with arguments that are no JSON object; send "
                 'such as {"city": "Oslo"}.'

@@ -4,14 +4,16 @@ What cannot be obeyed (an image, a penalty that the sampler lacks) is refused, n
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, ToolCall, Tools
+from steerplug.chat.messages import to_messages
+from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.sampling import Sampling
-from steerplug.server.body import Body, ChatBody, CompletionBody, Message, Part, ToolChoice
+from steerplug.errors import RequestError
+from steerplug.server.body import Body, ChatBody, CompletionBody, ToolChoice
 from steerplug.server.config import Limits
 from steerplug.server.errors import Refused
 from steerplug.session import Settings
@@ -27,10 +29,14 @@ def chat_messages(body: ChatBody, limits: Limits) -> list[dict[str, Any]]:
     Raises:
         Refused: a message is not text, or the chat is too long.
     """
-    messages = [_message(message, i) for i, message in enumerate(body.messages)]
-    said = sum(len(message["content"]) for message in messages)
+    said = [message.model_dump(exclude_unset=True) for message in body.messages]
+    try:
+        messages = to_messages(said)
+    except RequestError as error:
+        raise Refused(str(error), param="messages") from None
+    n_text = sum(len(message["content"]) for message in messages)
     calls = (call for message in messages for call in message.get("tool_calls", ()))
-    _check_length(said + sum(len(call.arguments) for call in calls), limits)
+    _check_length(n_text + sum(len(call.arguments) for call in calls), limits)
     return messages
 
 
@@ -98,33 +104,6 @@ def _each(body: Body, settings: Settings, limits: Limits, partition: str) -> Ite
     for i in range(body.n or 1):
         seed = None if body.seed is None else (body.seed + i) % _SEEDS
         yield replace(settings, sampling=replace(sampling, seed=seed))
-
-
-def _message(message: Message, i: int) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
-    said: dict[str, Any] = {"role": role, "content": _text(message.content, i)}
-    if message.tool_calls and role == "assistant":
-        said["tool_calls"] = [
-            ToolCall(call.id, call.function.name, call.function.arguments)
-            for call in message.tool_calls
-        ]
-    if role == "tool":
-        said |= {"tool_call_id": message.tool_call_id or "", "name": message.name or ""}
-    return said
-
-
-def _text(content: str | Sequence[Part] | None, i: int) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    for part in content:
-        if part.type != "text" or part.text is None:
-            raise Refused(
-                f"message {i} holds a part of type `{part.type[:40]}`; this model reads text only.",
-                param="messages",
-            )
-    return "".join(part.text or "" for part in content)
 
 
 def _tools(body: ChatBody) -> Tools:
