@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from steerplug.build import Built, build_preset
-from steerplug.chat.calls.grammar import check_tools, reply_grammar
+from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.messages import Said, to_messages
+from steerplug.chat.promise import Promise
 from steerplug.chat.template import ChatTemplate
 from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
 from steerplug.engine.constraint import ANY_JSON, Grammar
@@ -191,8 +192,9 @@ class Session:
     def _chat_task(
         self, messages: Said, steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
-        tools = (settings or Settings()).tools
-        check_tools(tools)
+        settings = settings or Settings()
+        check_tools(settings.tools)
+        settings = replace(settings, tools=(tools := usable(settings.tools)))
         messages = to_messages(messages)
         prompt = self.template.prompt(messages, tools.tools)
         has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
@@ -235,7 +237,7 @@ class Session:
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
         )  # fmt: skip
         self.engine.check(request)
-        return _Task(request, ingredients, reading)
+        return _Task(request, ingredients, reading, Promise(settings.format, tools))
 
     def _events(self, task: "_Task", whole: bool) -> Iterator[Event]:
         with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
@@ -282,9 +284,10 @@ class _Task:
     """One reply in the making: what was asked for, and what has come so far."""
 
     def __init__(
-        self, request: Request, ingredients: tuple[Ingested, ...], calls: CallStream | None
-    ) -> None:
-        self.request, self.ingredients = request, ingredients
+        self, request: Request, ingredients: tuple[Ingested, ...], calls: CallStream | None,
+        promise: Promise,
+    ) -> None:  # fmt: skip
+        self.request, self.ingredients, self._promise = request, ingredients, promise
         self._calls = calls
         self.progress = Progress()
         self._text: list[str] = []
@@ -315,7 +318,7 @@ class _Task:
 
         Raises:
             EngineError: steering was asked for and did not happen.
-            RequestError: it ended in the midst of a call.
+            RequestError: it ended in the midst of a call, or breaks what was asked for.
         """
         mix, progress = self.request.mix, self.progress
         if mix and not (progress.n_steered or progress.left_out):
@@ -337,8 +340,10 @@ class _Task:
         calls, reason = self._calls.calls if self._calls else (), progress.finish_reason or "stop"
         if calls and not (reason == "length" and progress.cut_short):
             reason = "tool_calls"
+        text = "".join(self._text)
+        self._promise.check(text, calls)
         return Reply(
-            "".join(self._text),
+            text,
             reason,
             Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
             receipt,

@@ -97,7 +97,7 @@ class NamedSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """What the reply must follow; it always does, whether or not `strict` is said."""
+    """What the reply must follow; it does or is an error, whether or not `strict` is said."""
 
     model_config = ConfigDict(populate_by_name=True)
 
