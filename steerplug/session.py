@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from steerplug.build import Built, build_preset
-from steerplug.chat.calls.grammar import check_tools, reply_grammar
+from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.template import ChatTemplate, Message, check_messages
+from steerplug.chat.messages import Said, to_messages
+from steerplug.chat.promise import Promise
+from steerplug.chat.template import ChatTemplate, check_messages
 from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
 from steerplug.engine import fork
 from steerplug.engine.constraint import ANY_JSON, Grammar
@@ -119,14 +121,15 @@ class Session:
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
     ) -> Reply:
         """Return the assistant's next message.
 
         Args:
-            messages: the conversation, each with `role` and `content`.
+            messages: the conversation, each with `role` and `content`, in OpenAI's form as well;
+                a text is one message of the user.
             steering: how to steer this reply.
             settings: how to generate.
 
@@ -137,7 +140,7 @@ class Session:
 
     def stream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
         *,
@@ -176,7 +179,7 @@ class Session:
 
     async def achat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
     ) -> Reply:
@@ -185,7 +188,7 @@ class Session:
 
     async def astream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Said,
         steering: SteeringWords = None,
         settings: Settings | None = None,
         *,
@@ -221,22 +224,24 @@ class Session:
         return _scored(text, task, await _alast(self._aevents(task, True)))
 
     def _chat_task(
-        self, messages: Sequence[Message], steering: SteeringWords, settings: Settings | None
+        self, messages: Said, steering: SteeringWords, settings: Settings | None
     ) -> "_Task":
         settings = settings or Settings()
         check_tools(settings.tools)
+        tools = usable(settings.tools)
+        settings, messages = replace(settings, tools=tools), to_messages(messages)
         check_messages(messages)
         if settings.max_tokens == 0:
             raise RequestError("max_tokens is 0; give at least 1.")
         steered = Resolved(*self.steering(steering))
         prompt = self.template.prompt(
-            messages, settings.tools.tools,
+            messages, tools.tools,
             variables=settings.chat_template_kwargs,
             continue_final_message=settings.continue_final_message,
             parse_special=settings.parse_special,
             spans=bool(steered.mix),
         )  # fmt: skip
-        has_calls = bool(settings.tools) or any(message.get("tool_calls") for message in messages)
+        has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
         begun = messages[-1]["content"] if settings.continue_final_message else ""
         return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
 
@@ -277,7 +282,7 @@ class Session:
             asked.request, prompt=replace(prompt, responses=own), max_tokens=0, scored=True,
             grammar=None, logprobs=asked.request.logprobs or 0,
         )  # fmt: skip
-        return _Task(request, asked.ingredients, None)
+        return _Task(request, asked.ingredients, None, Promise())
 
     def _task(
         self, prompt: Prompt, steering: Resolved, settings: Settings,
@@ -304,7 +309,7 @@ class Session:
             tells_end=settings.tells_end,
         )  # fmt: skip
         self.engine.check(request)
-        return _Task(request, ingredients, reading)
+        return _Task(request, ingredients, reading, Promise(settings.format, tools, begun))
 
     def _events(self, task: "_Task", whole: bool) -> Iterator[Event]:
         with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
@@ -359,9 +364,10 @@ class _Task:
     """One reply in the making: what was asked for, and what has come so far."""
 
     def __init__(
-        self, request: Request, ingredients: tuple[Ingested, ...], calls: CallStream | None
-    ) -> None:
-        self.request, self.ingredients = request, ingredients
+        self, request: Request, ingredients: tuple[Ingested, ...], calls: CallStream | None,
+        promise: Promise,
+    ) -> None:  # fmt: skip
+        self.request, self.ingredients, self._promise = request, ingredients, promise
         self._calls = calls
         self.progress = Progress()
         self._text: list[str] = []
@@ -392,7 +398,7 @@ class _Task:
 
         Raises:
             EngineError: steering was asked for and did not happen.
-            RequestError: it ended in the midst of a call.
+            RequestError: it ended in the midst of a call, or breaks what was asked for.
         """
         mix, progress = self.request.mix, self.progress
         if mix and not (progress.n_steered or progress.left_out):
@@ -414,8 +420,10 @@ class _Task:
         calls, reason = self._calls.calls if self._calls else (), progress.finish_reason or "stop"
         if calls and not (reason == "length" and progress.cut_short):
             reason = "tool_calls"
+        text = "".join(self._text)
+        self._promise.check(text, calls)
         return Reply(
-            "".join(self._text),
+            text,
             reason,
             Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
             receipt,

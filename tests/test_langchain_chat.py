@@ -401,18 +401,10 @@ def test_calls_and_their_results_become_chat_messages_by_either_form() -> None:
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-BROKEN = AIMessage("", invalid_tool_calls=[
-    {"name": "add", "args": "{", "id": "1", "error": None, "type": "invalid_tool_call"}
-])  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
         ([HumanMessage([{"type": "text", "text": "Look:"}, IMAGE])], "message 0 holds a block of"),
-        ([HumanMessage("Add."), BROKEN], "message 1 calls `add` with '{', which is no JSON"),
-        ([HumanMessage("")], "message 0 is empty"),
-        ([HumanMessage([])], "message 0 is empty"),
         ([HumanMessage([{"type": "reasoning", "reasoning": "Hm."}])], "block of type .reasoning"),
         ([ToolMessage([IMAGE], tool_call_id="1")], "message 0 holds a block of type 'image_url'"),
         ([RemoveMessage(id="1")], "message 0 is a RemoveMessage"),

@@ -9,13 +9,13 @@ chat is written is the business of `renderer`, where its messages stand in it th
 Control tokens are what the template writes; in what people wrote they are text, see `pasted`.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.encoding import is_object
 from steerplug.chat.outline import Outline, Write, n_common
 from steerplug.chat.pasted import Chat, Pasted, escaped, unused_characters
 from steerplug.chat.renderer import NO_VARIABLES, Renderer
@@ -251,11 +251,7 @@ def _check_calls(i: int, role: object, calls: Sequence[ToolCall]) -> None:
     if role != "assistant":
         raise RequestError(f"message {i} calls tools as {role}; only the assistant calls tools.")
     for call in calls:
-        try:
-            is_object = isinstance(json.loads(call.arguments), dict)
-        except (ValueError, RecursionError):
-            is_object = False
-        if not is_object:
+        if not is_object(call.arguments):
             raise RequestError(
                 f"message {i} calls {call.name!r} with arguments that are no JSON object; send "
                 'such as {"city": "Oslo"}.'

@@ -72,3 +72,23 @@ class CallPiece:
     arguments: str
     id: str | None = None
     name: str | None = None
+
+
+_FURTHER_KEYS = (
+    "additionalProperties", "unevaluatedProperties", "patternProperties", "minProperties", "allOf",
+    "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependentRequired", "dependencies", "$ref",
+    "$dynamicRef",
+)  # fmt: skip
+
+
+def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object with no keys but its properties, unless it speaks of others.
+
+    What was not asked for is then not made up.
+    """
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping) or any(key in schema for key in _FURTHER_KEYS):
+        return dict(schema)
+    if not set(schema.get("required") or ()) <= properties.keys():
+        return dict(schema)
+    return {"additionalProperties": False, **schema}

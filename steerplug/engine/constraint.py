@@ -2,7 +2,7 @@
 
 llguidance computes, per token, which ones may follow; theirs are the only logits left standing.
 That needs no logits, and is done beside the decode, in a thread of its own. A grammar is data: what
-it cannot express is an error sentence, never a crash.
+it cannot express is an error sentence, never a crash; of a JSON Schema, `loosen` leaves it out.
 """
 
 import json
@@ -21,6 +21,7 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
 from steerplug.engine import fork
+from steerplug.engine.loosen import loosened
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
 from steerplug.steering.value import Array
@@ -185,8 +186,15 @@ def lark_text(text: str, vocab: Vocab) -> str:
 
 
 def lark_json(schema: Mapping[str, Any]) -> str:
-    """Return JSON that follows a schema, in Lark."""
-    return "%json " + json.dumps({**schema, "x-guidance": _STYLE})
+    """Return JSON that follows a schema, in Lark.
+
+    Raises:
+        RequestError: the schema cannot be followed.
+    """
+    try:
+        return "%json " + json.dumps({**loosened(schema).schema, "x-guidance": _STYLE})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refused(schema, str(error)) from None
 
 
 def _compiled(grammar: Grammar) -> str:
@@ -200,7 +208,8 @@ def _compiled(grammar: Grammar) -> str:
         return matcher.grammar_from_lark(f"start: {quoted}")
     if isinstance(grammar, Lark):
         return matcher.grammar_from_lark(grammar.text)
-    return matcher.grammar_from_json_schema(json.dumps(dict(grammar)), overrides=_STYLE)
+    schema = json.dumps(dict(loosened(grammar).schema))
+    return matcher.grammar_from_json_schema(schema, overrides=_STYLE)
 
 
 def _tokenizer(vocab: Vocab) -> llguidance.LLTokenizer:

@@ -1,7 +1,7 @@
 """LangChain messages to chat messages, and replies to LangChain messages.
 
 A message that says more than a chat can hold, such as an image, is refused, never cut down to its
-text. What an AI message thought is left out, as chat templates do.
+text. What an AI message thought is left out, as chat templates do; see `chat.content`.
 """
 
 import json
@@ -14,6 +14,7 @@ from langchain_core.messages import (
     AIMessageChunk,
     BaseMessage,
     ChatMessage,
+    FunctionMessage,
     HumanMessage,
     InvalidToolCall,
     SystemMessage,
@@ -24,6 +25,7 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
 
+from steerplug.chat.messages import to_messages
 from steerplug.chat.tool import CallPiece, ToolCall
 from steerplug.errors import RequestError
 from steerplug.receipt import Reply
@@ -38,33 +40,29 @@ _ROLES: dict[type[BaseMessage], str] = {
     HumanMessage: "user",
     AIMessage: "assistant",
     ToolMessage: "tool",
+    FunctionMessage: "function",
 }
-_SAID_ELSEWHERE = ("tool_call", "tool_use", "tool_call_chunk")  # in `tool_calls`
-_THOUGHT = ("reasoning", "thinking")
 
 
 def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Return LangChain messages as what a `Session` reads.
 
     Raises:
-        RequestError: a message is of an unknown kind, empty, or holds more than text and calls.
+        RequestError: a message is of an unknown kind, or holds more than text and calls.
     """
-    names: dict[str, str] = {}
-    return [_to_message(message, i, names) for i, message in enumerate(messages)]
+    return to_messages([_to_message(message, i) for i, message in enumerate(messages)])
 
 
-def _to_message(message: BaseMessage, i: int, names: dict[str, str]) -> dict[str, Any]:
-    """Return one message; `names` holds the tool of each call so far, by the call's id."""
-    said: dict[str, Any] = {"role": _role(message, i), "content": _text(message, i)}
-    if said["role"] == "user" and not said["content"]:
-        raise RequestError(f"message {i} is empty; write something, or leave it out.")
-    if isinstance(message, AIMessage) and (calls := _calls(message, i)):
-        said["tool_calls"] = calls
-        names |= {call.id: call.name for call in calls}
+def _to_message(message: BaseMessage, i: int) -> dict[str, Any]:
+    told: dict[str, Any] = {"role": _role(message, i), "content": message.content}
+    told["name"] = message.name
     if isinstance(message, ToolMessage):
-        said["tool_call_id"] = message.tool_call_id
-        said["name"] = message.name or names.get(message.tool_call_id, "")
-    return said
+        told["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AIMessage):
+        told["tool_calls"] = message.tool_calls
+        told["invalid_tool_calls"] = message.invalid_tool_calls
+        told |= {key: message.additional_kwargs.get(key) for key in ("function_call", "refusal")}
+    return told
 
 
 def _role(message: BaseMessage, i: int) -> str:
@@ -76,40 +74,6 @@ def _role(message: BaseMessage, i: int) -> str:
     raise RequestError(
         f"message {i} is a {type(message).__name__}; send system, human, AI, tool or chat messages."
     )
-
-
-def _calls(message: AIMessage, i: int) -> tuple[ToolCall, ...]:
-    for call in message.invalid_tool_calls:
-        raise RequestError(
-            f"message {i} calls `{call['name']}` with {repr(call['args'])[:80]}, which is no JSON; "
-            "repair the call or leave it out."
-        )
-    return tuple(
-        ToolCall(call["id"] or "", call["name"], json.dumps(call["args"], ensure_ascii=False))
-        for call in message.tool_calls
-    )
-
-
-def _text(message: BaseMessage, i: int) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    left_out = (*_SAID_ELSEWHERE, *_THOUGHT) if isinstance(message, AIMessage) else ()
-    return "".join(
-        _block_text(block, i) for block in message.content
-        if isinstance(block, str) or block.get("type") not in left_out
-    )
-
-
-def _block_text(block: str | dict[str, Any], i: int) -> str:
-    if isinstance(block, str):
-        return block
-    text = block.get("text")
-    if block.get("type") != "text" or not isinstance(text, str):
-        raise RequestError(
-            f"message {i} holds a block of type {block.get('type')!r}; "
-            "a text model reads text blocks only."
-        )
-    return text
 
 
 # Replies

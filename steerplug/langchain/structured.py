@@ -29,7 +29,7 @@ from langchain_core.runnables import (
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
-from steerplug.chat.tool import Tool
+from steerplug.chat.tool import Tool, closed
 from steerplug.errors import RequestError, nearest
 from steerplug.langchain.references import rooted
 from steerplug.langchain.tools import described, to_tools
@@ -65,7 +65,7 @@ def structured(
         schema: what a reply must follow; None with "json_mode": any JSON object.
         include_raw: whether to return `raw`, `parsed` and `parsing_error` in place of the parsed.
         method: see above.
-        strict: without effect: replies always follow the schema.
+        strict: without effect: replies follow the schema, or are an error.
         kwargs: other arguments of the calls. With `tools` a reply may call them instead, and what
             is parsed is None then; `raw` has the calls.
 
@@ -85,8 +85,10 @@ def structured(
             )
     tools = said.pop("tools", None) or ()
     if method == "function_calling":
-        name = _as_tool(_given(schema)).name
-        bound = model.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, **said)
+        tool = described(_given(schema))
+        name = _as_tool(tool).name
+        tool = _read_by(schema, tool)
+        bound = model.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, **said)
     else:
         bound = model.bind_tools(tools, response_format=_format(schema, method), **said)
     parser: Runnable[AIMessage, Any] = _parser(schema, method)
@@ -121,13 +123,25 @@ def _as_tool(schema: Schema) -> Tool:
 def _format(schema: Schema | None, method: str) -> dict[str, Any]:
     if schema is None and method == "json_mode":
         return {"type": "json_object"}
-    json_schema = to_json_schema(_given(schema))
-    if "properties" in json_schema:  # nothing else, unless the schema says so
-        json_schema = {"additionalProperties": False, **json_schema}
+    json_schema = closed(_read_by(schema, to_json_schema(_given(schema))))
     if method == "json_mode":
         return {"type": "json_object", "schema": json_schema}
     name = str(json_schema.get("title", "reply"))
     return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
+
+
+def _read_by(schema: Schema | None, part: Any) -> Any:
+    """Return a schema as the class reads it that it is of: a set takes any list."""
+    if not (isinstance(schema, type) and is_basemodel_subclass(schema)):
+        return part
+    if isinstance(part, list):
+        return [_read_by(schema, item) for item in part]
+    if not isinstance(part, Mapping):
+        return part
+    return {
+        key: _read_by(schema, value) for key, value in part.items()
+        if not (key == "uniqueItems" and value is True)
+    }
 
 
 def _parser(schema: Schema | None, method: str) -> OutputParserLike[Any]:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, ToolCall, Tools
+from steerplug.chat.messages import to_messages
+from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
 from steerplug.engine.constraint import Grammar
+from steerplug.errors import RequestError
 from steerplug.server import fields
-from steerplug.server.body import Body, ChatBody, CompletionBody, Message, Part, ToolChoice
+from steerplug.server.body import Body, ChatBody, CompletionBody, Message, ToolChoice
 from steerplug.server.config import Limits
 from steerplug.server.continuing import goes_on
 from steerplug.server.errors import Refused
@@ -29,12 +31,15 @@ def chat_messages(body: ChatBody, limits: Limits) -> list[dict[str, Any]]:
     Raises:
         Refused: a message is not text, or the chat is too long.
     """
-    messages = [
-        _message(message, i, body.messages[:i]) for i, message in enumerate(body.messages)
-    ]
-    said = sum(len(message["content"]) for message in messages)
+    for i, message in enumerate(body.messages):
+        fields.check(message, fields.IGNORED_IN_MESSAGES, f"message {i}: ", "messages")
+    try:
+        messages = to_messages([_openai(message) for message in body.messages])
+    except RequestError as error:
+        raise Refused(str(error), param="messages") from None
+    n_text = sum(len(message["content"]) for message in messages)
     calls = (call for message in messages for call in message.get("tool_calls", ()))
-    _check_length(said + sum(len(call.arguments) for call in calls), limits)
+    _check_length(n_text + sum(len(call.arguments) for call in calls), limits)
     return messages
 
 
@@ -124,56 +129,10 @@ def _each(body: Body, settings: Settings, limits: Limits, partition: str) -> Ite
         yield replace(settings, sampling=replace(sampling, seed=seed))
 
 
-def _message(message: Message, i: int, before: Sequence[Message]) -> dict[str, Any]:
-    where = f"message {i}: "
-    fields.check(message, fields.IGNORED_IN_MESSAGES, where, "messages")
-    role = _ROLES.get(message.role, message.role)
-    said: dict[str, Any] = {"role": role, "content": _text(message.content, i)}
-    if role == "assistant":
-        said["content"] = said["content"] or message.refusal or ""
-        if calls := _calls(message, i):
-            said["tool_calls"] = calls
-    if role == "tool":
-        said |= {"tool_call_id": message.tool_call_id or "", "name": message.name or ""}
-    if message.role == "function":
-        said["tool_call_id"] = _latest_call(before)
-    return said
-
-
-def _calls(message: Message, i: int) -> list[ToolCall]:
-    calls = [
-        ToolCall(call.id, call.function.name, call.function.arguments)
-        for call in message.tool_calls or ()
-    ]
-    if message.function_call is not None and not calls:
-        function = message.function_call
-        calls.append(ToolCall(_call_id(i), function.name, function.arguments))
-    return calls
-
-
-def _latest_call(before: Sequence[Message]) -> str:
-    """Return the id of the latest `function_call`, which has none of its own."""
-    numbers = [i for i, message in enumerate(before) if message.function_call is not None]
-    return _call_id(numbers[-1]) if numbers else ""
-
-
-def _call_id(i: int) -> str:
-    return f"call_{i}"
-
-
-def _text(content: str | Sequence[Part] | None, i: int) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    for part in content:
-        if part.type not in _TEXTS:
-            raise Refused(
-                f"message {i} holds a part of type `{part.type[:40]}`; this model reads text only.",
-                param="messages",
-            )
-        fields.check(part, fields.IGNORED_IN_PARTS, f"message {i}: ", "messages")
-    return "".join(part.text or part.refusal or "" for part in content)
+def _openai(message: Message) -> dict[str, Any]:
+    """Return what a message says to the model, in OpenAI's shape."""
+    unheard = {"prefix", "partial", *(message.model_extra or ())}
+    return message.model_dump(exclude_unset=True, exclude=unheard)
 
 
 def _tools(body: ChatBody) -> Tools:

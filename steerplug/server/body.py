@@ -37,34 +37,40 @@ class Open(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
 
 
-class Part(Open):
-    """A part of a message's content; only text can be read."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-
 class FunctionCall(BaseModel):
     """What an assistant called, and with what, as JSON text."""
 
     name: FunctionName
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] | None = "{}"
+
+
+class CustomCall(BaseModel):
+    """What an assistant called that takes a text."""
+
+    name: FunctionName
+    input: str = ""
 
 
 class Call(BaseModel):
     """A call in an assistant's message."""
 
-    id: Annotated[str, Field(max_length=200)]
-    type: Literal["function"] = "function"
-    function: FunctionCall
+    id: Annotated[str, Field(max_length=200)] = ""
+    type: Literal["function", "custom"] = "function"
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
+
+    @model_validator(mode="after")
+    def _names_what_is_called(self) -> "Call":
+        if getattr(self, self.type) is None:
+            raise ValueError(f"a call of type {self.type} needs the key {self.type}")
+        return self
 
 
 class Message(Open):
-    """One turn of a chat."""
+    """One turn of a chat; of content in parts, only text can be read."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[Part], Field(max_length=1000)] | None = None
+    content: str | Annotated[list[Any], Field(max_length=1000)] | dict[str, Any] | None = None
     name: Annotated[str, Field(max_length=200)] | None = None
     tool_calls: Annotated[list[Call], Field(max_length=100)] | None = None
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
@@ -110,7 +116,7 @@ class NamedSchema(Open):
 
 
 class ResponseFormat(Open):
-    """What the reply must follow; it always does, whether or not `strict` is said."""
+    """What the reply must follow; it does or is an error, whether or not `strict` is said."""
 
     type: Literal["text", "json_object", "json_schema", "json", "regex", "choice", "grammar"]
     json_schema: NamedSchema | None = None

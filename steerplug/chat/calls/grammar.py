@@ -1,12 +1,14 @@
 """Grammars of tool calls: what is written around them is fixed, arguments follow their schemas."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern, until_arguments
-from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
+from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools, closed
 from steerplug.engine.calls import Calls
 from steerplug.engine.constraint import (
     Choice,
@@ -20,6 +22,7 @@ from steerplug.engine.constraint import (
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError, nearest
 
+_logger = logging.getLogger("steerplug.chat")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -62,6 +65,41 @@ def _check_tool(tool: Tool, names: list[str]) -> None:
             f"the parameters of the tool {tool.name!r} are no JSON Schema of an object; give one, "
             'such as {"type": "object", "properties": {}}.'
         )
+
+
+def usable(tools: Tools) -> Tools:
+    """Return tools without those that no grammar expresses, if others are left to choose from.
+
+    What is set aside is said in the log, once.
+
+    Raises:
+        RequestError: no tool is left, or the one that is asked for is set aside.
+    """
+    if tools.choice == NONE:
+        return tools
+    refused = {tool.name: error for tool in tools.tools if (error := _refusal(tool))}
+    left = tuple(tool for tool in tools.tools if tool.name not in refused)
+    if tools.choice in refused or (refused and not left):
+        raise refused.get(tools.choice) or next(iter(refused.values()))
+    if tools.choice not in (AUTO, REQUIRED):
+        return tools
+    for error in refused.values():
+        _say_once(f"{error} The tool is set aside, and the others are offered.")
+    return replace(tools, tools=left)
+
+
+def _refusal(tool: Tool) -> RequestError | None:
+    """Return why no grammar expresses the arguments of a tool, if so."""
+    try:
+        _arguments(tool)
+    except RequestError as error:
+        return error
+    return None
+
+
+@lru_cache(256)
+def _say_once(sentence: str) -> None:
+    _logger.warning("%s", sentence)
 
 
 def reply_grammar(
@@ -135,10 +173,10 @@ def _say(text: str, form: Form, vocab: Vocab) -> str:
 
 
 def _arguments(tool: Tool) -> str:
-    schema = {"type": "object", **tool.parameters}
-    if "properties" in schema and "patternProperties" not in schema:
-        schema.setdefault("additionalProperties", False)  # what was not asked for is not made up
-    return lark_json(schema)
+    try:
+        return lark_json(closed({"type": "object", **tool.parameters}))
+    except RequestError as error:
+        raise _of(tool, error) from None
 
 
 def _inlined(wanted: Grammar) -> str:
@@ -172,5 +210,9 @@ def _check(grammar: Lark, tools: Tools, vocab: Vocab) -> None:
             try:
                 Constraint(vocab, tool.parameters)
             except RequestError as error:
-                raise RequestError(f"in the tool {tool.name!r}, {error}") from None
+                raise _of(tool, error) from None
         raise
+
+
+def _of(tool: Tool, error: RequestError) -> RequestError:
+    return RequestError(f"in the tool {tool.name!r}, {error}")

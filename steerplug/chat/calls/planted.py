@@ -166,7 +166,7 @@ def _opening(lead: str, answer: str) -> str:
     """Return what tells a call from an answer: a mark, the first key of JSON, or words."""
     for mark in _OPENING.findall(lead):
         if mark not in answer and "think" not in mark.lower():
-            return mark
+            return str(mark)
     start = _JSON_OPENING.match(lead) or _WORDS.match(lead)
     return str(start[1]) if start else ""
 

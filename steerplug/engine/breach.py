@@ -1,0 +1,39 @@
+"""What a finished reply breaks of its schema, where the grammar could not hold it to all of that.
+
+A reply is checked only for what `loosen` left out.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from steerplug.engine.loosen import loosened
+from steerplug.engine.validator import errors
+
+if TYPE_CHECKING:
+    from jsonschema_rs import ValidationError
+
+
+def breach(schema: Mapping[str, Any], text: str) -> str | None:
+    """Return how a finished reply breaks its schema, if it does; None also if it is no whole JSON.
+
+    Args:
+        schema: what was asked for, and could be followed as far as `loosened` goes.
+        text: the reply.
+    """
+    loose = loosened(schema)
+    if not loose.left_out:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    known = {_told(error) for error in errors(json.dumps(dict(loose.schema)), value)}
+    broken = (_told(error) for error in errors(json.dumps(dict(schema)), value))
+    return next((told for told in broken if told not in known), None)
+
+
+def _told(error: "ValidationError") -> str:
+    at = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
+                 for part in error.instance_path)  # fmt: skip
+    return f"at ${at} ({' '.join(error.message.split())[:200]})"
