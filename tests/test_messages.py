@@ -318,6 +318,7 @@ SAME: list[BaseMessage] = [
 
 def test_a_history_of_another_provider_is_gone_on_with_alike_at_every_door(client: Client) -> None:
     greedy = Settings(Sampling(temperature=0), max_tokens=8)
+    client.serving.session.engine.forget()
     expected = client.serving.session.chat(ROUND, settings=greedy).text
     assert expected
     client.serving.session.engine.forget()  # a cached prompt may round otherwise
