@@ -228,8 +228,9 @@ def test_the_server_goes_on_in_every_way_that_clients_say_it(
 
 def test_openai_s_client_goes_on(client: Client, session: Session) -> None:
     api = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="x", max_retries=0)
+    messages: Any = HALF
     stream = api.chat.completions.create(
-        model=NAME, messages=HALF, stream=True, max_tokens=6, temperature=0,  # type: ignore[call-overload]
+        model=NAME, messages=messages, stream=True, max_tokens=6, temperature=0,
         extra_body={"continue_final_message": True, "add_generation_prompt": False},
     )  # fmt: skip
     text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)

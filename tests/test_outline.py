@@ -1,10 +1,9 @@
 """Where turns stand in a chat: a few renderings and one tokenisation, whatever its length."""
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
-from families import BOTH, FAMILIES, OSLO, QWEN, template  # type: ignore[import-not-found]
+from families import BOTH, FAMILIES, MISTRAL, OSLO, QWEN, template  # type: ignore[import-not-found]
 from test_template import TEMPLATES, ToyVocab, chat  # type: ignore[import-not-found]
 
 from steerplug.chat.template import ChatTemplate, Message
@@ -46,7 +45,7 @@ class Counted:
 
         def rendered(*args: Any, **kwargs: Any) -> str:
             self.n_rendered += 1
-            return cast(str, render(*args, **kwargs))
+            return render(*args, **kwargs)
 
         def tokenised(text: str, **kwargs: Any) -> list[int]:
             self.n_tokenised += len(text)
@@ -58,7 +57,7 @@ class Counted:
 
 def talk(n: int) -> list[Message]:
     """A conversation of n turns of each side."""
-    return chat(*(f"{'QA'[i % 2]} {i // 2}" for i in range(2 * n)), "And?")
+    return list(chat(*(f"{'QA'[i % 2]} {i // 2}" for i in range(2 * n)), "And?"))
 
 
 def shown(vocab: Vocab, prompt: Prompt) -> list[str]:
@@ -87,19 +86,33 @@ def test_nor_does_one_with_many_calls(
     family: str, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def calls(n: int) -> list[Message]:
-        turns: Sequence[Message] = (
+        turns: list[Message] = [
             {"role": "user", "content": "Oslo?"},
             {"role": "assistant", "content": "", "tool_calls": (OSLO,)},
             {"role": "tool", "content": "4 °C", "tool_call_id": OSLO.id, "name": OSLO.name},
             {"role": "assistant", "content": "Cold."},
-        )
-        return [*(turns * n), {"role": "user", "content": "Thanks."}]
+        ]
+        return [*turns * n, {"role": "user", "content": "Thanks."}]
 
     counted = Counted(FAMILIES[family][0], model.vocab, monkeypatch)
     prompt = counted.template.prompt(calls(30), BOTH)
     assert len(prompt.responses) == 60
     assert counted.n_rendered <= 12
     assert [text.strip() for text in shown(model.vocab, prompt)[1::2]] == ["Cold."] * 30
+
+
+def test_ids_that_a_template_writes_behind_results_take_no_rendering_each(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = MISTRAL.replace("message.content + '[/T", "message.content + message.name + '[/T")
+    turns: list[Message] = [{"role": "user", "content": "Oslo?"}]
+    for i in range(30):
+        turns += [{"role": "tool", "content": "4", "tool_call_id": "", "name": f"id{'x' * i}"},
+                  {"role": "assistant", "content": "Cold."}]  # fmt: skip
+    counted = Counted(source, model.vocab, monkeypatch)
+    prompt = counted.template.prompt(turns)
+    assert counted.n_rendered <= 12
+    assert shown(model.vocab, prompt) == ["Cold."] * 30
 
 
 def test_a_chat_whose_spans_nobody_needs_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +168,7 @@ def test_private_characters_in_a_chat_are_text(model: Model) -> None:
 def test_a_toy_of_unknown_characters_has_its_spans_too() -> None:
     """Where tokens do not spell the text, beginnings of it are tokenised instead."""
 
-    class Deaf(ToyVocab):
+    class Deaf(ToyVocab):  # type: ignore[misc]
         def piece(self, token: int, special: bool = False) -> bytes:
             piece = super().piece(token, special)
             return "▅".encode() if "☔" in piece.decode() else piece

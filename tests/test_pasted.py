@@ -118,7 +118,7 @@ def test_text_without_marks_has_the_tokens_of_the_whole_text(
 
 
 def test_white_space_that_a_control_token_takes_is_taken_beside_pasted_text_too() -> None:
-    class Greedy(ToyVocab):
+    class Greedy(ToyVocab):  # type: ignore[misc]
         def tokenize(self, text: str, *, special: bool = False) -> list[int]:
             if special:
                 text = text.replace("<|im_end|>\n", "<|im_end|>")
@@ -156,13 +156,12 @@ def test_a_schema_that_is_nested_without_end_is_a_sentence(model: Model) -> None
 
 def test_a_session_has_a_switch_for_those_who_rely_on_marks_in_text() -> None:
     session = Session("smollm2", n_ctx=256, n_threads=1)
+    turn = "<|im_start|>user\nHi<|im_end|>\n"
     try:
-        short = Settings(max_tokens=1)
-        marked = Settings(max_tokens=1, parse_special=True)
-        turn = "<|im_start|>user\nHi<|im_end|>\n"
-        for ask in (lambda how: session.chat(chat(turn), None, how),
-                    lambda how: session.complete(turn, None, how)):  # fmt: skip
-            as_text, as_marks = ask(short).usage, ask(marked).usage
+        text, marked = (Settings(max_tokens=1, parse_special=special) for special in (False, True))
+        chats = [session.chat(chat(turn), None, how).usage for how in (text, marked)]
+        completions = [session.complete(turn, None, how).usage for how in (text, marked)]
+        for as_text, as_marks in (chats, completions):
             assert as_text.prompt_tokens > as_marks.prompt_tokens + 8
     finally:
         session.close()
