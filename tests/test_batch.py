@@ -272,6 +272,30 @@ def test_memory_is_bounded_and_replies_that_outgrow_it_wait_and_go_on(
     check_accounts(engine)
 
 
+def test_a_reply_that_was_sent_back_still_knows_what_it_has_said(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    """No token comes twice under such a penalty, nor one of the prompt."""
+    engine = new_engine(256)
+    once = Sampling(
+        temperature=0, presence_penalty=100.0, repeat_last_n=-1,
+        logit_bias={model.vocab.eos: -100.0},
+    )  # fmt: skip
+    requests = [
+        asks(chat(model, f"Tell me about the {word}."), max_tokens=45, sampling=once)
+        for word in ("sea", "sky", "sun", "ice", "rain")
+    ]
+    preempted = []
+    preempt = engine._worker.batch._preempt
+    engine._worker.batch._preempt = lambda: preempted.append(1) or preempt()  # type: ignore[method-assign, func-returns-value]
+    readers = [Reader(engine, request) for request in requests]
+    for request, reader in zip(requests, readers, strict=True):
+        tokens = reader.done().tokens
+        assert len(set(tokens)) == len(tokens) == 45
+        assert not set(tokens) & set(request.prompt.tokens)
+    assert preempted
+
+
 # Fairness
 
 

@@ -137,8 +137,10 @@ def test_two_names_of_a_setting_must_agree(client: Client) -> None:
 
 def test_every_setting_of_the_sampler_is_a_field_of_both_endpoints() -> None:
     head = {"model": "x", "prompt": "x", "messages": QUESTION}
-    values = {name: setting.low if setting.default != setting.low else setting.high
-              for name, setting in SETTINGS.items()}  # fmt: skip
+    values: dict[str, Any] = {
+        name: setting.low if setting.default != setting.low else setting.high
+        for name, setting in SETTINGS.items()
+    }
     for name, value in values.items():
         expected = Sampling(**{name: value})
         assert expected != Sampling()
