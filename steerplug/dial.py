@@ -1,8 +1,7 @@
 """Whether a contrast's steering turns anything on a model: what does not work is no preset there.
 
-The dial of a fit (see `fit.measure`) is what a turn of the strength does at its least, as a share of
-what the contrast's own texts do as prompts. Steering that was imported has none, and is taken as it
-is.
+The dial of a fit (see `fit.measure`) is what a turn of the strength does at its least, as a share
+of what the contrast's own texts do as prompts. Imported steering has none, and is taken as it is.
 """
 
 from collections.abc import Mapping
