@@ -15,6 +15,7 @@ from typing import Any
 
 import steerplug
 from steerplug.chat.template import ChatTemplate
+from steerplug.dial import check_dial, is_weak, weakness, works
 from steerplug.engine.cells import Cells
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.context import Context
@@ -92,10 +93,17 @@ def build_preset(
         report: told how far the work is.
 
     Raises:
-        FitError: the preset cannot be fitted on this model.
+        FitError: the preset cannot be fitted on this model, or does nothing on it.
         StoreError: the store cannot be read or written.
     """
-    store = store or Store()
+    built = _found_or_made(preset, engine, store or Store(), force, near, report)
+    _check_works(built, preset, engine.model)
+    return built
+
+
+def _found_or_made(
+    preset: Preset, engine: Engine, store: Store, force: bool, near: bool, report: Report
+) -> Built:
     key = store_key(preset, engine)
     model = engine.model
     path = store.path(key)
@@ -139,12 +147,25 @@ def find_built(
 
     Raises:
         SteeringError: it is damaged, or not what its name says.
+        FitError: it does nothing on this model.
     """
     key, model = store_key(preset, engine), engine.model
     found = store.find(key, n_embd=model.n_embd, n_layer=model.n_layer)
     if found:
-        return Built(*found, store.path(key), from_store=True)
-    return _shipped(preset, key, model) or (_near(preset, key, model, store) if near else None)
+        built: Built | None = Built(*found, store.path(key), from_store=True)
+    else:
+        built = _shipped(preset, key, model)
+        built = built or (_near(preset, key, model, store) if near else None)
+    if built:
+        _check_works(built, preset, model)
+    return built
+
+
+def _check_works(built: Built, preset: Preset, model: Model) -> None:
+    """Refuse what does nothing on the model, also if it was kept before that was refused."""
+    check_dial(preset.name, model.name, built.identity.fidelity)
+    if is_weak(built.identity.fidelity):
+        log.warning("%s", weakness(preset.name, model.name))
 
 
 def _shipped(preset: Preset, key: Key, model: Model) -> Built | None:
@@ -163,7 +184,7 @@ def _near(preset: Preset, key: Key, model: Model, store: Store) -> Built | None:
     """Return steering that was built for nearly this model, with a warning."""
     folders = (store.folder, *(folder / "compiled" for folder in _came_with(preset)))
     found = find_near(key, folders, _check_pinned, n_embd=model.n_embd, n_layer=model.n_layer)
-    if found is None:
+    if found is None or not works(found[0][1].fidelity):
         return None
     made, path = found
     log.warning("%s", warning(preset.name, model.name, recall(path).get(key.model)))
@@ -302,7 +323,11 @@ def _measured(
 def _fit_contrast(
     preset: Preset, engine: Engine, cells: Cells, report: Report
 ) -> tuple[Steering, float, Figures]:
-    """Fit the difference between the contrast's texts."""
+    """Fit the difference between the contrast's texts.
+
+    Raises:
+        FitError: it garbles this model wherever it is added, or does nothing on it.
+    """
     assert preset.contrast is not None
     fit, pairs, blocks = preset.fit, preset.contrast.pairs, _blocks(preset, engine)
     if fit.method == "actadd":
@@ -322,6 +347,7 @@ def _fit_contrast(
 
     steering, choice = _chosen(preset, engine, directions, score)
     figures = {"dial": choice.score, "coefficient": choice.coefficient}
+    check_dial(preset.name, engine.model.name, figures)
     return steering, preset.strength.default, figures
 
 

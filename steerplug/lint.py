@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from steerplug.errors import PackError, PresetError
 from steerplug.library import find_preset
 from steerplug.packs.manifest import HEAD, read_head
-from steerplug.preset import Preset
+from steerplug.preset import NAME, Preset
 from steerplug.yaml_file import MAX_BYTES, read_yaml
 from steerplug.yaml_problem import findings
 
@@ -79,9 +79,11 @@ def lint(path: Path) -> list[Problem]:
         ]
         return sorted(found, key=lambda problem: problem.line or 0)
     if preset.name != path.stem:
+        is_name = re.fullmatch(NAME, path.stem) is not None
+        other = f", or write `name: {path.stem}`" if is_name else ""
         said = (
             f"{yaml_file.at(('name',))}: `name` is {preset.name!r}, but a preset's file is called "
-            f"after it; call the file {preset.name}.yaml, or write `name: {path.stem}`."
+            f"after it; call the file {preset.name}.yaml{other}."
         )
         return [_problem(path, said)]
     return []

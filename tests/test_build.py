@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import steerplug
-from steerplug import build
-from steerplug.build import Built, build_preset, store_key
+from steerplug import build, dial
+from steerplug.build import Built, build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
 from steerplug.errors import FitError, StoreError
 from steerplug.evaluate import fidelity, questions, sweep
@@ -397,6 +397,47 @@ def test_what_brings_the_model_no_nearer_to_the_prompt_is_not_kept(
     assert not list(store.folder.rglob("*.gguf"))
 
 
+def turned(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
+    """Let what is fitted be this many times what it is."""
+    fitted = difference.mean
+    monkeypatch.setattr(
+        difference, "mean", lambda rows: {il: times * z for il, z in fitted(rows).items()}
+    )
+
+
+def test_a_contrast_that_turns_the_wrong_way_is_refused_and_not_kept(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned(monkeypatch, -1)
+    said = r"^`glad` does not work on Smollm2[^;]* \(by -\d+% of what .* a teacher instead\.$"
+    with pytest.raises(FitError, match=said):
+        build_preset(preset(), engine, store=store)
+    assert not list(store.folder.rglob("*.gguf"))
+
+
+def test_a_contrast_that_does_nothing_is_refused_also_where_it_was_kept_before(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned(monkeypatch, 0)
+    monkeypatch.setattr(build, "check_dial", lambda *_: None)  # as it was
+    assert build_preset(preset(), engine, store=store).identity.fidelity["dial"] <= 0
+    monkeypatch.undo()
+    for use in (build_preset, find_built):
+        with pytest.raises(FitError, match=r"`glad` does not work on Smollm2.* \(by -?0% of"):
+            use(preset(), engine, store=store)
+
+
+def test_a_contrast_that_hardly_does_anything_is_said_to(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build_preset(preset(), engine, store=store)
+    assert "hardly" not in caplog.text
+    monkeypatch.setattr(dial, "WEAK", 1.0)
+    build_preset(preset(), engine, store=store)
+    assert "`glad` hardly does anything on Smollm2" in caplog.text
+
+
 @pytest.mark.parametrize("changes", [{}, {"contrast": None, "teacher": TEACHER}])
 def test_a_block_beyond_the_model_is_refused_before_any_work(
     changes: dict[str, Any], engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -411,7 +452,7 @@ def test_a_block_beyond_the_model_is_refused_before_any_work(
 def test_the_first_and_the_last_block_can_be_steered(
     layers: list[int], engine: Engine, store: Store
 ) -> None:
-    wanted = preset(fit=fit(layers=layers, coefficient=0.2))
+    wanted = preset(fit=fit(layers=layers, coefficient=1.0))
     assert list(build_preset(wanted, engine, store=store).steering.layers) == layers
 
 

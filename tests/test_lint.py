@@ -115,6 +115,12 @@ def test_the_command_prints_each_problem_and_ends_with_code_2(
     assert [one["line"] for one in report["problems"]] == [5, 6, 7, 9]
 
 
+@pytest.mark.parametrize("stem", ["My Preset", "Glad", "_glad", "glad (1)", "g" * 65, "froh-ä"])
+def test_a_name_that_no_preset_can_have_is_not_advised(stem: str, write: Write) -> None:
+    (problem,) = lint(write(f"{stem}.yaml", GOOD))
+    assert problem.said.endswith("a preset's file is called after it; call the file good.yaml.")
+
+
 def test_a_preset_is_named_as_everywhere(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -11,6 +11,7 @@ from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_fields, print_json, say, screen
 from steerplug.commands.reply import blocks
 from steerplug.commands.scopes import build_both
+from steerplug.dial import is_weak
 from steerplug.errors import PresetError
 from steerplug.figures import (
     NOT_MEASURED,
@@ -101,7 +102,9 @@ def _print(name: str, report: dict[str, Any]) -> None:
     by = report["claimed_by"]
     kept = f"came with {report['pack']}" if report["pack"] else "was kept from before"
     was = kept if report["from_cache"] else f"took {report['seconds']:.1f} s"
-    screen().print(f"{name} is ready; it {was}.\n", soft_wrap=True)
+    weak = is_weak(report["fidelity"])
+    state = "is built, but hardly does anything on this model" if weak else "is ready"
+    screen().print(f"{name} {state}; it {was}.\n", soft_wrap=True)
     print_fields(
         steers=f"{blocks(report['layers'])}, scope {report['scope']}, by {report['method']}",
         **{f"claimed_{name}" if by else name: text

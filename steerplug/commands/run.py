@@ -1,6 +1,5 @@
 """`steerplug run`: one prompt, one answer, streamed to stdout."""
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.opened import opened
 from steerplug.commands.options import MODEL, Json, Model, Steer
 from steerplug.commands.output import print_json, say
+from steerplug.commands.piped import read_prompt
 from steerplug.commands.reply import stream, summary
 from steerplug.errors import RequestError
 from steerplug.sampling import Sampling
@@ -17,14 +17,18 @@ from steerplug.sampling import Sampling
 if TYPE_CHECKING:
     from steerplug.session import Event, Session, Settings
 
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask; - reads stdin.")]
+Prompt = Annotated[
+    str,
+    typer.Argument(metavar="[PROMPT]", help="What to ask; piped text comes before it, or is it.",
+                   show_default=False),
+]  # fmt: skip
 System = Annotated[str | None, typer.Option(help="A system prompt.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue plain text, without chat template.")]
 
 
 @with_sampling
 def run(
-    prompt: Prompt,
+    prompt: Prompt = "",
     model: Model = MODEL,
     steer: Steer = "none",
     system: System = None,
@@ -38,7 +42,7 @@ def run(
     """Answer one prompt, steered."""
     if raw and system is not None:
         raise RequestError("--raw has no chat to put --system into; leave one of them out.")
-    text = _text(prompt)
+    text = read_prompt(prompt)
 
     from steerplug.session import Settings
 
@@ -50,19 +54,6 @@ def run(
         print_json({"model": model, "steering": steer, **reply.to_dict()})
     else:
         say(summary(reply))
-
-
-def _text(prompt: str) -> str:
-    if prompt == "-":
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise RequestError(
-                f"stdin is not UTF-8 text (byte {error.start}); save it as UTF-8."
-            ) from None
-    if not prompt.strip():
-        raise RequestError("the prompt is empty; write what to ask.")
-    return prompt
 
 
 def _chat(

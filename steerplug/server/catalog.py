@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steerplug.build import Built, find_built
-from steerplug.errors import SteerplugError, nearest
+from steerplug.errors import FitError, SteerplugError, nearest
 from steerplug.library import Listing, list_presets, user_folder
 from steerplug.packs.lock import lock_in_use
 from steerplug.preset import Preset
@@ -100,6 +100,9 @@ class Catalog:
             return f"the preset `{name}` is broken; `steerplug lint {name}` says why."
         try:
             built = self._find(name, preset)
+        except FitError as error:
+            log.warning("preset `%s` is not offered: %s", name, error)
+            return str(error)
         except SteerplugError as error:
             log.warning("preset `%s` cannot be used: %s", name, error)
             return f"the steering of `{name}` cannot be used; the server's log says why."
