@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from steerplug import Sampling, Session
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt
 from steerplug.fit.choose import MAX_DAMAGE, Candidates
 from steerplug.fit.difference import actadd

@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 
 from steerplug import Session
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context, Row
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import plan
 from steerplug.evaluate.picture import check_picture, plain
 from steerplug.evaluate.questions import spread, unseen
@@ -39,7 +39,7 @@ from steerplug.fit import activations, difference
 from steerplug.fit.general import general_prompts
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
 SHOWN = (2, 8, 14, 20, 26)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steerplug.build import build_preset
+    from steerplug.engine.sampling import Sampling
     from steerplug.errors import SteerplugError
     from steerplug.langchain import ChatSteerplug
     from steerplug.langchain.prompts import preset_from_prompt, split_prompt
-    from steerplug.library import list_presets, load_preset
+    from steerplug.library.presets import list_presets, load_preset
+    from steerplug.library.save import save_preset
     from steerplug.preset import Preset
-    from steerplug.preset_file import save_preset
-    from steerplug.receipt import Reply
-    from steerplug.sampling import Sampling
     from steerplug.session import Session
+    from steerplug.session.receipt import Reply
     from steerplug.steering import NOTHING, Delta, Mix, Steering
 
 __version__ = "0.1.0"
@@ -27,16 +27,16 @@ _HOMES = {
     "Mix": "steerplug.steering",
     "NOTHING": "steerplug.steering",
     "Preset": "steerplug.preset",
-    "Reply": "steerplug.receipt",
-    "Sampling": "steerplug.sampling",
+    "Reply": "steerplug.session.receipt",
+    "Sampling": "steerplug.engine.sampling",
     "Session": "steerplug.session",
     "Steering": "steerplug.steering",
     "SteerplugError": "steerplug.errors",
     "build_preset": "steerplug.build",
-    "list_presets": "steerplug.library",
-    "load_preset": "steerplug.library",
+    "list_presets": "steerplug.library.presets",
+    "load_preset": "steerplug.library.presets",
     "preset_from_prompt": "steerplug.langchain.prompts",
-    "save_preset": "steerplug.preset_file",
+    "save_preset": "steerplug.library.save",
     "split_prompt": "steerplug.langchain.prompts",
 }
 

@@ -15,34 +15,34 @@ from typing import Any
 
 import steerplug
 from steerplug.chat.template import ChatTemplate
-from steerplug.dial import check_dial, is_weak, weakness, works
-from steerplug.engine.cells import Cells
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.quick import quick
+from steerplug.engine.reader import Cells
+from steerplug.engine.requantised import quick
 from steerplug.errors import FitError
 from steerplug.evaluate import sweep
+from steerplug.evaluate.dial import check_dial, is_weak, weakness, works
 from steerplug.evaluate.fidelity import measure_fidelity
 from steerplug.evaluate.questions import SWEPT, for_choosing, reported_on, spread
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.chain import Chain, fit_chain
+from steerplug.fit.checkpoint import Kept
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
 from steerplug.fit.distill import check_installed, distill
 from steerplug.fit.general import general_prompts
-from steerplug.fit.kept import Kept
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import teach
-from steerplug.library import shipped_folder
-from steerplug.measured import recall
-from steerplug.near import find_near, warning
+from steerplug.library.presets import shipped_folder
 from steerplug.packs.installed import pack_of
 from steerplug.preset import Preset
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Steering
-from steerplug.store import Key, Store
+from steerplug.store.measurements import recall
+from steerplug.store.other_quantisation import find_near, warning
+from steerplug.store.store import Key, Store
 
 log = logging.getLogger(__name__)
 

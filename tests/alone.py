@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Logprobs, Piece
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import Array, Delta, Mix, Scope, Steering

@@ -10,7 +10,7 @@ from steerplug.engine.engine import Engine
 from steerplug.preset import Preset
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Steering
-from steerplug.store import Key, Store
+from steerplug.store.store import Key, Store
 
 
 @dataclass(frozen=True)

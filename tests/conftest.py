@@ -83,7 +83,7 @@ def shared_context(model: Model) -> Iterator[Context]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
-    from steerplug.langchain.sessions import forget_sessions
+    from steerplug.session.shared import forget_sessions
 
     base = tmp_path_factory.getbasetemp()
     presets = tmp_path_factory.mktemp("presets")

@@ -27,7 +27,7 @@ import psutil
 import uvloop
 
 from steerplug.engine.engine import Request
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.session import Session, Settings
 
 N_CLIENTS, N_TOKENS, N_CTX, N_CELLS = 32, 64, 2048, 8192

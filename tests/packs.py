@@ -17,7 +17,7 @@ from steerplug.preset import Preset
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
-from steerplug.store import Key, Store
+from steerplug.store.store import Key, Store
 
 MODEL = "tiny-8x4-" + "ab" * 32
 N_EMBD, N_LAYER = 8, 4

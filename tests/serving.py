@@ -13,7 +13,7 @@ import httpx
 
 from steerplug.server.config import Config
 from steerplug.server.serve import Server, listen
-from steerplug.server.serving import Serving
+from steerplug.server.state import Serving
 from steerplug.session import Session
 
 NAME = "smollm2"

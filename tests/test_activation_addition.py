@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from steerplug.build import build_preset
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.quick import quick
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.reader import Cells
+from steerplug.engine.requantised import quick
+from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import reply_log_probs
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 PROMPTS = ("I hate you because", "When she saw him, she said that")
 N_CONTINUATIONS, N_TOKENS, MIN_RATING = 20, 24, 2

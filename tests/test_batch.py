@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from alone import NOISE, chat, check_accounts, far_from_alone, steering, until  # type: ignore[import-not-found]
 
-from steerplug.engine.batch import Batch
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.generation import Reply
 from steerplug.engine.model import Model
-from steerplug.engine.reply import Reply
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
+from steerplug.engine.scheduler import Batch
 from steerplug.engine.scope import Prompt
 from steerplug.errors import (
     EngineBusy,
@@ -322,7 +322,7 @@ def test_a_running_reply_goes_on_while_a_long_prompt_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     engine = new_engine(2048)
-    monkeypatch.setattr("steerplug.engine.batch.PROMPT_ROWS_BESIDE_REPLIES", 16)
+    monkeypatch.setattr("steerplug.engine.scheduler.PROMPT_ROWS_BESIDE_REPLIES", 16)
     bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
     running = Reader(engine, asks(chat(model, "Hello."), max_tokens=30, sampling=bias))
     until(lambda: len(running.pieces) > 2)
@@ -594,7 +594,7 @@ def test_metrics_say_what_was_done_and_what_is_held(
 def test_nothing_is_kept_of_replies_that_have_ended(
     model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steerplug.engine.cache._MAX_NAMES", 4)
+    monkeypatch.setattr("steerplug.engine.prefix_cache._MAX_NAMES", 4)
     engine, prompt = new_engine(), chat(model, "Hi.")
     whole: dict[int, list[Piece]] = {}
     for i in range(12):

@@ -17,11 +17,11 @@ from steerplug.evaluate import fidelity, questions, sweep
 from steerplug.evaluate.questions import for_choosing, unseen
 from steerplug.fit import difference, distill, measure
 from steerplug.fit import teacher as teaching
+from steerplug.fit.checkpoint import Kept
 from steerplug.fit.general import general_prompts
-from steerplug.fit.kept import Kept
 from steerplug.preset import Preset
 from steerplug.steering.file import read_steering
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 
 def preset(**changes: Any) -> Preset:

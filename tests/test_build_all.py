@@ -12,18 +12,18 @@ import pytest
 from conftest import SAD_PRESET  # type: ignore[import-not-found]
 
 from steerplug.build import build_preset, find_built, store_key
-from steerplug.claims import kept_files, read_claims, steering_claims
 from steerplug.commands import main
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.errors import FitError
-from steerplug.library import list_presets, load_preset, shipped_folder
-from steerplug.measured import remember
-from steerplug.near import find_near
+from steerplug.library.presets import list_presets, load_preset, shipped_folder
 from steerplug.preset import Preset
+from steerplug.steering.header import kept_files, read_claims, steering_claims
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
-from steerplug.store import Key, Store
+from steerplug.store.measurements import remember
+from steerplug.store.other_quantisation import find_near
+from steerplug.store.store import Key, Store
 
 DEEP = SAD_PRESET.replace("name: sad", "name: deep").replace("[14]", "[99]")
 FIDELITY = {
@@ -108,7 +108,7 @@ def test_what_came_in_a_pack_is_shown_as_its_author_s_claim_until_it_was_measure
     assert main(["pack", "sea"]) == 0
     assert main(["add", "./sea", "--yes"]) == 0
     (listing,) = [one for one in list_presets() if one.pack]
-    monkeypatch.setattr("steerplug.library.list_presets", lambda: [listing])
+    monkeypatch.setattr("steerplug.library.presets.list_presets", lambda: [listing])
     capsys.readouterr()
 
     def said(*words: str) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 

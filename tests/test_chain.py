@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.fit import chain as chains
 from steerplug.fit.chain import Chain, Sums, fit_chain, regress
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.steering.value import Array, Delta, Mix
 
 N_ROWS, N_EMBD, RANK = 600, 24, 3

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from steerplug.checks import Check
+from steerplug.preset.checks import Check
 
 ADAPTER: TypeAdapter[Check] = TypeAdapter(Check)
 

@@ -14,7 +14,7 @@ from steerplug.engine.closing import Closing, Place
 from steerplug.engine.constraint import ANY_JSON, Choice, Constraint, Grammar, Lark, Regex
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.errors import RequestError
 
 NESTED: Mapping[str, Any] = {

@@ -18,17 +18,17 @@ from command import Call, Ended, plant  # type: ignore[import-not-found]
 import steerplug
 from steerplug.commands import main
 from steerplug.commands.examination import Examination
-from steerplug.commands.reply import blocks
+from steerplug.commands.show_reply import blocks
 from steerplug.engine.engine import Engine
-from steerplug.engine.sampling import Sampling
-from steerplug.library import load_preset, shipped_folder
+from steerplug.engine.sampler import Sampling
+from steerplug.engine.sampling import SETTINGS
+from steerplug.library.presets import load_preset, shipped_folder
 from steerplug.preset import Preset
-from steerplug.sampling import SETTINGS
 from steerplug.session import Session, Settings
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 BLOCK = 12
 SHIPPED = sorted(path.stem for path in shipped_folder().glob("*.yaml"))
@@ -350,7 +350,7 @@ def test_blocks_are_told_briefly(layers: tuple[int, ...], words: str) -> None:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the replies of a chat short, and the same in every run."""
     settings = Settings(Sampling(temperature=0), max_tokens=8)
-    monkeypatch.setattr("steerplug.session.Settings", lambda: settings)
+    monkeypatch.setattr("steerplug.session.session.Settings", lambda: settings)
 
 
 @pytest.mark.usefixtures("short")
@@ -453,7 +453,7 @@ def failures() -> set[str]:
 
 @pytest.mark.usefixtures("tidy")
 def test_doctor_notices_when_steering_does_not_happen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steerplug.commands.proofs.lay_out", lambda _mix: None)
+    monkeypatch.setattr("steerplug.engine.proofs.lay_out", lambda _mix: None)
     assert failures() == {"kernel", "untouched rows", "logits"}
 
 
@@ -461,13 +461,13 @@ def test_doctor_notices_when_steering_does_not_happen(monkeypatch: pytest.Monkey
 def test_doctor_notices_a_kernel_that_computes_something_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("steerplug.commands.proofs.steer_row", lambda h, _terms, _il: 1.01 * h)
+    monkeypatch.setattr("steerplug.engine.proofs.steer_row", lambda h, _terms, _il: 1.01 * h)
     assert failures() == {"kernel"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 @pytest.mark.parametrize(("dies_in", "check"), [("llama_cpp", "llama-cpp-python"),
-                                                ("steerplug.commands.proofs", "hook")])
+                                                ("steerplug.engine.proofs", "hook")])
 def test_doctor_survives_what_dies_in_its_hands_and_says_where(
     dies_in: str, check: str, tidy: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

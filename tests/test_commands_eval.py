@@ -10,16 +10,16 @@ from command import Call, Ended, plant  # type: ignore[import-not-found]
 
 from steerplug.build import store_key
 from steerplug.commands import main
-from steerplug.commands.fidelity import advice
+from steerplug.commands.show_fidelity import advice
 from steerplug.engine.engine import Engine
 from steerplug.evaluate import fidelity, questions, sweep, trace
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import Chosen
-from steerplug.library import load_preset, shipped_folder
-from steerplug.measured import recall
+from steerplug.library.presets import load_preset, shipped_folder
 from steerplug.session import Session
 from steerplug.steering.file import read_steering
-from steerplug.store import Store
+from steerplug.store.measurements import recall
+from steerplug.store.store import Store
 
 PRESETS = {
     "sailor": "You are a pirate who has seen all seas. Answer like a pirate, with words such as "

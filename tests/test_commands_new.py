@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from steerplug.commands import main
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
 
 Call = Callable[..., tuple[int, str, str]]

@@ -8,9 +8,9 @@ from command import Ended, plant  # type: ignore[import-not-found]
 
 from steerplug.commands import main
 from steerplug.engine.engine import Engine
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.steering.value import Delta, Scope, Steering
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 TEACHER = """\
 schema: steerplug/preset-v1

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from steerplug.commands import main
-from steerplug.compare import Change, changes
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.alike import alike
 from steerplug.preset import Preset
+from steerplug.preset.compare import Change, changes
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering

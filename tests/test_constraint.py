@@ -16,7 +16,7 @@ from steerplug.engine.constraint import ANY_JSON, Constraint
 from steerplug.engine.context import Row
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import ModelError, RequestError, SteerplugError
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering

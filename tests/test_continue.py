@@ -24,7 +24,7 @@ from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import Tools
 from steerplug.engine.constraint import Regex
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import RequestError
 from steerplug.langchain import ChatSteerplug

@@ -8,10 +8,10 @@ import pytest
 from serving import Client, events, served, session  # type: ignore[import-not-found]
 
 from steerplug.engine.engine import Piece
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.langchain import ChatSteerplug, SteerplugLLM
-from steerplug.receipt import Reply
 from steerplug.session import Settings
+from steerplug.session.receipt import Reply
 
 PARTY = "\N{PARTY POPPER}"
 CHAT = [{"role": "user", "content": "Hello."}]

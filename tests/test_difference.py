@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference
 from steerplug.fit.activations import Activations

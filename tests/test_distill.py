@@ -25,9 +25,9 @@ from oracle import Oracle, relative  # type: ignore[import-not-found]
 from test_import import loaded_by  # type: ignore[import-not-found]
 
 from steerplug.chat.template import ChatTemplate, Message
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import distill as distilling

@@ -7,11 +7,11 @@ import openai
 import pytest
 from serving import NAME, PIRATE, Client, events, served, session  # type: ignore[import-not-found]
 
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.errors import RequestError
-from steerplug.receipt import Scored
 from steerplug.server.echo import echo
 from steerplug.session import Settings
+from steerplug.session.receipt import Scored
 
 TEXT = "The sea is deep \N{PARTY POPPER} and the sky is blue"
 HALF = "\N{REPLACEMENT CHARACTER}"

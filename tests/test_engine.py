@@ -21,7 +21,7 @@ from steerplug.engine import scope
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import ContextOverflow, EngineError, RequestError, SteeringError
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Scope, Steering

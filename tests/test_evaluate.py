@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError, PresetError
 from steerplug.evaluate import fidelity, rows
@@ -22,7 +22,7 @@ from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, repeated, schema_of
 from steerplug.fit.teacher import Lesson
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
@@ -309,7 +309,7 @@ SHAPE = {
 
 def compiled(model: Model, name: str) -> Steering:
     """The shipped steering of a preset, read from its file."""
-    from steerplug.library import shipped_folder
+    from steerplug.library.presets import shipped_folder
     from steerplug.steering.file import read_steering
 
     path = next((shipped_folder() / "compiled").glob(f"*/{name}-*.gguf"))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerplug import picture
 from steerplug.errors import RequestError
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate
 from steerplug.evaluate.fidelity import Fidelity
@@ -17,7 +16,8 @@ from steerplug.evaluate.picture import draw, plain
 from steerplug.evaluate.replies import Quality
 from steerplug.evaluate.sweep import Chosen, Point, Sweep
 from steerplug.evaluate.trace import Trace
-from steerplug.picture import check_picture
+from steerplug.files import picture
+from steerplug.files.picture import check_picture
 
 
 def estimate(value: float) -> Estimate:

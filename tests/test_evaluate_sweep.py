@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.errors import RequestError
 from steerplug.evaluate import questions, sweep, trace
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
@@ -28,7 +28,7 @@ from steerplug.evaluate.sweep import (
 )
 from steerplug.fit.general import general_prompts
 from steerplug.fit.measure import gaps_closed
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
 from steerplug.steering.value import Delta, Steering
 

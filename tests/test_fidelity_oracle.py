@@ -18,16 +18,16 @@ import torch
 
 from steerplug.build import store_key
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.evaluate.questions import QUESTIONS, unseen
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
-from steerplug.library import load_preset, shipped_folder
+from steerplug.library.presets import load_preset, shipped_folder
 from steerplug.steering.file import read_steering
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 N_QUESTIONS, N_TOKENS = 3, 16
 AGREED = 0.02

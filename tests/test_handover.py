@@ -5,10 +5,10 @@ import threading
 from collections.abc import Callable
 
 from steerplug.engine.engine import Engine, Progress, Request
+from steerplug.engine.generation import Item
 from steerplug.engine.handover import at_the_end, to_loop
-from steerplug.engine.reply import Item
 from steerplug.engine.request import Piece
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 
 

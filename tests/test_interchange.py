@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from steerplug.chat.template import ChatTemplate
 from steerplug.commands import main
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context, Row
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import SteeringError
 from steerplug.fit.activations import capture

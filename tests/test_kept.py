@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steerplug.errors import StoreError
-from steerplug.fit.kept import Kept
+from steerplug.fit.checkpoint import Kept
 from steerplug.steering.value import Delta
 
 RNG = np.random.default_rng(0)

@@ -35,11 +35,11 @@ from langchain_core.messages import (
 from steerplug import ChatSteerplug, Sampling, errors
 from steerplug.chat.tool import ToolCall
 from steerplug.engine.context import Context
+from steerplug.engine.sampling import SETTINGS
 from steerplug.langchain.call import Call
 from steerplug.langchain.errors import as_langchain
 from steerplug.langchain.messages import to_chat
-from steerplug.langchain.sessions import session_for
-from steerplug.sampling import SETTINGS
+from steerplug.session.shared import session_for
 
 QUESTION = "What is rain?"
 N_CTX = 512

@@ -10,7 +10,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.prompts import PromptTemplate
 
 from steerplug.langchain import ChatSteerplug, SteerplugLLM
-from steerplug.langchain.sessions import session_for
+from steerplug.session.shared import session_for
 
 TEXT = "Once upon a time"
 SAD: Any = {"configurable": {"steering": "sad"}}

@@ -27,12 +27,12 @@ from langchain_core.prompts import (
 
 from steerplug import ChatSteerplug, load_preset, preset_from_prompt, save_preset, split_prompt
 from steerplug.build import store_key
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.errors import PresetError
-from steerplug.langchain.sessions import forget_sessions, session_for
+from steerplug.library.save import to_yaml
 from steerplug.preset import Preset
-from steerplug.preset_file import to_yaml
 from steerplug.session import Session, Settings
+from steerplug.session.shared import forget_sessions, session_for
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
 

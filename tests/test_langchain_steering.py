@@ -21,7 +21,7 @@ from langchain_core.runnables import (
 
 from steerplug import ChatSteerplug, errors
 from steerplug.langchain import fingerprint
-from steerplug.langchain.sessions import session_for
+from steerplug.session.shared import session_for
 
 QUESTION = "What is rain?"
 N_CTX = 512

@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field
 from steerplug import ChatSteerplug, errors
 from steerplug.chat.tool import Tool, Tools
 from steerplug.langchain.call import Call
-from steerplug.langchain.sessions import session_for
+from steerplug.session.shared import session_for
 
 QUESTION = "What is the weather in Paris?"
 SAD: Any = {"configurable": {"steering": "sad"}}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steerplug.errors import PresetError, PresetNotFound
-from steerplug.library import (
+from steerplug.library.presets import (
     find_preset,
     is_path,
     is_steering_file,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.claims import kept_files
 from steerplug.commands import main
 from steerplug.commands.page import MAX_TOKENS, example, question
-from steerplug.library import load_preset, shipped_folder
-from steerplug.library_page import Entry, Example, examples_of, page
+from steerplug.library.page import Entry, Example, examples_of, page
+from steerplug.library.presets import load_preset, shipped_folder
 from steerplug.preset import Preset
 from steerplug.session import Session
-from steerplug.store import Store
+from steerplug.steering.header import kept_files
+from steerplug.store.store import Store
 
 README = shipped_folder() / "README.md"
 PRESETS = [load_preset(str(path)) for path in sorted(shipped_folder().glob("*.yaml"))]

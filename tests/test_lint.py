@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from steerplug.commands import main
-from steerplug.library import shipped_folder
-from steerplug.lint import lint, preset_files
-from steerplug.preset_schema import SCHEMA_FILE
+from steerplug.library.lint import lint, preset_files
+from steerplug.library.presets import shipped_folder
+from steerplug.preset.schema import SCHEMA_FILE
 
 GOOD = """\
 schema: steerplug/preset-v1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from serving import NAME, PIRATE, Client, served, session  # type: ignore[import-not-found]
 
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.fit.measure import log_softmax
 from steerplug.session import Settings
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import measure

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerplug.errors import PresetError, StrengthError
-from steerplug.mix import MAX_INGREDIENTS, Ingredient, format_mix, parse_mix
+from steerplug.preset.mix import MAX_INGREDIENTS, Ingredient, format_mix, parse_mix
 
 MEANS = {
     "none": (),

@@ -10,18 +10,18 @@ import pytest
 
 from steerplug.build import build_preset
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
-from steerplug.engine.quick import quick
+from steerplug.engine.reader import Cells
+from steerplug.engine.requantised import quick
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import unseen
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
-from steerplug.library import load_preset
+from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 N_QUESTIONS, N_TOKENS = 4, 24
 

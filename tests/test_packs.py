@@ -26,14 +26,14 @@ from packs import (  # type: ignore[import-not-found]
 
 from steerplug.commands import main
 from steerplug.errors import PackError, PresetError
-from steerplug.library import find_preset, list_presets, load_preset
-from steerplug.measured import remember
+from steerplug.library.presets import find_preset, list_presets, load_preset
 from steerplug.packs import download, entry_points
 from steerplug.packs.installed import packs
 from steerplug.packs.lock import packs_folder, read_lock
 from steerplug.packs.make import make_pack
 from steerplug.packs.manifest import digest
 from steerplug.packs.reference import read_reference
+from steerplug.store.measurements import remember
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from steerplug.library import shipped_folder
+from steerplug.library.presets import shipped_folder
 
 ROOT = Path(__file__).parents[1]
 ALONE = """

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from steerplug.commands.serve import serve
-from steerplug.mix import Ingredient, parse_mix
+from steerplug.preset.mix import Ingredient, parse_mix
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("uvicorn", reason="the extra `server` is not installed")

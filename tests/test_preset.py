@@ -8,10 +8,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import ValidationError
 
-from steerplug import preset_parts
 from steerplug.errors import PresetError, StrengthError
-from steerplug.library import shipped_folder
+from steerplug.library.presets import shipped_folder
 from steerplug.preset import Preset, check_strength, is_preset_name
+from steerplug.preset import parts as preset_parts
 from steerplug.steering import value
 
 SHIPPED = sorted(shipped_folder().glob("*.yaml"))
@@ -309,7 +309,7 @@ def test_a_preset_and_its_steering_know_the_same_scopes() -> None:
 def test_reading_a_preset_loads_no_model_library() -> None:
     heavy = "{'llama_cpp', 'torch', 'langchain_core', 'numpy', 'transformers'}"
     code = (
-        "import sys, steerplug.preset, steerplug.library, steerplug.mix;"
+        "import sys, steerplug.preset, steerplug.library.presets, steerplug.preset.mix;"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

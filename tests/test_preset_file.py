@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerplug.errors import PresetError
-from steerplug.library import load_preset, shipped_folder
+from steerplug.library.presets import load_preset, shipped_folder
+from steerplug.library.save import save_preset, to_yaml
 from steerplug.preset import Preset
-from steerplug.preset_file import save_preset, to_yaml
 
 SHIPPED = sorted(shipped_folder().glob("*.yaml"))
 NASTY = [
@@ -143,7 +143,7 @@ def test_a_preset_that_is_there_stays(folder: Path, suffix: str) -> None:
 def test_a_preset_that_appears_meanwhile_stays(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steerplug.preset_file._refuse_taken", lambda *_: None)
+    monkeypatch.setattr("steerplug.library.save._refuse_taken", lambda *_: None)
     path = save_preset(preset("first"))
     with pytest.raises(PresetError, match="cannot be written"):
         save_preset(preset("second"))
@@ -175,7 +175,7 @@ def test_nothing_is_left_of_a_preset_that_could_not_be_written(
     def stop(*_: object) -> None:
         raise stopped_by
 
-    monkeypatch.setattr(f"steerplug.preset_file.os.{call}", stop)
+    monkeypatch.setattr(f"steerplug.library.save.os.{call}", stop)
     with pytest.raises((PresetError, KeyboardInterrupt)):
         save_preset(preset("a"))
     assert os.listdir(folder) == []

@@ -8,9 +8,9 @@ import yaml
 from jsonschema import Draft7Validator
 
 from steerplug.errors import PresetError
-from steerplug.library import shipped_folder
+from steerplug.library.presets import shipped_folder
 from steerplug.preset import Preset
-from steerplug.preset_schema import SCHEMA_FILE, make_schema
+from steerplug.preset.schema import SCHEMA_FILE, make_schema
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text())
 SHIPPED = sorted(shipped_folder().glob("*.yaml"))
@@ -24,7 +24,7 @@ TEACHER = {k: v for k, v in BASE.items() if k != "contrast"} | {"teacher": {"sys
 
 
 def test_the_shipped_schema_is_what_the_models_say() -> None:
-    assert make_schema() == SCHEMA, "run python -m steerplug.preset_schema"
+    assert make_schema() == SCHEMA, "run python -m steerplug.preset.schema"
 
 
 def test_the_schema_is_draft_07_and_uses_no_newer_keyword() -> None:

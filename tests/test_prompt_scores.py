@@ -9,13 +9,13 @@ import pytest
 from alone import chat, steering  # type: ignore[import-not-found]
 
 from steerplug.engine import likelihood
-from steerplug.engine.batch import Batch
-from steerplug.engine.cache import Cache
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Logprobs, Progress, Request
+from steerplug.engine.generation import Reply
 from steerplug.engine.model import Model
-from steerplug.engine.reply import Reply
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.prefix_cache import Cache
+from steerplug.engine.sampler import Sampling
+from steerplug.engine.scheduler import Batch
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import ContextOverflow, RequestError
 from steerplug.fit.measure import log_softmax

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.quick import quick
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.reader import Cells
+from steerplug.engine.requantised import quick
+from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import NOTHING

@@ -11,7 +11,7 @@ from steerplug.engine.constraint import Choice
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampler, Sampling
+from steerplug.engine.sampler import Sampler, Sampling
 from steerplug.engine.scope import Phase, Prompt, plan
 from steerplug.errors import RequestError
 from steerplug.fit.measure import log_softmax

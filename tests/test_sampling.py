@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from steerplug.engine.context import Context, Row
-from steerplug.engine.sampling import Sampler, Sampling
+from steerplug.engine.sampler import Sampler, Sampling
 from steerplug.errors import RequestError
 
 Logits = NDArray[np.float64]

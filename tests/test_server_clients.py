@@ -17,7 +17,7 @@ from llm.cli import cli
 from pydantic import BaseModel, SecretStr
 from serving import NAME, PIRATE, QUESTION, Client, served  # type: ignore[import-not-found]
 
-from steerplug.sampling import SETTINGS
+from steerplug.engine.sampling import SETTINGS
 
 KEY = "a-key-for-tests"
 ROOT = Path(__file__).parent.parent

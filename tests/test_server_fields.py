@@ -10,12 +10,12 @@ from openai.resources.chat.completions import Completions as OfChats
 from openai.resources.completions import Completions as OfTexts
 from serving import QUESTION, Client, served, told  # type: ignore[import-not-found]
 
-from steerplug.sampling import SETTINGS, Sampling
+from steerplug.engine.sampling import SETTINGS, Sampling
 from steerplug.server.aliases import ALIASES
-from steerplug.server.asked import chat_settings, completion_settings
-from steerplug.server.body import Body, ChatBody, CompletionBody
 from steerplug.server.config import Limits
 from steerplug.server.fields import IGNORED, REFUSED
+from steerplug.server.requests import Body, ChatBody, CompletionBody
+from steerplug.server.translate import chat_settings, completion_settings
 
 FLAG = {
     "type": "object", "properties": {"wet": {"type": "boolean"}}, "required": ["wet"],

@@ -22,13 +22,13 @@ from serving import PIRATE, SHORT, session  # type: ignore[import-not-found]
 
 from steerplug.commands import main
 from steerplug.errors import PresetError, SteerplugError
-from steerplug.library import shipped_folder
+from steerplug.library.presets import shipped_folder
 from steerplug.server import serve
 from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused
 from steerplug.server.log import JsonLines
-from steerplug.server.serving import Serving
+from steerplug.server.state import Serving
 
 ROOT = Path(__file__).parent.parent
 NEW = """\
@@ -146,7 +146,7 @@ async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
         loop.call_soon_threadsafe(again.set)
 
     monkeypatch.setattr(serving.catalog, "refresh", refresh)
-    monkeypatch.setattr("steerplug.server.serving._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("steerplug.server.state._LOOK_AGAIN", 0.01)
     looking = asyncio.create_task(serving.keep_looking())
     assert await asyncio.wait_for(again.wait(), 5)
     looking.cancel()

@@ -19,7 +19,7 @@ from steerplug.build import store_key
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Piece
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.errors import (
     ContextOverflow,
     EngineError,
@@ -32,12 +32,12 @@ from steerplug.errors import (
 )
 from steerplug.fit import measure
 from steerplug.preset import Preset
-from steerplug.receipt import Receipt, Reply
 from steerplug.session import Session, Settings
+from steerplug.session.receipt import Receipt, Reply
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 CHAT = [{"role": "user", "content": "Tell me something about the sea."}]
 GREEDY = Settings(Sampling(temperature=0), max_tokens=8)

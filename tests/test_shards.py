@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.quick import quick
+from steerplug.engine.reader import Cells
+from steerplug.engine.requantised import quick
 from steerplug.errors import ModelNotFound
+from steerplug.files.shards import shard_names, shards
 from steerplug.fit.distill.weights import read_weights
 from steerplug.langchain.fingerprint import fingerprint_model
 from steerplug.model_file import find_model
 from steerplug.session import Session
-from steerplug.shards import shard_names, shards
 
 NAME = "model-00001-of-00003.gguf"
 

@@ -12,12 +12,12 @@ from steerplug.build import build_preset
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.fit.general import general_prompts
 from steerplug.fit.teacher import prompted_chat
-from steerplug.library import list_presets, load_preset, shipped_folder
+from steerplug.library.presets import list_presets, load_preset, shipped_folder
 from steerplug.preset import Preset, Teacher
-from steerplug.store import Store
+from steerplug.store.store import Store
 
 NAMES = (
     "no-assistant-fluff",

@@ -26,7 +26,7 @@ from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import ContextOverflow, EngineError, RequestError
 from steerplug.steering.value import NOTHING, Mix

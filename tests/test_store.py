@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerplug import store as store_module
 from steerplug.errors import SteeringError, StoreError
 from steerplug.steering import Delta, Steering
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
-from steerplug.store import Key, Made, Store
+from steerplug.store import store as store_module
+from steerplug.store.store import Key, Made, Store
 
 KEY = Key("love", "d1", "sha256:" + "ab" * 32, "t1", "mean", 1)
 IDENTITY = Identity("love", "1.0.0", "d1", KEY.model, "llama", "t1", "mean", 0, "0.1.0")
@@ -132,7 +132,7 @@ WORKER = textwrap.dedent(
     from pathlib import Path
     sys.path.insert(0, sys.argv[2])
     from test_store import IDENTITY, KEY, STEERING
-    from steerplug.store import Store
+    from steerplug.store.store import Store
 
     folder = Path(sys.argv[1])
 

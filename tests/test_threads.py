@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from steerplug.engine import threads
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import Prompt
 
 pytestmark = [

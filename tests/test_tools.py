@@ -26,7 +26,7 @@ from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
-from steerplug.engine.calls import Calls, Turn
+from steerplug.engine.call_marks import Calls, Turn
 from steerplug.engine.constraint import Choice, Constraint, Grammar, Lark, Regex
 from steerplug.engine.model import Model
 from steerplug.errors import RequestError

@@ -20,10 +20,10 @@ from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
 from steerplug.engine import closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.engine import Piece
-from steerplug.engine.sampling import Sampling
+from steerplug.engine.sampler import Sampling
 from steerplug.errors import ContextOverflow, RequestError
-from steerplug.receipt import Reply
 from steerplug.session import Event, Session, Settings
+from steerplug.session.receipt import Reply
 from steerplug.steering.value import Delta, Steering
 
 ASK: list[Message] = [{"role": "user", "content": "How is the weather in Oslo?"}]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerplug.errors import PresetError
-from steerplug.yaml_file import MAX_BYTES, MAX_DEPTH, YamlFile, read_yaml
+from steerplug.files.yaml_file import MAX_BYTES, MAX_DEPTH, YamlFile, read_yaml
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n"

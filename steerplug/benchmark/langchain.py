@@ -16,8 +16,8 @@ from steerplug.benchmark.turns import Task, Way
 from steerplug.engine import threads
 from steerplug.engine.model import Model
 from steerplug.langchain.chat_model import ChatSteerplug
-from steerplug.langchain.sessions import forget_sessions, session_for
 from steerplug.session import Session
+from steerplug.session.shared import forget_sessions, session_for
 
 CHAT, STREAMED_CHAT = "session's chat", "session's chat, streamed"
 INVOKE, STREAM, AINVOKE = "invoke", "stream", "ainvoke"

@@ -17,11 +17,11 @@ from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampler
+from steerplug.engine.sampler import Sampler
+from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit.teacher import prompted_chat
-from steerplug.library import load_preset
-from steerplug.sampling import Sampling
+from steerplug.library.presets import load_preset
 from steerplug.steering.value import NOTHING, Mix
 
 REPLY, REPLIES, CROWD, N_CTX = 64, 2, 16, 4096

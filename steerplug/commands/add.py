@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerplug.commands.offer import Yes, agreed, report, show
 from steerplug.commands.options import Json
 from steerplug.commands.output import print_json, say
+from steerplug.commands.show_pack import Yes, agreed, report, show
 from steerplug.errors import PackError
 
 if TYPE_CHECKING:

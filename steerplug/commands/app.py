@@ -8,7 +8,6 @@ import typer
 
 import steerplug
 from steerplug.commands.add import add
-from steerplug.commands.attempt import try_preset
 from steerplug.commands.bench import bench
 from steerplug.commands.build import build
 from steerplug.commands.chat import chat
@@ -26,6 +25,7 @@ from steerplug.commands.page import page
 from steerplug.commands.presets import presets, show
 from steerplug.commands.run import run
 from steerplug.commands.serve import serve
+from steerplug.commands.try_preset import try_preset
 
 app = typer.Typer(
     add_completion=False,

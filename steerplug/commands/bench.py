@@ -29,7 +29,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time steering against its alternatives: tokens, replies, many requests, LangChain."""
-    from steerplug.picture import check_picture, publish
+    from steerplug.files.picture import check_picture, publish
 
     if plot:
         check_picture(plot)

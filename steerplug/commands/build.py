@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerplug.commands.build_all import build_all
-from steerplug.commands.opened import learning, opened
+from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_fields, print_json, say, screen
-from steerplug.commands.reply import blocks
 from steerplug.commands.scopes import build_both
-from steerplug.dial import is_weak
+from steerplug.commands.show_reply import blocks
 from steerplug.errors import PresetError
-from steerplug.figures import (
+from steerplug.evaluate.dial import is_weak
+from steerplug.store.figures import (
     NOT_MEASURED,
     checks_kept,
     gap_closed,
@@ -46,7 +46,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a preset's steering for a model; it is kept."""
-    from steerplug.library import load_preset
+    from steerplug.library.presets import load_preset
 
     if (preset is None) != everything:
         raise PresetError("name one preset to build, or say --all for every one there is.")
@@ -70,8 +70,8 @@ def build(
 
 def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
     from steerplug.build import build_preset
-    from steerplug.measured import figures
     from steerplug.packs.installed import pack_of
+    from steerplug.store.measurements import figures
 
     begin = time.perf_counter()
     with Building(learning(session, preset.name)) as report:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from steerplug.commands.output import complain, print_json, say, screen
 from steerplug.errors import SteerplugError
-from steerplug.figures import Figures
+from steerplug.store.figures import Figures
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
@@ -63,7 +63,7 @@ def build_all(build: Build, model: str, as_json: bool) -> None:
 
 
 def _outcomes(build: Build) -> Iterator[Outcome]:
-    from steerplug.library import list_presets
+    from steerplug.library.presets import list_presets
 
     listed = list_presets()
     for i, listing in enumerate(listed, 1):

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
-from steerplug.commands.opened import opened, prepare
+from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model, Steer
 from steerplug.commands.output import complain, print_json, say
-from steerplug.commands.reply import stream, summary
+from steerplug.commands.show_reply import stream, summary
+from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError, SteerplugError, nearest
-from steerplug.sampling import Sampling
 
 if TYPE_CHECKING:
     from steerplug.session import Event, Session, Settings

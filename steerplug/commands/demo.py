@@ -8,17 +8,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steerplug.commands.opened import opened
+from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import is_wide, print_json, say, screen, visible
-from steerplug.commands.reply import steered
+from steerplug.commands.show_reply import steered
 from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
     from steerplug.chat.template import Message
     from steerplug.preset import Preset
-    from steerplug.receipt import Reply
     from steerplug.session import Session
+    from steerplug.session.receipt import Reply
 
 Replies = dict[str, "Reply | None"]
 
@@ -33,8 +33,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Ask one question bare, prompted and steered."""
-    from steerplug.library import load_preset
-    from steerplug.mix import Ingredient, format_mix
+    from steerplug.library.presets import load_preset
+    from steerplug.preset.mix import Ingredient, format_mix
 
     if not question.strip():
         raise RequestError("the question is empty; write what to ask.")
@@ -57,8 +57,8 @@ def _ask(
     session: "Session", preset: "Preset", mix: str, question: str, max_tokens: int
 ) -> Replies:
     """Return the reply of each way; a preset made from a contrast has no prompt to compare with."""
+    from steerplug.engine.sampling import Sampling
     from steerplug.fit.teacher import prompted_chat
-    from steerplug.sampling import Sampling
     from steerplug.session import Settings
 
     bare: list[Message] = [{"role": "user", "content": question}]

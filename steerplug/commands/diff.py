@@ -8,14 +8,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from steerplug.commands.opened import opened
+from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen, visible
 
 if TYPE_CHECKING:
-    from steerplug.compare import Change
     from steerplug.evaluate.alike import Alike
     from steerplug.preset import Preset
+    from steerplug.preset.compare import Change
     from steerplug.session import Session
     from steerplug.steering.value import Steering
 
@@ -26,8 +26,8 @@ Named = Annotated[str, typer.Argument(help="A preset's name or path, or a steeri
 
 def diff(a: Named, b: Named, model: Model = MODEL, as_json: Json = False) -> None:
     """Show how two presets differ: in words, and in what they add at each block."""
-    from steerplug.compare import changes
-    from steerplug.library import find_preset, is_steering_file, load_preset
+    from steerplug.library.presets import find_preset, is_steering_file, load_preset
+    from steerplug.preset.compare import changes
 
     paths = find_preset(a), find_preset(b)
     presets = [
@@ -72,8 +72,8 @@ def _steering(session: "Session", path: Path, preset: "Preset | None") -> "Steer
 
 
 def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
-    from steerplug.engine.cells import Cells
     from steerplug.engine.context import Context
+    from steerplug.engine.reader import Cells
     from steerplug.evaluate.alike import alike
     from steerplug.evaluate.questions import spread
     from steerplug.fit.general import general_prompts

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steerplug.sampling import SETTINGS, Sampling
+from steerplug.engine.sampling import SETTINGS, Sampling
 
 MaxTokens = Annotated[
     int | None, typer.Option(help="Most tokens to write; -1: all that fit.", show_default=False)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerplug.commands.fidelity import show
-from steerplug.commands.opened import opened
+from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_json, say
+from steerplug.commands.show_fidelity import show
 from steerplug.errors import PresetError, RequestError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from steerplug.evaluate.sweep import Chosen, Sweep
     from steerplug.evaluate.trace import Trace
     from steerplug.preset import Preset
-    from steerplug.receipt import Ingested
     from steerplug.session import Session
+    from steerplug.session.receipt import Ingested
     from steerplug.steering.value import Mix
 
 Prompts = Annotated[
@@ -53,7 +53,7 @@ def eval(
     """Measure how well a preset stands in for its prompt."""
     from steerplug.evaluate.picture import draw
     from steerplug.evaluate.questions import read_prompts, reported_on
-    from steerplug.picture import check_picture
+    from steerplug.files.picture import check_picture
 
     begin = time.perf_counter()
     subject = _subject(preset, strength)
@@ -98,8 +98,8 @@ class _Subject:
 def _subject(words: str, strength: float | None) -> _Subject:
     """Read a mix; a strength of its own goes with one preset that says none."""
     from steerplug.evaluate.mixed import mixed
-    from steerplug.library import find_preset, is_steering_file, load_preset
-    from steerplug.mix import format_mix, parse_mix
+    from steerplug.library.presets import find_preset, is_steering_file, load_preset
+    from steerplug.preset.mix import format_mix, parse_mix
 
     ingredients = parse_mix(words)
     if not ingredients:
@@ -139,8 +139,8 @@ class _Measured:
 
 
 def _measured(session: "Session", subject: _Subject, questions: "Questions") -> _Measured:
-    from steerplug.engine.cells import Cells
     from steerplug.engine.context import Context
+    from steerplug.engine.reader import Cells
     from steerplug.evaluate.fidelity import measure_fidelity
     from steerplug.evaluate.questions import SWEPT, for_choosing
     from steerplug.evaluate.sweep import choose_strength, lessons_of, sweep
@@ -170,7 +170,7 @@ def _remember(session: "Session", subject: _Subject, found: _Measured) -> bool:
 
     A pack's author only claims, and a file for another quantisation says nothing of this one.
     """
-    from steerplug.measured import remember
+    from steerplug.store.measurements import remember
 
     built = session.build(subject.preset) if subject.alone else None
     if built is None or found.applied[0].strength != built.default_strength(subject.preset):

@@ -79,8 +79,8 @@ class Examination:
 
     def _of_steering(self, model: Any) -> Iterator[Check]:
         self._begin("hook")
-        from steerplug.commands.proofs import Proofs
         from steerplug.engine.pace import measure
+        from steerplug.engine.proofs import Proofs
 
         try:
             proofs = Proofs(model)
@@ -135,7 +135,7 @@ def _processor() -> str:
 
 
 def _cache() -> str:
-    from steerplug.store import Store
+    from steerplug.store.store import Store
 
     folder = Store().folder
     try:
@@ -151,7 +151,7 @@ def _cache() -> str:
 
 
 def _presets() -> str:
-    from steerplug.library import list_presets, user_folder
+    from steerplug.library.presets import list_presets, user_folder
 
     found = list_presets()
     broken = [one.error for one in found if one.error]

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerplug.commands.opened import opened
+from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_fields, print_json, screen
-from steerplug.commands.reply import blocks
+from steerplug.commands.show_reply import blocks
 from steerplug.errors import SteeringError
 
 if TYPE_CHECKING:
     from steerplug.interchange.tokens import Bos
-    from steerplug.receipt import Ingested
     from steerplug.session import Session
+    from steerplug.session.receipt import Ingested
 
 Mix = Annotated[str, typer.Argument(metavar="MIX", help="A preset, or a mix of them.")]
 To = Annotated[

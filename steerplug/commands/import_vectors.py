@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerplug.commands.opened import opened
+from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_fields, print_json, say, screen
-from steerplug.commands.reply import blocks
+from steerplug.commands.show_reply import blocks
 from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _into_preset(
 ) -> "tuple[Steering, Path]":
     import steerplug
     from steerplug.build import store_key
-    from steerplug.library import load_preset
+    from steerplug.library.presets import load_preset
     from steerplug.steering.identity import Identity
 
     preset, model = load_preset(reference), session.model

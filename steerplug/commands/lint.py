@@ -18,8 +18,8 @@ Files = Annotated[
 
 def lint(files: Files, as_json: Json = False) -> None:
     """Check preset files, and say on which line what is wrong."""
-    from steerplug.lint import lint as problems_of
-    from steerplug.lint import preset_files
+    from steerplug.library.lint import lint as problems_of
+    from steerplug.library.lint import preset_files
 
     checked = list(dict.fromkeys(preset_files(files)))
     problems = [problem for path in checked for problem in problems_of(path)]

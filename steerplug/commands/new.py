@@ -38,11 +38,11 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Make a preset of your own from a prompt you have."""
-    from steerplug.from_prompt import FIT, preset_from_messages
-    from steerplug.library import user_folder
-    from steerplug.preset_file import save_preset
-    from steerplug.prompt_file import read_prompt
-    from steerplug.yaml_file import printable
+    from steerplug.files.yaml_file import printable
+    from steerplug.library.presets import user_folder
+    from steerplug.library.save import save_preset
+    from steerplug.preset.from_prompt import FIT, preset_from_messages
+    from steerplug.preset.prompt_file import read_prompt
 
     is_piped = from_prompt == "-"
     source = "standard input" if is_piped else printable(from_prompt)
@@ -76,7 +76,7 @@ def _print(report: dict[str, Any]) -> None:
 
 
 def _content(prompt_file: str) -> bytes:
-    from steerplug.yaml_file import MAX_BYTES
+    from steerplug.files.yaml_file import MAX_BYTES
 
     if prompt_file == "-":
         return sys.stdin.buffer.read(MAX_BYTES + 1)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from steerplug.commands.offer import presets, show_presets
 from steerplug.commands.options import Json
 from steerplug.commands.output import print_fields, print_json, say, screen
+from steerplug.commands.show_pack import presets, show_presets
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder with the YAML files of presets.")

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from steerplug.commands.offer import Yes, agreed, presets, report, show_changes, show_presets
 from steerplug.commands.options import Json
 from steerplug.commands.output import print_fields, print_json, say, screen, visible
+from steerplug.commands.show_pack import Yes, agreed, presets, report, show_changes, show_presets
 from steerplug.errors import PackError
 
 if TYPE_CHECKING:

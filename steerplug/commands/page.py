@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerplug.commands.opened import learning, opened
+from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_json, say, screen
 from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
-    from steerplug.library_page import Entry, Example
+    from steerplug.library.page import Entry, Example
     from steerplug.preset import Preset
     from steerplug.session import Session
 
@@ -22,9 +22,9 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of pres
 
 def page(folder: Folder, model: Model = MODEL, as_json: Json = False) -> None:
     """Write a folder's README from its presets, with replies before and after."""
-    from steerplug.library import load_preset
-    from steerplug.library_page import MARK
-    from steerplug.library_page import page as page_of
+    from steerplug.library.page import MARK
+    from steerplug.library.page import page as page_of
+    from steerplug.library.presets import load_preset
 
     path = folder / "README.md"
     files = sorted(folder.glob("*.yaml"))
@@ -44,7 +44,7 @@ def page(folder: Folder, model: Model = MODEL, as_json: Json = False) -> None:
 
 
 def _entry(session: "Session", preset: "Preset", i: int) -> "Entry":
-    from steerplug.library_page import Entry
+    from steerplug.library.page import Entry
 
     with Building(learning(session, preset.name)) as session.report:
         built = session.build(preset)
@@ -62,8 +62,8 @@ def question(preset: "Preset", i: int) -> str:
 
 def example(session: "Session", preset: "Preset", asked: str) -> "Example":
     """Return the bare and the steered reply to a question, greedy."""
-    from steerplug.library_page import Example
-    from steerplug.sampling import Sampling
+    from steerplug.engine.sampling import Sampling
+    from steerplug.library.page import Example
     from steerplug.session import Settings
 
     greedy = Settings(Sampling(temperature=0), max_tokens=MAX_TOKENS)

@@ -10,12 +10,12 @@ from rich.text import Text
 
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
-from steerplug.figures import Figures
+from steerplug.store.figures import Figures
 
 if TYPE_CHECKING:
-    from steerplug.checks import Check
-    from steerplug.library import Listing
+    from steerplug.library.presets import Listing
     from steerplug.preset import Preset
+    from steerplug.preset.checks import Check
 
 
 _LEGEND = (
@@ -31,10 +31,10 @@ Schema = Annotated[
 
 def presets(schema: Schema = False, as_json: Json = False) -> None:
     """List the presets there are."""
-    from steerplug.library import list_presets, user_folder
+    from steerplug.library.presets import list_presets, user_folder
 
     if schema:
-        from steerplug.preset_schema import SCHEMA_FILE
+        from steerplug.preset.schema import SCHEMA_FILE
 
         print(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}")
         return
@@ -67,8 +67,8 @@ def _row(listing: "Listing") -> dict[str, Any]:
 
 def _figures(preset: "Preset") -> Figures | None:
     """Return the newest figures there are of a preset, on whatever model."""
-    from steerplug.library import shipped_folder
-    from steerplug.measured import newest_figures
+    from steerplug.library.presets import shipped_folder
+    from steerplug.store.measurements import newest_figures
 
     origin = preset.origin
     came_with = [(origin.folder / "compiled", origin.pack)] if origin else []
@@ -119,7 +119,7 @@ def _table(found: "list[Listing]") -> Table:
 
 def show(preset: PresetFile, as_json: Json = False) -> None:
     """Show one preset in words."""
-    from steerplug.library import find_preset, load_preset, shipped_folder
+    from steerplug.library.presets import find_preset, load_preset, shipped_folder
 
     path, wanted = find_preset(preset), load_preset(preset)
     if as_json:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
-from steerplug.commands.opened import opened
+from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model, Steer
 from steerplug.commands.output import print_json, say
 from steerplug.commands.piped import read_prompt
-from steerplug.commands.reply import stream, summary
+from steerplug.commands.show_reply import stream, summary
+from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError
-from steerplug.sampling import Sampling
 
 if TYPE_CHECKING:
     from steerplug.session import Event, Session, Settings

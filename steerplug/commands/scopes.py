@@ -8,7 +8,7 @@ from rich.table import Table
 
 from steerplug.commands.output import print_json, screen
 from steerplug.errors import PresetError
-from steerplug.figures import NOT_MEASURED, checks_kept, gap_closed, number
+from steerplug.store.figures import NOT_MEASURED, checks_kept, gap_closed, number
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset

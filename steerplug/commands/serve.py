@@ -17,7 +17,7 @@ from steerplug.errors import SteerplugError, nearest
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take the file's values as defaults of the other options."""
     if path is not None:
-        from steerplug.yaml_file import read_yaml
+        from steerplug.files.yaml_file import read_yaml
 
         try:
             content = path.read_bytes()
@@ -129,7 +129,7 @@ def serve(
     try:
         from steerplug.server.log import log_to_stderr
         from steerplug.server.serve import listen, serve
-        from steerplug.server.serving import Serving
+        from steerplug.server.state import Serving
     except ModuleNotFoundError as error:
         raise SteerplugError(
             f"serving needs {error.name}; run `pip install 'steerplug[server]'`."

@@ -25,7 +25,7 @@ from steerplug.engine import ggml
 from steerplug.engine.native import library
 from steerplug.errors import EngineError
 from steerplug.files.cache_folder import cache_folder
-from steerplug.whole_file import write_whole
+from steerplug.files.whole_file import write_whole
 
 TRIAL = "steerplug.engine.amx_trial"
 DIFFERS = 3

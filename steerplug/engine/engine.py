@@ -15,9 +15,9 @@ from queue import SimpleQueue
 
 from steerplug.engine import fork, ggml
 from steerplug.engine.context import Context
+from steerplug.engine.generation import Deliver, Item, Reply
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
-from steerplug.engine.reply import Deliver, Item, Reply
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
-from steerplug.engine.reply import Deliver, Item
+from steerplug.engine.generation import Deliver, Item
 from steerplug.engine.request import Piece
 
 

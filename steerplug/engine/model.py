@@ -15,7 +15,7 @@ from llama_cpp import llama_cpp as llama
 from steerplug.engine import amx, ggml, log
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError
-from steerplug.shards import shards
+from steerplug.files.shards import shards
 
 _MAGIC = b"GGUF"
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from steerplug.engine.calls import Calls
+from steerplug.engine.call_marks import Calls
 from steerplug.engine.constraint import Grammar
+from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Phase, Prompt
 from steerplug.errors import ContextOverflow, RequestError
-from steerplug.sampling import Sampling
 from steerplug.steering.value import NOTHING, Mix
 
 MAX_LOGPROBS = 100

@@ -1,158 +1,182 @@
-"""Choosing the next token, by llama.cpp's own sampler chain, in llama.cpp's own order.
+"""How tokens are drawn: llama.cpp's settings in one table, which every door reads.
 
-    logit_bias -> penalties -> dry -> top_n_sigma -> top_k -> typical_p -> top_p -> min_p -> xtc
-    -> temperature -> draw with the seed
-
-Temperature 0 is greedy, which needs no chain where nothing changes the logits first. Mirostat
-chooses in place of what stands between dry and temperature. What is set to nothing is left out.
+Each setting stands here once, with its default, its range and its meaning. Nothing here loads
+llama.cpp; the chain that draws is in `engine.sampling`.
 """
 
-import ctypes
-from collections.abc import Callable, Iterator, Sequence
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from llama_cpp import llama_cpp as llama
+from steerplug.errors import RequestError
 
-from steerplug.engine.context import Context
-from steerplug.engine.vocab import Vocab
-from steerplug.sampling import Sampling
-
-__all__ = ["Sampler", "Sampling"]
-
-_MIROSTAT_TOKENS = 100
-_NEXT_TO_NOTHING = 1e-37
-
-Stage = ctypes.c_void_p
-"""One sampler of a chain, which frees it."""
+_MAX_SEED = 2**32 - 2
+_MAX_TOKENS = 1_000_000
+_MAX_BIAS = 100.0
+MAX_BREAKERS = 32
+_MINUS_ONE: Mapping[str, int | None] = {"seed": None, "top_k": 0}
+"""What -1 stands for where it is no number of the range: a fresh seed, and all tokens."""
 
 
-class Sampler:
-    """A llama.cpp sampler chain for one reply.
+@dataclass(frozen=True)
+class Setting:
+    """What a setting may be, and does.
 
     Args:
-        sampling: how tokens are drawn.
-        n_vocab: how many tokens the model knows.
-        vocab: its vocabulary, in which DRY looks for what ends a repetition.
-        n_ctx: how many tokens a setting of -1 looks back.
-        prompt: the tokens before the reply, which penalties count as llama.cpp's server does.
-
-    Raises:
-        ModelError: DRY is asked for and the model has no tokeniser.
+        meaning: what it does, in a line.
+        default: what it is if nobody says.
+        low, high: its range.
+        whole: whether it is a whole number.
     """
 
-    def __init__(
-        self, sampling: Sampling, n_vocab: int, *, vocab: Vocab | None = None, n_ctx: int = 0,
-        prompt: Sequence[int] = (),
-    ) -> None:  # fmt: skip
-        self._chain = None
-        self._looking_back: list[Stage] = []
-        sampling = sampling.seeded()
-        last_n = sampling.repeat_last_n, sampling.dry_penalty_last_n
-        n_repeat, n_dry = (n_ctx if n < 0 else n for n in last_n)
-        self._n_back = max(n_repeat, n_dry)
-        if sampling.penalises and n_repeat:
-            self._looking_back.append(_penalties(sampling, n_vocab, n_repeat))
-        if sampling.breaks_repetitions and n_dry:
-            assert vocab is not None
-            self._looking_back.append(_dry(sampling, vocab, n_dry))
-        stages = [*_biases(sampling, n_vocab), *self._looking_back, *_choosing(sampling)]
-        if sampling.temperature == 0 and not stages:
-            return
-        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        add: Callable[..., None] = llama.llama_sampler_chain_add
-        for stage in (*stages, *_drawing(sampling, n_vocab)):
-            add(self._chain, stage)
-        self.remember(prompt)
+    meaning: str
+    default: float | None
+    low: float
+    high: float
+    whole: bool
 
-    def draw(self, context: Context, row: int) -> int:
-        """Draw a token from the logits of batch row `row`, and remember it for the penalties."""
-        if self._chain is None:
-            return int(context.logits_in_place(row).argmax())
-        return int(llama.llama_sampler_sample(self._chain, context.handle, row))
+    def check(self, name: str, value: object) -> None:
+        """Refuse a value that is no number of the range.
 
-    def remember(self, tokens: Sequence[int]) -> None:
-        """Let the penalties count these tokens, and none that was drawn and not said."""
-        for stage in self._looking_back:
-            llama.llama_sampler_reset(stage)
-            for token in tokens[-self._n_back :]:
-                llama.llama_sampler_accept(stage, token)
-
-    def close(self) -> None:
-        """Free the chain."""
-        self._looking_back = []
-        if self._chain is not None:
-            llama.llama_sampler_free(self._chain)
-            self._chain = None
-
-    def __del__(self) -> None:
-        self.close()
+        Raises:
+            RequestError: what is wrong with it.
+        """
+        low, high = self.low, self.high
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise RequestError(f"{name} is {value!r}; give a number such as {low}.")
+        if self.whole and not isinstance(value, int):
+            raise RequestError(f"{name} is {value}; give a whole number such as {low}.")
+        if not math.isfinite(value) or not low <= value <= high:
+            raise RequestError(f"{name} is {value}; choose {low} to {high}.")
 
 
-def _biases(sampling: Sampling, n_vocab: int) -> Iterator[Stage]:
-    if bias := sampling.logit_bias:
-        biases = (llama.llama_logit_bias * len(bias))(*bias.items())
-        yield llama.llama_sampler_init_logit_bias(n_vocab, len(bias), biases)
+def _real(default: float, low: float, high: float, meaning: str) -> Any:
+    setting = Setting(meaning, default, low, high, whole=False)
+    return field(default=default, metadata={"setting": setting})
 
 
-def _penalties(sampling: Sampling, n_vocab: int, last_n: int) -> Stage:
-    stage: Stage = llama.llama_sampler_init_penalties(
-        n_vocab, last_n, sampling.repeat_penalty, sampling.frequency_penalty,
-        sampling.presence_penalty,
+def _whole(default: int | None, low: int, high: int, meaning: str) -> Any:
+    setting = Setting(meaning, default, low, high, whole=True)
+    return field(default=default, metadata={"setting": setting})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Names, defaults and order are llama.cpp's; `SETTINGS` has the meanings.
+
+    Args:
+        temperature, top_k, top_p, min_p, repeat_penalty, seed: see `SETTINGS`.
+        logit_bias: what is added to the logits of single tokens, -100 to 100.
+        dry_sequence_breakers: texts that end what DRY takes for a repetition.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+
+    temperature: float = _real(0.8, 0.0, 10.0, "0 is greedy.")
+    top_k: int = _whole(40, 0, _MAX_TOKENS, "Keep the k most likely tokens; 0 or -1 keeps all.")
+    top_p: float = _real(0.95, 0.0, 1.0, "Keep the most likely tokens up to this probability.")
+    min_p: float = _real(0.05, 0.0, 1.0, "Keep tokens this share as likely as the best.")
+    repeat_penalty: float = _real(1.0, 0.1, 10.0, "Above 1 makes recent tokens less likely.")
+    seed: int | None = _whole(None, 0, _MAX_SEED, "Repeats a reply; -1 draws a fresh one.")
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    frequency_penalty: float = _real(
+        0.0, -100.0, 100.0, "Taken off the logit of a recent token, once for each time it came."
+    )
+    presence_penalty: float = _real(
+        0.0, -100.0, 100.0, "Taken off the logit of a recent token, however often it came."
+    )
+    repeat_last_n: int = _whole(
+        64, -1, _MAX_TOKENS,
+        "How many tokens are recent, of prompt and reply; 0: none, -1: as many as the context has.",
     )  # fmt: skip
-    return stage
-
-
-def _dry(sampling: Sampling, vocab: Vocab, last_n: int) -> Stage:
-    texts = [text.encode("utf-8", "replace") for text in sampling.dry_sequence_breakers]
-    vocab.tokenize("a")  # llama.cpp would end the process where there is no tokeniser
-    stage: Stage = llama.llama_sampler_init_dry(
-        vocab.handle, sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length,
-        last_n, (ctypes.c_char_p * len(texts))(*texts), len(texts),
+    typical_p: float = _real(
+        1.0, 0.0, 1.0, "Keep the most typical tokens up to this probability; 1 keeps all."
+    )
+    top_n_sigma: float = _real(
+        -1.0, -1.0, 100.0, "Keep logits within n standard deviations of the best; 0 or -1: all."
+    )
+    xtc_probability: float = _real(
+        0.0, 0.0, 1.0, "How often XTC drops all tokens above its threshold but the least likely."
+    )
+    xtc_threshold: float = _real(
+        0.1, 0.0, 1.0, "How likely a token is that XTC may drop; above 0.5 it drops none."
+    )
+    dry_multiplier: float = _real(
+        0.0, 0.0, 100.0, "How hard DRY penalises a token that goes on with a repetition; 0: not."
+    )
+    dry_base: float = _real(1.75, 1.0, 100.0, "By what DRY's penalty grows with each token.")
+    dry_allowed_length: int = _whole(
+        2, 0, _MAX_TOKENS, "How long a repetition DRY leaves alone."
+    )
+    dry_penalty_last_n: int = _whole(
+        64, -1, _MAX_TOKENS,
+        "In how many tokens DRY looks for repetitions; 0: none, -1: as many as the context has.",
     )  # fmt: skip
-    return stage
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    mirostat: int = _whole(
+        0, 0, 2, "1 or 2: draw by this version of Mirostat, which top_k to xtc make way for."
+    )
+    mirostat_tau: float = _real(5.0, 0.0, 100.0, "The surprise that Mirostat aims at.")
+    mirostat_eta: float = _real(0.1, 0.0, 10.0, "How fast Mirostat learns.")
+    dynatemp_range: float = _real(
+        0.0, 0.0, 10.0, "The temperature varies by this much to either side, with the entropy."
+    )
+    dynatemp_exponent: float = _real(1.0, 0.0, 10.0, "How the temperature follows the entropy.")
+
+    def __post_init__(self) -> None:
+        for name, setting in SETTINGS.items():
+            value = canonical(name, getattr(self, name))
+            object.__setattr__(self, name, value)
+            if value is not None or name != "seed":
+                setting.check(name, value)
+        for token, bias in self.logit_bias.items():
+            _BIAS.check("logit_bias", bias)
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise RequestError(f"logit_bias names token {token!r}; give its number.")
+        object.__setattr__(self, "dry_sequence_breakers", _breakers(self.dry_sequence_breakers))
+
+    def seeded(self) -> "Sampling":
+        """Return the same with a seed, drawn now if there was none."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbelow(_MAX_SEED))
+
+    @property
+    def penalises(self) -> bool:
+        """Whether recent tokens become more or less likely."""
+        changes = self.repeat_penalty != 1 or self.frequency_penalty or self.presence_penalty
+        return bool(self.repeat_last_n and changes)
+
+    @property
+    def breaks_repetitions(self) -> bool:
+        """Whether DRY acts."""
+        return bool(self.dry_multiplier and self.dry_penalty_last_n)
 
 
-def _choosing(sampling: Sampling) -> Iterator[Stage]:
-    """Yield what narrows the choice; of a greedy one, where the likeliest token may fall out."""
-    drops_best = sampling.typical_p < 1 or sampling.xtc_probability > 0
-    if sampling.mirostat or (sampling.temperature == 0 and not drops_best):
-        return
-    if sampling.top_n_sigma > 0:
-        yield llama.llama_sampler_init_top_n_sigma(sampling.top_n_sigma)
-    if sampling.top_k:
-        yield llama.llama_sampler_init_top_k(sampling.top_k)
-    if sampling.typical_p < 1:
-        yield _possible()
-        yield llama.llama_sampler_init_typical(sampling.typical_p, 1)
-    yield llama.llama_sampler_init_top_p(sampling.top_p, 1)
-    yield llama.llama_sampler_init_min_p(sampling.min_p, 1)
-    if sampling.xtc_probability > 0:
-        yield llama.llama_sampler_init_xtc(
-            sampling.xtc_probability, sampling.xtc_threshold, 1, sampling.seed
+SETTINGS: Mapping[str, Setting] = {
+    entry.name: entry.metadata["setting"] for entry in fields(Sampling) if entry.metadata
+}
+"""Every setting that is a number, by name."""
+
+_BIAS = Setting("", 0.0, -_MAX_BIAS, _MAX_BIAS, whole=False)
+
+
+def canonical(name: str, value: Any) -> Any:
+    """Return a setting's value, or what it stands for where llama.cpp says -1."""
+    is_minus_one = name in _MINUS_ONE and isinstance(value, int) and value == -1
+    return _MINUS_ONE[name] if is_minus_one else value
+
+
+def _breakers(texts: object) -> tuple[str, ...]:
+    """Return the texts that end a repetition; llama.cpp reads each up to its first NUL."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise RequestError(f'dry_sequence_breakers is {texts!r}; give a list such as ["\\n"].')
+    if len(texts) > MAX_BREAKERS:
+        raise RequestError(
+            f"dry_sequence_breakers has {len(texts)} texts; give at most {MAX_BREAKERS}."
         )
-
-
-def _drawing(sampling: Sampling, n_vocab: int) -> Iterator[Stage]:
-    """Yield what draws a token of those that are left."""
-    seed, tau, eta = sampling.seed, sampling.mirostat_tau, sampling.mirostat_eta
-    if sampling.temperature == 0:
-        yield llama.llama_sampler_init_greedy()
-        return
-    if sampling.dynatemp_range > 0 and not sampling.mirostat:
-        yield llama.llama_sampler_init_temp_ext(
-            sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
-        )
-    else:
-        yield llama.llama_sampler_init_temp(sampling.temperature)
-    if sampling.mirostat == 1:
-        yield _possible()
-        yield llama.llama_sampler_init_mirostat(n_vocab, seed, tau, eta, _MIROSTAT_TOKENS)
-    elif sampling.mirostat == 2:
-        yield llama.llama_sampler_init_mirostat_v2(seed, tau, eta)
-    else:
-        yield llama.llama_sampler_init_dist(seed)
-
-
-def _possible() -> Stage:
-    """Return what drops tokens that a grammar forbids: their entropy would be no number."""
-    stage: Stage = llama.llama_sampler_init_min_p(_NEXT_TO_NOTHING, 1)
-    return stage
+    for text in texts:
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise RequestError(f"dry_sequence_breakers holds {text!r}; give texts, none empty.")
+    return tuple(texts)

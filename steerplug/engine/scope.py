@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from steerplug.engine.calls import Turn
+from steerplug.engine.call_marks import Turn
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.steering.value import Mix, Steering
 

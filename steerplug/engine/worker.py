@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 
 from steerplug.engine import threads
-from steerplug.engine.batch import Batch
-from steerplug.engine.cache import Cache
 from steerplug.engine.context import Context
-from steerplug.engine.reply import Reply
+from steerplug.engine.generation import Reply
+from steerplug.engine.prefix_cache import Cache
+from steerplug.engine.scheduler import Batch
 from steerplug.errors import EngineBusy, EngineError
 
 _logger = logging.getLogger("steerplug.engine")

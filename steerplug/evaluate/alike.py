@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.engine import Engine
+from steerplug.engine.reader import Cells
 from steerplug.engine.reference import add_delta
 from steerplug.engine.request import Request
+from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit.activations import capture
-from steerplug.sampling import Sampling
 from steerplug.steering.value import NOTHING, Array, Delta, Steering
 
 _REPLY = 24  # tokens

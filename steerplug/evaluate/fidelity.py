@@ -34,10 +34,10 @@ from typing import Any
 import numpy as np
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.cells import Cells
+from steerplug.engine.detokenizer import TextStream
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.text import TextStream
+from steerplug.engine.reader import Cells
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of

@@ -10,7 +10,7 @@ from steerplug.evaluate.estimate import Estimate
 from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED, Fidelity
 from steerplug.evaluate.sweep import Chosen, Sweep
 from steerplug.evaluate.trace import Trace
-from steerplug.picture import check_picture, publish
+from steerplug.files.picture import check_picture, publish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

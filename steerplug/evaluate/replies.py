@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
+from steerplug.engine.reader import Cells
+from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.estimate import Estimate, ratio
 from steerplug.fit.measure import reply_log_probs
 from steerplug.preset import Preset
-from steerplug.sampling import Sampling
 from steerplug.steering.value import NOTHING, Mix
 
 _N = 4

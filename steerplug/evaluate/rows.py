@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.cells import Cells
+from steerplug.engine.reader import Cells
 from steerplug.fit.measure import divergence, reply_log_probs
 from steerplug.fit.progress import Report
 from steerplug.fit.teacher import Lesson

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.cells import Cells
 from steerplug.engine.engine import Engine
+from steerplug.engine.reader import Cells
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
 from steerplug.fit.at_once import at_once

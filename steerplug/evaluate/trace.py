@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.engine import Engine, Request
+from steerplug.engine.sampling import Sampling
 from steerplug.evaluate.replies import schema_of
 from steerplug.preset import Preset
-from steerplug.sampling import Sampling
 from steerplug.steering.value import Mix, Steering
 
 TRACED_TOKENS = 48

@@ -25,8 +25,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Row
+from steerplug.engine.reader import Cells
 from steerplug.engine.scope import plan
 from steerplug.fit.activations import capture
 from steerplug.fit.progress import Report, silent, steps

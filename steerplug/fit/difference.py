@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from steerplug.engine.cells import Cells
+from steerplug.engine.reader import Cells
 from steerplug.errors import FitError
 from steerplug.fit.activations import Activations, capture
 from steerplug.steering.value import Array

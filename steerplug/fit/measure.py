@@ -26,14 +26,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.cells import Cells
 from steerplug.engine.context import Row
 from steerplug.engine.engine import Engine, Request
+from steerplug.engine.reader import Cells
+from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import FitError
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson
-from steerplug.sampling import Sampling
 from steerplug.steering.value import NOTHING, Array, Mix, Steering
 
 OPENINGS = ("I think that", "When I woke up, I")

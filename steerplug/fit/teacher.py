@@ -11,12 +11,12 @@ from typing import Any
 
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.engine import Engine, Request
+from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit.at_once import at_once
 from steerplug.fit.progress import Report, silent
 from steerplug.preset import Teacher
-from steerplug.sampling import Sampling
 
 REPLY_TOKENS = 40
 TEMPERATURE = 0.7

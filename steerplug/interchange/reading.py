@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from steerplug.claims import Claim, read_claims
 from steerplug.errors import SteeringError
 from steerplug.steering.file import read_tensors
+from steerplug.steering.header import Claim, read_claims
 from steerplug.steering.value import Array, Delta, Scope, Steering
 
 FORMATS: dict[str, int] = {"repeng": 0, "llama.cpp": -1, "easysteer": 0}

@@ -19,10 +19,10 @@ import numpy as np
 from gguf import GGUFWriter
 
 from steerplug.errors import SteeringError
+from steerplug.files.whole_file import whole_file
 from steerplug.interchange.tokens import Bos, selection
 from steerplug.steering.file import finish
 from steerplug.steering.value import Array, Mix, Scope
-from steerplug.whole_file import whole_file
 
 SUFFIXES = (".gguf", ".json")
 

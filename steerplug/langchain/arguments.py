@@ -21,10 +21,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from steerplug.engine.sampling import SETTINGS
 from steerplug.errors import RequestError, nearest
-from steerplug.mix import parse_mix
-from steerplug.sampling import SETTINGS
-from steerplug.sampling_fields import SamplingFields
+from steerplug.preset.mix import parse_mix
+from steerplug.session.sampling_fields import SamplingFields
 
 if TYPE_CHECKING:
     from steerplug.session import Settings

@@ -20,7 +20,7 @@ from langchain_core.runnables.config import get_config_list, run_in_executor
 from pydantic import WithJsonSchema
 
 from steerplug.errors import SteerplugError
-from steerplug.library import list_presets
+from steerplug.library.presets import list_presets
 
 AT_ONCE = 32
 """How many items of a batch run at once unless a config says otherwise: as many as an engine has

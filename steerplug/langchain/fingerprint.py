@@ -14,10 +14,10 @@ from pathlib import Path
 
 import steerplug
 from steerplug.errors import SteerplugError
-from steerplug.langchain.sessions import Stamp, locate, stamp
-from steerplug.library import find_preset, is_steering_file, load_preset
-from steerplug.mix import Ingredient, parse_mix
-from steerplug.shards import shards
+from steerplug.files.shards import shards
+from steerplug.library.presets import find_preset, is_steering_file, load_preset
+from steerplug.preset.mix import Ingredient, parse_mix
+from steerplug.session.shared import Stamp, locate, stamp
 
 _VERSIONS = version("llama-cpp-python"), steerplug.__version__
 _HEAD = 16 * 2**20

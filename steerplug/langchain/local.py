@@ -18,7 +18,7 @@ from steerplug.langchain.arguments import Arguments, one_sentence
 from steerplug.langchain.configured import Configured
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
-from steerplug.langchain.sessions import session_for
+from steerplug.session.shared import session_for
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseLanguageModel

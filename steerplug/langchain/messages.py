@@ -28,7 +28,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from steerplug.chat.messages import to_messages
 from steerplug.chat.tool import CallPiece, ToolCall
 from steerplug.errors import RequestError
-from steerplug.receipt import Reply
+from steerplug.session.receipt import Reply
 
 if TYPE_CHECKING:
     from steerplug.engine.vocab import Vocab

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from steerplug.errors import PresetError
 from steerplug.langchain.errors import langchain_errors
-from steerplug.mix import parse_mix
+from steerplug.preset.mix import parse_mix
 
 try:
     from langchain.agents.middleware import (

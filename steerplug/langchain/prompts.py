@@ -15,10 +15,10 @@ from langchain_core.messages.utils import MessageLikeRepresentation
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 
 from steerplug.errors import PresetError, RequestError
-from steerplug.from_prompt import preset_from_messages
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.messages import to_chat
 from steerplug.preset import Preset
+from steerplug.preset.from_prompt import preset_from_messages
 
 
 def preset_from_prompt(

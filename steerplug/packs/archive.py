@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from steerplug.errors import PackError
+from steerplug.files.yaml_file import printable
 from steerplug.packs.manifest import LOCK
 from steerplug.packs.source import missing, not_plain, too_large
-from steerplug.yaml_file import printable
 
 MAX_MEMBERS = 5000
 _MAX_DIRECTORY = MAX_MEMBERS * 512

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from steerplug import compare
-from steerplug.figures import gap_closed
 from steerplug.packs.contents import Contents, Numbers
+from steerplug.store.figures import gap_closed
 
 _LONG = 200
 

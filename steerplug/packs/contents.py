@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steerplug.claims import steering_claims
 from steerplug.errors import PackError, PresetError, SteeringError
-from steerplug.figures import number
+from steerplug.files.yaml_file import MAX_BYTES, printable
 from steerplug.packs import manifest as kinds
 from steerplug.packs.manifest import HEAD, LOCK, Head, Manifest
 from steerplug.packs.pack import Pack
 from steerplug.packs.source import Source, check_total
 from steerplug.preset import Preset
-from steerplug.yaml_file import MAX_BYTES, printable
+from steerplug.steering.header import steering_claims
+from steerplug.store.figures import number
 
 
 @dataclass(frozen=True)

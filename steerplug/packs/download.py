@@ -14,9 +14,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from steerplug.errors import PackError
+from steerplug.files.yaml_file import printable
 from steerplug.packs.manifest import MAX_TOTAL
 from steerplug.packs.reference import is_loopback
-from steerplug.yaml_file import printable
 
 ATTEMPTS = 6
 _PIECE = 2**18

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from steerplug.errors import PackError
+from steerplug.files.yaml_file import MAX_BYTES
 from steerplug.packs.lock import Pinned
 from steerplug.packs.manifest import (
     HEAD,
@@ -26,7 +27,6 @@ from steerplug.packs.manifest import (
 )
 from steerplug.packs.pack import Pack
 from steerplug.packs.source import Folder
-from steerplug.yaml_file import MAX_BYTES
 
 GROUP = "steerplug.packs"
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from steerplug.errors import PackError
+from steerplug.files.yaml_file import printable
 from steerplug.packs.manifest import MAX_TOTAL
 from steerplug.packs.reference import is_loopback
 from steerplug.packs.source import check_total, missing, not_plain, too_large
-from steerplug.yaml_file import printable
 
 SECONDS = 600
 _PLAIN = ("100644", "100755")

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from steerplug.errors import PackError
+from steerplug.files.yaml_file import printable
 from steerplug.packs.source import Folder, check_total, missing, too_large
-from steerplug.yaml_file import printable
 
 
 class Hub:

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from platformdirs import user_data_path
 from pydantic import Field
 
-from steerplug.checks import TEXT, Frozen
 from steerplug.errors import PackError
+from steerplug.files.yaml_file import MAX_BYTES
 from steerplug.packs.manifest import (
     PackName,
     Sha256,
@@ -23,7 +23,7 @@ from steerplug.packs.manifest import (
     write_model,
 )
 from steerplug.preset import Name, Version
-from steerplug.yaml_file import MAX_BYTES
+from steerplug.preset.checks import TEXT, Frozen
 
 FILE = "steerplug.lock"
 _HEAD = "Packs in use, written by `steerplug add`; see `steerplug packs --help`."

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerplug.claims import kept_files
 from steerplug.errors import PackError
 from steerplug.packs import manifest as kinds
 from steerplug.packs.contents import Contents, read_contents
@@ -11,6 +10,7 @@ from steerplug.packs.manifest import HEAD, LOCK, README, Head, Manifest
 from steerplug.packs.readme import with_presets
 from steerplug.packs.source import Folder
 from steerplug.preset import Preset, is_preset_name
+from steerplug.steering.header import kept_files
 
 _HEAD_COMMENT = "What this pack is; raise the version when its presets change."
 _LOCK_COMMENT = "The sha256 of every file of this pack, written by `steerplug pack`; do not edit."

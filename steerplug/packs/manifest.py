@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from steerplug.checks import TEXT, Frozen
 from steerplug.errors import PackError, PresetError
+from steerplug.files.whole_file import write_whole
+from steerplug.files.yaml_file import MAX_BYTES, Place, printable, read_yaml
 from steerplug.preset import Name, Version
-from steerplug.whole_file import write_whole
-from steerplug.yaml_file import MAX_BYTES, Place, printable, read_yaml
+from steerplug.preset.checks import TEXT, Frozen
 
 HEAD, LOCK, README = "pack.yaml", "pack.lock", "README.md"
 MAX_FILES = 1000

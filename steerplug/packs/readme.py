@@ -6,9 +6,9 @@ stays. A README without marks gets them at its end.
 
 from collections.abc import Iterable
 
-from steerplug.figures import NOT_MEASURED, gap_closed
 from steerplug.packs.contents import Contents, Numbers
 from steerplug.preset import Preset
+from steerplug.store.figures import NOT_MEASURED, gap_closed
 
 BEGIN = "<!-- written by `steerplug pack`; edit the presets, or around this -->"
 END = "<!-- end of what `steerplug pack` writes -->"

@@ -17,7 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from steerplug.errors import PackError
-from steerplug.yaml_file import printable
+from steerplug.files.yaml_file import printable
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 _GITHUB = re.compile(rf"({_PART}/{_PART})((?:/{_PART}){{0,20}})")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from steerplug.errors import PackError
+from steerplug.files.yaml_file import printable
 from steerplug.packs.manifest import LOCK, MAX_TOTAL
-from steerplug.yaml_file import printable
 
 
 class Source(Protocol):

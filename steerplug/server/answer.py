@@ -13,12 +13,12 @@ from fastapi.responses import JSONResponse
 
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
-from steerplug.receipt import Reply
-from steerplug.server.body import Body
-from steerplug.server.choice import Choice
-from steerplug.server.replies import Numbered, begun, unless_gone
-from steerplug.server.serving import Serving
-from steerplug.server.told import TEXT, Frame, event, head, receipt, usage
+from steerplug.server.merge_streams import Numbered, begun, unless_gone
+from steerplug.server.requests import Body
+from steerplug.server.responses import TEXT, Frame, event, head, receipt, usage
+from steerplug.server.state import Serving
+from steerplug.server.steering_choice import Choice
+from steerplug.session.receipt import Reply
 
 Events = AsyncGenerator[Numbered, None]
 Chosen = dict[str, Any]

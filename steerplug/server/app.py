@@ -15,10 +15,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 import steerplug
 from steerplug.errors import SteerplugError
-from steerplug.server import chat, completions, steering
+from steerplug.server import admin, chat, completions
 from steerplug.server.errors import describe, envelope, explain, status_of
 from steerplug.server.guard import Guard
-from steerplug.server.serving import Serving
+from steerplug.server.state import Serving
 from steerplug.server.strict import StrictRoute
 
 log = logging.getLogger("steerplug.server")
@@ -46,7 +46,7 @@ def create_app(serving: Serving) -> FastAPI:
         docs_url=None, redoc_url=None,  # these pages load scripts of other sites
     )  # fmt: skip
     app.router.route_class = StrictRoute
-    for part in (chat, completions, steering):
+    for part in (admin, chat, completions):
         part.add_to(app, serving)
     _add_operation(app, serving)
     files = _add_page(app)

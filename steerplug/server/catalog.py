@@ -12,7 +12,7 @@ from typing import Any
 
 from steerplug.build import Built, find_built
 from steerplug.errors import FitError, SteerplugError, nearest
-from steerplug.library import Listing, list_presets, user_folder
+from steerplug.library.presets import Listing, list_presets, user_folder
 from steerplug.packs.lock import lock_in_use
 from steerplug.preset import Preset
 from steerplug.server.errors import Refused

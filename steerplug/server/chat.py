@@ -7,13 +7,13 @@ from fastapi import FastAPI, Request, Response
 
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
-from steerplug.receipt import Reply
 from steerplug.server.answer import Answer, Chosen
-from steerplug.server.asked import chat_messages, chat_settings
-from steerplug.server.body import ChatBody
-from steerplug.server.replies import together
-from steerplug.server.serving import Serving
-from steerplug.server.told import call, call_delta, chat_logprobs
+from steerplug.server.merge_streams import together
+from steerplug.server.requests import ChatBody
+from steerplug.server.responses import call, call_delta, chat_logprobs
+from steerplug.server.state import Serving
+from steerplug.server.translate import chat_messages, chat_settings
+from steerplug.session.receipt import Reply
 
 
 def add_to(app: FastAPI, serving: Serving) -> None:

@@ -6,17 +6,17 @@ from fastapi import FastAPI, Request, Response
 
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
-from steerplug.receipt import Reply
 from steerplug.server.answer import Answer, Chosen
-from steerplug.server.asked import completion_settings, prompts
-from steerplug.server.body import MAX_PROMPTS, CompletionBody
-from steerplug.server.choice import Choice
 from steerplug.server.echo import scored_first, spelt
 from steerplug.server.errors import Refused
-from steerplug.server.replies import together
-from steerplug.server.serving import Serving
-from steerplug.server.told import completion_logprobs
+from steerplug.server.merge_streams import together
+from steerplug.server.requests import MAX_PROMPTS, CompletionBody
+from steerplug.server.responses import completion_logprobs
+from steerplug.server.state import Serving
+from steerplug.server.steering_choice import Choice
+from steerplug.server.translate import completion_settings, prompts
 from steerplug.session import Session, Text
+from steerplug.session.receipt import Reply
 
 
 def add_to(app: FastAPI, serving: Serving) -> None:

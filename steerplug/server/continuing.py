@@ -8,9 +8,9 @@ A client that wants another message instead says `add_generation_prompt: true`, 
 `continue_final_message: false`.
 """
 
-from steerplug.server.body import ChatBody, Message
 from steerplug.server.errors import Refused
 from steerplug.server.format import asked_format
+from steerplug.server.requests import ChatBody, Message
 
 
 def goes_on(body: ChatBody) -> bool:

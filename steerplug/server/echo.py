@@ -10,12 +10,12 @@ from contextlib import aclosing
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
+from steerplug.engine.detokenizer import TextStream
 from steerplug.engine.engine import Piece
-from steerplug.engine.text import TextStream
 from steerplug.engine.vocab import Vocab
-from steerplug.receipt import Reply, Scored
-from steerplug.resolve import SteeringWords
 from steerplug.session import Event, Session, Settings, Text
+from steerplug.session.receipt import Reply, Scored
+from steerplug.session.resolve import SteeringWords
 
 
 def spelt(text: Text, vocab: Vocab) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from steerplug.engine.constraint import ANY_JSON, Choice, Grammar, Lark, Regex
-from steerplug.server.body import Body, ResponseFormat
 from steerplug.server.errors import Refused
 from steerplug.server.fields import IGNORED_IN_FORMATS, check
+from steerplug.server.requests import Body, ResponseFormat
 
 _INSTEAD = "send a JSON schema, a regex, a choice or a Lark grammar"
 _IN_FORMATS = IGNORED_IN_FORMATS | {

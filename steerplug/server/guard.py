@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused, envelope, status_of
-from steerplug.server.serving import STOPPED, Serving
+from steerplug.server.state import STOPPED, Serving
 
 log = logging.getLogger("steerplug.server")
 

@@ -11,7 +11,7 @@ from steerplug.errors import SteerplugError
 from steerplug.server.app import create_app
 from steerplug.server.config import Config
 from steerplug.server.connection import limited
-from steerplug.server.serving import Serving
+from steerplug.server.state import Serving
 
 log = logging.getLogger("steerplug.server")
 

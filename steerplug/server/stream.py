@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from steerplug.server.replies import unless_gone
+from steerplug.server.merge_streams import unless_gone
 
 _ALIVE = b": still here\n\n"
 

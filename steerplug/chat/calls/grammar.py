@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern, until_arguments
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools, closed
-from steerplug.engine.calls import Calls
+from steerplug.engine.call_marks import Calls
 from steerplug.engine.constraint import (
     Choice,
     Constraint,

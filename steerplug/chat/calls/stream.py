@@ -14,7 +14,7 @@ from itertools import count
 
 from steerplug.chat.calls.form import Form, pattern, until_arguments
 from steerplug.chat.tool import CallPiece, ToolCall
-from steerplug.engine.text import overlap
+from steerplug.engine.detokenizer import overlap
 
 _ID_LETTERS, _ID_LENGTH = string.ascii_letters + string.digits, 9  # as Mistral's templates demand
 

@@ -1,0 +1,152 @@
+"""What a pack holds, shown before anybody says yes to it."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from steerplug.commands.output import print_fields, print_hanging, say, screen, visible
+from steerplug.errors import PackError
+
+if TYPE_CHECKING:
+    from steerplug.packs.contents import Contents, Numbers
+    from steerplug.packs.install import Offer
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+
+
+def report(offer: "Offer") -> dict[str, Any]:
+    """Return what a pack holds and what it would replace, as JSON values."""
+    from steerplug.library.presets import others_named
+
+    contents, pinned = offer.contents, offer.pinned
+    name = contents.head.name
+    return {
+        "pack": name,
+        "version": contents.head.version,
+        "description": contents.head.description,
+        "license": contents.head.license,
+        "ref": pinned.ref,
+        "commit": pinned.commit,
+        "sha256": pinned.sha256,
+        "size_bytes": contents.size,
+        "n_files": len(contents.manifest.files) + 1,
+        "presets": presets(contents),
+        "replaces": offer.replaces.pinned.version if offer.replaces else None,
+        "changes": changes_of(offer),
+        "also_named": {
+            preset: others for preset in contents.presets if (others := others_named(preset, name))
+        },
+    }
+
+
+def presets(contents: "Contents") -> list[dict[str, Any]]:
+    """Return the presets of a pack, each with what its author claims and what was measured here."""
+    return [
+        {
+            "name": f"{contents.head.name}/{name}",
+            "version": preset.version,
+            "description": " ".join(preset.description.split()),
+            "license": preset.license,
+            "compiled": [_figures(one) for one in contents.numbers if one.preset == name],
+        }
+        for name, preset in sorted(contents.presets.items())
+    ]
+
+
+def _figures(numbers: "Numbers") -> dict[str, Any]:
+    from steerplug.store.measurements import recall
+
+    measured = {model: said.get("gap_closed") for model, said in recall(numbers.path).items()}
+    return {
+        "model": numbers.model,
+        "digest": numbers.digest,
+        "claimed_gap_closed": numbers.claim,
+        "measured_gap_closed": measured.pop(numbers.model, None),
+        "measured_on_others": measured,
+    }
+
+
+def changes_of(offer: "Offer") -> list[str]:
+    """Return in words what is not as in the pack in use of that name."""
+    from steerplug.packs.changes import changes
+    from steerplug.packs.contents import contents_of
+
+    if offer.replaces is None:
+        return []
+    try:
+        return changes(contents_of(offer.replaces), offer.contents)
+    except PackError as error:
+        return [f"what is in use cannot be compared ({error})"]
+
+
+def show(said: dict[str, Any]) -> None:
+    """Print what `report` found."""
+    console = screen()
+    console.print(Text.assemble((said["pack"], "bold cyan"), f" {said['version']}"))
+    if said["description"]:
+        console.print(visible(" ".join(said["description"].split())), soft_wrap=True)
+    show_presets(said["presets"])
+    console.print()
+    also = (f"{name} is also {', '.join(o)}" for name, o in said["also_named"].items())
+    facts = {
+        "license": visible(said["license"]) or "none is stated",
+        "size": f"{said['size_bytes'] / 1000:.0f} kB in {said['n_files']} files",
+        "from": visible(said["ref"]),
+        "commit": said["commit"],
+        "sha256": said["sha256"],
+        "replaces": f"{said['pack']} {said['replaces']}, here already" if said["replaces"] else "",
+        "names": f"{'; '.join(also)}: say which in a mix" if said["also_named"] else "",
+    }
+    print_fields(**{name: value for name, value in facts.items() if value})
+    show_changes(said["changes"])
+
+
+def show_presets(found: list[dict[str, Any]]) -> None:
+    """Print a line for each preset: what it does, and how well its author says it does."""
+    console = screen()
+    for one in found:
+        first, dot, _ = one["description"].partition(". ")
+        figures = "; ".join(_figure(figure) for figure in one["compiled"])
+        text = visible(first + dot.strip()) + (f" [{figures}]" if figures else "")
+        print_hanging(console, Text(f"  {one['name']}  ", "cyan"), text)
+
+
+def _figure(figure: dict[str, Any]) -> str:
+    model, measured = figure["model"].rpartition("-")[0], figure["measured_gap_closed"]
+    claimed = figure["claimed_gap_closed"]
+    if measured is not None:
+        said = f"{model}: closes {measured:.0%} of the gap, measured here"
+    else:
+        said = f"{model}: its author claims {claimed:.0%}" if claimed is not None else model
+    near = (
+        f"another file of the model: closes {gap:.0%}, measured here"
+        for gap in figure["measured_on_others"].values() if gap is not None
+    )  # fmt: skip
+    return "; ".join([said, *near])
+
+
+def show_changes(lines: list[str]) -> None:
+    """Print what changes, a line each."""
+    if lines:
+        console = screen()
+        console.print("\nWhat changes:")
+        for line in lines:
+            console.print(Text(f"  {visible(line)}"), soft_wrap=True)
+
+
+def agreed(question: str, yes: bool) -> bool:
+    """Ask, and say whether the answer was yes.
+
+    Raises:
+        PackError: nobody can be asked.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise PackError("nothing was changed, as nobody is here to be asked; add --yes to agree.")
+    if typer.confirm(question, err=True):
+        return True
+    say("Nothing was changed.")
+    return False

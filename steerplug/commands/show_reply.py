@@ -1,0 +1,68 @@
+"""A reply on its way to the user, and what is said about it afterwards."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from steerplug.commands.output import visible
+
+if TYPE_CHECKING:
+    from steerplug.session import Event
+    from steerplug.session.receipt import Ingested, Reply
+
+
+def stream(events: "Iterable[Event]", *, shown: bool) -> "Reply":
+    """Return the reply that ends `events`; if `shown`, write its text to stdout as it comes."""
+    from steerplug.engine.engine import Piece
+    from steerplug.session.receipt import Reply
+
+    for event in events:
+        if isinstance(event, Reply):
+            break
+        if shown and isinstance(event, Piece):
+            sys.stdout.write(visible(event.text))
+            sys.stdout.flush()
+    if shown:
+        print(flush=True)
+    assert isinstance(event, Reply)
+    return event
+
+
+def summary(reply: "Reply") -> str:
+    """Return one line on how a reply was steered, and what it took."""
+    usage = reply.usage
+    cut = ", cut at the limit" if reply.finish_reason == "length" else ""
+    return (
+        f"{steered(reply)} · {usage.prompt_tokens} prompt tokens, "
+        f"{usage.completion_tokens} reply tokens{cut}"
+    )
+
+
+def steered(reply: "Reply") -> str:
+    """Return what steered a reply, in words."""
+    receipt = reply.receipt
+    if not receipt.steering:
+        return "not steered"
+    return (
+        f"steered by {' and '.join(map(_ingredient, receipt.steering))}: "
+        f"{receipt.tokens_steered} tokens, activations moved by {receipt.mean_moved:.0%}"
+    )
+
+
+def _ingredient(said: "Ingested") -> str:
+    name = f"{said.name} {said.version}".rstrip() + (f" of {said.pack}" if said.pack else "")
+    return f"{name} at strength {said.strength:g} ({blocks(said.layers)})"
+
+
+def blocks(layers: Sequence[int]) -> str:
+    """Return blocks in words: `block 21`, `blocks 1-3, 7`, or if scattered `14 blocks, 1 to 27`."""
+    runs: list[list[int]] = []
+    for il in layers:
+        if runs and il == runs[-1][-1] + 1:
+            runs[-1].append(il)
+        else:
+            runs.append([il])
+    if len(runs) > 3:
+        return f"{len(layers)} blocks, {layers[0]} to {layers[-1]}"
+    said = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"block{'s' if len(layers) > 1 else ''} {said}"

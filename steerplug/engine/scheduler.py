@@ -1,0 +1,290 @@
+"""The batch loop: which tokens of which replies are decoded next.
+
+Every step is one `llama_decode` for all running replies: the newest token of each that generates,
+and beside them pieces of the prompts that are still being read. Replies join and leave between any
+two steps. Prompts share what a step has room for, so that a short one that came late is not kept
+waiting by a long one. Where cells run short, idle sequences give way first; then the reply that
+joined last goes back to the queue, and later goes on where it was.
+
+Between two decodes the weights have thrown everything else out of the processor's caches, and what
+is then made of one token takes as long as what is made of five at once. So where nobody waits to
+see the next token, a step decodes on for a few, and accounts for them afterwards.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from steerplug.engine.context import Row
+from steerplug.engine.generation import Drawn, Followed, Reply
+from steerplug.engine.likelihood import most_rows
+from steerplug.engine.prefix_cache import Cache, common
+from steerplug.errors import SteerplugError
+
+PROMPT_ROWS_BESIDE_REPLIES = 128
+"""Most prompt tokens in a step that others wait for to see their next token."""
+
+_MOST_ON = 15
+_HEADROOM = 16
+_WORTH_WAITING = 16
+_EXPECTED = 256
+_MEASURED_STEPS = 256
+
+
+class Part(NamedTuple):
+    """The next n tokens of a reply."""
+
+    reply: Reply
+    n: int
+
+
+class Outcome(NamedTuple):
+    """What came of one decode: the effects on its rows, and what each part drew from it.
+
+    Nothing is drawn before a reply is ready; what went wrong in one is kept in its place.
+    """
+
+    moved: list[float]
+    steered: list[int]
+    drawn: list[Drawn | Exception | None]
+
+
+class Batch:
+    """All replies of an engine; only its worker calls this.
+
+    Args:
+        cache: the cells of its context.
+        is_called: whether a step should come to its end, for something else is to be seen to.
+    """
+
+    def __init__(self, cache: Cache, is_called: Callable[[], bool] = lambda: False) -> None:
+        self.cache, self.context, self._is_called = cache, cache.context, is_called
+        self.waiting: deque[Reply] = deque()
+        self.running: list[Reply] = []
+        self.n_finished = self.n_prompt = self.n_cached = self.n_generated = 0
+        self.steps: deque[tuple[float, int]] = deque(maxlen=_MEASURED_STEPS)
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def step(self) -> None:
+        """Let replies leave and join, then decode once for all that run."""
+        begin, before = time.perf_counter(), self.n_generated
+        self._let_go()
+        self._admit()
+        if parts := self._choose():
+            self._decode(parts)
+            self.steps.append((time.perf_counter() - begin, self.n_generated - before))
+
+    def drop(self) -> list[Reply]:
+        """Return all replies, which are no longer part of the batch."""
+        left = [*self.running, *self.waiting]
+        for reply in list(self.running):
+            self._leave(reply)
+        self.waiting.clear()
+        return left
+
+    # Leaving and joining
+
+    def _let_go(self) -> None:
+        """End replies that nobody waits for any more."""
+        for reply in [*self.running, *self.waiting]:
+            if reply.cancelled:
+                self._end(reply)
+            elif reply.is_overdue:
+                self._end(reply, reply.overdue())
+
+    def _end(self, reply: Reply, error: BaseException | None = None) -> None:
+        if reply in self.running:
+            self._leave(reply)
+            self.n_finished += 1
+        else:
+            self.waiting.remove(reply)
+        reply.end(error)
+
+    def _leave(self, reply: Reply) -> None:
+        self.running.remove(reply)
+        if reply.held is not None:
+            self.cache.release(reply.held)
+            reply.held = None
+
+    def _admit(self) -> None:
+        """Let waiting replies join in their order, as long as there are sequences and cells.
+
+        One whose prompt begins like a prompt that is being read waits for those cells.
+        """
+        if not self.waiting:
+            return
+        most = min(len(self.cache.sequences), self.context.n_batch)
+        for reply in list(self.waiting):
+            if len(self.running) >= most:
+                return
+            if self._is_being_read(reply):
+                continue
+            if not self.running:
+                self.cache.clear_for(reply.keys, min(reply.n_left, _EXPECTED))
+            held = self.cache.take(reply.reusable)
+            if held is None:
+                return
+            missing = len(reply.tokens) - len(held) + _HEADROOM * len(self.running)
+            if self.running and missing > self.cache.n_cells - self.cache.n_taken:
+                self.cache.release(held)
+                return
+            self.waiting.remove(reply)
+            self.running.append(reply)
+            if reply.progress.n_generated == 0:
+                self.n_prompt += len(reply.tokens)
+                self.n_cached += len(held)
+            reply.take(held)
+
+    def _is_being_read(self, reply: Reply) -> bool:
+        """Whether a running reply is about to decode more of the same beginning than is held."""
+        if reply.follows is None:
+            keys = reply.reusable
+            _held, n = self.cache.find(keys)
+            for other in self.running:
+                if other.n_missing > 1:
+                    shared = common(other.keys, keys)
+                    if shared >= n + _WORTH_WAITING:
+                        reply.follows, n = Followed(other, shared), shared
+        if reply.follows is not None:
+            other, shared = reply.follows
+            if other in self.running and other.held is not None and len(other.held) < shared:
+                return True
+            reply.follows = None
+        return False
+
+    # Decoding
+
+    def _choose(self) -> list[Part]:
+        """Return what to decode next, and make room for it."""
+        while self.running:
+            parts = self._fair_shares(self.context.n_batch)
+            needed = sum(part.n for part in parts)
+            if self.cache.make_room(needed):
+                return parts
+            generating = sum(part.reply.n_missing == 1 for part in parts)
+            if 0 < self.cache.n_free >= generating:
+                return self._fair_shares(self.cache.n_free)
+            self._preempt()
+        return []
+
+    def _fair_shares(self, n_rows: int) -> list[Part]:
+        """Return one row for each reply that generates, and equal shares of prompts, n_rows in all.
+
+        What short prompts do not need goes to longer ones.
+        """
+        parts = [Part(reply, 1) for reply in self.running if reply.n_missing == 1]
+        if len(parts) == len(self.running):
+            return parts
+        reading = sorted((reply for reply in self.running if reply.n_missing > 1),
+                         key=lambda reply: reply.n_missing)
+        room = n_rows - len(parts)
+        if parts:
+            room = min(room, PROMPT_ROWS_BESIDE_REPLIES)
+        if any(reply.is_scored for reply in reading):
+            room = min(room, most_rows(self.context.model.vocab.n_tokens))
+        for i, reply in enumerate(reading):
+            n = min(reply.n_missing, -(-room // (len(reading) - i)))
+            if n > 0:
+                parts.append(Part(reply, n))
+                room -= n
+        return parts
+
+    def _preempt(self) -> None:
+        """Send the reply that joined last back to the queue."""
+        reply = self.running[-1]
+        self._leave(reply)
+        self.waiting.appendleft(reply)
+
+    def _decode(self, parts: Sequence[Part]) -> None:
+        """Decode, and on as far as nobody waits for it; then account for all of it."""
+        rows = [row for part in parts for row in part.reply.rows(part.n)]
+        most, done = 1 + self._n_on(parts), list[Outcome]()
+        failed: SteerplugError | None = None
+        while rows:
+            try:
+                self.context.decode(rows)
+            except SteerplugError as error:
+                failed = error
+                break
+            done.append(Outcome(*self.context.hook.effects(), self._draw(parts)))
+            rows = self._rows_on(parts, done) if len(done) < most else []
+        for outcome in done:
+            self._account(parts, outcome)
+        if failed is not None:
+            self._find_fault(parts, failed)
+
+    def _n_on(self, parts: Sequence[Part]) -> int:
+        """Return how many more tokens of each part may be decoded before these are told."""
+        if self.waiting or not all(reply.runs_on and reply.n_missing == 1 for reply, _ in parts):
+            return 0
+        room = self.cache.n_free // len(parts)
+        return min(_MOST_ON + 1, room, *(reply.n_left for reply, _ in parts)) - 1
+
+    def _draw(self, parts: Sequence[Part]) -> list[Drawn | Exception | None]:
+        """Read what is said of prompts, and draw the next token of each reply that is ready."""
+        drawn: list[Drawn | Exception | None] = []
+        end = 0
+        for reply, n in parts:
+            end += n
+            try:
+                reply.read(self.context, end - n, n)
+                drawn.append(reply.draw(self.context, end - 1) if n == reply.n_missing else None)
+            except Exception as error:  # what goes wrong in one reply must not end the others
+                drawn.append(error)
+        return drawn
+
+    def _rows_on(self, parts: Sequence[Part], done: Sequence[Outcome]) -> list[Row]:
+        """Return the rows of what was drawn, or none where a step should come to its end."""
+        rows: list[Row] = []
+        if not self._is_called():
+            for (reply, _), drawn in zip(parts, done[-1].drawn, strict=True):
+                if not isinstance(drawn, Drawn) or drawn.token is None:
+                    return []
+                if reply.stops_at(drawn.token):
+                    return []
+                rows.append(reply.row_on(drawn.token, len(done) - 1))
+        return rows
+
+    def _account(self, parts: Sequence[Part], outcome: Outcome) -> None:
+        """Note the cells of decoded rows, and tell what each reply drew."""
+        moved, steered, drawn = outcome
+        end = 0
+        for (reply, n), what in zip(parts, drawn, strict=True):
+            begin, end = end, end + n
+            held = reply.held
+            assert held is not None
+            self.cache.extend(held, reply.keys[len(held) : len(held) + n])
+            reply.count(sum(moved[begin:end]), sum(steered[begin:end]))
+            if what is not None:
+                self._tell(reply, what, moved[end - 1] / max(steered[end - 1], 1))
+
+    def _tell(self, reply: Reply, drawn: Drawn | Exception, moved: float) -> None:
+        before = reply.progress.n_generated
+        try:
+            if isinstance(drawn, Exception):
+                raise drawn
+            if reply.tell(drawn, moved):
+                self._end(reply)
+        except Exception as error:
+            self._fail(reply, error)
+        self.n_generated += reply.progress.n_generated - before
+
+    def _find_fault(self, parts: Sequence[Part], error: SteerplugError) -> None:
+        """Decode each part alone: where together it failed, one of them is at fault."""
+        for part in parts:
+            assert part.reply.held is not None
+            self.cache.cut(part.reply.held, len(part.reply.held))
+        if len(parts) == 1:
+            self._fail(parts[0].reply, error)
+        else:
+            for part in parts:
+                self._decode([part])
+
+    def _fail(self, reply: Reply, error: BaseException) -> None:
+        """End a reply, and rely on none of the cells that only it holds."""
+        if reply.held is not None:
+            self.cache.cut(reply.held, 0)
+        self._end(reply, error)

@@ -1,0 +1,74 @@
+"""`/v1/models`, `/steering/presets`, `/steering`: what can be asked for, what is the default.
+
+`GET /steering` has the shape of llama.cpp's adapter endpoints: a list of id, name and strength.
+`POST /steering` takes such a list and makes it the default of all requests that say nothing
+themselves; presets it leaves out get 0. The guard lets only the admin key do so.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from pydantic import Field
+
+from steerplug.preset.mix import MAX_INGREDIENTS
+from steerplug.server.errors import Refused
+from steerplug.server.requests import AdapterBody
+from steerplug.server.state import Serving
+
+Adapters = Annotated[list[AdapterBody], Field(max_length=256)]
+
+
+def add_to(app: FastAPI, serving: Serving) -> None:
+    """Add the endpoints."""
+    catalog, chooser = serving.catalog, serving.chooser
+
+    def model(name: str) -> dict[str, Any]:
+        created = int(serving.started)
+        return {"id": name, "object": "model", "created": created, "owned_by": "steerplug"}
+
+    @app.get("/v1/models")
+    @app.get("/models", include_in_schema=False)
+    async def models() -> dict[str, Any]:
+        """List the model, bare and with each preset."""
+        return {"object": "list", "data": [model(name) for name in chooser.models()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        """Describe one model, which may be a mix."""
+        await asyncio.to_thread(chooser.choose, name, None, None)
+        return model(name)
+
+    @app.get("/steering/presets")
+    async def presets() -> dict[str, Any]:
+        """Describe the presets on offer."""
+        offers = sorted(catalog.offers.items())
+        return {"object": "list", "data": [offer.describe() for _, offer in offers]}
+
+    @app.get("/steering")
+    async def defaults() -> list[dict[str, Any]]:
+        """Return how replies are steered if nobody says."""
+        now = {one.name: one.strength for one in chooser.default.steering.ingredients}
+        names = sorted(catalog.offers)
+        return [{"id": i, "name": name, "strength": now.get(name, 0.0)}
+                for i, name in enumerate(names)]  # fmt: skip
+
+    @app.post("/steering")
+    async def set_defaults(adapters: Adapters) -> list[dict[str, Any]]:
+        """Change how replies are steered if nobody says."""
+        names, strengths = sorted(catalog.offers), dict[str, float]()
+        for one in adapters:
+            name = one.name
+            if name is None:
+                if one.id is None:
+                    raise Refused("an entry has neither name nor id; GET /steering lists both.")
+                if one.id >= len(names):
+                    raise Refused(f"there is no preset {one.id}; GET /steering lists all.", 404)
+                name = names[one.id]
+            catalog.check(name)
+            strengths[name] = one.strength
+        wanted = {name: x for name, x in strengths.items() if x}
+        if len(wanted) > MAX_INGREDIENTS:
+            raise Refused(f"a mix has at most {MAX_INGREDIENTS} presets; drop some.")
+        chooser.default = await asyncio.to_thread(chooser.resolve, wanted or "none")
+        return await defaults()

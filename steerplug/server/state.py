@@ -1,0 +1,111 @@
+"""What the endpoints share: the model, the presets on offer, the set-up, the counts."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from steerplug.errors import SteerplugError
+from steerplug.server.catalog import Catalog
+from steerplug.server.config import Config
+from steerplug.server.errors import Refused, envelope, status_of
+from steerplug.server.metrics import Metrics
+from steerplug.server.requests import Body
+from steerplug.server.responses import DONE, event
+from steerplug.server.steering_choice import Choice, Chooser
+from steerplug.server.stream import EventStream
+from steerplug.session import Session
+from steerplug.session.receipt import Reply
+
+log = logging.getLogger("steerplug.server")
+
+STOPPED = Refused("the server is stopping; try again in a moment.", 503)
+
+_LOOK_AGAIN = 2.0
+
+
+@dataclass
+class Serving:
+    """One model being served.
+
+    Args:
+        session: the model; it stays open when the server ends.
+        config: how the server is set up.
+    """
+
+    session: Session
+    config: Config
+    catalog: Catalog = field(init=False)
+    chooser: Chooser = field(init=False)
+    metrics: Metrics = field(init=False)
+    started: float = field(init=False, default_factory=time.time)
+    stopping: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.catalog = Catalog(self.session)
+        self.chooser = Chooser(self.session, self.catalog, self.config.name, self.config.steer)
+        self.metrics = Metrics(self.session.engine)
+
+    async def keep_looking(self) -> None:
+        """Notice for ever what changes in the library."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN)
+            try:
+                await asyncio.to_thread(self.catalog.refresh)
+            except (SteerplugError, OSError) as error:
+                log.warning("the presets cannot be read: %s", error)
+
+    async def choose(self, request: Request, body: Body) -> Choice:
+        """Return how to steer the reply to a request; errors are those of `Chooser.choose`."""
+        header = request.headers.get("x-steering")
+        return await asyncio.to_thread(
+            self.chooser.choose, body.model, body.steering, header or None
+        )
+
+    def stream(
+        self, request: Request, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]
+    ) -> EventStream:
+        """Return a stream of server-sent events that ends in [DONE], whatever happens."""
+        said = self._to_the_end(events, request.state.noted)
+        return EventStream(said, headers, self.config.heartbeat)
+
+    async def _to_the_end(
+        self, events: AsyncGenerator[bytes, None], noted: dict[str, Any]
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(events):
+                async for one in events:
+                    yield one
+        except Exception as error:
+            said = envelope(self.reason(error))
+            noted["error"] = said["error"]["message"]
+            yield event(said)
+        yield DONE
+
+    def reason(self, error: Exception) -> Exception:
+        """Return what a client is told of an error; nobody failed where the server is stopping."""
+        return STOPPED if self.stopping and status_of(error) >= 500 else error
+
+    def note_asked(self, request: Request, **texts: Any) -> None:
+        """Note what was asked for the log, if the server was told to log texts."""
+        if self.config.log_text:
+            request.state.noted.update(texts)
+
+    def note(self, request: Request, choice: Choice, replies: list[Reply]) -> None:
+        """Note what was answered for the log; texts only if the server was told to."""
+        said: dict[str, Any] = {
+            "steering": choice.mix,
+            "digest": choice.digest[:16],
+            "prompt_tokens": replies[0].usage.prompt_tokens,
+            "cached_tokens": replies[0].usage.cached_tokens,
+            "completion_tokens": sum(reply.usage.completion_tokens for reply in replies),
+            "finish_reasons": [reply.finish_reason for reply in replies],
+        }
+        if self.config.log_text:
+            said["replies"] = [reply.text for reply in replies]
+        request.state.noted.update(said)

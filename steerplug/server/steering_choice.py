@@ -1,0 +1,114 @@
+"""Which steering a request asks for, and that it is one that clients may ask for.
+
+    body field `steering`  >  `model: "base@mix"`  >  header `x-steering`  >  the server's default
+
+The first of these that says something decides alone. All say a mix in words (`pirate`,
+`0.8*pirate + concise`, `none`); the body may say an object of strengths instead. A mix names
+presets on offer and nothing else: what looks like a path or an address is just an unknown name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from steerplug.errors import SteerplugError, nearest
+from steerplug.preset.mix import MAX_INGREDIENTS, Ingredient, format_mix, parse_mix
+from steerplug.server.catalog import Catalog
+from steerplug.server.errors import Refused
+from steerplug.session import Session
+from steerplug.session.resolve import Resolved
+
+_MAX_KNOWN = 256
+
+Said = str | Mapping[str, float]
+"""A mix in words, or the strength of each preset."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The steering of one reply.
+
+    Args:
+        mix: in words.
+        steering: what it means.
+    """
+
+    mix: str
+    steering: Resolved
+
+    @property
+    def digest(self) -> str:
+        """The digest of what will be applied; empty for nothing."""
+        return self.steering.mix.digest if self.steering.mix else ""
+
+
+class Chooser:
+    """Decides how replies are steered.
+
+    Args:
+        session: the model.
+        catalog: the presets on offer.
+        base: what clients call the model.
+        default: how to steer if nobody says.
+
+    Raises:
+        SteerplugError: the default is not on offer.
+    """
+
+    def __init__(self, session: Session, catalog: Catalog, base: str, default: str) -> None:
+        self._session, self._catalog, self.base = session, catalog, base
+        self._offers, self._known = catalog.offers, dict[str, Choice]()
+        self.default = self.resolve(default)
+
+    def models(self) -> list[str]:
+        """Return the ids of all models: the bare one, and one for each preset."""
+        return [self.base, *(f"{self.base}@{name}" for name in sorted(self._catalog.offers))]
+
+    def choose(self, model: str, body: Said | None, header: str | None) -> Choice:
+        """Return how to steer, from what the places where a client may say it say.
+
+        Raises:
+            Refused: the model or a preset is unknown.
+            PresetError, StrengthError: the mix cannot be read, or goes too far.
+        """
+        suffix = self._suffix(model)
+        said = next((one for one in (body, suffix, header) if one is not None), None)
+        return self.default if said is None else self.resolve(said)
+
+    def resolve(self, said: Said) -> Choice:
+        """Return the steering that a mix means; errors are those of `choose`."""
+        words = said if isinstance(said, str) else _spell(said)
+        if self._offers is not self._catalog.offers or len(self._known) >= _MAX_KNOWN:
+            self._offers, self._known = self._catalog.offers, {}
+        known = self._known  # another thread may begin a new one
+        if words not in known:
+            known[words] = self._look_up(words)
+        return known[words]
+
+    def _look_up(self, words: str) -> Choice:
+        try:
+            for ingredient in parse_mix(words):
+                self._catalog.check(ingredient.reference)
+            steering = Resolved(*self._session.steering(words))
+        except Refused:
+            raise
+        except SteerplugError as error:
+            raise Refused(str(error), error.status, "invalid_steering", "steering") from None
+        return Choice(words, steering)
+
+    def _suffix(self, model: str) -> str | None:
+        """Return the mix that a model's id ends in, if it does."""
+        if model == self.base:
+            return None
+        if model.startswith(f"{self.base}@"):
+            return model.removeprefix(f"{self.base}@")
+        guess = nearest(model, self.models()) or "; GET /v1/models lists all."
+        raise Refused(f"there is no model `{model[:80]}`{guess}", 404, "model_not_found", "model")
+
+
+def _spell(strengths: Mapping[str, float]) -> str:
+    """Return strengths by name as a mix in words."""
+    if len(strengths) > MAX_INGREDIENTS:
+        raise Refused(f"a mix has at most {MAX_INGREDIENTS} presets; drop some.", param="steering")
+    return format_mix(
+        tuple(Ingredient(name, abs(x), 1 if x >= 0 else -1) for name, x in strengths.items())
+    )

@@ -1,0 +1,182 @@
+"""From what a caller says to a mix: presets are found, built and put together.
+
+Nothing here applies anything: what comes out is a value, and the words a receipt will use for it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from steerplug.build import Built, chat_template_hash
+from steerplug.engine.model import Model
+from steerplug.errors import EngineError, SteeringError
+from steerplug.interchange.reading import read_vectors
+from steerplug.library.presets import find_preset, is_steering_file, load_preset
+from steerplug.preset import Preset, check_range, check_strength
+from steerplug.preset.mix import Ingredient, parse_mix
+from steerplug.preset.parts import Phase
+from steerplug.session.receipt import Ingested
+from steerplug.steering.file import read_steering
+from steerplug.steering.identity import Identity
+from steerplug.steering.value import Mix, Steering, Term
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Steering that was looked up before, and what a receipt says of it."""
+
+    mix: Mix
+    ingredients: tuple[Ingested, ...]
+
+
+SteeringWords = str | Preset | Mix | Steering | Resolved | None
+"""How a caller says steering: a mix in words (`"0.8*pirate + concise"`, `"none"`), a preset (at its
+default strength), a value, what was looked up before, or None for none."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An ingredient of a mix that has been looked up; `allowed` are its preset's min and max."""
+
+    steering: Steering
+    strength: float
+    version: str = ""
+    format: str = ""
+    unsteered: tuple[Phase, ...] = ()
+    pack: str = ""
+    allowed: tuple[float, float] | None = None
+
+    def plus(self, strength: float) -> "_Found":
+        """Return the same at the sum of strengths, which must be within its range."""
+        total = round(self.strength + strength, 9)
+        if self.allowed:
+            check_range(self.steering.name, total, *self.allowed)
+        return replace(self, strength=total)
+
+    def said(self) -> Ingested:
+        """Return what a receipt says of it; a preset that is taken away asks for no decoding."""
+        said = _ingested(self.steering, self.version, self.strength)
+        if self.strength > 0:
+            said = replace(said, format=self.format, unsteered=self.unsteered)
+        return replace(said, pack=self.pack)
+
+
+class Resolver:
+    """Turns words into steering for one model.
+
+    Args:
+        model: the model.
+        build: returns the steering of a preset for it, from the store if it is there.
+    """
+
+    def __init__(self, model: Model, build: Callable[[Preset], Built]) -> None:
+        self._model, self._build = model, build
+        self._warned: set[Path] = set()
+
+    def mix(self, words: SteeringWords) -> tuple[Mix, tuple[Ingested, ...]]:
+        """Return a mix, and what a receipt says of it; presets are built when first used.
+
+        Raises:
+            PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
+        """
+        if words is None:
+            return Mix(), ()
+        if isinstance(words, Resolved):
+            return words.mix, words.ingredients
+        if isinstance(words, (Mix, Steering)):
+            mix = Mix.of(words)
+            self._check_geometry(mix)
+            return mix, tuple(_ingested(t.steering, "", t.strength) for t in mix.terms)
+        found: dict[tuple[str, str], _Found] = {}
+        for one in self._found(words):
+            key = one.steering.name, one.steering.digest
+            found[key] = one.plus(found[key].strength) if key in found else one
+        mix = Mix(tuple(Term(one.strength, one.steering) for one in found.values()))
+        return mix, tuple(one.said() for one in found.values() if one.strength)
+
+    def _found(self, words: str | Preset) -> Iterator["_Found"]:
+        if isinstance(words, Preset):
+            yield self._from_preset(words, Ingredient(words.name))
+        else:
+            yield from map(self._ingredient, parse_mix(words))
+
+    def _ingredient(self, ingredient: Ingredient) -> "_Found":
+        path = find_preset(ingredient.reference)
+        if is_steering_file(path):
+            return self._from_file(path, ingredient)
+        preset = load_preset(ingredient.reference)
+        return self._from_preset(preset, ingredient)
+
+    def _from_preset(self, preset: Preset, ingredient: Ingredient) -> "_Found":
+        check_strength(preset, ingredient.strength_at(preset.strength.default))  # before building
+        built = self._build(preset)
+        return _Found(
+            built.steering,
+            ingredient.strength_at(built.default_strength(preset)),
+            preset.version,
+            preset.format,
+            preset.unsteered,
+            preset.origin.pack if preset.origin else "",
+            (preset.strength.min, preset.strength.max),
+        )
+
+    def _from_file(self, path: Path, ingredient: Ingredient) -> "_Found":
+        model = self._model
+        steering, identity = read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)
+        if identity is None:
+            self._warn_of_shift(path)
+            return _Found(steering, ingredient.strength_at(1.0))
+        if identity.architecture != model.architecture:
+            raise SteeringError(
+                f"{path} is for the architecture `{identity.architecture}`, and {model.name} is "
+                f"`{model.architecture}`; build the preset for this model."
+            )
+        self._warn_of_near_miss(path, identity)
+        strength = ingredient.strength_at(identity.strength_default)
+        allowed = identity.strength_min, identity.strength_max
+        check_range(identity.preset, strength, *allowed)
+        return _Found(steering, strength, identity.preset_version, allowed=allowed)
+
+    def _warn_of_shift(self, path: Path) -> None:
+        """Say once where a control vector acts a block late, as it does in llama.cpp."""
+        if path not in self._warned and read_vectors(path).format == "llama.cpp":
+            self._warned.add(path)
+            log.warning(
+                "%s looks like one of llama.cpp's generator, whose vectors act one block later "
+                "than they were taken; it acts as in llama.cpp. `steerplug import` corrects it.",
+                path,
+            )
+
+    def _warn_of_near_miss(self, path: Path, identity: Identity) -> None:
+        """Say once where steering made for nearly this model is used all the same."""
+        template = chat_template_hash(self._model.chat_template)
+        differs = []
+        if identity.model != self._model.fingerprint:
+            differs.append("quantisation or version of the model")
+        if identity.chat_template not in ("", template):
+            differs.append("chat template")
+        if differs and path not in self._warned:
+            self._warned.add(path)
+            log.warning(
+                "%s was built for another %s; it is used as it is, and may do less. "
+                "`steerplug build` makes it for %s.", path, " and ".join(differs), self._model.name,
+            )  # fmt: skip
+
+    def _check_geometry(self, mix: Mix) -> None:
+        shape = self._model.n_embd, self._model.n_layer
+        for term in mix.terms:
+            if (term.steering.n_embd, term.steering.n_layer) != shape:
+                raise EngineError(
+                    f"`{term.steering.name}` is for a model of (n_embd, n_layer) "
+                    f"{(term.steering.n_embd, term.steering.n_layer)}, and {self._model.name} has "
+                    f"{shape}; build it for this model."
+                )
+
+
+def _ingested(steering: Steering, version: str, strength: float) -> Ingested:
+    return Ingested(
+        steering.name, version, strength, steering.digest, tuple(steering.layers), steering.scope
+    )

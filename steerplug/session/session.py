@@ -1,0 +1,455 @@
+"""Model + steering + chat -> a stream of events: the one thing the doors talk to.
+
+A session holds a loaded model and turns words into values: the text of a mix into steering (built
+and cached when first used), messages into tokens. Steering belongs to each call. Every reply ends
+with a receipt of what was applied.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from steerplug.build import Built, build_preset
+from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
+from steerplug.chat.calls.stream import CallStream
+from steerplug.chat.messages import Said, to_messages
+from steerplug.chat.promise import Promise
+from steerplug.chat.template import ChatTemplate, check_messages
+from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
+from steerplug.engine import fork
+from steerplug.engine.constraint import ANY_JSON, Grammar
+from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.model import Model
+from steerplug.engine.sampling import Sampling
+from steerplug.engine.scope import Phase, Prompt
+from steerplug.errors import EngineError, RequestError
+from steerplug.fit.progress import Report, silent
+from steerplug.model_file import find_model
+from steerplug.preset import Origin, Preset
+from steerplug.session.receipt import Ingested, Receipt, Reply, Scored, Usage
+from steerplug.session.resolve import Resolved, Resolver, SteeringWords
+from steerplug.steering.value import Mix
+from steerplug.store.store import Store
+
+Text = str | Sequence[int]
+"""A text without a chat template, or its tokens."""
+
+Event = Piece | CallPiece | Reply
+"""What a reply is streamed as: pieces of text, parts of tool calls, and the whole at the end."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to generate, besides steering.
+
+    Args:
+        sampling: how tokens are drawn.
+        stop: strings that end the reply; an empty one ends nothing.
+        max_tokens: most tokens to generate; None or -1: as many as the context holds; 0, where a
+            text is gone on with: none, it is read and that is all.
+        format: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
+        tools: what the reply may call.
+        unsteered: phases that steering leaves out, besides those that the presets leave out.
+        logprobs: how many of the likeliest tokens each piece tells; None: no probabilities.
+        timeout: seconds after which the reply is given up; None: never.
+        partition: replies use each other's cached prompts only where this is the same.
+        continue_final_message: go on with the last message of a chat, the assistant's; the reply's
+            text is what follows it.
+        chat_template_kwargs: what else the chat template is given, such as `enable_thinking`.
+        parse_special: read control tokens such as `<|im_end|>` in what people wrote as well as in
+            what the chat template writes, or in a text to be continued.
+        tells_end: whether the token that ends a reply is told as well, in a piece without text.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    format: Grammar | None = None
+    tools: Tools = field(default_factory=Tools)
+    unsteered: frozenset[Phase] = frozenset()
+    logprobs: int | None = None
+    timeout: float | None = None
+    partition: str = ""
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    parse_special: bool = False
+    tells_end: bool = False
+
+
+class Session:
+    """A loaded model that answers, each call with its own steering.
+
+    Args:
+        model: a path, `hf:org/repo/file.gguf`, or an alias such as `smollm2`.
+        n_ctx: how many tokens a conversation may have.
+        n_cells: KV cells, which all conversations share; default: n_ctx.
+        n_seq: most sequences, running or kept for later.
+        n_threads: threads; default: as many as there are processors at hand.
+        store: where built steering is kept; default: the user's cache.
+        report: told how far a first build is.
+
+    Raises:
+        ModelNotFound, ModelError: the model is not there or cannot be steered.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        n_ctx: int = 4096,
+        n_cells: int | None = None,
+        n_seq: int = 32,
+        n_threads: int | None = None,
+        store: Store | None = None,
+        report: Report = silent,
+    ) -> None:
+        self.model = Model(find_model(str(model)))
+        self.engine = Engine(
+            self.model, n_ctx=n_ctx, n_cells=n_cells, n_seq=n_seq, n_threads=n_threads
+        )
+        self.template = ChatTemplate(self.model.chat_template, self.model.vocab, self.model.name)
+        self.store = store or Store()
+        self.report = report
+        self._built: dict[tuple[Origin | None, str, str], Built] = {}
+        self._resolver = Resolver(self.model, self.build)
+        self._building = threading.RLock()
+        fork.carry(self)
+
+    def chat(
+        self,
+        messages: Said,
+        steering: SteeringWords = None,
+        settings: Settings | None = None,
+    ) -> Reply:
+        """Return the assistant's next message.
+
+        Args:
+            messages: the conversation, each with `role` and `content`, in OpenAI's form as well;
+                a text is one message of the user.
+            steering: how to steer this reply.
+            settings: how to generate.
+
+        Raises:
+            SteerplugError: see `errors`; nothing is ever left out in silence.
+        """
+        return _last(self.stream_chat(messages, steering, settings, whole=True))
+
+    def stream_chat(
+        self,
+        messages: Said,
+        steering: SteeringWords = None,
+        settings: Settings | None = None,
+        *,
+        whole: bool = False,
+    ) -> Iterator[Event]:
+        """Yield the pieces of the assistant's next message, and the reply as the last item.
+
+        If `whole`, the first comes when the last is there, and the reply is made faster.
+        """
+        return self._events(self._chat_task(messages, steering, settings), whole)
+
+    def complete(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Reply:
+        """Return what the model writes after `text`, without any chat template."""
+        return _last(self.stream_complete(text, steering, settings, whole=True))
+
+    def stream_complete(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None,
+        *, whole: bool = False,
+    ) -> Iterator[Event]:  # fmt: skip
+        """Yield the pieces of a continuation of `text`, and the reply as the last item."""
+        return self._events(self._completion_task(text, steering, settings), whole)
+
+    def score(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Scored:
+        """Return how likely each token of `text` is in the model as steered, had it written it all.
+
+        So steering of scope `response` acts on it from its first token on.
+        """
+        task = self._score_task(text, steering, settings)
+        return _scored(text, task, _last(self._events(task, True)))
+
+    # The same on an event loop
+
+    async def achat(
+        self,
+        messages: Said,
+        steering: SteeringWords = None,
+        settings: Settings | None = None,
+    ) -> Reply:
+        """Return the assistant's next message; see `chat`."""
+        return await _alast(self.astream_chat(messages, steering, settings, whole=True))
+
+    async def astream_chat(
+        self,
+        messages: Said,
+        steering: SteeringWords = None,
+        settings: Settings | None = None,
+        *,
+        whole: bool = False,
+    ) -> AsyncGenerator[Event, None]:
+        """Yield what `stream_chat` does; closing the iterator ends the reply."""
+        task = await asyncio.to_thread(self._chat_task, messages, steering, settings)
+        async with aclosing(self._aevents(task, whole)) as events:
+            async for event in events:
+                yield event
+
+    async def acomplete(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Reply:
+        """Return what the model writes after `text`; see `complete`."""
+        return await _alast(self.astream_complete(text, steering, settings, whole=True))
+
+    async def astream_complete(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None,
+        *, whole: bool = False,
+    ) -> AsyncGenerator[Event, None]:  # fmt: skip
+        """Yield what `stream_complete` does; closing the iterator ends the reply."""
+        task = await asyncio.to_thread(self._completion_task, text, steering, settings)
+        async with aclosing(self._aevents(task, whole)) as events:
+            async for event in events:
+                yield event
+
+    async def ascore(
+        self, text: Text, steering: SteeringWords = None, settings: Settings | None = None
+    ) -> Scored:
+        """Return how likely each token of `text` is; see `score`."""
+        task = await asyncio.to_thread(self._score_task, text, steering, settings)
+        return _scored(text, task, await _alast(self._aevents(task, True)))
+
+    def _chat_task(
+        self, messages: Said, steering: SteeringWords, settings: Settings | None
+    ) -> "_Task":
+        settings = settings or Settings()
+        check_tools(settings.tools)
+        tools = usable(settings.tools)
+        settings, messages = replace(settings, tools=tools), to_messages(messages)
+        check_messages(messages)
+        if settings.max_tokens == 0:
+            raise RequestError("max_tokens is 0; give at least 1.")
+        steered = Resolved(*self.steering(steering))
+        prompt = self.template.prompt(
+            messages, tools.tools,
+            variables=settings.chat_template_kwargs,
+            continue_final_message=settings.continue_final_message,
+            parse_special=settings.parse_special,
+            spans=bool(steered.mix),
+        )  # fmt: skip
+        has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
+        begun = messages[-1]["content"] if settings.continue_final_message else ""
+        return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
+
+    def _completion_task(
+        self, text: Text, steering: SteeringWords, settings: Settings | None
+    ) -> "_Task":
+        if not text:
+            raise RequestError("the prompt is empty; send at least one word.")
+        settings = settings or Settings()
+        if settings.tools:
+            raise RequestError("plain text that is continued calls no tools; send a chat instead.")
+        for name in ("continue_final_message", "chat_template_kwargs"):
+            if getattr(settings, name):
+                raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
+        prompt = self._prompt(text, settings.parse_special)
+        return self._task(prompt, Resolved(*self.steering(steering)), settings)
+
+    def _prompt(self, text: Text, parse_special: bool) -> Prompt:
+        vocab = self.model.vocab
+        if not isinstance(text, str):  # whoever sends tokens has put BOS there or not
+            if wrong := [token for token in text if not isinstance(token, int)]:
+                raise RequestError(
+                    f"the prompt holds {wrong[0]!r:.80}, which is no token; send a text or the "
+                    "numbers of its tokens."
+                )
+            return Prompt(tuple(text), has_bos=text[0] == vocab.bos)
+        tokens = vocab.tokenize(text, special=parse_special)
+        bos = (vocab.bos,) if vocab.adds_bos and tokens[:1] != [vocab.bos] else ()
+        return Prompt((*bos, *tokens), has_bos=bool(bos) or tokens[:1] == [vocab.bos])
+
+    def _score_task(
+        self, text: Text, steering: SteeringWords, settings: Settings | None
+    ) -> "_Task":
+        asked = self._completion_task(text, steering, settings)
+        prompt = asked.request.prompt
+        own = ((int(prompt.has_bos), len(prompt.tokens)),)
+        request = replace(
+            asked.request, prompt=replace(prompt, responses=own), max_tokens=0, scored=True,
+            grammar=None, logprobs=asked.request.logprobs or 0,
+        )  # fmt: skip
+        return _Task(request, asked.ingredients, None, Promise())
+
+    def _task(
+        self, prompt: Prompt, steering: Resolved, settings: Settings,
+        *, has_calls: bool = False, begun: str = "",
+    ) -> "_Task":  # fmt: skip
+        mix, ingredients = steering.mix, steering.ingredients
+        grammar = settings.format
+        if grammar is None and any(said.format == "json" for said in ingredients):
+            grammar = ANY_JSON
+        unsteered = settings.unsteered.union(*(said.unsteered for said in ingredients))
+        tools, stop, calls, reading = settings.tools, settings.stop, None, None
+        must_fit = isinstance(settings.format, Mapping)
+        if has_calls:
+            form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
+            grammar, calls = reply_grammar(form, tools, grammar, self.model.vocab)
+            calls = replace(calls, steered=tools.steered and "constrained" not in unsteered)
+            if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
+                unsteered, stop, must_fit = unsteered - {"constrained"}, (), True
+            if tools and tools.choice != NONE:
+                reading = CallStream(form, only_calls=only_calls, begun=begun)
+        request = Request(
+            prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
+            settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
+            tells_end=settings.tells_end,
+        )  # fmt: skip
+        self.engine.check(request)
+        return _Task(request, ingredients, reading, Promise(settings.format, tools, begun))
+
+    def _events(self, task: "_Task", whole: bool) -> Iterator[Event]:
+        with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
+            for piece in pieces:
+                yield from task.take(piece)
+        yield from task.finish()
+        yield task.reply()
+
+    async def _aevents(self, task: "_Task", whole: bool) -> AsyncGenerator[Event, None]:
+        pieces_of = self.engine.agenerate(task.request, task.progress, whole=whole)
+        async with aclosing(pieces_of) as pieces:
+            async for piece in pieces:
+                for event in task.take(piece):
+                    yield event
+        for event in task.finish():
+            yield event
+        yield task.reply()
+
+    def steering(self, words: SteeringWords) -> tuple[Mix, tuple[Ingested, ...]]:
+        """Return a mix, and what a receipt says of it; presets are built when first used.
+
+        Raises:
+            PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
+        """
+        return self._resolver.mix(words)
+
+    def build(self, preset: Preset) -> Built:
+        """Return the steering of a preset for this model; built once, then kept."""
+        key = (preset.origin, preset.name, preset.digest)
+        with self._building:
+            if key not in self._built:
+                self._built[key] = build_preset(
+                    preset, self.engine, store=self.store, report=self.report
+                )
+            return self._built[key]
+
+    def before_fork(self) -> None:
+        """Go on: what is being built is built in the parent."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Wait for no build in the child that only the parent makes."""
+        if in_child:
+            self._building = threading.RLock()
+
+    def close(self) -> None:
+        """Free the model."""
+        self.engine.close()
+        self.model.close()
+
+
+class _Task:
+    """One reply in the making: what was asked for, and what has come so far."""
+
+    def __init__(
+        self, request: Request, ingredients: tuple[Ingested, ...], calls: CallStream | None,
+        promise: Promise,
+    ) -> None:  # fmt: skip
+        self.request, self.ingredients, self._promise = request, ingredients, promise
+        self._calls = calls
+        self.progress = Progress()
+        self._text: list[str] = []
+
+    def take(self, piece: Piece) -> Iterator[Piece | CallPiece]:
+        """Note a piece, and hand on its text and parts of calls."""
+        if self._calls is None:
+            self._text.append(piece.text)
+            yield piece
+            return
+        parts = list(self._calls.feed(piece.text, piece.in_call))
+        text = "".join(part for part in parts if isinstance(part, str))
+        if text or not piece.in_call:
+            self._text.append(text)
+            yield piece._replace(text=text)
+        for part in parts:
+            if isinstance(part, CallPiece):
+                yield part
+
+    def finish(self) -> Iterator[Piece]:
+        """Hand on the text that could have been the beginning of a call."""
+        if self._calls and (text := self._calls.finish()):
+            self._text.append(text)
+            yield Piece(text, None, 0.0)
+
+    def reply(self) -> Reply:
+        """Return the finished reply.
+
+        Raises:
+            EngineError: steering was asked for and did not happen.
+            RequestError: it ended in the midst of a call, or breaks what was asked for.
+        """
+        mix, progress = self.request.mix, self.progress
+        if mix and not (progress.n_steered or progress.left_out):
+            raise EngineError(
+                "steering was asked for and acted on no token; run `steerplug doctor -m MODEL`."
+            )
+        if self._calls and self._calls.unfinished is not None:
+            raise RequestError(
+                f"the call of `{self._calls.unfinished}` is not whole after "
+                f"{progress.n_generated} tokens, where the room for the reply ends; raise "
+                "max_tokens, or open the model with a larger n_ctx."
+            )
+        receipt = Receipt(
+            self.ingredients if mix else (),
+            mix.digest if mix else "",
+            progress.n_steered,
+            progress.moved / progress.n_moved if progress.n_moved else 0.0,
+        )
+        calls, reason = self._calls.calls if self._calls else (), progress.finish_reason or "stop"
+        if calls and not (reason == "length" and progress.cut_short):
+            reason = "tool_calls"
+        text = "".join(self._text)
+        self._promise.check(text, calls)
+        return Reply(
+            text,
+            reason,
+            Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
+            receipt,
+            progress.seed or 0,
+            progress.seconds,
+            progress.seconds_to_first,
+            calls,
+        )
+
+
+def _last(events: Iterator[Event]) -> Reply:
+    *_, reply = events
+    assert isinstance(reply, Reply)
+    return reply
+
+
+async def _alast(events: AsyncGenerator[Event, None]) -> Reply:
+    async with aclosing(events):
+        *_, reply = [event async for event in events]
+    assert isinstance(reply, Reply)
+    return reply
+
+
+def _scored(text: Text, task: _Task, reply: Reply) -> Scored:
+    """Return what was found of the tokens of a text; a BOS that was added is none of them."""
+    prompt = task.request.prompt
+    n_added = int(isinstance(text, str) and prompt.has_bos)
+    told = task.progress.scores[n_added + 1 :]
+    return Scored(prompt.tokens[n_added:], (None, *told), reply)
