@@ -38,6 +38,7 @@ from steerplug.fit.teacher import teach
 from steerplug.library.presets import shipped_folder
 from steerplug.packs.installed import pack_of
 from steerplug.preset import Preset
+from steerplug.preset.methods import METHODS
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Steering
 from steerplug.store.measurements import recall
@@ -46,13 +47,6 @@ from steerplug.store.store import Key, Store
 
 log = logging.getLogger(__name__)
 
-FIT_VERSIONS = {"psr": 3, "const": 3, "chain": 3, "mean": 2, "pca": 2, "actadd": 2}
-"""By method. Raise one when the same preset would give other numbers by it, beyond rounding.
-
-Rounding alone draws other replies of the teacher, as another processor does.
-"""
-
-_FIT_QUESTIONS = {"psr": 200, "const": 200, "chain": 240, "mean": 32, "pca": 32}
 _LOOKED_AT = 4
 _CHAIN_STEP = 4
 
@@ -211,7 +205,7 @@ def store_key(preset: Preset, engine: Engine) -> Key:
         model=engine.model.fingerprint,
         chat_template=chat_template_hash(engine.model.chat_template),
         method=preset.fit.method,
-        fit_version=FIT_VERSIONS[preset.fit.method],
+        fit_version=METHODS[preset.fit.method].version,
     )
 
 
@@ -253,7 +247,7 @@ def _fit_teacher(
     preset: Preset, engine: Engine, cells: Cells, kept: Kept, report: Report
 ) -> tuple[Steering, float, Figures]:
     """Fit the difference that the teacher's prompt makes to its own replies, and measure it."""
-    if preset.fit.method in ("psr", "const"):
+    if METHODS[preset.fit.method].needs_torch:
         check_installed(preset.name, preset.fit.method)
     with quick(engine, cells) as (asked, read):
         steering = _imitation(preset, engine.model, asked, read, kept, report)
@@ -272,7 +266,7 @@ def _imitation(
         schema=ANY_JSON if preset.format else None, report=report,
     )  # fmt: skip
     own = general_prompts("fit") if fit.prompts == "general" else fit.prompts
-    lessons = ask(spread(own, _FIT_QUESTIONS[fit.method]), seed=fit.seed, known=kept.replies)
+    lessons = ask(spread(own, METHODS[fit.method].n_questions), seed=fit.seed, known=kept.replies)
     some = lessons[:: -(-len(lessons) // _LOOKED_AT)]
     measure.gaps_closed(cells, some, [])  # refuses where there is nothing to learn
     if fit.method == "psr" or fit.method == "const":

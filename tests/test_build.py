@@ -20,6 +20,7 @@ from steerplug.fit import teacher as teaching
 from steerplug.fit.checkpoint import Kept
 from steerplug.fit.general import general_prompts
 from steerplug.preset import Preset
+from steerplug.preset.methods import METHODS
 from steerplug.steering.file import read_steering
 from steerplug.store.store import Store
 
@@ -485,7 +486,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(engine: Engine, tmp_pat
 def test_the_key_holds_all_that_the_numbers_depend_on(engine: Engine) -> None:
     key = store_key(preset(), engine)
     assert key.model == engine.model.fingerprint
-    assert key.fit_version == build.FIT_VERSIONS[preset().fit.method]
+    assert key.fit_version == METHODS[preset().fit.method].version
     assert key.preset_digest == preset().digest
     assert len(key.chat_template) == 64
     assert all(astuple(key))

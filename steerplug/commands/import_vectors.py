@@ -115,13 +115,14 @@ def _into_preset(
     import steerplug
     from steerplug.build import store_key
     from steerplug.library.presets import load_preset
+    from steerplug.preset.methods import CONSTANT, listed
     from steerplug.steering.identity import Identity
 
     preset, model = load_preset(reference), session.model
-    if preset.fit.method not in ("mean", "pca", "const"):
+    if preset.fit.method not in CONSTANT:
         raise PresetError(
             f"`{preset.name}` is fitted by {preset.fit.method}, and a control vector is constant; "
-            "name a preset of method mean, pca or const, or use `--to FILE.gguf`."
+            f"name a preset of method {listed(CONSTANT)}, or use `--to FILE.gguf`."
         )
     key = store_key(preset, session.engine)
     path = session.store.path(key)

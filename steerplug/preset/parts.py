@@ -17,8 +17,8 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from steerplug.preset.checks import TEXT, Frozen
+from steerplug.preset.methods import CONTRAST_ONLY, EITHER, SCALED, TEACHER_ONLY, MethodName, listed
 
-Method = Literal["psr", "const", "chain", "mean", "pca", "actadd"]
 Scope = Literal["response", "all", "front"]
 Phase = Literal["thinking", "constrained"]
 
@@ -135,9 +135,9 @@ class Contrast(Frozen):
 class Fit(Frozen):
     """How the preset becomes numbers for one model."""
 
-    method: Method = Field(
-        description="psr, const and chain distil a teacher; mean and pca take a teacher or a "
-        "contrast; actadd takes a contrast of one pair.",
+    method: MethodName = Field(
+        description=f"{listed(TEACHER_ONLY, 'and')} distil a teacher; {listed(EITHER, 'and')} take "
+        f"a teacher or a contrast; {listed(CONTRAST_ONLY)} takes a contrast of one pair.",
         examples=["mean"],
     )
     layers: Literal["auto"] | Blocks = Field(
@@ -148,7 +148,7 @@ class Fit(Frozen):
     coefficient: Literal["auto"] | Annotated[Number, Field(gt=0, le=1000)] = Field(
         "auto",
         description="What the fitted difference is multiplied by to make strength 1.0; only for "
-        "mean, pca and actadd.",
+        f"{listed(SCALED, 'and')}.",
         examples=["auto", 4.0],
     )
     prompts: (
@@ -164,10 +164,10 @@ class Fit(Frozen):
 
     @model_validator(mode="after")
     def _coefficient_has_a_use(self) -> Self:
-        if self.coefficient != "auto" and self.method not in ("mean", "pca", "actadd"):
+        if self.coefficient != "auto" and self.method not in SCALED:
             raise ValueError(
                 f"has a coefficient, which method `{self.method}` does not use; remove it, or use "
-                "mean, pca or actadd"
+                f"{listed(SCALED)}"
             )
         return self
 

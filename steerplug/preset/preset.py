@@ -28,12 +28,12 @@ from steerplug.errors import PresetError, StrengthError
 from steerplug.files.problems import explain
 from steerplug.files.yaml_file import YamlFile, read_yaml
 from steerplug.preset.checks import TEXT, Check, Frozen
+from steerplug.preset.methods import CONTRAST_ONLY, METHODS, SCALED, listed
 from steerplug.preset.parts import (
     Contrast,
     Decoding,
     Example,
     Fit,
-    Method,
     Phase,
     Scope,
     Strength,
@@ -46,7 +46,6 @@ __all__ = [
     "Decoding",
     "Example",
     "Fit",
-    "Method",
     "Origin",
     "Preset",
     "Scope",
@@ -162,29 +161,29 @@ class Preset(Frozen):
     def _actadd_steers_the_front(cls, data: object) -> object:
         if isinstance(data, Mapping) and "scope" not in data:
             fit = data.get("fit")
-            if isinstance(fit, Mapping) and fit.get("method") == "actadd":
+            if isinstance(fit, Mapping) and fit.get("method") in CONTRAST_ONLY:
                 return {**data, "scope": "front"}
         return data
 
     @model_validator(mode="after")
     def _method_suits_the_source(self) -> Self:
-        method = self.fit.method
+        name, method = self.fit.method, METHODS[self.fit.method]
         if (self.teacher is None) == (self.contrast is None):
             count = "neither" if self.teacher is None else "both"
             raise ValueError(f"the preset has {count} of `teacher` and `contrast`; give it one")
-        if method in ("psr", "const", "chain") and self.teacher is None:
+        if self.teacher is None and not method.takes_contrast:
             raise ValueError(
-                f"method `{method}` distils a teacher, but the preset has a contrast; use mean, "
-                "pca or actadd, or give it a `teacher`"
+                f"method `{name}` distils a teacher, but the preset has a contrast; use "
+                f"{listed(SCALED)}, or give it a `teacher`"
             )
-        if method == "actadd" and (self.contrast is None or len(self.contrast.pairs) != 1):
+        if method.steers_front and (self.contrast is None or len(self.contrast.pairs) != 1):
             raise ValueError(
-                "method `actadd` needs a `contrast` of exactly one pair; give one, or use mean"
+                f"method `{name}` needs a `contrast` of exactly one pair; give one, or use mean"
             )
-        if (method == "actadd") != (self.scope == "front"):
+        if method.steers_front != (self.scope == "front"):
             raise ValueError(
-                f"scope `{self.scope}` does not go with method `{method}`; scope front belongs to "
-                "actadd, and to actadd alone"
+                f"scope `{self.scope}` does not go with method `{name}`; scope front belongs to "
+                f"{CONTRAST_ONLY[0]}, and to {CONTRAST_ONLY[0]} alone"
             )
         return self
 

@@ -1,6 +1,6 @@
 """The JSON Schema (draft-07) of a preset, for editors; generated from the models.
 
-`python -m steerplug.preset.schema` rewrites `preset-v1.schema.json`, which ships beside this file.
+`python -m steerplug.preset.schema` rewrites `preset-v1.schema.json`, which ships with the package.
 A preset uses it through its first line: `# yaml-language-server: $schema=<path or URL>`.
 """
 
@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steerplug.preset.methods import CONTRAST_ONLY, SCALED, TEACHER_ONLY
 from steerplug.preset.preset import Preset
 
 SCHEMA_FILE = Path(__file__).parents[1] / "preset-v1.schema.json"
@@ -24,7 +25,7 @@ def make_schema() -> dict[str, Any]:
     ]
     definitions["Decoding"]["anyOf"] = [{"required": ["format"]}, {"required": ["unsteered"]}]
     definitions["Fit"]["anyOf"] = [
-        {"properties": {"method": {"enum": ["mean", "pca", "actadd"]}}},
+        {"properties": {"method": {"enum": [*SCALED]}}},
         {"properties": {"coefficient": {"const": "auto"}}},
     ]
     return {
@@ -34,14 +35,14 @@ def make_schema() -> dict[str, Any]:
         "oneOf": [{"required": ["teacher"]}, {"required": ["contrast"]}],
         "allOf": [
             {
-                "if": _method_in("actadd"),
+                "if": _method_in(*CONTRAST_ONLY),
                 "then": {
                     "required": ["contrast"],
                     "properties": {"scope": {"const": "front"}, "contrast": _ONE_PAIR},
                 },
                 "else": {"properties": {"scope": {"enum": ["response", "all"]}}},
             },
-            {"if": _method_in("psr", "const", "chain"), "then": {"required": ["teacher"]}},
+            {"if": _method_in(*TEACHER_ONLY), "then": {"required": ["teacher"]}},
         ],
         "definitions": definitions,
     }
