@@ -16,16 +16,14 @@ from typing import Any
 import steerplug
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.constraint import ANY_JSON
-from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Cells, reading
 from steerplug.engine.requantised import quick
 from steerplug.errors import FitError
-from steerplug.evaluate import sweep
 from steerplug.evaluate.dial import check_dial, is_weak, weakness, works
-from steerplug.evaluate.fidelity import measure_fidelity
 from steerplug.evaluate.questions import SWEPT, for_choosing, reported_on, spread
+from steerplug.evaluate.report import measure_steering
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.chain import Chain, fit_chain
 from steerplug.fit.checkpoint import Kept
@@ -212,15 +210,11 @@ def store_key(preset: Preset, engine: Engine) -> Key:
 def _fit(
     preset: Preset, engine: Engine, key: Key, kept: Kept, report: Report
 ) -> tuple[Steering, Identity]:
-    context = Context(engine.model, n_ctx=engine.context.n_ctx)
-    try:
-        cells = Cells(context)
+    with reading(engine.model, engine.context.n_ctx) as cells:
         if preset.teacher is not None:
             steering, strength, figures = _fit_teacher(preset, engine, cells, kept, report)
         else:
             steering, strength, figures = _fit_contrast(preset, engine, cells, report)
-    finally:
-        context.close()
     identity = Identity(
         preset=preset.name,
         preset_version=preset.version,
@@ -298,20 +292,16 @@ def _measured(
     Raises:
         FitError: in llama.cpp, the steering does not bring the bare model nearer to the prompted.
     """
-    lessons = sweep.lessons_of(preset, engine, for_choosing(preset, SWEPT), report)
-    swept = sweep.sweep(preset, steering, engine, cells, lessons, report=report)
-    chosen = sweep.choose_strength(swept)
-    fidelity = measure_fidelity(
-        preset, chosen.default * steering, engine, cells, reported_on(preset),
-        seed=preset.fit.seed, report=report,
-    )  # fmt: skip
-    closed = fidelity.gap_closed.value
+    measured = measure_steering(
+        preset, steering, engine, cells, reported_on(preset), report=report
+    )
+    closed = measured.fidelity.gap_closed.value
     if closed is None or closed <= 0:
         raise FitError(
             f"`{preset.name}` was fitted, but closes {closed or 0:.0%} of the gap to its prompt on "
             "this model; give the teacher example turns that the model follows."
         )
-    return chosen.default, {**fidelity.as_dict(), "sweep": sweep.as_dict(swept, chosen)}
+    return measured.chosen.default, measured.as_dict()
 
 
 def _fit_contrast(

@@ -13,7 +13,7 @@ from steerplug import build, dial
 from steerplug.build import Built, build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
 from steerplug.errors import FitError, StoreError
-from steerplug.evaluate import fidelity, questions, sweep
+from steerplug.evaluate import fidelity, questions, report, sweep
 from steerplug.evaluate.questions import for_choosing, unseen
 from steerplug.fit import difference, distill, measure
 from steerplug.fit import teacher as teaching
@@ -64,7 +64,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
     monkeypatch.setattr(sweep, "REPLY_TOKENS", 16)
     monkeypatch.setattr(fidelity, "REPLY_TOKENS", 16)
-    monkeypatch.setattr(build, "SWEPT", 1)
+    for module in (build, report):
+        monkeypatch.setattr(module, "SWEPT", 1)
     for count in ("QUESTIONS", "FURTHER", "NEUTRAL"):
         monkeypatch.setattr(questions, count, 1)
 

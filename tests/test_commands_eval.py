@@ -1,7 +1,6 @@
 """`steerplug eval` on the real model and a shipped preset, short; and how it refuses."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from steerplug.build import store_key
 from steerplug.commands import main
 from steerplug.commands.show_fidelity import advice
 from steerplug.engine.engine import Engine
-from steerplug.evaluate import fidelity, questions, sweep, trace
-from steerplug.evaluate.questions import Questions
+from steerplug.evaluate import fidelity, questions, report, sweep, trace
 from steerplug.evaluate.sweep import Chosen
 from steerplug.library.presets import load_preset, shipped_folder
-from steerplug.session import Session
 from steerplug.steering.file import read_steering
 from steerplug.store.measurements import recall
 from steerplug.store.store import Store
@@ -56,7 +53,7 @@ def call(
     monkeypatch.setenv("STEERPLUG_CACHE", str(home / "cache"))
     for module, name, value in (
         (questions, "QUESTIONS", 2), (questions, "FURTHER", 1), (questions, "NEUTRAL", 1),
-        (questions, "SWEPT", 1),
+        (report, "SWEPT", 1),
         (fidelity, "REPLY_TOKENS", 6), (sweep, "REPLY_TOKENS", 6), (sweep, "N_STRENGTHS", 3),
         (trace, "TRACED_TOKENS", 6),
     ):  # fmt: skip
@@ -132,8 +129,7 @@ def test_eval_of_a_near_miss_keeps_what_it_measured_on_this_very_file(
     assert recall(kept)[said["fingerprint"]]["gap_closed"] == said["gap_closed"]
     caplog.clear()
 
-    found = measured(said)
-    monkeypatch.setattr("steerplug.commands.eval._measured", found)
+    monkeypatch.setattr(report, "measure_steering", lambda *_, **__: Again(said["gap_closed"]))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("What is rain?\n")
     for words in (("--strength", 0.5), ("--prompts", prompts)):  # not what a preset claims
@@ -145,17 +141,14 @@ def test_eval_of_a_near_miss_keeps_what_it_measured_on_this_very_file(
     assert "Measured here, it closes " in caplog.text
 
 
-def measured(said: dict[str, Any]) -> Callable[..., Any]:
-    """What measures a preset in no time: it says again what was said."""
+@dataclass(frozen=True)
+class Again:
+    """What was measured in no time: what had been measured before."""
 
-    class Again:
-        def __init__(self, session: Session, subject: Any, _: Questions) -> None:
-            self.applied = session.steering(subject.words)[1]
+    gap_closed: float
 
-        def as_dict(self) -> dict[str, Any]:
-            return {"gap_closed": said["gap_closed"]}
-
-    return Again
+    def as_dict(self) -> dict[str, Any]:
+        return {"gap_closed": self.gap_closed}
 
 
 @pytest.mark.parametrize(

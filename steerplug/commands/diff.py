@@ -72,19 +72,15 @@ def _steering(session: "Session", path: Path, preset: "Preset | None") -> "Steer
 
 
 def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
-    from steerplug.engine.context import Context
-    from steerplug.engine.reader import Cells
+    from steerplug.engine.reader import reading
     from steerplug.evaluate.alike import alike
     from steerplug.evaluate.questions import spread
     from steerplug.fit.general import general_prompts
 
     questions = spread(general_prompts("held_out"), CHATS)
     prompts = [session.template.prompt([{"role": "user", "content": one}]) for one in questions]
-    context = Context(session.model, n_ctx=session.engine.context.n_ctx)
-    try:
-        return alike(a, b, session.engine, Cells(context), prompts)
-    finally:
-        context.close()
+    with reading(session.model, session.engine.context.n_ctx) as cells:
+        return alike(a, b, session.engine, cells, prompts)
 
 
 def _show_words(words: "list[Change]") -> None:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +14,8 @@ from steerplug.commands.show_fidelity import show
 from steerplug.errors import PresetError, RequestError
 
 if TYPE_CHECKING:
-    from steerplug.evaluate.fidelity import Fidelity
     from steerplug.evaluate.questions import Questions
-    from steerplug.evaluate.sweep import Chosen, Sweep
-    from steerplug.evaluate.trace import Trace
+    from steerplug.evaluate.report import Measured
     from steerplug.preset import Preset
     from steerplug.session import Session
     from steerplug.session.receipt import Ingested
@@ -51,7 +49,6 @@ def eval(
     as_json: Json = False,
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
-    from steerplug.evaluate.picture import draw
     from steerplug.evaluate.questions import read_prompts, reported_on
     from steerplug.files.picture import check_picture
 
@@ -61,25 +58,25 @@ def eval(
     if plot:
         check_picture(plot)
     with opened(model, subject.words) as session:
-        found = _measured(session, subject, questions)
+        measured, applied = _measured(session, subject, questions)
         name, fingerprint = session.model.path.stem, session.model.fingerprint
-        is_kept = prompts is None and _remember(session, subject, found)
-    title = f"{', '.join(f'{one.name} at {one.strength:g}' for one in found.applied)} on {name}"
-    if plot:
-        draw(found.fidelity, found.sweep, found.chosen, found.trace, plot, title=title)
+        title = f"{', '.join(f'{part.name} at {part.strength:g}' for part in applied)} on {name}"
+        is_kept = prompts is None and _remember(session, subject, measured, applied)
+        if plot:
+            _draw(session, subject, questions, measured, plot, title)
     if as_json:
         print_json({
             "preset": preset, "model": model, "fingerprint": fingerprint,
             "steering": [
                 {"name": one.name, "version": one.version, "strength": one.strength}
-                for one in found.applied
+                for one in applied
             ],
-            **found.as_dict(),
+            **measured.as_dict(),
             "picture": str(plot) if plot else None,
             "seconds": round(time.perf_counter() - begin, 3),
         })  # fmt: skip
         return
-    show(title, found.fidelity, found.sweep, found.chosen)
+    show(title, measured.fidelity, measured.sweep, measured.chosen)
     if is_kept:
         say("Kept as what was measured here.")
     if plot:
@@ -124,48 +121,41 @@ def _subject(words: str, strength: float | None) -> _Subject:
     return _Subject(format_mix(ingredients), whole, len(presets) == 1)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    fidelity: "Fidelity"
-    sweep: "Sweep"
-    chosen: "Chosen"
-    trace: "Trace"
-    applied: "tuple[Ingested, ...]"
-
-    def as_dict(self) -> dict[str, Any]:
-        from steerplug.evaluate.sweep import as_dict
-
-        return {**self.fidelity.as_dict(), "sweep": as_dict(self.sweep, self.chosen)}
-
-
-def _measured(session: "Session", subject: _Subject, questions: "Questions") -> _Measured:
-    from steerplug.engine.context import Context
-    from steerplug.engine.reader import Cells
-    from steerplug.evaluate.fidelity import measure_fidelity
-    from steerplug.evaluate.questions import SWEPT, for_choosing
-    from steerplug.evaluate.sweep import choose_strength, lessons_of, sweep
-    from steerplug.evaluate.trace import trace
+def _measured(
+    session: "Session", subject: _Subject, questions: "Questions"
+) -> "tuple[Measured, tuple[Ingested, ...]]":
+    """Return what was measured, and what a receipt says of the steering."""
+    from steerplug.engine.reader import reading
+    from steerplug.evaluate.report import measure_steering
 
     preset, engine = subject.preset, session.engine
     mix, applied = session.steering(subject.words)
-    context = Context(session.model, n_ctx=engine.context.n_ctx)
-    try:
-        n = len(questions.compared)
-        with Building(f"Measuring {subject.words} on {n} questions.") as report:
-            cells = Cells(context)
-            fidelity = measure_fidelity(
-                preset, mix, engine, cells, questions, seed=preset.fit.seed, report=report
-            )
-            lessons = lessons_of(preset, engine, for_choosing(preset, SWEPT), report)
-            unit = _unit(session, subject, mix)
-            swept = sweep(preset, unit, engine, cells, lessons, report=report)
-            traced = trace(preset, mix, engine, questions.compared[0])
-    finally:
-        context.close()
-    return _Measured(fidelity, swept, choose_strength(swept), traced, applied)
+    unit = _unit(session, subject, mix)
+    with (
+        reading(session.model, engine.context.n_ctx) as cells,
+        Building(f"Measuring {subject.words} on {len(questions.compared)} questions.") as report,
+    ):
+        return measure_steering(
+            preset, unit, engine, cells, questions, mix=mix, report=report
+        ), applied
 
 
-def _remember(session: "Session", subject: _Subject, found: _Measured) -> bool:
+def _draw(
+    session: "Session", subject: _Subject, questions: "Questions", measured: "Measured",
+    path: Path, title: str,
+) -> None:  # fmt: skip
+    """Draw what was measured, and along one reply how hard it was steered."""
+    from steerplug.evaluate.picture import draw
+    from steerplug.evaluate.trace import trace
+
+    mix, _ = session.steering(subject.words)
+    traced = trace(subject.preset, mix, session.engine, questions.compared[0])
+    draw(measured.fidelity, measured.sweep, measured.chosen, traced, path, title=title)
+
+
+def _remember(
+    session: "Session", subject: _Subject, measured: "Measured", applied: "tuple[Ingested, ...]"
+) -> bool:
     """Keep what was measured of one preset at its default strength, and say whether it was that.
 
     A pack's author only claims, and a file for another quantisation says nothing of this one.
@@ -173,9 +163,9 @@ def _remember(session: "Session", subject: _Subject, found: _Measured) -> bool:
     from steerplug.store.measurements import remember
 
     built = session.build(subject.preset) if subject.alone else None
-    if built is None or found.applied[0].strength != built.default_strength(subject.preset):
+    if built is None or applied[0].strength != built.default_strength(subject.preset):
         return False
-    remember(built.path, session.model.fingerprint, found.as_dict())
+    remember(built.path, session.model.fingerprint, measured.as_dict())
     return True
 
 

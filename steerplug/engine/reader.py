@@ -6,6 +6,7 @@ strength, mix, preset file or model has another key.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Capture
+from steerplug.engine.model import Model
 from steerplug.steering.value import Array
 
 
@@ -22,6 +24,24 @@ class Decoded(NamedTuple):
     begin: int
     end: int
     captured: Array | None
+
+
+@contextmanager
+def reading(model: Model, n_ctx: int) -> Iterator["Cells"]:
+    """Give what reads texts in a context of its own, freed in the end.
+
+    Args:
+        model: the model.
+        n_ctx: how many tokens a text may have.
+
+    Raises:
+        ModelError: no such context could be made.
+    """
+    context = Context(model, n_ctx=n_ctx)
+    try:
+        yield Cells(context)
+    finally:
+        context.close()
 
 
 class Cells:
