@@ -6,6 +6,8 @@ Importing this package is cheap: nothing of llama.cpp or LangChain is loaded unt
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from steerplug.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from steerplug.build import build_preset
     from steerplug.engine.sampling import Sampling
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from steerplug.session import Session
     from steerplug.session.receipt import Reply
     from steerplug.steering import NOTHING, Delta, Mix, Steering
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "ChatSteerplug": "steerplug.langchain",

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import steerplug
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine
@@ -42,6 +41,7 @@ from steerplug.steering.value import Steering
 from steerplug.store.measurements import recall
 from steerplug.store.other_quantisation import find_near, warning
 from steerplug.store.store import Key, Store
+from steerplug.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def _fit(
         chat_template=key.chat_template,
         method=preset.fit.method,
         seed=preset.fit.seed,
-        steerplug_version=steerplug.__version__,
+        steerplug_version=__version__,
         strength_default=strength,
         strength_min=preset.strength.min,
         strength_max=preset.strength.max,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-import steerplug
 from steerplug.commands.add import add
 from steerplug.commands.bench import bench
 from steerplug.commands.build import build
@@ -26,6 +25,7 @@ from steerplug.commands.presets import presets, show
 from steerplug.commands.run import run
 from steerplug.commands.serve import serve
 from steerplug.commands.try_preset import try_preset
+from steerplug.version import __version__
 
 app = typer.Typer(
     add_completion=False,
@@ -45,7 +45,7 @@ app.add_typer(packs, name="packs")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"steerplug {steerplug.__version__}")
+        typer.echo(f"steerplug {__version__}")
         raise typer.Exit()
 
 

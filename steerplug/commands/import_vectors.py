@@ -91,17 +91,17 @@ def import_vectors(
 def _into_file(
     session: "Session", vectors: "Vectors", to: Path, scope: "Scope", scale: float
 ) -> "tuple[Steering, Path]":
-    import steerplug
     from steerplug.interchange.writing import new_file
     from steerplug.steering.file import write_steering
     from steerplug.steering.identity import Identity
+    from steerplug.version import __version__
 
     model, name = session.model, to.stem.lower()
     steering = vectors.steering(name, model.n_embd, model.n_layer, scope, scale)
     identity = Identity(
         preset=name, preset_version="1.0.0", preset_digest=vectors.sha256,
         model=model.fingerprint, architecture=model.architecture, chat_template="",
-        method="imported", seed=0, steerplug_version=steerplug.__version__,
+        method="imported", seed=0, steerplug_version=__version__,
         strength_min=-MOST, strength_max=MOST, fidelity=_origin(vectors, scale),
     )  # fmt: skip
     with new_file(to) as temporary:
@@ -112,11 +112,11 @@ def _into_file(
 def _into_preset(
     session: "Session", vectors: "Vectors", reference: str, scale: float, force: bool
 ) -> "tuple[Steering, Path]":
-    import steerplug
     from steerplug.build import store_key
     from steerplug.library.presets import load_preset
     from steerplug.preset.methods import CONSTANT, listed
     from steerplug.steering.identity import Identity
+    from steerplug.version import __version__
 
     preset, model = load_preset(reference), session.model
     if preset.fit.method not in CONSTANT:
@@ -135,7 +135,7 @@ def _into_preset(
     identity = Identity(
         preset=preset.name, preset_version=preset.version, preset_digest=preset.digest,
         model=key.model, architecture=model.architecture, chat_template=key.chat_template,
-        method=key.method, seed=preset.fit.seed, steerplug_version=steerplug.__version__,
+        method=key.method, seed=preset.fit.seed, steerplug_version=__version__,
         strength_default=preset.strength.default, strength_min=preset.strength.min,
         strength_max=preset.strength.max, license=preset.license,
         fidelity=_origin(vectors, scale),

@@ -12,14 +12,14 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-import steerplug
 from steerplug.errors import SteerplugError
 from steerplug.files.shards import shards
 from steerplug.library.presets import find_preset, is_steering_file, load_preset
 from steerplug.preset.mix import Ingredient, parse_mix
 from steerplug.session.shared import Stamp, locate, stamp
+from steerplug.version import __version__
 
-_VERSIONS = version("llama-cpp-python"), steerplug.__version__
+_VERSIONS = version("llama-cpp-python"), __version__
 _HEAD = 16 * 2**20
 _SAMPLES, _SAMPLE = 64, 64 * 1024
 

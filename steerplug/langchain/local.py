@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
-import steerplug
 from steerplug.errors import SteerplugError
 from steerplug.langchain.arguments import Arguments, one_sentence
 from steerplug.langchain.configured import Configured
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
 from steerplug.session.shared import session_for
+from steerplug.version import __version__
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseLanguageModel
@@ -51,7 +51,7 @@ class LocalModel(Configured, Arguments, _Model):
 
     @model_validator(mode="after")
     def _set_steerplug_version(self) -> Self:
-        self._add_version("steerplug", steerplug.__version__)
+        self._add_version("steerplug", __version__)
         return self
 
     @property

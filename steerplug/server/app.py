@@ -13,13 +13,13 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-import steerplug
 from steerplug.errors import SteerplugError
 from steerplug.server import admin, chat, completions
 from steerplug.server.errors import describe, envelope, explain, status_of
 from steerplug.server.guard import Guard
 from steerplug.server.state import Serving
 from steerplug.server.strict import StrictRoute
+from steerplug.version import __version__
 
 log = logging.getLogger("steerplug.server")
 
@@ -42,7 +42,7 @@ def create_app(serving: Serving) -> FastAPI:
             looking.cancel()
 
     app = FastAPI(
-        title="steerplug", version=steerplug.__version__, lifespan=lifespan,
+        title="steerplug", version=__version__, lifespan=lifespan,
         docs_url=None, redoc_url=None,  # these pages load scripts of other sites
     )  # fmt: skip
     app.router.route_class = StrictRoute
