@@ -254,7 +254,7 @@ def _imitation(
     """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
     assert preset.teacher is not None
     fit, blocks = preset.fit, _blocks(preset, engine)
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     ask = partial(
         teach, engine, template, preset.teacher,
         schema=ANY_JSON if preset.format else None, report=report,

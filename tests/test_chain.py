@@ -106,7 +106,7 @@ def test_one_part_alone_takes_a_ridge_of_the_middle() -> None:
 
 @pytest.fixture(scope="module")
 def taught(model: Model, engine: Engine) -> tuple[list[Lesson], list[Lesson]]:
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     teacher = load_preset("pirate").teacher
     assert teacher is not None
     return (

@@ -502,7 +502,7 @@ FRENCH = (
 def test_a_teacher_of_the_real_model_is_learned_and_holds_in_llama_cpp(
     model: Model, context: Context
 ) -> None:
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     teacher = Teacher(system="You only speak French. Answer in French, in one sentence.")
     lessons = []
     for question, reply in FRENCH:

@@ -132,7 +132,7 @@ def compared(
     preset = load_preset(str(shipped_folder() / f"{name}.yaml"))
     assert preset.teacher is not None
     lessons = teach(
-        engine, ChatTemplate(model.chat_template, model.vocab, model.name), preset.teacher,
+        engine, ChatTemplate.of(model), preset.teacher,
         unseen(preset, QUESTIONS)[:: QUESTIONS // N_QUESTIONS], seed=0, n_tokens=N_TOKENS,
     )  # fmt: skip
     assert len(lessons) == N_QUESTIONS

@@ -196,7 +196,7 @@ def test_where_bos_begins_a_prompt_stock_llama_cpp_steers_that_one_token_more(
 ) -> None:
     mix, file = Mix.of(a_constant(model, 5, 12, 29)), tmp_path / "v.gguf"
     write_control_vector(file, mix, "v", model.architecture)
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     chat = template.prompt([{"role": "user", "content": "What is rain?"}])
     assert (model.vocab.adds_bos, chat.has_bos) == (False, True)  # SmolLM2: chats, never plain text
     assert chat.tokens.count(model.vocab.bos) > 1  # and only the first of these is left alone

@@ -45,7 +45,7 @@ def gaps(engine: Engine) -> Iterator[Gaps]:
 
 def lessons_of(preset: Preset, engine: Engine) -> list[Lesson]:
     model = engine.model
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     assert preset.teacher is not None
     questions = unseen(preset, N_QUESTIONS)
     return teach(engine, template, preset.teacher, questions, seed=3, n_tokens=N_TOKENS)

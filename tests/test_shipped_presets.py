@@ -157,7 +157,7 @@ def test_the_prompted_model_passes_the_checks_and_the_bare_one_does_not(
 
 def _template(engine: Engine) -> ChatTemplate:
     model = engine.model
-    return ChatTemplate(model.chat_template, model.vocab, model.name)
+    return ChatTemplate.of(model)
 
 
 @pytest.mark.parametrize("name", NAMES)

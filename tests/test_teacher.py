@@ -68,7 +68,7 @@ def test_the_teacher_s_prompt_is_put_in_front_of_a_chat(
 
 @pytest.fixture(scope="module")
 def template(model: Model) -> ChatTemplate:
-    return ChatTemplate(model.chat_template, model.vocab, model.name)
+    return ChatTemplate.of(model)
 
 
 PIRATE = Teacher(system=INSTRUCTION, examples=SHOWN)

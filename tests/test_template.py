@@ -236,7 +236,7 @@ def test_bos_is_added_where_the_template_leaves_it_to_the_tokeniser() -> None:
 
 
 def test_the_real_model_s_template_gives_the_same_spans(model: Model) -> None:
-    chatty = ChatTemplate(model.chat_template, model.vocab, model.name)
+    chatty = ChatTemplate.of(model)
     replies = ["Rain is water that falls.", "It is 4.\n\nTwo and two."]
     prompt = chatty.prompt(chat("What is rain?", replies[0], "2 + 2?", replies[1], "Thanks."))
     said = [model.vocab.text(list(prompt.tokens[a:b])) for a, b in prompt.responses]

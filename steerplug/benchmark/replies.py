@@ -146,7 +146,7 @@ def _one_by_one(llama: PlainLlama, prompts: Sequence[Prompt]) -> float:
 @contextmanager
 def first_token(model: Model) -> Iterator[Task]:
     """The first token of a reply: steered, and with the instruction in the prompt instead."""
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     teacher = load_preset(INSTRUCTION).teacher
     assert teacher is not None
     question: list[Message] = [{"role": "user", "content": "Tell me about the sea."}]
@@ -198,7 +198,7 @@ def _first(engine: Engine, prompt: Prompt, mix: Mix) -> float:
 def _asked(model: Model, text: str) -> Prompt:
     """Return a chat that asks this, or the text itself where the model cannot chat."""
     if model.chat_template:
-        template = ChatTemplate(model.chat_template, model.vocab, model.name)
+        template = ChatTemplate.of(model)
         return template.prompt([{"role": "user", "content": text}])
     vocab = model.vocab
     bos = (vocab.bos,) if vocab.adds_bos else ()

@@ -12,7 +12,7 @@ Control tokens are what the template writes; in what people wrote they are text,
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 from steerplug.chat.calls.plain import Message
 from steerplug.chat.encoding import is_object
@@ -21,6 +21,7 @@ from steerplug.chat.pasted import Chat, Pasted, escaped, unused_characters
 from steerplug.chat.renderer import NO_VARIABLES, Renderer
 from steerplug.chat.spelling import Spelling
 from steerplug.chat.tool import Tool, ToolCall
+from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
 from steerplug.engine.vocab import THINKING, Vocab
 from steerplug.errors import RequestError, nearest
@@ -61,6 +62,11 @@ class ChatTemplate:
         self._renderer = Renderer(source, vocab, model_name)
         self.form = self._renderer.form
         self.render = self._renderer.render
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """Return the chat template that a model's file holds."""
+        return cls(model.chat_template, model.vocab, model.name)
 
     def prompt(
         self,

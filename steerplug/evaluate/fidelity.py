@@ -135,7 +135,7 @@ def measure_fidelity(
         FitError: the prompted model says nothing, or what the bare model says.
     """
     mix, model = Mix.of(steering), engine.model
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     asked = [*questions.compared, *questions.further]
     bare = [template.prompt([{"role": "user", "content": question}]) for question in asked]
     ask = partial(greedy, engine, n_tokens=REPLY_TOKENS)

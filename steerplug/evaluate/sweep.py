@@ -100,7 +100,7 @@ def lessons_of(
     Of a preset without a teacher they are the bare model's, and close no gap.
     """
     model = engine.model
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     if preset.teacher is not None:
         return teach(
             engine, template, preset.teacher, questions, seed=0, temperature=0.0, report=report

@@ -31,7 +31,7 @@ class Trace:
 def trace(preset: Preset, steering: Steering | Mix, engine: Engine, question: str) -> Trace:
     """Return a greedy steered reply to a question, with how strongly each token was steered."""
     model, mix = engine.model, Mix.of(steering)
-    template = ChatTemplate(model.chat_template, model.vocab, model.name)
+    template = ChatTemplate.of(model)
     request = Request(
         template.prompt([{"role": "user", "content": question}]), mix, Sampling(temperature=0),
         max_tokens=TRACED_TOKENS, grammar=schema_of(preset, mix),

@@ -111,7 +111,7 @@ class Session:
         self.engine = Engine(
             self.model, n_ctx=n_ctx, n_cells=n_cells, n_seq=n_seq, n_threads=n_threads
         )
-        self.template = ChatTemplate(self.model.chat_template, self.model.vocab, self.model.name)
+        self.template = ChatTemplate.of(self.model)
         self.store = store or Store()
         self.report = report
         self._built: dict[tuple[Origin | None, str, str], Built] = {}
