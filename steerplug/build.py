@@ -118,13 +118,9 @@ def _found_or_made(
             raise
         return made[0]
 
-    if force:
-        steering, identity = make()
-        store.publish(key, steering, identity)
-    else:
-        steering, identity = store.find_or_make(
-            key, make, n_embd=model.n_embd, n_layer=model.n_layer
-        )
+    steering, identity = store.find_or_make(
+        key, make, n_embd=model.n_embd, n_layer=model.n_layer, force=force
+    )
     if made:
         kept.drop()
     return Built(steering, identity, path, from_store=not made)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 import steerplug
 from steerplug import build, dial
@@ -144,6 +145,21 @@ def test_force_builds_it_again_over_the_old_file(
     z, expected = (b.steering.layers[12].z for b in (again, built))
     assert np.linalg.norm(z - expected) < 0.02 * np.linalg.norm(expected)
     assert build_preset(preset(), engine, store=store).from_store
+
+
+def test_a_forced_build_holds_the_lock_so_that_two_cannot_share_their_work(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.path(store_key(preset(), engine))
+
+    def locked(*_: Any) -> Any:
+        with pytest.raises(Timeout):
+            FileLock(f"{path}.lock").acquire(timeout=0)
+        raise FitError("it was held")
+
+    monkeypatch.setattr(build, "_fit", locked)
+    with pytest.raises(FitError, match="it was held"):
+        build_preset(preset(), engine, store=store, force=True)
 
 
 def test_a_torn_file_is_built_again_with_a_warning(

@@ -1,6 +1,7 @@
 """What an interrupted fit had done is there again, whole, and nothing of another fit is."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,14 +84,40 @@ def test_a_save_that_fails_is_one_sentence_and_leaves_what_was_kept(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(StoreError, match=r"cannot be kept in .*No space left.*STEERPLUG_CACHE"):
+    with pytest.raises(StoreError, match=r"cannot be used .*No space left.*STEERPLUG_CACHE"):
         kept.replies[1] = (2,)
     monkeypatch.undo()
     assert loaded(tmp_path / "pirate-1a.gguf").replies == {0: (1,)}
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_two_that_save_at_once_share_no_half_written_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, savez = tmp_path / "pirate-1a.gguf", np.savez
+    first, second = loaded(path), loaded(path)
+
+    def in_between(*args: Any, **arrays: Any) -> None:
+        monkeypatch.setattr(np, "savez", savez)
+        second.replies[2] = (2,)
+        savez(*args, **arrays)
+
+    monkeypatch.setattr(np, "savez", in_between)
+    first.replies[1] = (1,)
+    assert loaded(path).replies == {1: (1,)}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_fit_left_half_written_goes(tmp_path: Path) -> None:
+    kept = loaded(tmp_path / "pirate-1a.gguf")
+    kept.replies[0] = (1,)
+    (path,) = tmp_path.iterdir()
+    path.with_name(f"{path.name}.{'0' * 32}.tmp").write_bytes(b"PK")
+    assert loaded(tmp_path / "pirate-1a.gguf").replies == {0: (1,)}
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot be kept in"):
+    with pytest.raises(StoreError, match="cannot be used"):
         loaded(tmp_path / "file" / "pirate-1a.gguf")

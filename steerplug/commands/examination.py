@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from steerplug.errors import EngineError, PresetError, SteerplugError, StoreError
+from steerplug.errors import EngineError, PresetError, SteerplugError
 
 REINSTALL = (
     "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
@@ -135,18 +135,13 @@ def _processor() -> str:
 
 
 def _cache() -> str:
-    from steerplug.store.store import Store
+    from steerplug.files.cache_folder import cache_folder, usable
 
-    folder = Store().folder
-    try:
+    folder = cache_folder()
+    with usable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"steerplug")
-    except OSError as error:
-        raise StoreError(
-            f"the cache folder {folder} cannot be used ({error.strerror or error}); set "
-            "STEERPLUG_CACHE to a folder with space that you may write to."
-        ) from None
     return f"{folder} can be written"
 
 

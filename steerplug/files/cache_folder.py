@@ -1,9 +1,13 @@
 """The folder of what can be made again: fitted steering, measurements, what was found out here."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from steerplug.errors import StoreError
 
 
 def cache_folder() -> Path:
@@ -11,3 +15,15 @@ def cache_folder() -> Path:
     named = os.environ.get("STEERPLUG_CACHE")
     folder = Path(named) if named else user_cache_path("steerplug", appauthor=False)
     return folder.expanduser().absolute()
+
+
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """Turn what the disk says of a folder of the cache into a `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"the cache folder {folder} cannot be used ({error.strerror or error}); set "
+            "STEERPLUG_CACHE to a folder with space that you may write to."
+        ) from error

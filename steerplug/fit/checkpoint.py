@@ -3,7 +3,8 @@
 One file beside the result's place holds the teacher's replies, by question, and the finished blocks
 of `chain`. Its name carries the key of the result: another preset, model or version never reads it,
 and deletes what an older one of the preset left. It is replaced whole after each step, and
-read with its checksums; one that does not read is done over.
+read with its checksums; one that does not read is done over. Whoever fits holds the lock of the
+result, so nobody else writes it.
 """
 
 import logging
@@ -16,7 +17,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.errors import SteeringError, StoreError
+from steerplug.errors import SteeringError
+from steerplug.files.cache_folder import usable
+from steerplug.files.whole_file import left_overs, whole_file
 from steerplug.steering.value import Delta
 
 log = logging.getLogger(__name__)
@@ -63,15 +66,15 @@ class Kept:
             StoreError: the folder cannot be used.
         """
         preset = self._path.name.rpartition("-")[0]
-        try:
+        with usable(self._path.parent):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for other in self._path.parent.glob(f"{preset}-*{_SUFFIX}"):
                 if other != self._path and other.name.rpartition("-")[0] == preset:
                     other.unlink(missing_ok=True)
+            for left_over in left_overs(self._path):
+                left_over.unlink(missing_ok=True)
             if self._path.exists():
                 self._read()
-        except OSError as error:
-            raise self._unusable(error) from None
 
     def drop(self) -> None:
         """Delete the file: the fit is finished, or never will be."""
@@ -105,18 +108,9 @@ class Kept:
         }
         for il, delta in self.deltas.items():
             arrays.update({f"{il}.{name}": np.array(getattr(delta, name)) for name in _FIELDS})
-        temporary = self._path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            temporary.replace(self._path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise self._unusable(error) from None
-
-    def _unusable(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"what is done of a fit cannot be kept in {self._path.parent} "
-            f"({error.strerror or error}); set STEERPLUG_CACHE to a folder with space that you may "
-            "write to."
-        )
+        with (
+            usable(self._path.parent),
+            whole_file(self._path, over=True) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@
 The folder is `$STEERPLUG_CACHE`, or the user's cache folder. A `Key` is the content address: same
 preset, model, template, method and versions, same file. Whoever makes a file holds its lock
 (`….gguf.lock`), so two processes that need the same thing make it once. A file appears whole or not
-at all: it is written beside its place (`….tmp`), flushed to disk, read back and only then renamed.
+at all: it is written beside its place (`….tmp`), read back, flushed to disk and only then renamed.
 
 A file that is torn, foreign, not finite, or not what its name says is never used. `find` refuses it
 and names the cure. `find_or_make` was asked for a result and can have one: it logs that refusal as
@@ -16,16 +16,17 @@ import hashlib
 import logging
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 
 from steerplug.errors import SteeringError, StoreError
-from steerplug.files.cache_folder import cache_folder
+from steerplug.files.cache_folder import cache_folder, usable
+from steerplug.files.whole_file import left_overs, whole_file
 from steerplug.steering.file import FORMAT, read_steering, write_steering
 from steerplug.steering.identity import PRESET_NAME, Identity
 from steerplug.steering.value import Steering
@@ -120,29 +121,34 @@ class Store:
             return self._publish(key, steering, identity)
 
     def find_or_make(
-        self, key: Key, make: Callable[[], Made], *, n_embd: int, n_layer: int
+        self,
+        key: Key,
+        make: Callable[[], Made],
+        *,
+        n_embd: int,
+        n_layer: int,
+        force: bool = False,
     ) -> Made:
         """Return the steering of `key`, from disk or else from `make`, whose result is published.
 
-        While one process makes it, others wait and then read the result. A file that `find`
-        refuses is made again, with a warning in the log.
+        While one process makes it, others wait and then read the result, or with `force` make it
+        themselves, one after another. A file that `find` refuses is made again, with a warning in
+        the log.
 
         Raises:
             StoreError: the folder cannot be written. Errors of `make` pass unchanged.
         """
-        try:
-            found = self.find(key, n_embd=n_embd, n_layer=n_layer)
-        except SteeringError:
-            found = None  # looked at again under the lock: somebody may be replacing it
-        if found:
-            return found
+        find = partial(self.find, key, n_embd=n_embd, n_layer=n_layer)
+        if not force:
+            with suppress(SteeringError):  # looked at again under the lock: it may be replaced
+                if built := find():
+                    return built
         with self._locked(key):
             try:
-                found = self.find(key, n_embd=n_embd, n_layer=n_layer)
+                if not force and (built := find()):
+                    return built
             except SteeringError as error:
                 log.warning("%s Made again.", error)
-            if found:
-                return found
             steering, identity = make()
             self._publish(key, steering, identity)
             return steering, identity
@@ -151,13 +157,13 @@ class Store:
     def _locked(self, key: Key) -> Iterator[None]:
         """Hold the lock of `key`; what a killed process left half-written goes first."""
         path = self.path(key)
-        with self._as_store_error():
+        with usable(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(f"{path}.lock")
             lock.acquire()
         try:
-            for left_over in path.parent.glob(f"{path.name}.*.tmp"):
-                with self._as_store_error():
+            with usable(self.folder):
+                for left_over in left_overs(path):
                     left_over.unlink(missing_ok=True)
             yield
         finally:
@@ -170,16 +176,9 @@ class Store:
                 "or method; build it again."
             )
         path = self.path(key)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        with self._as_store_error():
-            try:
-                write_steering(temporary, steering, identity)
-                with temporary.open("r+b") as file:
-                    os.fsync(file.fileno())
-                self._verify(temporary, steering, identity)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with usable(self.folder), whole_file(path, over=True) as temporary:
+            write_steering(temporary, steering, identity)
+            self._verify(temporary, steering, identity)
         return path
 
     def _verify(self, path: Path, steering: Steering, identity: Identity) -> None:
@@ -189,13 +188,3 @@ class Store:
             raise StoreError(f"what was written did not survive: {error}") from None
         if (read.digest, read.name, said) != (steering.digest, steering.name, identity):
             raise StoreError(f"{path} holds other numbers than were written; check the disk.")
-
-    @contextmanager
-    def _as_store_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(
-                f"the cache folder {self.folder} cannot be used ({error.strerror or error}); set "
-                "STEERPLUG_CACHE to a folder with space that you may write to."
-            ) from error
