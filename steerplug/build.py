@@ -37,6 +37,7 @@ from steerplug.packs.installed import pack_of
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
 from steerplug.steering.identity import Identity
+from steerplug.steering.terms import COMPILED
 from steerplug.steering.value import Steering
 from steerplug.store.measurements import recall
 from steerplug.store.other_quantisation import find_near, warning
@@ -159,7 +160,7 @@ def _check_works(built: Built, preset: Preset, model: Model) -> None:
 def _shipped(preset: Preset, key: Key, model: Model) -> Built | None:
     """Return the steering that came with a preset, in its pack or with steerplug."""
     for folder in _came_with(preset):
-        kept = Store(folder / "compiled")
+        kept = Store(folder / COMPILED)
         path = kept.path(key)
         _check_pinned(path)
         found = kept.find(key, n_embd=model.n_embd, n_layer=model.n_layer)
@@ -170,7 +171,7 @@ def _shipped(preset: Preset, key: Key, model: Model) -> Built | None:
 
 def _near(preset: Preset, key: Key, model: Model, store: Store) -> Built | None:
     """Return steering that was built for nearly this model, with a warning."""
-    folders = (store.folder, *(folder / "compiled" for folder in _came_with(preset)))
+    folders = (store.folder, *(folder / COMPILED for folder in _came_with(preset)))
     found = find_near(key, folders, _check_pinned, n_embd=model.n_embd, n_layer=model.n_layer)
     if found is None or not works(found[0][1].fidelity):
         return None

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -11,8 +11,6 @@ from pydantic import ValidationError
 from steerplug.errors import PresetError, StrengthError
 from steerplug.library.presets import shipped_folder
 from steerplug.preset import Preset, check_strength, is_preset_name
-from steerplug.preset import parts as preset_parts
-from steerplug.steering import value
 
 SHIPPED = sorted(shipped_folder().glob("*.yaml"))
 HEAD = "schema: steerplug/preset-v1\nname: x\n"
@@ -300,10 +298,6 @@ def test_a_good_name_is_a_name(name: str) -> None:
 )
 def test_a_bad_name_is_none(name: str) -> None:
     assert not is_preset_name(name)
-
-
-def test_a_preset_and_its_steering_know_the_same_scopes() -> None:
-    assert get_args(preset_parts.Scope) == get_args(value.Scope)
 
 
 def test_reading_a_preset_loads_no_model_library() -> None:

@@ -23,9 +23,10 @@ from hypothesis.extra.numpy import arrays
 from steerplug.engine import log
 from steerplug.errors import SteeringError
 from steerplug.steering import Delta, Steering
-from steerplug.steering.file import MAX_BYTES, read_steering, write_steering
-from steerplug.steering.identity import PRESET_NAME, Identity
-from steerplug.steering.value import Act, Array, Norm, Scope
+from steerplug.steering.file import read_steering, write_steering
+from steerplug.steering.identity import Identity
+from steerplug.steering.terms import MAX_BYTES, PRESET_NAME, Scope
+from steerplug.steering.value import Act, Array, Norm
 
 N_EMBD, N_LAYER = 2, 5
 LOVE = Identity(

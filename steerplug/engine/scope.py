@@ -13,13 +13,12 @@ turns that were constrained are for the caller to leave out of `responses`.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 from steerplug.engine.call_marks import Turn
 from steerplug.engine.hook import Applied, lay_out
+from steerplug.steering.terms import Phase as Phase
 from steerplug.steering.value import Mix, Steering
 
-Phase = Literal["thinking", "constrained"]
 Marks = tuple[int, int]
 """The tokens between which a model thinks."""
 

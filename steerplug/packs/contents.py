@@ -5,7 +5,6 @@ exists only if every preset is a good one and every steering file is whole, fini
 of a preset of this pack as it is, and in the place of the model it was made for.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from steerplug.packs.pack import Pack
 from steerplug.packs.source import Source, check_total
 from steerplug.preset import Preset
 from steerplug.steering.header import steering_claims
+from steerplug.steering.terms import COMPILED, is_place
 from steerplug.store.figures import number
 
 
@@ -171,9 +171,7 @@ def _numbers(folder: Path, presets: Mapping[str, Preset], said: str, file: str) 
             f"{said}: `{file}` was built from another `{identity.preset}` than the pack holds; "
             f"build it again, or remove it."
         )
-    place = Path(file).parent.name, Path(file).name
-    model = re.sub(r"[^a-z0-9-]", "_", identity.model.lower())[:16]
-    if place[0] != model or not place[1].startswith(preset.name.replace(".", "_") + "-"):
+    if not is_place(file.removeprefix(f"{COMPILED}/"), preset.name, identity.model):
         raise PackError(
             f"{said}: `{file}` is not what its name says, but `{preset.name}` for the model "
             f"{identity.model[:24]}; put it where `steerplug build` did."

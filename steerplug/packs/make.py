@@ -11,6 +11,7 @@ from steerplug.packs.readme import with_presets
 from steerplug.packs.source import Folder
 from steerplug.preset import Preset, is_preset_name
 from steerplug.steering.header import kept_files
+from steerplug.steering.terms import COMPILED, MAX_BYTES
 
 _HEAD_COMMENT = "What this pack is; raise the version when its presets change."
 _LOCK_COMMENT = "The sha256 of every file of this pack, written by `steerplug pack`; do not edit."
@@ -84,8 +85,8 @@ def _names(source: Folder) -> list[str]:
         if name.lower().endswith((".yaml", ".yml", ".gguf")) and name not in names
         and not name.startswith(".")
     ]  # fmt: skip
-    compiled = source.root / "compiled"
-    found = [path.relative_to(source.root).as_posix() for path in compiled.rglob("*.gguf")]
+    compiled = (source.root / COMPILED).rglob("*.gguf")
+    found = [path.relative_to(source.root).as_posix() for path in compiled]
     odd += [name for name in found if kinds.limit(name) is None]
     if odd:
         raise PackError(
@@ -131,11 +132,10 @@ def _copies(source: Folder, kept: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for preset in _presets(source):
         for path, claims in kept_files(preset.name, [kept]):
-            name = f"compiled/{path.relative_to(kept).as_posix()}"
+            place = path.relative_to(kept).as_posix()
+            name = f"{COMPILED}/{place}"
             if claims.get("preset_digest") == preset.digest and not (source.root / name).exists():
-                ((_, found[name]),) = Folder(kept, str(kept)).read(
-                    {name.removeprefix("compiled/"): kinds.MAX_STEERING}
-                )
+                ((_, found[name]),) = Folder(kept, str(kept)).read({place: MAX_BYTES})
     return found
 
 

@@ -18,17 +18,18 @@ from steerplug.files.whole_file import write_whole
 from steerplug.files.yaml_file import MAX_BYTES, Place, printable, read_yaml
 from steerplug.preset import Name, Version
 from steerplug.preset.checks import TEXT, Frozen
+from steerplug.steering import terms
+from steerplug.steering.terms import COMPILED, PLACE, PRESET_NAME
 
 HEAD, LOCK, README = "pack.yaml", "pack.lock", "README.md"
 MAX_FILES = 1000
 MAX_TOTAL = 512 * 2**20
 MAX_TEXT = 2**20
-MAX_STEERING = 64 * 2**20  # as `steering.file` reads; imported from there it would bring NumPy
 SHIPPED = "steerplug"
 """What the presets that ship answer to, where a pack has one of the same name."""
 
-_PRESET = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\.yaml")
-_COMPILED = re.compile(r"compiled/[a-z0-9_-]{1,16}/[a-z0-9_-]{1,64}-[0-9a-f]{16}\.gguf")
+_PRESET = re.compile(rf"{PRESET_NAME.pattern}\.yaml")
+_COMPILED = re.compile(f"{COMPILED}/{PLACE.pattern}")
 _TEXTS = (README, "LICENSE", "LICENSE.md", "LICENSE.txt")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["9f86d081884c7d65..."])]
@@ -81,7 +82,7 @@ def limit(name: str) -> int | None:
         return MAX_BYTES
     if name == LOCK or name in _TEXTS:
         return MAX_TEXT if name != LOCK else MAX_BYTES
-    return MAX_STEERING if _COMPILED.fullmatch(name) else None
+    return terms.MAX_BYTES if _COMPILED.fullmatch(name) else None
 
 
 def digest(content: bytes) -> str:

@@ -18,9 +18,7 @@ from pydantic_core import CoreSchema
 
 from steerplug.preset.checks import TEXT, Frozen
 from steerplug.preset.methods import CONTRAST_ONLY, EITHER, SCALED, TEACHER_ONLY, MethodName, listed
-
-Scope = Literal["response", "all", "front"]
-Phase = Literal["thinking", "constrained"]
+from steerplug.steering.terms import Phase
 
 
 def _check_layers(layers: tuple[int, ...]) -> tuple[int, ...]:

@@ -34,12 +34,11 @@ from steerplug.preset.parts import (
     Decoding,
     Example,
     Fit,
-    Phase,
-    Scope,
     Strength,
     Teacher,
     not_empty,
 )
+from steerplug.steering.terms import PRESET_NAME, Phase, Scope
 
 __all__ = [
     "Contrast",
@@ -57,7 +56,7 @@ __all__ = [
 ]
 
 SCHEMA = "steerplug/preset-v1"
-NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+NAME = f"^{PRESET_NAME.pattern}$"
 FILE_SUFFIXES = (".yaml", ".yml", ".gguf")
 _VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 

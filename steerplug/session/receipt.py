@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from steerplug.chat.tool import ToolCall
-from steerplug.preset.parts import Phase
+from steerplug.steering.terms import Phase
 
 if TYPE_CHECKING:
     from steerplug.engine.request import Logprobs

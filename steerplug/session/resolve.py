@@ -15,10 +15,10 @@ from steerplug.interchange.reading import read_vectors
 from steerplug.library.presets import find_preset, is_steering_file, load_preset
 from steerplug.preset import Preset, check_range, check_strength
 from steerplug.preset.mix import Ingredient, parse_mix
-from steerplug.preset.parts import Phase
 from steerplug.session.receipt import Ingested
 from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity
+from steerplug.steering.terms import Phase
 from steerplug.steering.value import Mix, Steering, Term
 
 log = logging.getLogger(__name__)

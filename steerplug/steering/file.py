@@ -64,10 +64,10 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
 from steerplug.errors import SteeringError
 from steerplug.steering.identity import Identity, check_text, fidelity_json
+from steerplug.steering.terms import MAX_BYTES
 from steerplug.steering.value import Array, Delta, Steering
 
 FORMAT = 1
-MAX_BYTES = 64 * 2**20
 MAX_ENTRIES = 65_536
 CURE = "build or fetch the file again"
 

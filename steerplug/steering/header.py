@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steerplug.steering.terms import places
+
 HEADER = 2**20
 _NUMBERS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
@@ -54,9 +56,8 @@ def steering_claims(path: Path) -> dict[str, Any]:
 
 def kept_files(preset: str, folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the steering files kept for a preset, of whatever model, and what each says."""
-    name = preset.replace(".", "_")
     for folder in folders:
-        for path in sorted(folder.glob(f"*/{name}-*.gguf")):
+        for path in places(preset, folder):
             claims = steering_claims(path)
             if claims.get("preset") == preset:
                 yield path, claims

@@ -7,15 +7,14 @@ checked for size and kind, and `Store` compares them with what was asked for.
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
 from steerplug.errors import SteeringError
+from steerplug.steering.terms import PRESET_NAME
 
-PRESET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MAX_TEXT = 256
 MAX_FIDELITY = 65_536
 MAX_SEED = 2**63 - 1

@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.errors import SteeringError, StrengthError
+from steerplug.steering.terms import Scope as Scope
 
 Act = Literal["relu", "identity"]
 Norm = Literal["rms", "none"]
-Scope = Literal["response", "all", "front"]
 Array = NDArray[np.float32]
 
 

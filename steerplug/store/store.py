@@ -15,7 +15,6 @@ a warning and makes the file again.
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
@@ -28,7 +27,8 @@ from steerplug.errors import SteeringError, StoreError
 from steerplug.files.cache_folder import cache_folder, usable
 from steerplug.files.whole_file import left_overs, whole_file
 from steerplug.steering.file import FORMAT, read_steering, write_steering
-from steerplug.steering.identity import PRESET_NAME, Identity
+from steerplug.steering.identity import Identity
+from steerplug.steering.terms import PRESET_NAME, place
 from steerplug.steering.value import Steering
 
 log = logging.getLogger(__name__)
@@ -88,10 +88,8 @@ class Store:
         self.folder = folder.expanduser().absolute() if folder else cache_folder()
 
     def path(self, key: Key) -> Path:
-        """Return where the steering of `key` is, or would be; safe as a name on every system."""
-        model = re.sub(r"[^a-z0-9-]", "_", key.model.lower())[:16]
-        preset = key.preset.replace(".", "_")  # Windows reserves names such as `con.x`
-        return self.folder / model / f"{preset}-{key.digest[:16]}.gguf"
+        """Return where the steering of `key` is, or would be."""
+        return self.folder / place(key.preset, key.model, key.digest)
 
     def find(self, key: Key, *, n_embd: int, n_layer: int) -> Made | None:
         """Return the steering of `key`, or None if there is none yet.
