@@ -11,6 +11,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands import FAILED
 from steerplug.commands.output import complain, print_json, say, screen
 from steerplug.errors import SteerplugError
 from steerplug.store.figures import Figures
@@ -18,7 +19,6 @@ from steerplug.store.figures import Figures
 if TYPE_CHECKING:
     from steerplug.preset import Preset
 
-FAILED = 2
 Build = Callable[["Preset"], dict[str, Any]]
 
 

@@ -5,12 +5,11 @@ from typing import Any
 import typer
 from rich.text import Text
 
+from steerplug.commands import FAILED
 from steerplug.commands.checkup import Checkup
 from steerplug.commands.examination import Check
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_hanging, print_json, screen
-
-FAILED = 2
 
 
 def doctor(model: Model = MODEL, as_json: Json = False) -> None:

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
+from steerplug.commands import FAILED
 from steerplug.commands.options import Json
 from steerplug.commands.output import print_json, say, screen
-
-FAILED = 2
 
 Files = Annotated[
     list[Path],

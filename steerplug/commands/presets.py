@@ -10,6 +10,8 @@ from rich.text import Text
 
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
+from steerplug.files.text import first_sentence, one_line
+from steerplug.steering.terms import COMPILED
 from steerplug.store.figures import Figures
 
 if TYPE_CHECKING:
@@ -71,9 +73,9 @@ def _figures(preset: "Preset") -> Figures | None:
     from steerplug.store.measurements import newest_figures
 
     origin = preset.origin
-    came_with = [(origin.folder / "compiled", origin.pack)] if origin else []
+    came_with = [(origin.folder / COMPILED, origin.pack)] if origin else []
     return newest_figures(
-        preset.name, preset.digest, [*came_with, (shipped_folder() / "compiled", "")]
+        preset.name, preset.digest, [*came_with, (shipped_folder() / COMPILED, "")]
     )
 
 
@@ -92,12 +94,9 @@ def _cells(listing: "Listing") -> tuple[str, ...]:
     gap, _, saved = found.cells()
     tags = ", ".join(preset.tags)
     return (
-        listing.name, preset.fit.method, preset.scope, origin, tags, _line(preset), gap, saved,
+        listing.name, preset.fit.method, preset.scope, origin, tags,
+        one_line(preset.description), gap, saved,
     )  # fmt: skip
-
-
-def _line(preset: "Preset") -> str:
-    return " ".join(preset.description.split())
 
 
 def _table(found: "list[Listing]") -> Table:
@@ -109,10 +108,9 @@ def _table(found: "list[Listing]") -> Table:
     table.add_column("what it does", ratio=1)
     for one in found:
         name, method, scope, origin, _, does, gap, saved = _cells(one)
-        first_sentence = does.split(". ")[0].rstrip(".") + "." if one.preset and does else does
         table.add_row(
             Text(name, "bold cyan" if one.preset else "bold red"), method, scope, origin,
-            _INTERVAL.sub("", gap), saved, first_sentence,
+            _INTERVAL.sub("", gap), saved, first_sentence(does) if one.preset else does,
         )  # fmt: skip
     return table
 
@@ -129,7 +127,7 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
         return
     console = screen()
     console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
-    console.print(Text(f"{_line(wanted)}\n"), soft_wrap=not console.is_terminal)
+    console.print(Text(f"{one_line(wanted.description)}\n"), soft_wrap=not console.is_terminal)
     title, said = _source(wanted)
     console.print(title, style="bold")
     for who, text in said:

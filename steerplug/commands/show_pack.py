@@ -8,6 +8,7 @@ from rich.text import Text
 
 from steerplug.commands.output import print_fields, print_hanging, say, screen, visible
 from steerplug.errors import PackError
+from steerplug.files.text import first_sentence, one_line
 
 if TYPE_CHECKING:
     from steerplug.packs.contents import Contents, Numbers
@@ -47,7 +48,7 @@ def presets(contents: "Contents") -> list[dict[str, Any]]:
         {
             "name": f"{contents.head.name}/{name}",
             "version": preset.version,
-            "description": " ".join(preset.description.split()),
+            "description": one_line(preset.description),
             "license": preset.license,
             "compiled": [_figures(one) for one in contents.numbers if one.preset == name],
         }
@@ -86,7 +87,7 @@ def show(said: dict[str, Any]) -> None:
     console = screen()
     console.print(Text.assemble((said["pack"], "bold cyan"), f" {said['version']}"))
     if said["description"]:
-        console.print(visible(" ".join(said["description"].split())), soft_wrap=True)
+        console.print(visible(one_line(said["description"])), soft_wrap=True)
     show_presets(said["presets"])
     console.print()
     also = (f"{name} is also {', '.join(o)}" for name, o in said["also_named"].items())
@@ -107,9 +108,8 @@ def show_presets(found: list[dict[str, Any]]) -> None:
     """Print a line for each preset: what it does, and how well its author says it does."""
     console = screen()
     for one in found:
-        first, dot, _ = one["description"].partition(". ")
         figures = "; ".join(_figure(figure) for figure in one["compiled"])
-        text = visible(first + dot.strip()) + (f" [{figures}]" if figures else "")
+        text = visible(first_sentence(one["description"])) + (f" [{figures}]" if figures else "")
         print_hanging(console, Text(f"  {one['name']}  ", "cyan"), text)
 
 

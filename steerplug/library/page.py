@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steerplug.files.text import first_sentence, markdown
 from steerplug.preset import Preset
 from steerplug.store.figures import checks_kept, gap_closed, tokens_saved
 
@@ -74,7 +75,7 @@ def examples_of(text: str) -> dict[str, Example]:
 def _row(entry: Entry) -> str:
     preset, fidelity = entry.preset, entry.fidelity
     cells = (
-        f"[`{preset.name}`](#{preset.name})", _text(first_sentence(preset)),
+        f"[`{preset.name}`](#{preset.name})", markdown(first_sentence(preset.description)),
         gap_closed(fidelity), checks_kept(fidelity), tokens_saved(fidelity),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -85,7 +86,7 @@ def _section(entry: Entry) -> str:
     return f"""\
 ## {preset.name}
 
-{_text(preset.description)}
+{markdown(preset.description)}
 
 *{example.question}*
 
@@ -101,15 +102,3 @@ steered by `{preset.name}`:
 {example.steered}
 {_FENCE}
 """
-
-
-def _text(text: str) -> str:
-    """Return a text as one line in which Markdown sees no table and no tag."""
-    line = " ".join(text.split())
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-
-
-def first_sentence(preset: Preset) -> str:
-    """Return the first sentence of a preset's description."""
-    line = " ".join(preset.description.split())
-    return line.split(". ")[0].rstrip(".") + "." if line else ""

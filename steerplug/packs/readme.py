@@ -6,6 +6,7 @@ stays. A README without marks gets them at its end.
 
 from collections.abc import Iterable
 
+from steerplug.files.text import markdown
 from steerplug.packs.contents import Contents, Numbers
 from steerplug.preset import Preset
 from steerplug.store.figures import NOT_MEASURED, gap_closed
@@ -25,13 +26,13 @@ def with_presets(readme: str, contents: Contents) -> str:
 
 def _section(contents: Contents) -> str:
     head = contents.head
-    about = f"{_text(head.description)}\n\n" if head.description else ""
+    about = f"{markdown(head.description)}\n\n" if head.description else ""
     rows = "\n".join(_row(one, contents.numbers) for _, one in sorted(contents.presets.items()))
     return f"""
 # {head.name} {head.version}
 
 {about}A pack of presets for [steerplug](https://github.com/steerplug/steerplug): instructions as
-small files that steer a local model. Licence: {_text(head.license) or "none is stated"}.
+small files that steer a local model. Licence: {markdown(head.license) or "none is stated"}.
 
     steerplug add WHERE-THIS-IS
     steerplug run --steer {head.name}/{min(contents.presets)} "..."
@@ -52,11 +53,5 @@ def _row(preset: Preset, numbers: Iterable[Numbers]) -> str:
         for one in numbers if one.preset == preset.name
     )  # fmt: skip
     strength = f"{preset.strength.min:g} to {preset.strength.max:g}"
-    cells = preset.name, _text(preset.description), strength, _text(said) or NOT_MEASURED
+    cells = preset.name, markdown(preset.description), strength, markdown(said) or NOT_MEASURED
     return f"| {' | '.join(cells)} |"
-
-
-def _text(text: str) -> str:
-    """Return a text as one line in which Markdown sees no table, tag or comment."""
-    line = " ".join(text.split())
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -12,6 +12,7 @@ from typing import Any
 
 from steerplug.build import Built, find_built
 from steerplug.errors import FitError, SteerplugError, nearest
+from steerplug.files.text import one_line
 from steerplug.library.presets import Listing, list_presets, user_folder
 from steerplug.packs.lock import lock_in_use
 from steerplug.preset import Preset
@@ -39,8 +40,8 @@ class Offer:
 
     def describe(self) -> dict[str, Any]:
         """Return what clients may know of it."""
-        preset, does = self.preset, " ".join(self.preset.description.split())
-        does, mark, rest = does.partition(_TOO_MUCH)
+        preset = self.preset
+        does, mark, rest = one_line(preset.description).partition(_TOO_MUCH)
         strength = preset.strength
         return {
             "name": self.name,
