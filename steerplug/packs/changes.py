@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from steerplug import compare
 from steerplug.packs.contents import Contents, Numbers
+from steerplug.preset import compare
 from steerplug.store.figures import gap_closed
 
 _LONG = 200
