@@ -51,10 +51,8 @@ well, so it is loaded as it is: it does here what it does in llama.cpp. `interch
 
 import hashlib
 import json
-import math
 import os
 import re
-import struct
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,13 +61,12 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
 from steerplug.errors import SteeringError
+from steerplug.steering.header import CURE, check_header
 from steerplug.steering.identity import Identity, check_text, fidelity_json
 from steerplug.steering.terms import MAX_BYTES
 from steerplug.steering.value import Array, Delta, Steering
 
 FORMAT = 1
-MAX_ENTRIES = 65_536
-CURE = "build or fetch the file again"
 
 _DIRECTION = re.compile(r"direction\.([1-9][0-9]{0,4})")
 _BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.([zWbZ])")
@@ -294,7 +291,7 @@ def read_tensors(path: Path) -> tuple[Metadata, dict[str, Array]]:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise SteeringError(f"it is over {MAX_BYTES >> 20} MB; give a steering file.")
-            _Header(file.read(size)).check()
+            check_header(file.read(size))
             return _copied(GGUFReader(file), size)
     except SteeringError as error:
         damage = str(error)
@@ -323,62 +320,3 @@ def _copied(reader: GGUFReader, size: int) -> tuple[Metadata, dict[str, Array]]:
     if size != end:
         raise SteeringError(f"it has {size} bytes, but its tensors end at {end}; {CURE}.")
     return {key: field.contents() for key, field in reader.fields.items()}, arrays
-
-
-class _Header:
-    """Walks a GGUF header and believes no count or length in it before it was checked.
-
-    `GGUFReader` loops and allocates as a header tells it to; after `check` that is bounded.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at, self.n_items = data, 0, 0
-
-    def check(self) -> None:
-        if self.take(4) != b"GGUF" or self.number("I") not in (2, 3):
-            raise SteeringError("it is not a GGUF file of version 2 or 3; give a steering file.")
-        n_tensors, n_keys = self.number(), self.number()
-        self.count(n_tensors + n_keys)
-        for _ in range(n_keys):
-            self.text()
-            self.value(self.number("I"))
-        for _ in range(n_tensors):
-            self.text()
-            rank = self.number("I")
-            shape = [self.number() for _ in range(rank if rank <= 4 else 0)]
-            self.number("I")
-            offset = self.number()
-            if not shape or not 0 < math.prod(shape) <= MAX_BYTES or offset > MAX_BYTES:
-                raise SteeringError(f"a tensor lies beyond the end of the file; {CURE}.")
-
-    def count(self, n: int) -> None:
-        self.n_items += n
-        if self.n_items > MAX_ENTRIES:
-            raise SteeringError(f"its header announces over {MAX_ENTRIES} entries; {CURE}.")
-
-    def take(self, n: int) -> bytes:
-        if n > len(self.data) - self.at:
-            raise SteeringError(f"it ends in the middle of its header; {CURE}.")
-        self.at += n
-        return self.data[self.at - n : self.at]
-
-    def number(self, kind: str = "Q") -> int:
-        number: int = struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}")))[0]
-        return number
-
-    def text(self) -> None:
-        self.take(self.number())
-
-    def value(self, kind: int) -> None:
-        if kind == GGUFValueType.STRING:
-            return self.text()
-        if kind != GGUFValueType.ARRAY:
-            self.take(np.dtype(GGUFReader.gguf_scalar_to_np[GGUFValueType(kind)]).itemsize)
-            return None
-        item, n = self.number("I"), self.number()
-        if item == GGUFValueType.ARRAY:
-            raise SteeringError(f"its header holds an array of arrays; {CURE}.")
-        self.count(n)
-        for _ in range(n):
-            self.value(item)
-        return None
