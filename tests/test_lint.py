@@ -139,7 +139,7 @@ def test_the_head_of_a_pack_is_no_bad_preset(write: Write, tmp_path: Path) -> No
     head.write_text("schema: steerplug/pack-v1\nname: sea\nversion: new\n")
     (problem,) = lint(head)
     assert problem.line == 3
-    assert "`version`: String should match pattern" in problem.said
+    assert "`version` is 'new', but must match pattern" in problem.said
 
 
 @pytest.mark.parametrize("says", ["there is no preset file", "holds no .yaml file"])

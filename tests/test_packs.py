@@ -113,7 +113,7 @@ def test_pack_takes_along_what_was_built_here_for_the_presets_as_they_are(
         ("README.md", b"\xff", "README.md is not UTF-8 text; save it again"),
         ("other.yaml", TEXT.format(name="ahoy").encode(), "other.yaml says `name: ahoy`"),
         ("pack.yaml", b"schema: steerplug/pack-v1\nname: steerplug\n", "names the presets that sh"),
-        ("pack.yaml", b"name: sea\n", "`schema`: Field required"),
+        ("pack.yaml", b"name: sea\n", "`schema` is missing; a pack's author refreshes it"),
     ],
 )
 def test_what_cannot_be_packed_is_named_and_nothing_is_written(

@@ -1,6 +1,8 @@
 """Where steering lies is told in one place: whoever writes, lists or checks it means the same."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -58,3 +60,14 @@ def test_an_unknown_value_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="has no attribute 'Dleta'"):
         _ = steering.Dleta
+
+
+def test_a_listing_reads_what_files_say_without_numpy() -> None:
+    code = (
+        "import sys; from steerplug.steering.header import kept_files;"
+        "from steerplug.library.presets import shipped_folder;"
+        "print(len(list(kept_files('pirate', [shipped_folder() / 'compiled']))));"
+        "print({'numpy', 'gguf'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["1", "set()"]

@@ -1,8 +1,8 @@
-"""What pydantic found wrong with a YAML file, as one sentence for its author.
+"""What pydantic found wrong with a stranger's values, as one sentence for their author.
 
-Contract: the sentence names the file, the line, the key by its dotted path, what was given, and
-what is right: the nearest known key or word, or an example (a model's field carries its own, in
-`Field(examples=...)`).
+Contract: of a file, the sentence names the file, the line, the key by its dotted path, what was
+given, and what is right: the nearest known key or word, or an example (a model's field carries its
+own, in `Field(examples=...)`).
 """
 
 import re
@@ -32,32 +32,46 @@ class Finding:
         return said if said.endswith("?") else said + "."
 
 
-def explain(error: ValidationError, model: type[BaseModel], file: YamlFile) -> str:
+def explain(
+    error: ValidationError, model: type[BaseModel], file: YamlFile, what: str = "a preset"
+) -> str:
     """Return one sentence for pydantic's findings: the first of them, and how many more there are.
 
     Unknown keys come first, because they explain what is missing.
+
+    Args:
+        error: what pydantic found.
+        model: what was asked of the values.
+        file: the values.
+        what: what the file should be.
     """
-    first, *others = findings(error, model, file)
+    first, *others = findings(error, model, file, what)
     more = len(others)
     rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
     return first.sentence(file, rest)
 
 
 def findings(
-    error: ValidationError, model: type[BaseModel], file: YamlFile
+    error: ValidationError, model: type[BaseModel], file: YamlFile, what: str = "a preset"
 ) -> list[Finding]:
     """Return all that pydantic found wrong, unknown keys first."""
     found: dict[Place, list[dict[str, Any]]] = {}
     for problem in sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden"):
-        place = _place(problem["loc"], problem["type"], file.data)
+        place = place_of(problem["loc"], problem["type"], file.data)
         found.setdefault(place, []).append(dict(problem))
     # A value that fits no branch of a union is reported for each branch; the deepest knows best.
     places = [p for p in found if not any(p == q[: len(p)] and p != q for q in found)]
-    return [Finding(place, _say(place, found[place], model)) for place in places]
+    return [Finding(place, _say(place, found[place], model, what)) for place in places]
 
 
-def _place(loc: Sequence[str | int], kind: str, data: object) -> Place:
-    """Return what of `loc` the author wrote; pydantic adds the names of union branches."""
+def place_of(loc: Sequence[str | int], kind: str, data: object) -> Place:
+    """Return what of `loc` the author wrote; pydantic adds the names of union branches.
+
+    Args:
+        loc: where pydantic says that the problem is.
+        kind: pydantic's type of the problem.
+        data: what was validated.
+    """
     place: list[str | int] = []
     for i, step in enumerate(loc):
         is_key = isinstance(data, Mapping) and step in data
@@ -70,7 +84,9 @@ def _place(loc: Sequence[str | int], kind: str, data: object) -> Place:
     return tuple(place)
 
 
-def _say(place: Place, problems: list[dict[str, Any]], model: type[BaseModel]) -> str:
+def _say(
+    place: Place, problems: list[dict[str, Any]], model: type[BaseModel], what: str
+) -> str:
     """Return where, what was given and what is right, without a full stop."""
     problem = next((p for p in problems if p["type"] == "value_error"), problems[0])
     kind, context = problem["type"], problem.get("ctx", {})
@@ -79,7 +95,7 @@ def _say(place: Place, problems: list[dict[str, Any]], model: type[BaseModel]) -
     if kind == "extra_forbidden":
         keys = [f.alias or name for m in models for name, f in m.model_fields.items()]
         cure = nearest(str(place[-1]), keys) or f"; the keys here are: {', '.join(keys)}"
-        return f"`{where}` is not a key that a preset has{cure}"
+        return f"`{where}` is not a key that {what} has{cure}"
     if kind == "missing":
         return f"`{where}` is missing{_example(place, owner, 'add')}"
     if kind == "value_error":

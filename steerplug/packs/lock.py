@@ -106,7 +106,7 @@ def read_lock(path: Path) -> Lock:
 
 @lru_cache(maxsize=8)
 def _parsed(content: bytes, source: str) -> Lock:
-    return read_model(Lock, content, source)
+    return read_model(Lock, content, source, "a steerplug.lock")
 
 
 def write_lock(path: Path, lock: Lock) -> None:

@@ -14,8 +14,9 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from steerplug.errors import PackError, PresetError
+from steerplug.files.problems import explain
 from steerplug.files.whole_file import write_whole
-from steerplug.files.yaml_file import MAX_BYTES, Place, printable, read_yaml
+from steerplug.files.yaml_file import MAX_BYTES, printable, read_yaml
 from steerplug.preset import Name, Version
 from steerplug.preset.checks import TEXT, Frozen
 from steerplug.steering import terms
@@ -96,7 +97,7 @@ def read_head(content: bytes, source: str) -> Head:
     Raises:
         PackError: it is not one.
     """
-    return read_model(Head, content, source)
+    return read_model(Head, content, source, "a pack.yaml")
 
 
 def read_manifest(content: bytes, source: str) -> Manifest:
@@ -105,7 +106,7 @@ def read_manifest(content: bytes, source: str) -> Manifest:
     Raises:
         PackError: it is not one, or names a file that a pack may not hold.
     """
-    manifest = read_model(Manifest, content, source)
+    manifest = read_model(Manifest, content, source, "a pack.lock")
     for name in manifest.files:
         if name == LOCK or limit(name) is None:
             raise PackError(
@@ -117,11 +118,17 @@ def read_manifest(content: bytes, source: str) -> Manifest:
     return manifest
 
 
+_REFRESH = "a pack's author refreshes it with `steerplug pack`"
+_CURES = {
+    "a pack.yaml": _REFRESH,
+    "a pack.lock": _REFRESH,
+    "a steerplug.lock": "remove it, and add the packs again with `steerplug add`",
+}
 _Model = TypeVar("_Model", bound=Frozen)
 
 
-def read_model(model: type[_Model], content: bytes, source: str) -> _Model:
-    """Return what a YAML file says, as a model.
+def read_model(model: type[_Model], content: bytes, source: str, what: str) -> _Model:
+    """Return what a YAML file says, as a model; `what` it should be: a pack.yaml, a pack.lock, ...
 
     Raises:
         PackError: it is not plain YAML, or a key or value is wrong; the first one is named.
@@ -132,14 +139,9 @@ def read_model(model: type[_Model], content: bytes, source: str) -> _Model:
     except PresetError as error:
         raise PackError(str(error)) from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        place: Place = tuple(problem["loc"])
-        key = ".".join(printable(str(step)) for step in place)
-        message = problem["msg"].removeprefix("Value error, ")
-        raise PackError(
-            f"{file.at(place)}: `{key}`: {printable(message)}; a pack's author refreshes it with "
-            "`steerplug pack`."
-        ) from None
+        sentence = explain(error, model, file, what)
+        cure = "" if sentence.endswith("?") else f"; {_CURES[what]}."
+        raise PackError(sentence.removesuffix(".") + cure) from None
 
 
 def write_model(head: str, model: Frozen) -> bytes:

@@ -1,7 +1,6 @@
 """What a client is told when something goes wrong: OpenAI's envelope, with the right status."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +15,7 @@ from steerplug.errors import (
     StrengthError,
 )
 from steerplug.server.aliases import ALIASES
+from steerplug.files.problems import place_of
 
 log = logging.getLogger("steerplug.server")
 
@@ -69,30 +69,25 @@ def explain(error: RequestValidationError) -> dict[str, Any]:
     Where a field has alternatives, pydantic tells the problem of each; what came goes furthest in
     the one that was meant.
     """
-    problems = [(_place(problem, error.body), problem) for problem in error.errors()]
+    problems = [
+        (place_of(_as_written(problem["loc"][1:], error.body), problem["type"], error.body), problem)
+        for problem in error.errors()
+    ]
     first, _ = problems[0]
     here = [one for one in problems if one[0][: len(first)] == first]
     place, problem = max(here, key=lambda one: (len(one[0]), not one[1]["type"].endswith("_type")))
     value = "" if problem["type"] == "missing" else f"; it is {problem['input']!r:.80}"
     more = f" ({len(problems) - len(here)} more)" if len(problems) > len(here) else ""
-    name = ".".join(place)
+    name = ".".join(map(str, place))
     said = f"{name or 'the body'}: {problem['msg']}{value}{more}."
     return describe(said, 400, param=name or None)
 
 
-def _place(problem: Mapping[str, Any], body: Any) -> list[str]:
-    """Return where in the body a problem is, without what pydantic calls the alternatives."""
-    place, inner = list[str](), problem["loc"][1:]
-    for part in inner:
-        if not place and isinstance(body, dict) and part not in body:
-            part = next((alias for alias in body if ALIASES.get(alias) == part), part)
-        is_field = isinstance(body, dict) and part in body
-        if is_field or (isinstance(body, list) and isinstance(part, int)):
-            place.append(str(part))
-            body = body[part]
-    if inner and problem["type"] == "missing":
-        place.append(str(inner[-1]))
-    return place
+def _as_written(loc: Sequence[str | int], body: Any) -> Sequence[str | int]:
+    """Return where a problem is, by the name that the client gave the field."""
+    if not loc or not isinstance(body, Mapping) or loc[0] in body:
+        return loc
+    return (next((alias for alias in body if ALIASES.get(alias) == loc[0]), loc[0]), *loc[1:])
 
 
 def describe(
