@@ -1,6 +1,7 @@
 """What a client is told when something goes wrong: OpenAI's envelope, with the right status."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -14,8 +15,8 @@ from steerplug.errors import (
     StoreError,
     StrengthError,
 )
-from steerplug.server.aliases import ALIASES
 from steerplug.files.problems import place_of
+from steerplug.server.aliases import ALIASES
 
 log = logging.getLogger("steerplug.server")
 
@@ -70,7 +71,7 @@ def explain(error: RequestValidationError) -> dict[str, Any]:
     the one that was meant.
     """
     problems = [
-        (place_of(_as_written(problem["loc"][1:], error.body), problem["type"], error.body), problem)
+        (place_of(_written(problem["loc"][1:], error.body), problem["type"], error.body), problem)
         for problem in error.errors()
     ]
     first, _ = problems[0]
@@ -83,7 +84,7 @@ def explain(error: RequestValidationError) -> dict[str, Any]:
     return describe(said, 400, param=name or None)
 
 
-def _as_written(loc: Sequence[str | int], body: Any) -> Sequence[str | int]:
+def _written(loc: Sequence[str | int], body: Any) -> Sequence[str | int]:
     """Return where a problem is, by the name that the client gave the field."""
     if not loc or not isinstance(body, Mapping) or loc[0] in body:
         return loc
