@@ -26,7 +26,7 @@ import numpy as np
 from steerplug import Sampling, Session
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.fit.choose import MAX_DAMAGE, Candidates
 from steerplug.fit.difference import actadd
@@ -70,7 +70,7 @@ def continuation(engine: Engine, prompt: Prompt, mix: Mix, seed: int) -> list[in
 
 
 def read(
-    cells: Cells, prompt: Prompt, own: Sequence[Sequence[int]], words: Sequence[int], mix: Mix
+    cells: Reader, prompt: Prompt, own: Sequence[Sequence[int]], words: Sequence[int], mix: Mix
 ) -> np.ndarray:
     """Return the log-probability of the words, and per token that of the model's own text."""
     of_words, of_own = [], []
@@ -81,7 +81,7 @@ def read(
     return np.array([np.concatenate(of_words).mean(), np.concatenate(of_own).mean()])
 
 
-def experiment(session: Session, cells: Cells, tried: Experiment, full: bool) -> None:
+def experiment(session: Session, cells: Reader, tried: Experiment, full: bool) -> None:
     model, vocab = session.model, session.model.vocab
     blocks, coefficients = (range(0, 29, 3), (1, 2, 4, 8)) if full else ((2, 10, 18), (2, 4, 8))
     prompt = Prompt((vocab.bos, *vocab.tokenize(tried.opening)), has_bos=True)
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="more blocks, coefficients and text")
     full = parser.parse_args().full
     session = Session("smollm2", n_ctx=512)
-    cells = Cells(Context(session.model, n_ctx=512))
+    cells = Reader(Context(session.model, n_ctx=512))
     for tried in EXPERIMENTS:
         experiment(session, cells, tried, full)
     session.close()

@@ -32,7 +32,7 @@ from steerplug import Sampling, Session
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.fit.choose import MAX_DAMAGE
 from steerplug.fit.difference import actadd
@@ -65,7 +65,7 @@ def own_texts(engine: Engine, n_openings: int, n_each: int) -> list[Text]:
 
 
 def read(
-    cells: Cells, texts: Sequence[Text], words: Sequence[int], mix: Mix, front: Sequence[int] = ()
+    cells: Reader, texts: Sequence[Text], words: Sequence[int], mix: Mix, front: Sequence[int] = ()
 ) -> np.ndarray:
     """Return the log-probability of the words, and per token that of the model's own text."""
     bos, of_words, of_own = cells.context.model.vocab.bos, [], []
@@ -97,7 +97,7 @@ def main() -> None:
     places, doses = ((0, 8, 16, 24), (1, 2, 4, 8)) if full else ((0, 12), (1, 4))
     session = Session("smollm2", n_ctx=512)
     model, vocab = session.model, session.model.vocab
-    cells = Cells(Context(model, n_ctx=512))
+    cells = Reader(Context(model, n_ctx=512))
     texts = own_texts(session.engine, *((4, 2) if full else (2, 1)))
     tokens = [vocab.tokenize(f" {word}") for word in WORDS.split()]
     words = [one[0] for one in tokens if len(one) == 1]

@@ -31,7 +31,7 @@ import numpy as np
 
 from steerplug import Session
 from steerplug.engine.context import Context, Row
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import plan
 from steerplug.evaluate.picture import check_picture, plain
 from steerplug.evaluate.questions import spread, unseen
@@ -48,7 +48,7 @@ SHADES = " .:-=+*#%@"
 
 
 def read(
-    cells: Cells, lessons: Sequence[Lesson], mix: Mix = NOTHING, *, prompted: bool = False
+    cells: Reader, lessons: Sequence[Lesson], mix: Mix = NOTHING, *, prompted: bool = False
 ) -> Array:
     """Return the activations of boundaries and replies, all but the last block's.
 
@@ -123,7 +123,7 @@ def main() -> None:
         check_picture(options.plot)
     session, preset = Session("smollm2", n_ctx=1024), load_preset("pirate")
     assert preset.teacher is not None
-    model, cells = session.model, Cells(Context(session.model, n_ctx=1024))
+    model, cells = session.model, Reader(Context(session.model, n_ctx=1024))
     ask = partial(teach, session.engine, session.template, preset.teacher)
     fitted = ask(spread(general_prompts("fit"), 32 if options.full else 4), seed=1)
     z = difference.mean(activations.of_lessons(cells, fitted, [MEAN_BLOCK]))[MEAN_BLOCK]

@@ -17,7 +17,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells, reading
+from steerplug.engine.reader import Reader, reading
 from steerplug.engine.requantised import quick
 from steerplug.errors import FitError
 from steerplug.evaluate.dial import check_dial, is_weak, weakness, works
@@ -25,7 +25,7 @@ from steerplug.evaluate.questions import SWEPT, for_choosing, reported_on, sprea
 from steerplug.evaluate.report import measure_steering
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.chain import Chain, fit_chain
-from steerplug.fit.checkpoint import Kept
+from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
 from steerplug.fit.distill import check_installed, distill
@@ -108,7 +108,7 @@ def _found_or_made(
         if found_near:
             return found_near
     made: list[tuple[Steering, Identity]] = []
-    kept = Kept(path)
+    kept = Checkpoint(path)
 
     def make() -> tuple[Steering, Identity]:
         kept.load()
@@ -205,7 +205,7 @@ def store_key(preset: Preset, engine: Engine) -> Key:
 
 
 def _fit(
-    preset: Preset, engine: Engine, key: Key, kept: Kept, report: Report
+    preset: Preset, engine: Engine, key: Key, kept: Checkpoint, report: Report
 ) -> tuple[Steering, Identity]:
     with reading(engine.model, engine.context.n_ctx) as cells:
         if preset.teacher is not None:
@@ -235,7 +235,7 @@ Figures = dict[str, Any]
 
 
 def _fit_teacher(
-    preset: Preset, engine: Engine, cells: Cells, kept: Kept, report: Report
+    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
 ) -> tuple[Steering, float, Figures]:
     """Fit the difference that the teacher's prompt makes to its own replies, and measure it."""
     if METHODS[preset.fit.method].needs_torch:
@@ -246,7 +246,7 @@ def _fit_teacher(
 
 
 def _imitation(
-    preset: Preset, model: Model, engine: Engine, cells: Cells, kept: Kept, report: Report
+    preset: Preset, model: Model, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
 ) -> Steering:
     """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
     assert preset.teacher is not None
@@ -282,7 +282,7 @@ def _imitation(
 
 
 def _measured(
-    preset: Preset, engine: Engine, cells: Cells, steering: Steering, report: Report
+    preset: Preset, engine: Engine, cells: Reader, steering: Steering, report: Report
 ) -> tuple[float, Figures]:
     """Return the strength to use unless another is said, and the fidelity report there.
 
@@ -302,7 +302,7 @@ def _measured(
 
 
 def _fit_contrast(
-    preset: Preset, engine: Engine, cells: Cells, report: Report
+    preset: Preset, engine: Engine, cells: Reader, report: Report
 ) -> tuple[Steering, float, Figures]:
     """Fit the difference between the contrast's texts.
 

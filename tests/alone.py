@@ -8,7 +8,7 @@ import numpy as np
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Logprobs, Piece
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import Array, Delta, Mix, Scope, Steering
@@ -57,7 +57,7 @@ def far_from_alone(
     drawn = [(piece.token, piece.logprobs) for piece in pieces if piece.token is not None]
     tokens = [token for token, _ in drawn]
     context.clear()
-    (alone,) = reply_log_probs(Cells(context), prompt, tokens[:-1], [mix])
+    (alone,) = reply_log_probs(Reader(context), prompt, tokens[:-1], [mix])
     told = [logprobs for _, logprobs in drawn]
     return float(np.mean(list(map(_divergence, alone, told))))
 
@@ -70,7 +70,7 @@ def unlike_alone(
     The most over its tokens, each behind those before it, alone in the context.
     """
     context.clear()
-    (alone,) = reply_log_probs(Cells(context), prompt, tokens[:-1], [mix])
+    (alone,) = reply_log_probs(Reader(context), prompt, tokens[:-1], [mix])
     alone[:, context.model.vocab.eos] = -np.inf  # asked for without an end
     return float((alone.max(axis=1) - alone[np.arange(len(tokens)), list(tokens)]).max())
 

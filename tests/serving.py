@@ -13,7 +13,7 @@ import httpx
 
 from steerplug.server.config import Config
 from steerplug.server.serve import Server, listen
-from steerplug.server.state import Serving
+from steerplug.server.state import ServerState
 from steerplug.session import Session
 
 NAME = "smollm2"
@@ -32,7 +32,7 @@ def session() -> Session:
 def served(**config: Any) -> Iterator["Client"]:
     """Run a server on a free port; its engine stays open when it ends."""
     setup = Config(NAME, port=0, **{"grace": 0.5, **config})
-    serving = Serving(session(), setup)
+    serving = ServerState(session(), setup)
     listening = listen(setup)
     server = _Lasting(serving)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -60,7 +60,7 @@ class _Lasting(Server):
 class Client(httpx.Client):
     """A client of a server under test."""
 
-    def __init__(self, host: str, port: int, serving: Serving) -> None:
+    def __init__(self, host: str, port: int, serving: ServerState) -> None:
         self.address, self.serving = (host, port), serving
         self.root = f"http://{host}:{port}"
         super().__init__(base_url=self.root, timeout=60)

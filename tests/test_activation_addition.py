@@ -16,7 +16,7 @@ from steerplug.build import build_preset
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
@@ -47,7 +47,7 @@ def words(model: Model, request: pytest.FixtureRequest) -> Iterator[Words]:
     All of it is said and read by a quick copy of the model.
     """
     prompt = Prompt(tuple(model.vocab.tokenize(request.param)))
-    slow = Engine(model, n_ctx=1024), Cells(Context(model, n_ctx=1024))
+    slow = Engine(model, n_ctx=1024), Reader(Context(model, n_ctx=1024))
     with quick(*slow) as (engine, cells):
 
         def say(seed: int) -> list[int]:
@@ -60,7 +60,7 @@ def words(model: Model, request: pytest.FixtureRequest) -> Iterator[Words]:
 
 
 def _words(
-    model: Model, cells: Cells, prompt: Prompt, continuations: Sequence[Sequence[int]]
+    model: Model, cells: Reader, prompt: Prompt, continuations: Sequence[Sequence[int]]
 ) -> Words:
     ratings = _ratings(model)
     positive = [token for token, rating in ratings.items() if rating >= MIN_RATING]

@@ -12,10 +12,10 @@ from alone import NOISE, chat, check_accounts, far_from_alone, steering, until  
 
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Piece, Progress, Request
-from steerplug.engine.generation import Reply
+from steerplug.engine.generation import Generation
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampling
-from steerplug.engine.scheduler import Batch
+from steerplug.engine.scheduler import Scheduler
 from steerplug.engine.scope import Prompt
 from steerplug.errors import (
     EngineBusy,
@@ -68,13 +68,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Rows:
 @pytest.fixture
 def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Steps wait for this event, so that requests can gather."""
-    go, step = threading.Event(), Batch.step
+    go, step = threading.Event(), Scheduler.step
 
-    def waiting(self: Batch) -> None:
+    def waiting(self: Scheduler) -> None:
         go.wait(30)
         step(self)
 
-    monkeypatch.setattr(Batch, "step", waiting)
+    monkeypatch.setattr(Scheduler, "step", waiting)
     yield go
     go.set()
 
@@ -437,11 +437,11 @@ def test_the_worker_s_death_is_told_to_everyone_and_the_engine_starts_anew(
     expected = [list(new_engine().generate(request)) for request in requests]
     list(engine.generate(requests[0]))
 
-    def dies(_self: Batch) -> None:
+    def dies(_self: Scheduler) -> None:
         raise MemoryError("planted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Batch, "_choose", dies)
+        patch.setattr(Scheduler, "_choose", dies)
         readers = [Reader(engine, request) for request in requests]
         for reader in readers:
             with pytest.raises(EngineError, match=r"the engine stopped \(MemoryError.*anew\.$"):
@@ -604,7 +604,7 @@ def test_nothing_is_kept_of_replies_that_have_ended(
     names = engine._worker.batch.cache._names
     assert len(names) <= 5
     gc.collect()
-    assert not any(type(thing) is Reply for thing in gc.get_objects())
+    assert not any(type(thing) is Generation for thing in gc.get_objects())
     check_accounts(engine)
 
 

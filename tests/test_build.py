@@ -18,7 +18,7 @@ from steerplug.evaluate import fidelity, questions, report, sweep
 from steerplug.evaluate.questions import for_choosing, unseen
 from steerplug.fit import difference, distill, measure
 from steerplug.fit import teacher as teaching
-from steerplug.fit.checkpoint import Kept
+from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.general import general_prompts
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
@@ -333,7 +333,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(
 
     with pytest.raises(KeyboardInterrupt):
         build_preset(wanted, engine, store=store, report=interrupt)
-    kept = Kept(store.path(store_key(wanted, engine)))
+    kept = Checkpoint(store.path(store_key(wanted, engine)))
     kept.load()
     assert (sorted(kept.replies), list(kept.deltas)) == ([0, 1, 2], [4, 8])
 

@@ -8,7 +8,7 @@ import pytest
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 
@@ -20,8 +20,8 @@ def relative(a: Array, b: Array) -> float:
 
 
 @pytest.fixture
-def cells(context: Context) -> Cells:
-    return Cells(context)
+def cells(context: Context) -> Reader:
+    return Reader(context)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def rows(tokens: Sequence[int], *spans: tuple[int, int, Applied | None]) -> list
     return [Row(token, i, i == last, applied[i]) for i, token in enumerate(tokens)]
 
 
-def run(cells: Cells, wanted: Sequence[Row]) -> tuple[int, Array]:
+def run(cells: Reader, wanted: Sequence[Row]) -> tuple[int, Array]:
     """Decode what is not held; return how much was, and the last row's logits."""
     same = cells.reuse(wanted[:-1])
     for batch in cells.decode(wanted[same:]):
@@ -52,7 +52,7 @@ def run(cells: Cells, wanted: Sequence[Row]) -> tuple[int, Array]:
     return same, cells.context.logits(last)
 
 
-def fresh(cells: Cells, wanted: Sequence[Row]) -> Array:
+def fresh(cells: Reader, wanted: Sequence[Row]) -> Array:
     """The same from an empty cache, which is left empty."""
     cells.reuse([])
     logits = run(cells, wanted)[1]
@@ -60,7 +60,7 @@ def fresh(cells: Cells, wanted: Sequence[Row]) -> Array:
     return logits
 
 
-def test_the_longest_common_beginning_is_kept(cells: Cells, tokens: list[int]) -> None:
+def test_the_longest_common_beginning_is_kept(cells: Reader, tokens: list[int]) -> None:
     assert run(cells, rows(tokens))[0] == 0
     assert len(cells) == len(tokens)
     assert run(cells, rows(tokens))[0] == len(tokens) - 1
@@ -71,7 +71,7 @@ def test_the_longest_common_beginning_is_kept(cells: Cells, tokens: list[int]) -
 
 
 def test_cells_of_other_steering_are_dropped_from_the_first_one_on(
-    cells: Cells, tokens: list[int], model: Model
+    cells: Reader, tokens: list[int], model: Model
 ) -> None:
     one, other = lay_out(mix(model, 1)), lay_out(mix(model, 2))
     end = len(tokens)
@@ -90,7 +90,7 @@ def test_cells_of_other_steering_are_dropped_from_the_first_one_on(
 
 
 def test_another_strength_or_position_is_other_steering(
-    cells: Cells, tokens: list[int], model: Model
+    cells: Reader, tokens: list[int], model: Model
 ) -> None:
     z = np.random.default_rng(1).standard_normal((2, model.n_embd)).astype(np.float32)
     front = Steering("f", model.n_embd, model.n_layer, {BLOCK: Delta.constant(z)}, "front")
@@ -101,14 +101,14 @@ def test_another_strength_or_position_is_other_steering(
 
 
 def test_equal_steering_of_another_object_is_the_same_steering(
-    cells: Cells, tokens: list[int], model: Model
+    cells: Reader, tokens: list[int], model: Model
 ) -> None:
     run(cells, rows(tokens, (3, 8, lay_out(mix(model, 1)))))
     assert run(cells, rows(tokens, (3, 8, lay_out(mix(model, 1)))))[0] == len(tokens) - 1
 
 
 def test_the_same_tokens_steered_elsewhere_are_not_the_same_cells(
-    cells: Cells, tokens: list[int], model: Model
+    cells: Reader, tokens: list[int], model: Model
 ) -> None:
     one = lay_out(mix(model, 1))
     run(cells, rows(tokens, (3, 8, one)))
@@ -117,7 +117,7 @@ def test_the_same_tokens_steered_elsewhere_are_not_the_same_cells(
 
 
 def test_several_batches_leave_the_same_cells_as_one(
-    cells: Cells, tokens: list[int], model: Model, monkeypatch: pytest.MonkeyPatch
+    cells: Reader, tokens: list[int], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = rows(tokens, (4, 9, lay_out(mix(model, 1))))
     expected = fresh(cells, wanted)
@@ -135,13 +135,13 @@ def test_several_batches_leave_the_same_cells_as_one(
     assert cells.reuse(wanted) == len(tokens)
 
 
-def test_without_blocks_to_capture_nothing_is(cells: Cells, tokens: list[int]) -> None:
+def test_without_blocks_to_capture_nothing_is(cells: Reader, tokens: list[int]) -> None:
     (batch,) = cells.decode(rows(tokens))
     assert batch.captured is None
 
 
 def test_captured_activations_carry_the_steering_of_their_rows(
-    cells: Cells, tokens: list[int], model: Model
+    cells: Reader, tokens: list[int], model: Model
 ) -> None:
     (bare,) = cells.decode(rows(tokens), [BLOCK])
     cells.reuse([])
@@ -157,7 +157,7 @@ def test_captured_activations_carry_the_steering_of_their_rows(
 
 @pytest.mark.parametrize("failure", [EngineError("planted"), KeyboardInterrupt()])
 def test_after_a_failure_no_cell_is_held(
-    failure: BaseException, cells: Cells, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+    failure: BaseException, cells: Reader, tokens: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = fresh(cells, rows(tokens))
     run(cells, rows(tokens[:6]))
@@ -182,7 +182,7 @@ def test_after_a_failure_no_cell_is_held(
 
 
 def test_a_real_failure_of_llama_cpp_leaves_a_cache_that_works(
-    cells: Cells, tokens: list[int], model: Model
+    cells: Reader, tokens: list[int], model: Model
 ) -> None:
     expected = fresh(cells, rows(tokens))
     run(cells, rows(tokens))
@@ -196,7 +196,7 @@ def test_a_real_failure_of_llama_cpp_leaves_a_cache_that_works(
 
 
 def test_a_cache_that_cannot_be_cut_back_is_dropped_whole(
-    cells: Cells, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+    cells: Reader, tokens: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a recurrent model: `Context.keep` then keeps nothing, and everything is decoded."""
     expected = fresh(cells, rows(tokens))
@@ -214,7 +214,7 @@ def test_a_cache_that_cannot_be_cut_back_is_dropped_whole(
     assert relative(logits, expected) < 1e-3
 
 
-def test_a_batch_that_is_never_read_adds_no_cells(cells: Cells, tokens: list[int]) -> None:
+def test_a_batch_that_is_never_read_adds_no_cells(cells: Reader, tokens: list[int]) -> None:
     cells.decode(rows(tokens))
     assert len(cells) == 0
     assert run(cells, rows(tokens))[0] == 0

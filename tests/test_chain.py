@@ -7,7 +7,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.fit import chain as chains
 from steerplug.fit.chain import Chain, Sums, fit_chain, regress
 from steerplug.fit.measure import gaps_closed
@@ -119,7 +119,7 @@ def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
     model: Model, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     lessons, unseen = taught[0][:8], taught[1][:2]
-    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
     one = fit_chain(chain, cells, lessons, [20])
     two = fit_chain(chain, cells, lessons, [20, 27])
@@ -134,7 +134,7 @@ def test_blocks_see_those_below_them_steered(
 ) -> None:
     """Above a block that already closes most of what it can, less is missing than without it."""
     lessons = taught[0][:4]
-    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
     alone = fit_chain(chain, cells, lessons, [10]).layers[10].z
     after = fit_chain(chain, cells, lessons, [9, 10]).layers[10].z
@@ -145,7 +145,7 @@ def test_blocks_that_are_known_are_not_fitted_again(
     model: Model, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     lessons = taught[0][:2]
-    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
     known: dict[int, Delta] = {}
     whole = fit_chain(chain, cells, lessons, [1, 2, 3], known=known)
@@ -163,7 +163,7 @@ def test_the_prompted_model_is_read_for_as_many_blocks_at_a_time_as_memory_allow
     model: Model, taught: tuple[list[Lesson], list[Lesson]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lessons = taught[0][:2]
-    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
     read: list[str] = []
 
@@ -184,7 +184,7 @@ def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
     model: Model, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     lessons, unseen = taught
-    cells = Cells(Context(model, n_ctx=1024, n_threads=1))
+    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "all")
     steering = fit_chain(chain, cells, lessons[:4], [24])
     assert steering.scope == "all"

@@ -10,7 +10,7 @@ from steerplug.commands import main
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.alike import alike
 from steerplug.preset import Preset
@@ -66,7 +66,7 @@ PROMPT = Prompt((1, 504, 5345, 282, 4649, 314))
 
 
 def compared(a: Steering, b: Steering, engine: Engine, context: Context) -> list[float | None]:
-    return [one.cosine for one in alike(a, b, engine, Cells(context), [PROMPT])]
+    return [one.cosine for one in alike(a, b, engine, Reader(context), [PROMPT])]
 
 
 def constant(model: Model, seed: int, *layers: int) -> Steering:
@@ -97,7 +97,7 @@ def test_the_cosine_of_constants_is_theirs(
     twice = Steering("t", model.n_embd, model.n_layer, {
         il: Delta.constant(-2 * delta.z) for il, delta in a.layers.items()
     })  # fmt: skip
-    found = alike(a, twice, engine, Cells(context), [PROMPT])
+    found = alike(a, twice, engine, Reader(context), [PROMPT])
     assert [one.cosine for one in found] == pytest.approx([-1.0, -1.0])
     assert all(one.size_b == pytest.approx(2 * one.size_a) for one in found)
 

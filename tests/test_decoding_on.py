@@ -16,7 +16,7 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampling
-from steerplug.engine.scheduler import Batch
+from steerplug.engine.scheduler import Scheduler
 from steerplug.errors import EngineError, ReplyTimeout
 from steerplug.steering.value import NOTHING
 
@@ -38,7 +38,7 @@ def small(model: Model) -> Iterator[Engine]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often the batch stepped and the context decoded."""
     counts = {"step": 0, "decode": 0}
-    for owner, name in ((Batch, "step"), (Context, "decode")):
+    for owner, name in ((Scheduler, "step"), (Context, "decode")):
         original = getattr(owner, name)
 
         def counting(*args: object, name: str = name, do: Any = original, **kw: object) -> object:

@@ -13,7 +13,7 @@ import torch
 
 from steerplug.engine.context import Context
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference
 from steerplug.fit.activations import Activations
@@ -167,8 +167,8 @@ def test_activations_that_are_not_finite_are_refused(value: float, side: int) ->
 
 
 @pytest.fixture
-def cells(context: Context) -> Cells:
-    return Cells(context)
+def cells(context: Context) -> Reader:
+    return Reader(context)
 
 
 Hidden = Callable[[Sequence[int]], list[Array]]
@@ -190,7 +190,7 @@ BLOCKS = (0, 1, 6, 15, 28)
 
 
 def test_captured_activations_are_those_of_transformers(
-    cells: Cells, hidden: Hidden, model: Model
+    cells: Reader, hidden: Hidden, model: Model
 ) -> None:
     tokens = [model.vocab.bos, *model.vocab.tokenize("I love the sea in summer, do you?")]
     ours, theirs = activations.capture(cells, tokens, BLOCKS, 0), hidden(tokens)
@@ -203,7 +203,7 @@ def test_captured_activations_are_those_of_transformers(
 
 
 def test_rows_captured_after_a_cached_beginning_are_those_of_a_fresh_context(
-    cells: Cells, model: Model
+    cells: Reader, model: Model
 ) -> None:
     one = [model.vocab.bos, *model.vocab.tokenize("I love the sea in summer")]
     two = [model.vocab.bos, *model.vocab.tokenize("I love the sea in winter")]
@@ -216,7 +216,7 @@ def test_rows_captured_after_a_cached_beginning_are_those_of_a_fresh_context(
 
 
 def test_a_text_of_several_batches_is_captured_whole(
-    cells: Cells, model: Model, monkeypatch: pytest.MonkeyPatch
+    cells: Reader, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = [model.vocab.bos, *model.vocab.tokenize("I love the sea in summer, and you? " * 2)]
     whole = activations.capture(cells, tokens, (4, 9), 2)
@@ -226,12 +226,12 @@ def test_a_text_of_several_batches_is_captured_whole(
     assert cosine(whole, pieces) > 0.9999
 
 
-def test_a_text_that_does_not_fit_the_context_is_refused(cells: Cells) -> None:
+def test_a_text_that_does_not_fit_the_context_is_refused(cells: Reader) -> None:
     with pytest.raises(FitError, match="has 513 tokens and the context holds 512; shorten"):
         activations.capture(cells, [5] * 513, (4,), 0)
 
 
-def test_texts_are_averaged_over_their_tokens_after_bos(cells: Cells, model: Model) -> None:
+def test_texts_are_averaged_over_their_tokens_after_bos(cells: Reader, model: Model) -> None:
     pairs = [("I love the sea", "I hate the sea"), ("Good", "Very bad indeed")]
     rows = activations.of_texts(cells, pairs, (6, 12))
     assert rows.positive.shape == rows.negative.shape == (2, 2, model.n_embd)
@@ -240,7 +240,7 @@ def test_texts_are_averaged_over_their_tokens_after_bos(cells: Cells, model: Mod
     assert cosine(rows.negative[1], expected) > 0.999
 
 
-def test_a_text_without_tokens_is_refused(cells: Cells) -> None:
+def test_a_text_without_tokens_is_refused(cells: Reader) -> None:
     with pytest.raises(FitError, match="has no tokens; write at least one word"):
         activations.of_texts(cells, [("Good", "")], (6,))
 
@@ -251,7 +251,7 @@ def padded(model: Model, text: str, length: int) -> list[int]:
     return tokens + [space] * (length - len(tokens))
 
 
-def test_actadd_is_zero_at_bos_and_something_after_it(cells: Cells, model: Model) -> None:
+def test_actadd_is_zero_at_bos_and_something_after_it(cells: Reader, model: Model) -> None:
     layers = tuple(range(model.n_layer))
     directions = difference.actadd(cells, ("Love", "Hate"), layers)
     assert sorted(directions) == list(layers)
@@ -266,7 +266,7 @@ def test_actadd_is_zero_at_bos_and_something_after_it(cells: Cells, model: Model
     "pair", [("Love", "Hate"), ("I talk about weddings constantly", "I do not"), ("Anger", "")]
 )
 def test_actadd_is_the_difference_of_two_prompts_padded_with_the_space_token(
-    pair: tuple[str, str], cells: Cells, hidden: Hidden, model: Model
+    pair: tuple[str, str], cells: Reader, hidden: Hidden, model: Model
 ) -> None:
     length = max(len(padded(model, text, 0)) for text in pair)
     found = difference.actadd(cells, pair, BLOCKS)
@@ -280,7 +280,7 @@ def test_actadd_is_the_difference_of_two_prompts_padded_with_the_space_token(
     assert abs(np.median(sizes) - 1) < 0.05
 
 
-def test_actadd_of_swapped_prompts_is_the_negative(cells: Cells) -> None:
+def test_actadd_of_swapped_prompts_is_the_negative(cells: Reader) -> None:
     one = difference.actadd(cells, ("Love", "I hate it"), (6,))[6]
     other = difference.actadd(cells, ("I hate it", "Love"), (6,))[6]
     np.testing.assert_array_equal(one, -other)

@@ -27,7 +27,7 @@ from test_import import loaded_by  # type: ignore[import-not-found]
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.context import Context
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import distill as distilling
@@ -75,7 +75,7 @@ class Tiny(NamedTuple):
 
     model: Model
     student: Student
-    cells: Cells
+    cells: Reader
     oracle: Any
 
 
@@ -87,7 +87,7 @@ def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Tiny]:
     with pytest.MonkeyPatch.context() as patch:  # bfloat16 may be faster here
         patch.setattr(weights, "_fastest_type", lambda *_: torch.float32)
         student = Student(*read_weights(model))
-    yield Tiny(model, student, Cells(context), Oracle(path).model)
+    yield Tiny(model, student, Reader(context), Oracle(path).model)
     context.close()
 
 
@@ -512,7 +512,7 @@ def test_a_teacher_of_the_real_model_is_learned_and_holds_in_llama_cpp(
             tuple(model.vocab.tokenize(reply)),
         ))  # fmt: skip
     steering = distill("french", model, lessons[:5], range(30), method="psr", scope="response")
-    (closed,) = gaps_closed(Cells(context), lessons[5:], [Mix.of(steering)])
+    (closed,) = gaps_closed(Reader(context), lessons[5:], [Mix.of(steering)])
     assert closed > 0.3
 
 

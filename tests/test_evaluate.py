@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError, PresetError
 from steerplug.evaluate import fidelity, rows
@@ -27,7 +27,7 @@ from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
 N_VOCAB = 30
-NO_CELLS = cast(Cells, None)
+NO_CELLS = cast(Reader, None)
 STEERED = Mix.of(Steering("planted", 8, 3, {1: Delta.constant(np.ones(8, np.float32))}))
 
 
@@ -108,10 +108,10 @@ def test_a_reply_is_read_by_the_bare_model(
     logits = torch.from_numpy(plain_logits([*bare.tokens, *tokens]).astype(np.float64))
     rows = torch.log_softmax(logits, -1)[len(bare.tokens) - 1 : -1]
     expected = float(rows[range(len(tokens)), list(tokens)].sum())
-    reading = read(Cells(context), Reply(bare, tokens, ""))
+    reading = read(Reader(context), Reply(bare, tokens, ""))
     assert reading.log_prob == pytest.approx(expected, abs=0.05)
     assert (reading.n_tokens, reading.n_grams) == (len(tokens), len(tokens) - 3)
-    assert read(Cells(context), Reply(bare, (), "")) == Reading(0.0, 0, 0, 0)
+    assert read(Reader(context), Reply(bare, (), "")) == Reading(0.0, 0, 0, 0)
     reply = greedy(engine, bare, n_tokens=4)
     assert len(reply.tokens) == 4
     assert reply.text == vocab.text(list(reply.tokens))
@@ -169,7 +169,7 @@ class Planted:
         return prompted, bare, steered
 
     def __call__(
-        self, _cells: Cells, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+        self, _cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
     ) -> Iterator[Array]:
         prompted, bare, steered = self.rows(reply)
         for mix in mixes:
@@ -322,7 +322,7 @@ def test_a_shipped_preset_is_most_of_its_prompt(
 ) -> None:
     preset, told = load_preset("pirate"), set()
     found = measure_fidelity(
-        preset, compiled(model, "pirate"), engine, Cells(context),
+        preset, compiled(model, "pirate"), engine, Reader(context),
         Questions(QUESTIONS, ["Who rows a boat?"], ["What is 7 plus 5?"]), seed=1,
         report=lambda what, _, total: told.add((what, total)),
     )  # fmt: skip
@@ -356,7 +356,7 @@ def test_without_steering_the_bare_model_is_found(
         "teacher": {"system": "Answer in French."},
     })  # fmt: skip
     found = measure_fidelity(
-        preset, NOTHING, engine, Cells(context), Questions(QUESTIONS[:1], [], [])
+        preset, NOTHING, engine, Reader(context), Questions(QUESTIONS[:1], [], [])
     )
     assert found.gap_closed.value == pytest.approx(0, abs=0.02)
     assert found.flip_recovery.value == 0
@@ -372,7 +372,7 @@ def test_a_contrast_has_a_dial_and_no_prompted_model(
     z = np.random.default_rng(0).normal(0, 3, model.n_embd).astype(np.float32)
     steering = Steering("random", model.n_embd, model.n_layer, {12: Delta.constant(z)})
     said = measure_fidelity(
-        preset, steering, engine, Cells(context), Questions(QUESTIONS[:1], [], QUESTIONS[1:])
+        preset, steering, engine, Reader(context), Questions(QUESTIONS[:1], [], QUESTIONS[1:])
     ).as_dict()
     assert set(said) - {f"{key}_interval" for key in SHAPE} == SHAPE
     assert [said[key] for key in ("gap_closed", "neutral_kl", "prompt_tokens_saved")] == [None] * 3

@@ -10,7 +10,7 @@ import pytest
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.errors import RequestError
 from steerplug.evaluate import questions, sweep, trace
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
@@ -162,9 +162,9 @@ def test_a_sweep_measures_every_strength_on_the_same_lessons(
 ) -> None:
     preset, steering = TERSE, random_steering(model, 60)
     lessons = lessons_of(preset, engine, ["How do boats float?", "What is the moon?"])
-    found = sweep.sweep(preset, steering, engine, Cells(context), lessons, strengths=[0, 3])
+    found = sweep.sweep(preset, steering, engine, Reader(context), lessons, strengths=[0, 3])
     assert [point.strength for point in found.points] == [0, 3]
-    gaps = gaps_closed(Cells(context), lessons, [3.0 * steering])
+    gaps = gaps_closed(Reader(context), lessons, [3.0 * steering])
     shares = [point.gap_closed.value for point in found.points]
     assert shares == pytest.approx([0, *gaps], abs=0.02)
     assert shares[0] == 0
@@ -186,7 +186,7 @@ def test_a_contrast_is_swept_against_the_bare_model(
 ) -> None:
     preset, steering = load_preset("love-hate"), random_steering(model, 60)
     lessons = lessons_of(preset, engine, ["What is the moon?"])
-    found = sweep.sweep(preset, steering, engine, Cells(context), lessons, strengths=[0, 1])
+    found = sweep.sweep(preset, steering, engine, Reader(context), lessons, strengths=[0, 1])
     assert [point.gap_closed for point in found.points] == [NO_ESTIMATE, NO_ESTIMATE]
     assert found.points[0].quality == found.reference
     assert choose_strength(found).default == preset.strength.default

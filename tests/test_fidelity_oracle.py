@@ -21,7 +21,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.evaluate.questions import QUESTIONS, unseen
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
@@ -138,7 +138,7 @@ def compared(
     assert len(lessons) == N_QUESTIONS
     file = read_published(path)
     steering, _ = read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)
-    (reported,) = gaps_closed(Cells(context), lessons, [file.strength * steering])
+    (reported,) = gaps_closed(Reader(context), lessons, [file.strength * steering])
     return gap_closed(module, file, lessons), float(reported)
 
 

@@ -21,7 +21,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.commands import main
 from steerplug.engine.context import Context, Row
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import SteeringError
 from steerplug.fit.activations import capture
@@ -100,7 +100,7 @@ def stock_buffer(path: Path, model: Model) -> Array:
 def test_a_vector_acts_at_the_block_it_was_taken_from(
     made_by: str, model: Model, context: Context, plain_logits: Any, tmp_path: Path
 ) -> None:
-    cells = Cells(context)
+    cells = Reader(context)
     there, here = (
         capture(cells, tokens, [BLOCK], len(tokens) - 1)[0, 0] for tokens in (ROME, LONDON)
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from steerplug.errors import StoreError
-from steerplug.fit.checkpoint import Kept
+from steerplug.fit.checkpoint import Checkpoint
 from steerplug.steering.value import Delta
 
 RNG = np.random.default_rng(0)
@@ -15,8 +15,8 @@ z, W, b, Z = (RNG.normal(size=n).astype(np.float32) for n in ((1, 6), (2, 6), (2
 DELTA = Delta(z, W, b, Z, act="identity", norm="rms")
 
 
-def loaded(path: Path) -> Kept:
-    kept = Kept(path)
+def loaded(path: Path) -> Checkpoint:
+    kept = Checkpoint(path)
     kept.load()
     return kept
 

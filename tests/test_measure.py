@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import measure
@@ -24,7 +24,7 @@ from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
 N_VOCAB = 40
-NO_CELLS = cast(Cells, None)
+NO_CELLS = cast(Reader, None)
 
 
 def log_softmax(logits: Any) -> NDArray[np.float64]:
@@ -75,7 +75,7 @@ class Planted:
         self.shares = {mix(name).digest: share for name, share in shares.items()}
 
     def __call__(
-        self, _cells: Cells, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+        self, _cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
     ) -> Iterator[Array]:
         n = len(reply) + 1
         teacher, bare = distributions(reply[0], n), distributions(1000 + reply[0], n)
@@ -125,7 +125,7 @@ def test_the_gap_closed_is_one_minus_the_ratio_of_summed_divergences(
 def test_steering_the_wrong_way_is_below_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "reply_log_probs", Planted({"away": -0.0}))
 
-    def away(cells: Cells, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]) -> Any:
+    def away(cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]) -> Any:
         rows = list(Planted({"away": 0.0})(cells, prompt, reply, mixes))
         if len(rows) > 1:  # as far beyond the bare model as that is from the teacher
             (teacher,) = Planted({})(cells, Prompt((PROMPTED,)), reply, [NOTHING])
@@ -171,7 +171,7 @@ def pulled(monkeypatch: pytest.MonkeyPatch, pull: dict[float, float], seed: int 
     by_prompt = {probe.opening: probe for probe in planted_probes()}
 
     def log_probs(
-        _cells: Cells, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+        _cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
     ) -> Iterator[Array]:
         probe = by_prompt[prompt]
         assert reply == probe.own
@@ -241,8 +241,8 @@ def test_damage_is_what_the_models_own_words_lose_at_strength_1(
 
 
 @pytest.fixture
-def cells(context: Context) -> Cells:
-    return Cells(context)
+def cells(context: Context) -> Reader:
+    return Reader(context)
 
 
 def lesson_of(model: Model, prompted: str, bare: str, reply: str) -> Lesson:
@@ -268,7 +268,7 @@ def steering(model: Model, size: float, seed: int = 1) -> Mix:
 
 
 def test_log_probabilities_are_those_of_llama_cpp_at_the_boundary_and_reply_rows(
-    cells: Cells, pirate: Lesson, plain_logits: Any
+    cells: Reader, pirate: Lesson, plain_logits: Any
 ) -> None:
     for prompt in (pirate.prompted, pirate.bare):
         (found,) = measure.reply_log_probs(cells, prompt, pirate.reply, [NOTHING])
@@ -279,7 +279,7 @@ def test_log_probabilities_are_those_of_llama_cpp_at_the_boundary_and_reply_rows
 
 
 def test_each_mix_is_measured_as_if_it_were_alone(
-    cells: Cells, model: Model, pirate: Lesson
+    cells: Reader, model: Model, pirate: Lesson
 ) -> None:
     """Cells of one mix never serve another, in whatever order they come."""
     mixes = [steering(model, 20), NOTHING, steering(model, 20, 2), steering(model, 20), NOTHING]
@@ -293,7 +293,7 @@ def test_each_mix_is_measured_as_if_it_were_alone(
 
 
 def test_steering_that_does_nothing_closes_nothing_and_the_gap_is_that_of_the_rows(
-    cells: Cells, model: Model, pirate: Lesson
+    cells: Reader, model: Model, pirate: Lesson
 ) -> None:
     gaps = measure.gaps_closed(cells, [pirate], [NOTHING, steering(model, 30)])
     assert gaps[0] == pytest.approx(0, abs=1e-3)
@@ -305,7 +305,7 @@ def test_steering_that_does_nothing_closes_nothing_and_the_gap_is_that_of_the_ro
     assert gaps[1] == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
-def test_a_teacher_that_is_the_bare_model_teaches_nothing(cells: Cells, model: Model) -> None:
+def test_a_teacher_that_is_the_bare_model_teaches_nothing(cells: Reader, model: Model) -> None:
     same = lesson_of(model, "A person says:", "A person says:", " Hello")
     with pytest.raises(FitError, match=r"there is nothing to learn: .*give the teacher an inst"):
         measure.gaps_closed(cells, [same], [steering(model, 5)])
@@ -315,7 +315,7 @@ PAIRS = (("I love this.", "I hate this."), ("What joy!", "What misery!"))
 
 
 def test_probes_are_the_models_own_words_and_what_the_contrast_does_to_them(
-    cells: Cells, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+    cells: Reader, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probes = measure.probes(engine, cells, PAIRS)
     assert len(probes) == len(measure.OPENINGS)
@@ -335,7 +335,7 @@ def test_probes_are_the_models_own_words_and_what_the_contrast_does_to_them(
 
 
 def test_a_contrast_that_the_model_reads_as_the_same_is_refused(
-    cells: Cells, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    cells: Reader, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
     with pytest.raises(FitError, match="contrast makes no difference to what the model says; wri"):
@@ -349,7 +349,7 @@ def test_of_many_pairs_a_few_are_read_spread_over_the_list(
     pairs = [(f"plus {i}", f"minus {i}") for i in range(n_pairs)]
     read: list[Sequence[tuple[str, str]]] = []
 
-    def note(_e: Engine, _c: Cells, chosen: Sequence[tuple[str, str]], _text: str) -> Probe:
+    def note(_e: Engine, _c: Reader, chosen: Sequence[tuple[str, str]], _text: str) -> Probe:
         read.append(chosen)
         return planted_probes()[0]
 
@@ -364,7 +364,7 @@ def test_of_many_pairs_a_few_are_read_spread_over_the_list(
 
 
 def test_harder_steering_breaks_more(
-    cells: Cells, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+    cells: Reader, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
     probes = measure.probes(engine, cells, PAIRS[:1])

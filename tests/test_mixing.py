@@ -12,7 +12,7 @@ from steerplug.build import build_preset
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import unseen
@@ -39,7 +39,7 @@ def steering(
 @pytest.fixture(scope="module")
 def gaps(engine: Engine) -> Iterator[Gaps]:
     """Read by a quick copy of the model."""
-    with quick(engine, Cells(Context(engine.model, n_ctx=1024, n_threads=1))) as (_, cells):
+    with quick(engine, Reader(Context(engine.model, n_ctx=1024, n_threads=1))) as (_, cells):
         yield lambda lessons, mixes: list(map(float, gaps_closed(cells, lessons, mixes)))
 
 

@@ -11,11 +11,11 @@ from alone import chat, steering  # type: ignore[import-not-found]
 from steerplug.engine import likelihood
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Logprobs, Progress, Request
-from steerplug.engine.generation import Reply
+from steerplug.engine.generation import Generation
 from steerplug.engine.model import Model
-from steerplug.engine.prefix_cache import Cache
+from steerplug.engine.prefix_cache import PrefixCache
 from steerplug.engine.sampler import Sampling
-from steerplug.engine.scheduler import Batch
+from steerplug.engine.scheduler import Scheduler
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import ContextOverflow, RequestError
 from steerplug.fit.measure import log_softmax
@@ -154,23 +154,23 @@ def test_a_reply_that_gave_way_goes_on_with_the_first_score_it_lacks(
 ) -> None:
     monkeypatch.setattr(likelihood, "_LOGITS", 2 * 4 * model.vocab.n_tokens)
     gave_way: list[int] = []
-    preempt: Callable[[Batch], None] = Batch._preempt
+    preempt: Callable[[Scheduler], None] = Scheduler._preempt
 
-    def noted(self: Batch) -> None:
+    def noted(self: Scheduler) -> None:
         gave_way.append(len(self.running[-1].progress.scores))
         preempt(self)
 
-    monkeypatch.setattr(Batch, "_preempt", noted)
+    monkeypatch.setattr(Scheduler, "_preempt", noted)
     tokens = prompt.tokens * 4
     prompt = Prompt(tokens, ((0, len(tokens)),))
     context = Context(model, n_ctx=256, n_seq=3, n_threads=1)
-    batch, progress = Batch(Cache(context)), Progress()
+    batch, progress = Scheduler(PrefixCache(context)), Progress()
     for request, told in (
         (Request(Prompt((504, 357, 253)), sampling=GREEDY, max_tokens=140), Progress()),
         (Request(prompt, max_tokens=0, logprobs=0, scored=True), progress),
     ):
         batch.waiting.append(
-            Reply(request, told, lambda _: None, batch.cache, model.vocab, context.n_ctx)
+            Generation(request, told, lambda _: None, batch.cache, model.vocab, context.n_ctx)
         )
     while batch:
         batch.step()

@@ -13,7 +13,7 @@ import pytest
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
@@ -35,9 +35,9 @@ def engine(model: Model) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def cells(shared_context: Context) -> Cells:
+def cells(shared_context: Context) -> Reader:
     shared_context.clear()
-    return Cells(shared_context)
+    return Reader(shared_context)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (b"CPU : AVX2 = 1 | AVX512 = 1 | ", "7"),  # Q8_0; the model is Q4_1, 3
 ])  # fmt: skip
 def test_the_copy_says_what_the_model_says(
-    engine: Engine, cells: Cells, processor: bytes, file_type: str, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, cells: Reader, processor: bytes, file_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama, "llama_print_system_info", lambda: processor)
     tokens = tuple(engine.model.vocab.tokenize(TEXT))
@@ -69,7 +69,7 @@ def test_the_copy_says_what_the_model_says(
     assert 0 < divergence.mean() < 0.02  # nats; 4 bits lose about 0.1 of what 16 say
 
 
-def test_nothing_of_the_copy_is_left(engine: Engine, cells: Cells, folder: Path) -> None:
+def test_nothing_of_the_copy_is_left(engine: Engine, cells: Reader, folder: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), quick(engine, cells) as (asked, _read):
         copy = asked.model
         assert list(folder.rglob("*.gguf"))
@@ -81,7 +81,7 @@ def test_nothing_of_the_copy_is_left(engine: Engine, cells: Cells, folder: Path)
 
 
 def test_a_model_that_is_quick_itself_is_not_copied(
-    engine: Engine, cells: Cells, folder: Path
+    engine: Engine, cells: Reader, folder: Path
 ) -> None:
     with quick(engine, cells) as (asked, read), quick(asked, read) as (again, cells_again):
         assert again is asked
@@ -90,7 +90,7 @@ def test_a_model_that_is_quick_itself_is_not_copied(
 
 
 def test_a_large_model_is_not_copied(
-    engine: Engine, cells: Cells, folder: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, cells: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine.model, "n_weights", int(5e9))
     with quick(engine, cells) as (asked, read):
@@ -102,7 +102,7 @@ def test_a_large_model_is_not_copied(
 @pytest.mark.parametrize("trouble", ["full", "gone"])
 def test_where_there_is_no_room_the_model_itself_is_used(
     engine: Engine,
-    cells: Cells,
+    cells: Reader,
     folder: Path,
     caplog: pytest.LogCaptureFixture,
     trouble: str,

@@ -28,7 +28,7 @@ from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused
 from steerplug.server.log import JsonLines
-from steerplug.server.state import Serving
+from steerplug.server.state import ServerState
 
 ROOT = Path(__file__).parent.parent
 NEW = """\
@@ -137,7 +137,7 @@ def test_presets_are_noticed_while_serving(
 async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    serving, again = Serving(session(), Config("x")), asyncio.Event()
+    serving, again = ServerState(session(), Config("x")), asyncio.Event()
     loop, problems = asyncio.get_running_loop(), [OSError(24, "too many files"), PresetError("no")]
 
     def refresh() -> None:

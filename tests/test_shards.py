@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
 from steerplug.errors import ModelNotFound
 from steerplug.files.shards import shard_names, shards
@@ -96,7 +96,7 @@ def test_a_model_is_known_by_the_tables_of_all_its_files(
 
 def test_a_quick_copy_of_a_split_model_is_one_file(split: list[Path]) -> None:
     engine = Engine(Model(split[0]), n_ctx=256, n_threads=1)
-    with quick(engine, Cells(Context(engine.model, n_ctx=256))) as (copy, _):
+    with quick(engine, Reader(Context(engine.model, n_ctx=256))) as (copy, _):
         assert copy is not engine
         assert copy.model.n_weights == engine.model.n_weights
     engine.close()

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from steerplug.engine.detokenizer import TextStream
+from steerplug.engine.detokenizer import Detokenizer
 
 
-def stream(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
+def stream(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], Detokenizer]:
     """Feed pieces until the text is stopped, as the engine does; return what was shown when."""
-    text, shown = TextStream(stop), []
+    text, shown = Detokenizer(stop), []
     for piece in pieces:
         shown.append(text.feed(piece))
         if text.stopped_by is not None:
@@ -79,7 +79,7 @@ def test_the_text_ends_where_the_first_stop_string_to_be_complete_begins(
 def test_no_more_is_held_back_than_could_still_begin_a_stop_string(
     text: str, stop: tuple[str, ...]
 ) -> None:
-    stream = TextStream(stop)
+    stream = Detokenizer(stop)
     shown = ""
     for n, character in enumerate(text, start=1):
         shown += stream.feed(character.encode())
@@ -133,7 +133,7 @@ def test_a_stop_string_may_contain_a_character_split_over_tokens() -> None:
 
 
 def test_nothing_is_shown_after_the_stop() -> None:
-    text = TextStream(("X",))
+    text = Detokenizer(("X",))
     assert text.feed(b"aXb") == "a"
     assert text.feed(b"more") == ""
     assert text.finish() == ""

@@ -12,7 +12,7 @@ from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 
 pytestmark = [
@@ -54,7 +54,7 @@ def test_a_decoding_thread_has_a_team_until_it_gives_it_back(model: Model) -> No
 def test_cells_leave_no_team_behind(model: Model) -> None:
     before = n_threads()
     context = Context(model, n_ctx=64, n_threads=2)
-    for _ in Cells(context).decode(ROWS):
+    for _ in Reader(context).decode(ROWS):
         assert n_threads() == before + 1
     until(before)
     context.close()

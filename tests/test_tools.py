@@ -26,7 +26,7 @@ from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
-from steerplug.engine.call_marks import Calls, Turn
+from steerplug.engine.call_marks import CallMarks, Turn
 from steerplug.engine.constraint import Choice, Constraint, Grammar, Lark, Regex
 from steerplug.engine.model import Model
 from steerplug.errors import RequestError
@@ -317,7 +317,7 @@ def test_what_only_begins_like_a_mark_is_text() -> None:
 # Places
 
 
-def in_call(calls: Calls, text: str, model: Model) -> str:
+def in_call(calls: CallMarks, text: str, model: Model) -> str:
     """The tokens of a turn that stand in a call, as text: what the token before them predicts."""
     turn, inside = Turn(calls, model.vocab), list[int]()
     for token in model.vocab.tokenize(text, special=True):
@@ -328,19 +328,19 @@ def in_call(calls: Calls, text: str, model: Model) -> str:
 
 
 def test_a_call_is_what_stands_between_its_marks(model: Model) -> None:
-    calls = Calls("<tool_call>", "</tool_call>")
+    calls = CallMarks("<tool_call>", "</tool_call>")
     text = "See <tool_call>\n{1}\n</tool_call> and <tool_call>{2}</tool_call> end"
     assert in_call(calls, text, model) == "\n{1}\n</tool_call>{2}</tool_call>"
 
 
 def test_a_mark_that_counts_only_at_the_beginning(model: Model) -> None:
-    calls = Calls('{"name"', first=True)
+    calls = CallMarks('{"name"', first=True)
     assert in_call(calls, ' {"name": "now"}', model) == ' "now"}'  # `":` is a token
     assert in_call(calls, 'Well, {"name": "now"}', model) == ""
 
 
 def test_a_mark_may_be_a_control_token(model: Model) -> None:
-    calls = Calls("<gh_stars>")
+    calls = CallMarks("<gh_stars>")
     assert in_call(calls, "See <gh_stars>[1]", model) == "[1]"
     grammar, _ = reply_grammar(
         Form("<gh_stars>", "[", " ", "]"), Tools(BOTH, "required"), None, model.vocab
@@ -353,4 +353,4 @@ def test_what_is_thought_is_no_call(model: Model, monkeypatch: pytest.MonkeyPatc
     begin, end = (model.vocab.tokenize(mark, special=True)[0] for mark in marks)
     monkeypatch.setitem(vars(model.vocab), "thinking", (begin, end))
     text = "<gh_stars>so <tool_call>1</tool_call><file_sep><tool_call>2</tool_call>"
-    assert in_call(Calls("<tool_call>", "</tool_call>"), text, model) == "2</tool_call>"
+    assert in_call(CallMarks("<tool_call>", "</tool_call>"), text, model) == "2</tool_call>"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from steerplug.commands.examination import REINSTALL, Check
+from steerplug.commands.examination import REINSTALL, Finding
 from steerplug.engine.amx import cause_of_death
 from steerplug.errors import EngineError
 
@@ -29,7 +29,7 @@ class Checkup:
         self.said_of_model: dict[str, Any] | None = None
         self._model, self._begun = model, "native library"
 
-    def checks(self) -> Iterator[Check]:
+    def checks(self) -> Iterator[Finding]:
         """Yield each finding as it is made.
 
         Raises:
@@ -50,7 +50,7 @@ class Checkup:
         with child:
             yield from self._findings(child)
 
-    def _findings(self, child: "subprocess.Popen[str]") -> Iterator[Check]:
+    def _findings(self, child: "subprocess.Popen[str]") -> Iterator[Finding]:
         assert child.stdout is not None
         complaint = ""
         for line in child.stdout:
@@ -62,11 +62,11 @@ class Checkup:
                 if (check := self._take(told)) is not None:
                     yield check
         if (death := cause_of_death(child.wait())) is not None:
-            yield Check(self._begun, False, _obituary(death, complaint))
+            yield Finding(self._begun, False, _obituary(death, complaint))
         elif child.returncode:
             raise EngineError(f"the checks ended at `{self._begun}` ({complaint}); report this.")
 
-    def _take(self, told: Any) -> Check | None:
+    def _take(self, told: Any) -> Finding | None:
         """Note a line of the examination; return the finding, if it is one."""
         match told:
             case {"begins": str(name)}:
@@ -74,7 +74,7 @@ class Checkup:
             case {"model": facts}:
                 self.said_of_model = facts
             case {"check": {"name": str(name), "ok": bool(ok), "detail": str(detail)}}:
-                return Check(name, ok, detail)
+                return Finding(name, ok, detail)
         return None
 
 

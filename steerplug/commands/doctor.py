@@ -7,7 +7,7 @@ from rich.text import Text
 
 from steerplug.commands import FAILED
 from steerplug.commands.checkup import Checkup
-from steerplug.commands.examination import Check
+from steerplug.commands.examination import Finding
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_hanging, print_json, screen
 
@@ -29,7 +29,7 @@ def doctor(model: Model = MODEL, as_json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def _label(check: Check) -> Text:
+def _label(check: Finding) -> Text:
     mark = ("ok  ", "bold green") if check.ok else ("fail", "bold red")
     return Text.assemble(mark, f"  {check.name:<18}")
 
@@ -40,5 +40,5 @@ def _verdict(ok: bool, model: str) -> Text:
     return Text(f"\n{model} is not ready; each failed line says what to do.", "bold red")
 
 
-def _report(ok: bool, checks: list[Check], model: dict[str, Any] | None) -> dict[str, Any]:
+def _report(ok: bool, checks: list[Finding], model: dict[str, Any] | None) -> dict[str, Any]:
     return {"ok": ok, "checks": [vars(check) for check in checks], "model": model}

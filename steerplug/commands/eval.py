@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steerplug.evaluate.report import Measured
     from steerplug.preset import Preset
     from steerplug.session import Session
-    from steerplug.session.receipt import Ingested
+    from steerplug.session.receipt import AppliedPreset
     from steerplug.steering.value import Mix
 
 Prompts = Annotated[
@@ -123,7 +123,7 @@ def _subject(words: str, strength: float | None) -> _Subject:
 
 def _measured(
     session: "Session", subject: _Subject, questions: "Questions"
-) -> "tuple[Measured, tuple[Ingested, ...]]":
+) -> "tuple[Measured, tuple[AppliedPreset, ...]]":
     """Return what was measured, and what a receipt says of the steering."""
     from steerplug.engine.reader import reading
     from steerplug.evaluate.report import measure_steering
@@ -154,8 +154,9 @@ def _draw(
 
 
 def _remember(
-    session: "Session", subject: _Subject, measured: "Measured", applied: "tuple[Ingested, ...]"
-) -> bool:
+    session: "Session", subject: _Subject, measured: "Measured",
+    applied: "tuple[AppliedPreset, ...]",
+) -> bool:  # fmt: skip
     """Keep what was measured of one preset at its default strength, and say whether it was that.
 
     A pack's author only claims, and a file for another quantisation says nothing of this one.

@@ -25,7 +25,7 @@ Found = Callable[[], str]
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One finding: what was checked, whether it holds, and a sentence on it."""
 
     name: str
@@ -44,7 +44,7 @@ class Examination:
         self.said_of_model: dict[str, Any] | None = None
         self._model, self._runs = model, True
 
-    def checks(self, begin: Callable[[str], None] = lambda _name: None) -> Iterator[Check]:
+    def checks(self, begin: Callable[[str], None] = lambda _name: None) -> Iterator[Finding]:
         """Yield each finding as it is made.
 
         Args:
@@ -56,13 +56,13 @@ class Examination:
         if self._runs:
             yield from self._of_model()
 
-    def _check(self, name: str, found: Found) -> Check:
+    def _check(self, name: str, found: Found) -> Finding:
         self._begin(name)
         check = _checked(name, found)
         self._runs &= check.ok or name not in _NEEDED
         return check
 
-    def _of_model(self) -> Iterator[Check]:
+    def _of_model(self) -> Iterator[Finding]:
         self._begin("model")
         from steerplug.engine.model import Model
         from steerplug.model_file import find_model
@@ -70,14 +70,14 @@ class Examination:
         try:
             model = Model(find_model(self._model))
         except SteerplugError as error:
-            yield Check("model", False, str(error))
+            yield Finding("model", False, str(error))
             return
         self.said_of_model = _facts(model)
-        yield Check("model", True, _in_words(self.said_of_model))
+        yield Finding("model", True, _in_words(self.said_of_model))
         yield from self._of_steering(model)
         model.close()
 
-    def _of_steering(self, model: Any) -> Iterator[Check]:
+    def _of_steering(self, model: Any) -> Iterator[Finding]:
         self._begin("hook")
         from steerplug.engine.pace import measure
         from steerplug.engine.proofs import Proofs
@@ -85,7 +85,7 @@ class Examination:
         try:
             proofs = Proofs(model)
         except SteerplugError as error:
-            yield Check("hook", False, str(error))
+            yield Finding("hook", False, str(error))
         else:
             for name, found in proofs.all().items():
                 yield self._check(name, found)
@@ -93,11 +93,11 @@ class Examination:
             yield self._check("threads", lambda: str(measure(model)))
 
 
-def _checked(name: str, found: Found) -> Check:
+def _checked(name: str, found: Found) -> Finding:
     try:
-        return Check(name, True, found())
+        return Finding(name, True, found())
     except SteerplugError as error:
-        return Check(name, False, str(error))
+        return Finding(name, False, str(error))
 
 
 def _native() -> str:

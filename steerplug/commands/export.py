@@ -14,7 +14,7 @@ from steerplug.errors import SteeringError
 if TYPE_CHECKING:
     from steerplug.interchange.tokens import Bos
     from steerplug.session import Session
-    from steerplug.session.receipt import Ingested
+    from steerplug.session.receipt import AppliedPreset
 
 Mix = Annotated[str, typer.Argument(metavar="MIX", help="A preset, or a mix of them.")]
 To = Annotated[
@@ -82,7 +82,7 @@ def _bos(session: "Session") -> "Bos":
     return Bos(piece, chats, texts)
 
 
-def _stays(applied: "tuple[Ingested, ...]") -> str:
+def _stays(applied: "tuple[AppliedPreset, ...]") -> str:
     """Say what no file of vectors holds."""
     kept = ["the range of strengths", "the checks"]
     if any(one.format for one in applied):

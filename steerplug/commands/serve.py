@@ -129,7 +129,7 @@ def serve(
     try:
         from steerplug.server.log import log_to_stderr
         from steerplug.server.serve import listen, serve
-        from steerplug.server.state import Serving
+        from steerplug.server.state import ServerState
     except ModuleNotFoundError as error:
         raise SteerplugError(
             f"serving needs {error.name}; run `pip install 'steerplug[server]'`."
@@ -148,7 +148,7 @@ def serve(
         session = Session(model, n_ctx=n_ctx, n_cells=n_cells, n_seq=n_seq, n_threads=n_threads)
         try:
             log_to_stderr()
-            serving = Serving(session, setup)
+            serving = ServerState(session, setup)
             serve(serving, [listening])
         finally:
             session.close()

@@ -8,7 +8,7 @@ from steerplug.commands.output import visible
 
 if TYPE_CHECKING:
     from steerplug.session import Event
-    from steerplug.session.receipt import Ingested, Reply
+    from steerplug.session.receipt import AppliedPreset, Reply
 
 
 def stream(events: "Iterable[Event]", *, shown: bool) -> "Reply":
@@ -49,7 +49,7 @@ def steered(reply: "Reply") -> str:
     )
 
 
-def _ingredient(said: "Ingested") -> str:
+def _ingredient(said: "AppliedPreset") -> str:
     name = f"{said.name} {said.version}".rstrip() + (f" of {said.pack}" if said.pack else "")
     return f"{name} at strength {said.strength:g} ({blocks(said.layers)})"
 

@@ -15,7 +15,7 @@ from steerplug.engine.vocab import Vocab
 
 
 @dataclass(frozen=True)
-class Calls:
+class CallMarks:
     """What a model writes around its calls, and what they are held to.
 
     Args:
@@ -72,7 +72,7 @@ class Turn:
         tail: the latest bytes, which may be the beginning of a mark; None where none can come.
     """
 
-    calls: Calls
+    calls: CallMarks
     vocab: Vocab
     in_call: bool = False
     in_thought: bool = False

@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Sequence
 
 
-class TextStream:
+class Detokenizer:
     """Turns the bytes of successive tokens into text.
 
     Args:

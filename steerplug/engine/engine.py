@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 from steerplug.engine import fork, ggml
 from steerplug.engine.context import Context
-from steerplug.engine.generation import Deliver, Item, Reply
+from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
@@ -184,9 +184,9 @@ class Engine:
 
     def _reply(
         self, request: Request, progress: Progress | None, deliver: Deliver, whole: bool
-    ) -> Reply:
+    ) -> Generation:
         self.check(request)
-        return Reply(
+        return Generation(
             request, progress or Progress(), at_the_end(deliver) if whole else deliver,
             self._worker.batch.cache, self.model.vocab, self.n_ctx, whole=whole,
         )  # fmt: skip

@@ -17,9 +17,9 @@ from steerplug.engine.call_marks import Turn
 from steerplug.engine.closing import Closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context, Row
-from steerplug.engine.detokenizer import TextStream
+from steerplug.engine.detokenizer import Detokenizer
 from steerplug.engine.likelihood import PromptScores, likelihood
-from steerplug.engine.prefix_cache import Cache, Held
+from steerplug.engine.prefix_cache import Held, PrefixCache
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
 from steerplug.engine.sampler import Sampler
 from steerplug.engine.scope import plan
@@ -34,7 +34,7 @@ Deliver = Callable[[Item], None]
 class Followed(NamedTuple):
     """Another reply that is about to decode the first n tokens of this one."""
 
-    reply: "Reply"
+    reply: "Generation"
     n: int
 
 
@@ -48,7 +48,7 @@ class Drawn(NamedTuple):
     logprobs: Logprobs | None
 
 
-class Reply:
+class Generation:
     """A request on its way.
 
     Args:
@@ -70,7 +70,7 @@ class Reply:
         request: Request,
         progress: Progress,
         deliver: Deliver,
-        cache: Cache,
+        cache: PrefixCache,
         vocab: Vocab,
         n_ctx: int,
         *,
@@ -87,7 +87,7 @@ class Reply:
         self._tells_end, self._scores = request.tells_end, None
         if request.scored:
             self._scores = PromptScores(self.tokens, request.logprobs or 0, progress.scores)
-        self._text = TextStream(request.stop)
+        self._text = Detokenizer(request.stop)
         self._first = len(self.tokens) - request.prompt.begun
         room = n_ctx - len(self.tokens)
         self._budget = room if request.max_tokens is None else min(request.max_tokens, room)

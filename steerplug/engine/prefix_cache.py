@@ -37,7 +37,7 @@ class Held:
         return len(self.keys)
 
 
-class Cache:
+class PrefixCache:
     """What a context's sequences hold, kept in step with llama.cpp.
 
     Args:

@@ -27,7 +27,7 @@ class Decoded(NamedTuple):
 
 
 @contextmanager
-def reading(model: Model, n_ctx: int) -> Iterator["Cells"]:
+def reading(model: Model, n_ctx: int) -> Iterator["Reader"]:
     """Give what reads texts in a context of its own, freed in the end.
 
     Args:
@@ -39,12 +39,12 @@ def reading(model: Model, n_ctx: int) -> Iterator["Cells"]:
     """
     context = Context(model, n_ctx=n_ctx)
     try:
-        yield Cells(context)
+        yield Reader(context)
     finally:
         context.close()
 
 
-class Cells:
+class Reader:
     """What a context's cache holds for its sequence 0, kept in step with llama.cpp."""
 
     def __init__(self, context: Context) -> None:

@@ -19,7 +19,7 @@ from steerplug.engine import log
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _MOST_WEIGHTS = 4e9
 
 
 @contextlib.contextmanager
-def quick(engine: Engine, cells: Cells) -> Iterator[tuple[Engine, Cells]]:
+def quick(engine: Engine, cells: Reader) -> Iterator[tuple[Engine, Reader]]:
     """Yield an engine and cells on a quick copy of the model, or those given if it is quick itself.
 
     The copy lives in a temporary folder, and is gone when the context is left. Where there is no
@@ -43,7 +43,7 @@ def quick(engine: Engine, cells: Cells) -> Iterator[tuple[Engine, Cells]]:
         n_ctx, n_threads = engine.context.n_ctx, engine.context.n_threads
         asked = Engine(copy, n_ctx=n_ctx, n_threads=n_threads)
         at_the_end.callback(asked.close)
-        yield asked, Cells(Context(copy, n_ctx=n_ctx, n_threads=n_threads))
+        yield asked, Reader(Context(copy, n_ctx=n_ctx, n_threads=n_threads))
 
 
 def _is_slow(model: Model) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from steerplug.engine.call_marks import Calls
+from steerplug.engine.call_marks import CallMarks
 from steerplug.engine.constraint import Grammar
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Phase, Prompt
@@ -49,7 +49,7 @@ class Request:
     logprobs: int | None = None
     timeout: float | None = None
     partition: str = ""
-    calls: Calls | None = None
+    calls: CallMarks | None = None
     must_fit: bool = False
     scored: bool = False
     tells_end: bool = False

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from steerplug.engine.context import Row
-from steerplug.engine.generation import Drawn, Followed, Reply
+from steerplug.engine.generation import Drawn, Followed, Generation
 from steerplug.engine.likelihood import most_rows
-from steerplug.engine.prefix_cache import Cache, common
+from steerplug.engine.prefix_cache import PrefixCache, common
 from steerplug.errors import SteerplugError
 
 PROMPT_ROWS_BESIDE_REPLIES = 128
@@ -35,7 +35,7 @@ _MEASURED_STEPS = 256
 class Part(NamedTuple):
     """The next n tokens of a reply."""
 
-    reply: Reply
+    reply: Generation
     n: int
 
 
@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     drawn: list[Drawn | Exception | None]
 
 
-class Batch:
+class Scheduler:
     """All replies of an engine; only its worker calls this.
 
     Args:
@@ -58,10 +58,10 @@ class Batch:
         is_called: whether a step should come to its end, for something else is to be seen to.
     """
 
-    def __init__(self, cache: Cache, is_called: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, cache: PrefixCache, is_called: Callable[[], bool] = lambda: False) -> None:
         self.cache, self.context, self._is_called = cache, cache.context, is_called
-        self.waiting: deque[Reply] = deque()
-        self.running: list[Reply] = []
+        self.waiting: deque[Generation] = deque()
+        self.running: list[Generation] = []
         self.n_finished = self.n_prompt = self.n_cached = self.n_generated = 0
         self.steps: deque[tuple[float, int]] = deque(maxlen=_MEASURED_STEPS)
 
@@ -77,7 +77,7 @@ class Batch:
             self._decode(parts)
             self.steps.append((time.perf_counter() - begin, self.n_generated - before))
 
-    def drop(self) -> list[Reply]:
+    def drop(self) -> list[Generation]:
         """Return all replies, which are no longer part of the batch."""
         left = [*self.running, *self.waiting]
         for reply in list(self.running):
@@ -95,7 +95,7 @@ class Batch:
             elif reply.is_overdue:
                 self._end(reply, reply.overdue())
 
-    def _end(self, reply: Reply, error: BaseException | None = None) -> None:
+    def _end(self, reply: Generation, error: BaseException | None = None) -> None:
         if reply in self.running:
             self._leave(reply)
             self.n_finished += 1
@@ -103,7 +103,7 @@ class Batch:
             self.waiting.remove(reply)
         reply.end(error)
 
-    def _leave(self, reply: Reply) -> None:
+    def _leave(self, reply: Generation) -> None:
         self.running.remove(reply)
         if reply.held is not None:
             self.cache.release(reply.held)
@@ -138,7 +138,7 @@ class Batch:
                 self.n_cached += len(held)
             reply.take(held)
 
-    def _is_being_read(self, reply: Reply) -> bool:
+    def _is_being_read(self, reply: Generation) -> bool:
         """Whether a running reply is about to decode more of the same beginning than is held."""
         if reply.follows is None:
             keys = reply.reusable
@@ -261,7 +261,7 @@ class Batch:
             if what is not None:
                 self._tell(reply, what, moved[end - 1] / max(steered[end - 1], 1))
 
-    def _tell(self, reply: Reply, drawn: Drawn | Exception, moved: float) -> None:
+    def _tell(self, reply: Generation, drawn: Drawn | Exception, moved: float) -> None:
         before = reply.progress.n_generated
         try:
             if isinstance(drawn, Exception):
@@ -283,7 +283,7 @@ class Batch:
             for part in parts:
                 self._decode([part])
 
-    def _fail(self, reply: Reply, error: BaseException) -> None:
+    def _fail(self, reply: Generation, error: BaseException) -> None:
         """End a reply, and rely on none of the cells that only it holds."""
         if reply.held is not None:
             self.cache.cut(reply.held, 0)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from steerplug.engine import threads
 from steerplug.engine.context import Context
-from steerplug.engine.generation import Reply
-from steerplug.engine.prefix_cache import Cache
-from steerplug.engine.scheduler import Batch
+from steerplug.engine.generation import Generation
+from steerplug.engine.prefix_cache import PrefixCache
+from steerplug.engine.scheduler import Scheduler
 from steerplug.errors import EngineBusy, EngineError
 
 _logger = logging.getLogger("steerplug.engine")
@@ -28,8 +28,8 @@ class Worker:
 
     def __init__(self, context: Context, n_queue: int) -> None:
         self.context, self.n_queue = context, n_queue
-        self.batch = Batch(Cache(context), self._is_called)
-        self._arrived: list[Reply] = []
+        self.batch = Scheduler(PrefixCache(context), self._is_called)
+        self._arrived: list[Generation] = []
         self._awake, self._stepping = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._forgets = self._closed = False
@@ -39,7 +39,7 @@ class Worker:
         """Requests that wait for a sequence."""
         return len(self._arrived) + len(self.batch.waiting)
 
-    def submit(self, reply: Reply) -> None:
+    def submit(self, reply: Generation) -> None:
         """Let a reply take part in the batch.
 
         Raises:
@@ -62,7 +62,7 @@ class Worker:
                 self._thread.start()
             self._awake.notify()
 
-    def cancel(self, reply: Reply) -> None:
+    def cancel(self, reply: Generation) -> None:
         """Let a reply go; its sequence is free at the next step."""
         reply.cancelled = True
 

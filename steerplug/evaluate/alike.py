@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steerplug.engine.engine import Engine
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.reference import add_delta
 from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
@@ -36,7 +36,7 @@ class Alike:
 
 
 def alike(
-    a: Steering, b: Steering, engine: Engine, cells: Cells, prompts: Sequence[Prompt]
+    a: Steering, b: Steering, engine: Engine, cells: Reader, prompts: Sequence[Prompt]
 ) -> list[Alike]:
     """Return how alike two steerings are at each block that either steers.
 

@@ -34,10 +34,10 @@ from typing import Any
 import numpy as np
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.detokenizer import TextStream
+from steerplug.engine.detokenizer import Detokenizer
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
@@ -114,7 +114,7 @@ def measure_fidelity(
     preset: Preset,
     steering: Steering | Mix,
     engine: Engine,
-    cells: Cells,
+    cells: Reader,
     questions: Questions,
     *,
     seed: int = 0,
@@ -176,7 +176,7 @@ def measure_fidelity(
 
 
 def row_figures(
-    cells: Cells,
+    cells: Reader,
     lessons: Sequence[Lesson],
     aside: Sequence[Lesson],
     mix: Mix,
@@ -229,7 +229,7 @@ def _flipped(rows: Rows) -> Any:
 
 
 def _reply(model: Model, lesson: Lesson) -> Reply:
-    text = TextStream().feed(b"".join(map(model.vocab.piece, lesson.reply)))
+    text = Detokenizer().feed(b"".join(map(model.vocab.piece, lesson.reply)))
     return Reply(lesson.bare, lesson.reply, text)
 
 

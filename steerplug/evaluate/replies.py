@@ -16,7 +16,7 @@ import numpy as np
 
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.estimate import Estimate, ratio
@@ -97,7 +97,7 @@ def greedy(
     return Reply(prompt, tokens, "".join(piece.text for piece in pieces))
 
 
-def read(cells: Cells, reply: Reply) -> Reading:
+def read(cells: Reader, reply: Reply) -> Reading:
     """Let the bare model read a reply."""
     log_prob = 0.0
     if reply.tokens:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerplug.engine.engine import Engine
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.evaluate.fidelity import Fidelity, measure_fidelity
 from steerplug.evaluate.questions import SWEPT, Questions, for_choosing
 from steerplug.evaluate.sweep import Chosen, Sweep, as_dict, choose_strength, lessons_of, sweep
@@ -34,7 +34,7 @@ def measure_steering(
     preset: Preset,
     unit: Steering | Mix,
     engine: Engine,
-    cells: Cells,
+    cells: Reader,
     questions: Questions,
     *,
     mix: Mix | None = None,

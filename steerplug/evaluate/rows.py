@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.fit.measure import divergence, reply_log_probs
 from steerplug.fit.progress import Report
 from steerplug.fit.teacher import Lesson
@@ -51,7 +51,7 @@ class Rows:
 
 
 def compare(
-    cells: Cells, lessons: Sequence[Lesson], mix: Mix, report: Report
+    cells: Reader, lessons: Sequence[Lesson], mix: Mix, report: Report
 ) -> Iterator[tuple[Lesson, Rows]]:
     """Yield each lesson with its rows.
 

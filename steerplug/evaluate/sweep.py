@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.engine import Engine
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
 from steerplug.fit.at_once import at_once
@@ -116,7 +116,7 @@ def sweep(
     preset: Preset,
     steering: Steering | Mix,
     engine: Engine,
-    cells: Cells,
+    cells: Reader,
     lessons: Sequence[Lesson],
     *,
     strengths: Sequence[float] | None = None,
@@ -163,7 +163,7 @@ def _say(preset: Preset, engine: Engine, lesson: Lesson, mix: Mix) -> Reply:
 
 
 def _gap_and_closed(
-    cells: Cells, lesson: Lesson, mixes: Sequence[Mix]
+    cells: Reader, lesson: Lesson, mixes: Sequence[Mix]
 ) -> tuple[float, NDArray[np.float64]]:
     """Return what the prompt does to a lesson, and what each mix does of it, in nats."""
     (prompted,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])

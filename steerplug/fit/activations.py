@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steerplug.engine.context import Row
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit.progress import Report, silent, steps
@@ -45,7 +45,7 @@ class Activations:
 
 
 def capture(
-    cells: Cells, tokens: Sequence[int], layers: Sequence[int], first_row: int
+    cells: Reader, tokens: Sequence[int], layers: Sequence[int], first_row: int
 ) -> Array:
     """Return unsteered activations of `tokens` from `first_row` on: (n_blocks, n_rows, n_embd).
 
@@ -69,7 +69,7 @@ def capture(
 
 
 def of_lessons(
-    cells: Cells, lessons: Sequence[Lesson], layers: Sequence[int], report: Report = silent
+    cells: Reader, lessons: Sequence[Lesson], layers: Sequence[int], report: Report = silent
 ) -> Activations:
     """Return the rows of all lessons: prompted as the positive side, bare as the negative one."""
     prompted = [lesson.prompted for lesson in lessons]
@@ -82,7 +82,7 @@ def of_lessons(
 
 
 def _side(
-    cells: Cells,
+    cells: Reader,
     lessons: Sequence[Lesson],
     prompts: Sequence[Prompt],
     layers: Sequence[int],
@@ -98,7 +98,7 @@ def _side(
 
 
 def of_texts(
-    cells: Cells,
+    cells: Reader,
     pairs: Sequence[tuple[str, str]],
     layers: Sequence[int],
     report: Report = silent,

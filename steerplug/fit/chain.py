@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.engine.context import Row
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.scope import plan
 from steerplug.fit.activations import capture
 from steerplug.fit.progress import Report, silent, steps
@@ -96,7 +96,7 @@ class Sums:
 
 def fit_chain(
     chain: Chain,
-    cells: Cells,
+    cells: Reader,
     lessons: Sequence[Lesson],
     layers: Sequence[int],
     *,
@@ -195,7 +195,7 @@ def _n_paired(chain: Chain, lesson: Lesson) -> int:
 
 
 def _prompted(
-    chain: Chain, cells: Cells, lessons: Sequence[Lesson], layers: Sequence[int], report: Report
+    chain: Chain, cells: Reader, lessons: Sequence[Lesson], layers: Sequence[int], report: Report
 ) -> list[Array]:
     """Return the prompted activations of each lesson's rows: (n_blocks, n_rows, n_embd)."""
     return [
@@ -206,7 +206,7 @@ def _prompted(
 
 
 def _steered(
-    chain: Chain, cells: Cells, lesson: Lesson, common: int, mix: Mix, il: int
+    chain: Chain, cells: Reader, lesson: Lesson, common: int, mix: Mix, il: int
 ) -> Array:
     """Return the bare chat's rows at block il under `mix`: (n_rows of the lesson, n_embd).
 

@@ -44,7 +44,7 @@ class _Saved(dict[int, Value], Generic[Value]):
             self._save()
 
 
-class Kept:
+class Checkpoint:
     """Replies by the number of their question, and deltas by block; whatever is put in is saved.
 
     Args:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
 from steerplug.fit.activations import Activations, capture
 from steerplug.steering.value import Array
@@ -25,7 +25,7 @@ Directions = Mapping[int, Array]
 """Block il -> what strength 1.0 adds there: (n_embd,), or (T, n_embd) for actadd."""
 
 
-def actadd(cells: Cells, pair: tuple[str, str], layers: Sequence[int]) -> Directions:
+def actadd(cells: Reader, pair: tuple[str, str], layers: Sequence[int]) -> Directions:
     """Return the position-wise difference of two prompts at each block."""
     vocab = cells.context.model.vocab
     bos = [vocab.bos] if vocab.bos >= 0 else []

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from steerplug.engine.context import Row
 from steerplug.engine.engine import Engine, Request
-from steerplug.engine.reader import Cells
+from steerplug.engine.reader import Reader
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import FitError
@@ -60,7 +60,7 @@ def divergence(weights: Array, p: Array, q: Array) -> NDArray[np.float64]:
 
 
 def reply_log_probs(
-    cells: Cells, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+    cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
 ) -> Iterator[Array]:
     """Yield, for each mix, the log-probabilities at the boundary and reply rows.
 
@@ -82,7 +82,7 @@ def reply_log_probs(
 
 
 def gaps_closed(
-    cells: Cells, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent
+    cells: Reader, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent
 ) -> NDArray[np.float64]:
     """Return the share of the gap to the prompted model that each mix closes, (n_mixes,).
 
@@ -127,7 +127,7 @@ class Probe:
 
 
 def probes(
-    engine: Engine, cells: Cells, pairs: Sequence[tuple[str, str]], report: Report = silent
+    engine: Engine, cells: Reader, pairs: Sequence[tuple[str, str]], report: Report = silent
 ) -> list[Probe]:
     """Make the probes of a contrast; long lists of pairs are thinned out evenly.
 
@@ -146,7 +146,7 @@ def probes(
 
 
 def _probe(
-    engine: Engine, cells: Cells, pairs: Sequence[tuple[str, str]], text: str
+    engine: Engine, cells: Reader, pairs: Sequence[tuple[str, str]], text: str
 ) -> Probe:
     vocab = engine.model.vocab
     bos = (vocab.bos,) if vocab.bos >= 0 else ()
@@ -163,7 +163,7 @@ def _probe(
 
 
 def dial_and_damage(
-    cells: Cells, probed: Sequence[Probe], steering: Steering | Mix
+    cells: Reader, probed: Sequence[Probe], steering: Steering | Mix
 ) -> tuple[float, float]:
     """Return how well a steering works as a dial for its contrast, and what it breaks.
 

@@ -14,12 +14,12 @@ from pydantic import Field
 from steerplug.preset.mix import MAX_INGREDIENTS
 from steerplug.server.errors import Refused
 from steerplug.server.requests import AdapterBody
-from steerplug.server.state import Serving
+from steerplug.server.state import ServerState
 
 Adapters = Annotated[list[AdapterBody], Field(max_length=256)]
 
 
-def add_to(app: FastAPI, serving: Serving) -> None:
+def add_to(app: FastAPI, serving: ServerState) -> None:
     """Add the endpoints."""
     catalog, chooser = serving.catalog, serving.chooser
 

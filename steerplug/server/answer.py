@@ -16,8 +16,8 @@ from steerplug.engine.engine import Piece
 from steerplug.server.merge_streams import Numbered, begun, unless_gone
 from steerplug.server.requests import Body
 from steerplug.server.responses import TEXT, Frame, event, head, receipt, usage
-from steerplug.server.state import Serving
-from steerplug.server.steering_choice import Choice
+from steerplug.server.state import ServerState
+from steerplug.server.steering_choice import SteeringChoice
 from steerplug.session.receipt import Reply
 
 Events = AsyncGenerator[Numbered, None]
@@ -42,7 +42,7 @@ class Answer(ABC):
     """What OpenAI calls the answer, in one and as a part of a stream."""
 
     def __init__(
-        self, serving: Serving, request: Request, body: Body, choice: Choice, n: int,
+        self, serving: ServerState, request: Request, body: Body, choice: SteeringChoice, n: int,
         n_prompts: int = 1,
     ) -> None:  # fmt: skip
         self._serving, self._request, self._body = serving, request, body

@@ -17,7 +17,7 @@ from steerplug.errors import SteerplugError
 from steerplug.server import admin, chat, completions
 from steerplug.server.errors import describe, envelope, explain, status_of
 from steerplug.server.guard import Guard
-from steerplug.server.state import Serving
+from steerplug.server.state import ServerState
 from steerplug.server.strict import StrictRoute
 from steerplug.version import __version__
 
@@ -30,7 +30,7 @@ _CONTENT_POLICY = (
 )
 
 
-def create_app(serving: Serving) -> FastAPI:
+def create_app(serving: ServerState) -> FastAPI:
     """Return the application that serves a model."""
 
     @asynccontextmanager
@@ -60,7 +60,7 @@ def create_app(serving: Serving) -> FastAPI:
     return app
 
 
-def _add_operation(app: FastAPI, serving: Serving) -> None:
+def _add_operation(app: FastAPI, serving: ServerState) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Response:
@@ -92,7 +92,7 @@ def _add_page(app: FastAPI) -> list[str]:
     return list(files)
 
 
-def _add_errors(app: FastAPI, serving: Serving) -> None:
+def _add_errors(app: FastAPI, serving: ServerState) -> None:
     async def ours(_request: Request, error: Exception) -> Response:
         error = serving.reason(error)
         return _answer(envelope(error), status_of(error))

@@ -11,12 +11,12 @@ from steerplug.server.answer import Answer, Chosen
 from steerplug.server.merge_streams import together
 from steerplug.server.requests import ChatBody
 from steerplug.server.responses import call, call_delta, chat_logprobs
-from steerplug.server.state import Serving
+from steerplug.server.state import ServerState
 from steerplug.server.translate import chat_messages, chat_settings
 from steerplug.session.receipt import Reply
 
 
-def add_to(app: FastAPI, serving: Serving) -> None:
+def add_to(app: FastAPI, serving: ServerState) -> None:
     """Add the endpoint."""
 
     @app.post("/v1/chat/completions", response_model=None)

@@ -12,14 +12,14 @@ from steerplug.server.errors import Refused
 from steerplug.server.merge_streams import together
 from steerplug.server.requests import MAX_PROMPTS, CompletionBody
 from steerplug.server.responses import completion_logprobs
-from steerplug.server.state import Serving
-from steerplug.server.steering_choice import Choice
+from steerplug.server.state import ServerState
+from steerplug.server.steering_choice import SteeringChoice
 from steerplug.server.translate import completion_settings, prompts
 from steerplug.session import Session, Text
 from steerplug.session.receipt import Reply
 
 
-def add_to(app: FastAPI, serving: Serving) -> None:
+def add_to(app: FastAPI, serving: ServerState) -> None:
     """Add the endpoint."""
 
     @app.post("/v1/completions", response_model=None)
@@ -46,7 +46,7 @@ class CompletionAnswer(Answer):
     _body: CompletionBody
 
     def __init__(
-        self, serving: Serving, request: Request, body: CompletionBody, choice: Choice,
+        self, serving: ServerState, request: Request, body: CompletionBody, choice: SteeringChoice,
         texts: list[Text],
     ) -> None:  # fmt: skip
         vocab = serving.session.model.vocab

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from steerplug.engine.detokenizer import TextStream
+from steerplug.engine.detokenizer import Detokenizer
 from steerplug.engine.engine import Piece
 from steerplug.engine.vocab import Vocab
 from steerplug.session import Event, Session, Settings, Text
@@ -61,5 +61,5 @@ def echo(text: Text, scored: Scored, vocab: Vocab) -> list[Piece]:
 
 def _texts(tokens: Sequence[int], vocab: Vocab) -> list[str]:
     """Return what each token adds to the text."""
-    stream = TextStream()
+    stream = Detokenizer()
     return [stream.feed(vocab.piece(token, True)) for token in tokens]

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused, envelope, status_of
-from steerplug.server.state import STOPPED, Serving
+from steerplug.server.state import STOPPED, ServerState
 
 log = logging.getLogger("steerplug.server")
 
@@ -36,7 +36,7 @@ class Guard:
         open_paths: what may be read without a key.
     """
 
-    def __init__(self, app: ASGIApp, serving: Serving, open_paths: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, serving: ServerState, open_paths: Sequence[str]) -> None:
         self._app, self._serving = app, serving
         self._open, self._keys = frozenset(open_paths), Keys(serving.config)
         self._n_working = 0

@@ -11,7 +11,7 @@ from steerplug.errors import SteerplugError
 from steerplug.server.app import create_app
 from steerplug.server.config import Config
 from steerplug.server.connection import limited
-from steerplug.server.state import Serving
+from steerplug.server.state import ServerState
 
 log = logging.getLogger("steerplug.server")
 
@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
         serving: the model, and how to serve it. The model's engine is closed in the end.
     """
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: ServerState) -> None:
         self._serving = serving
         super().__init__(
             uvicorn.Config(
@@ -75,6 +75,6 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(engine.close)
 
 
-def serve(serving: Serving, sockets: Sequence[socket.socket]) -> None:
+def serve(serving: ServerState, sockets: Sequence[socket.socket]) -> None:
     """Serve until told to stop by a signal."""
     Server(serving).run(sockets=list(sockets))

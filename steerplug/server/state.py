@@ -17,7 +17,7 @@ from steerplug.server.errors import Refused, envelope, status_of
 from steerplug.server.metrics import Metrics
 from steerplug.server.requests import Body
 from steerplug.server.responses import DONE, event
-from steerplug.server.steering_choice import Choice, Chooser
+from steerplug.server.steering_choice import Chooser, SteeringChoice
 from steerplug.server.stream import EventStream
 from steerplug.session import Session
 from steerplug.session.receipt import Reply
@@ -30,7 +30,7 @@ _LOOK_AGAIN = 2.0
 
 
 @dataclass
-class Serving:
+class ServerState:
     """One model being served.
 
     Args:
@@ -60,7 +60,7 @@ class Serving:
             except (SteerplugError, OSError) as error:
                 log.warning("the presets cannot be read: %s", error)
 
-    async def choose(self, request: Request, body: Body) -> Choice:
+    async def choose(self, request: Request, body: Body) -> SteeringChoice:
         """Return how to steer the reply to a request; errors are those of `Chooser.choose`."""
         header = request.headers.get("x-steering")
         return await asyncio.to_thread(
@@ -96,7 +96,7 @@ class Serving:
         if self.config.log_text:
             request.state.noted.update(texts)
 
-    def note(self, request: Request, choice: Choice, replies: list[Reply]) -> None:
+    def note(self, request: Request, choice: SteeringChoice, replies: list[Reply]) -> None:
         """Note what was answered for the log; texts only if the server was told to."""
         said: dict[str, Any] = {
             "steering": choice.mix,

@@ -24,7 +24,7 @@ Said = str | Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Choice:
+class SteeringChoice:
     """The steering of one reply.
 
     Args:
@@ -56,14 +56,14 @@ class Chooser:
 
     def __init__(self, session: Session, catalog: Catalog, base: str, default: str) -> None:
         self._session, self._catalog, self.base = session, catalog, base
-        self._offers, self._known = catalog.offers, dict[str, Choice]()
+        self._offers, self._known = catalog.offers, dict[str, SteeringChoice]()
         self.default = self.resolve(default)
 
     def models(self) -> list[str]:
         """Return the ids of all models: the bare one, and one for each preset."""
         return [self.base, *(f"{self.base}@{name}" for name in sorted(self._catalog.offers))]
 
-    def choose(self, model: str, body: Said | None, header: str | None) -> Choice:
+    def choose(self, model: str, body: Said | None, header: str | None) -> SteeringChoice:
         """Return how to steer, from what the places where a client may say it say.
 
         Raises:
@@ -74,7 +74,7 @@ class Chooser:
         said = next((one for one in (body, suffix, header) if one is not None), None)
         return self.default if said is None else self.resolve(said)
 
-    def resolve(self, said: Said) -> Choice:
+    def resolve(self, said: Said) -> SteeringChoice:
         """Return the steering that a mix means; errors are those of `choose`."""
         words = said if isinstance(said, str) else _spell(said)
         if self._offers is not self._catalog.offers or len(self._known) >= _MAX_KNOWN:
@@ -84,7 +84,7 @@ class Chooser:
             known[words] = self._look_up(words)
         return known[words]
 
-    def _look_up(self, words: str) -> Choice:
+    def _look_up(self, words: str) -> SteeringChoice:
         try:
             for ingredient in parse_mix(words):
                 self._catalog.check(ingredient.reference)
@@ -93,7 +93,7 @@ class Chooser:
             raise
         except SteerplugError as error:
             raise Refused(str(error), error.status, "invalid_steering", "steering") from None
-        return Choice(words, steering)
+        return SteeringChoice(words, steering)
 
     def _suffix(self, model: str) -> str | None:
         """Return the mix that a model's id ends in, if it does."""

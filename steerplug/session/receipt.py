@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ingested:
+class AppliedPreset:
     """One ingredient of a receipt: whose numbers, at what strength, and what it holds the reply to.
 
     `format` is "json" where the preset constrains the reply as well as steers it, else empty;
@@ -42,7 +42,7 @@ class Receipt:
         mean_moved: mean of |change of h| / |h| over steered tokens and blocks.
     """
 
-    steering: tuple[Ingested, ...] = ()
+    steering: tuple[AppliedPreset, ...] = ()
     digest: str = ""
     tokens_steered: int = 0
     mean_moved: float = 0.0

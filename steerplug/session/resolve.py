@@ -15,7 +15,7 @@ from steerplug.interchange.reading import read_vectors
 from steerplug.library.presets import find_preset, is_steering_file, load_preset
 from steerplug.preset import Preset, check_range, check_strength
 from steerplug.preset.mix import Ingredient, parse_mix
-from steerplug.session.receipt import Ingested
+from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.terms import Phase
@@ -29,7 +29,7 @@ class Resolved:
     """Steering that was looked up before, and what a receipt says of it."""
 
     mix: Mix
-    ingredients: tuple[Ingested, ...]
+    ingredients: tuple[AppliedPreset, ...]
 
 
 SteeringWords = str | Preset | Mix | Steering | Resolved | None
@@ -56,7 +56,7 @@ class _Found:
             check_range(self.steering.name, total, *self.allowed)
         return replace(self, strength=total)
 
-    def said(self) -> Ingested:
+    def said(self) -> AppliedPreset:
         """Return what a receipt says of it; a preset that is taken away asks for no decoding."""
         said = _ingested(self.steering, self.version, self.strength)
         if self.strength > 0:
@@ -76,7 +76,7 @@ class Resolver:
         self._model, self._build = model, build
         self._warned: set[Path] = set()
 
-    def mix(self, words: SteeringWords) -> tuple[Mix, tuple[Ingested, ...]]:
+    def mix(self, words: SteeringWords) -> tuple[Mix, tuple[AppliedPreset, ...]]:
         """Return a mix, and what a receipt says of it; presets are built when first used.
 
         Raises:
@@ -176,7 +176,7 @@ class Resolver:
                 )
 
 
-def _ingested(steering: Steering, version: str, strength: float) -> Ingested:
-    return Ingested(
+def _ingested(steering: Steering, version: str, strength: float) -> AppliedPreset:
+    return AppliedPreset(
         steering.name, version, strength, steering.digest, tuple(steering.layers), steering.scope
     )

@@ -30,7 +30,7 @@ from steerplug.errors import EngineError, RequestError
 from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
 from steerplug.preset import Origin, Preset
-from steerplug.session.receipt import Ingested, Receipt, Reply, Scored, Usage
+from steerplug.session.receipt import AppliedPreset, Receipt, Reply, Scored, Usage
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
 from steerplug.steering.value import Mix
 from steerplug.store.store import Store
@@ -328,7 +328,7 @@ class Session:
             yield event
         yield task.reply()
 
-    def steering(self, words: SteeringWords) -> tuple[Mix, tuple[Ingested, ...]]:
+    def steering(self, words: SteeringWords) -> tuple[Mix, tuple[AppliedPreset, ...]]:
         """Return a mix, and what a receipt says of it; presets are built when first used.
 
         Raises:
@@ -364,7 +364,7 @@ class _Task:
     """One reply in the making: what was asked for, and what has come so far."""
 
     def __init__(
-        self, request: Request, ingredients: tuple[Ingested, ...], calls: CallStream | None,
+        self, request: Request, ingredients: tuple[AppliedPreset, ...], calls: CallStream | None,
         promise: Promise,
     ) -> None:  # fmt: skip
         self.request, self.ingredients, self._promise = request, ingredients, promise

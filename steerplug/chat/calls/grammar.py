@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern, until_arguments
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools, closed
-from steerplug.engine.call_marks import Calls
+from steerplug.engine.call_marks import CallMarks
 from steerplug.engine.constraint import (
     Choice,
     Constraint,
@@ -104,7 +104,7 @@ def _say_once(sentence: str) -> None:
 
 def reply_grammar(
     form: Form, tools: Tools, wanted: Grammar | None, vocab: Vocab
-) -> tuple[Grammar | None, Calls]:
+) -> tuple[Grammar | None, CallMarks]:
     """Return what a reply must follow from its beginning, and how it calls tools.
 
     Args:
@@ -118,7 +118,7 @@ def reply_grammar(
     """
     naming = pattern(form.opening + form.head), pattern(form.again)
     named = name_end(form), until_arguments(form)
-    marks = Calls(form.opening, form.closing, form.first, naming, named)
+    marks = CallMarks(form.opening, form.closing, form.first, naming, named)
     if not tools or tools.choice == NONE:
         return wanted, replace(marks, forbidden=bool(tools))
     calls = _calls(form, tools, vocab)
