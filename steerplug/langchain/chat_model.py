@@ -33,7 +33,7 @@ from steerplug.langchain.structured import Schema, structured
 from steerplug.langchain.tools import Choice, ToolLike, described, to_choice
 
 if TYPE_CHECKING:
-    from steerplug.session import Event, Settings
+    from steerplug.session import Event, Session, Settings
 
 
 class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
@@ -152,27 +152,6 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
 
     # Generating
 
-    def _events(
-        self, messages: list[BaseMessage], call: Call, *, whole: bool = False
-    ) -> Generator["Event", None, None]:
-        session = self._session(call)
-        events = session.stream_chat(
-            to_chat(messages), call.steering, _settings(messages, call), whole=whole
-        )
-        with closing(cast("Generator[Event, None, None]", events)):
-            yield from events
-
-    async def _aevents(
-        self, messages: list[BaseMessage], call: Call, *, whole: bool = False
-    ) -> AsyncGenerator["Event", None]:
-        session = await run_in_executor(None, self._session, call)
-        events = session.astream_chat(
-            to_chat(messages), call.steering, _settings(messages, call), whole=whole
-        )
-        async with aclosing(events):
-            async for event in events:
-                yield event
-
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -182,8 +161,9 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            events = list(self._events(messages, call, whole=True))
-            return to_result(events, call.model, self._session(call).model.vocab)
+            session = self._session(call)
+            events = list(_events(session, messages, call, whole=True))
+            return to_result(events, call.model, session.model.vocab)
 
     def _stream(
         self,
@@ -194,10 +174,10 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            vocab = self._session(call).model.vocab
-            with closing(self._events(messages, call)) as events:
+            session = self._session(call)
+            with closing(_events(session, messages, call)) as events:
                 for event in events:
-                    if chunk := to_chunk(event, call.model, vocab):
+                    if chunk := to_chunk(event, call.model, session.model.vocab):
                         yield chunk
 
     async def _agenerate(
@@ -209,9 +189,10 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            async with aclosing(self._aevents(messages, call, whole=True)) as events:
+            session = await run_in_executor(None, self._session, call)
+            async with aclosing(_aevents(session, messages, call, whole=True)) as events:
                 made = [event async for event in events]
-            return to_result(made, call.model, self._session(call).model.vocab)
+            return to_result(made, call.model, session.model.vocab)
 
     async def _astream(
         self,
@@ -222,10 +203,10 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            vocab = (await run_in_executor(None, self._session, call)).model.vocab
-            async with aclosing(self._aevents(messages, call)) as events:
+            session = await run_in_executor(None, self._session, call)
+            async with aclosing(_aevents(session, messages, call)) as events:
                 async for event in events:
-                    if chunk := to_chunk(event, call.model, vocab):
+                    if chunk := to_chunk(event, call.model, session.model.vocab):
                         yield chunk
 
     # What LangChain asks of a model's identity
@@ -265,6 +246,23 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
         params = super()._get_ls_params(stop=stops if stop is None else stop, **kwargs)
         params["ls_provider"] = PROVIDER
         return params
+
+
+def _events(
+    session: "Session", messages: list[BaseMessage], call: Call, *, whole: bool = False
+) -> "Generator[Event, None, None]":
+    events = session.stream_chat(
+        to_chat(messages), call.steering, _settings(messages, call), whole=whole
+    )
+    return cast("Generator[Event, None, None]", events)
+
+
+def _aevents(
+    session: "Session", messages: list[BaseMessage], call: Call, *, whole: bool = False
+) -> "AsyncGenerator[Event, None]":
+    return session.astream_chat(
+        to_chat(messages), call.steering, _settings(messages, call), whole=whole
+    )
 
 
 def _settings(messages: Sequence[BaseMessage], call: Call) -> "Settings":
