@@ -45,6 +45,14 @@ class Listing:
     pack: str = ""
 
 
+@dataclass(frozen=True)
+class LibraryFile:
+    """What a reference refers to: a preset's file, or one of steering numbers without a preset."""
+
+    path: Path
+    preset: Preset | None
+
+
 def user_folder() -> Path:
     """Return the folder of the user's own presets; it need not exist."""
     chosen = os.environ.get("STEERPLUG_PRESETS")
@@ -106,6 +114,17 @@ def find_preset(reference: str) -> Path:
     )
 
 
+def look_up(reference: str) -> LibraryFile:
+    """Return the file that a name or path refers to, and the preset in it unless it is a GGUF.
+
+    Raises:
+        PresetNotFound: there is none.
+        PresetError: the file cannot be read, or is not a good preset.
+    """
+    path = find_preset(reference)
+    return LibraryFile(path, None if is_steering_file(path) else _read(path))
+
+
 def load_preset(reference: str) -> Preset:
     """Return the preset that a name or path refers to.
 
@@ -113,7 +132,21 @@ def load_preset(reference: str) -> Preset:
         PresetNotFound: there is none.
         PresetError: the file cannot be read, or is not a good preset.
     """
-    return _read(find_preset(reference))
+    return preset_in(look_up(reference))
+
+
+def preset_in(file: LibraryFile) -> Preset:
+    """Return the preset of a file.
+
+    Raises:
+        PresetError: it holds steering numbers.
+    """
+    if file.preset is None:
+        raise PresetError(
+            f"{file.path} holds steering numbers, not a preset; use it in a mix, or name a YAML "
+            "file."
+        )
+    return file.preset
 
 
 def list_presets() -> list[Listing]:
@@ -196,10 +229,6 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> Preset:
-    if is_steering_file(path):
-        raise PresetError(
-            f"{path} holds steering numbers, not a preset; use it in a mix, or name a YAML file."
-        )
     pack = pack_of(path)
     if pack:
         content = pack.content(path.relative_to(pack.folder).as_posix())
