@@ -16,6 +16,7 @@ from pydantic import (
     StrictBool,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -23,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from steerplug.engine.sampling import SETTINGS
 from steerplug.errors import RequestError, nearest
+from steerplug.library.recipe import Recipe
 from steerplug.preset.mix import parse_mix
 from steerplug.session.sampling_fields import SamplingFields
 
@@ -66,12 +68,15 @@ class Arguments(SamplingFields):
     unsteered: list[Literal["thinking", "constrained"]] | None = None
     """Phases of a reply that steering leaves out, besides those that the presets leave out."""
 
-    @field_validator("steering")
+    @field_validator("steering", mode="wrap")
     @classmethod
-    def _is_a_mix(cls, steering: str | None) -> str | None:
-        if steering is not None:
-            parse_mix(steering)
-        return steering
+    def _is_a_mix(cls, steering: object, check: ValidatorFunctionWrapHandler) -> str | None:
+        if isinstance(steering, Recipe):
+            return steering
+        text: str | None = check(steering)
+        if text is not None:
+            parse_mix(text)
+        return text
 
     @field_validator(*SETTINGS, mode="before")
     @classmethod

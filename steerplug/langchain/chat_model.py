@@ -223,8 +223,11 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        params = super()._get_invocation_params(stop=stop, **kwargs)
-        return {**params, **self._fingerprints(kwargs)}
+        arguments = self._read(kwargs)
+        steered = self._with({"steering": self._chosen(arguments)})
+        rest = {name: value for name, value in arguments.items() if name != "steering"}
+        params = super(ChatSteerplug, steered)._get_invocation_params(stop=stop, **rest)
+        return {**params, **steered._fingerprints(rest)}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """Return the key of LangChain's cache: all that a reply depends on, by content."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from steerplug.errors import SteerplugError, nearest
+from steerplug.library.recipe import Recipe
 from steerplug.preset.mix import MAX_INGREDIENTS, Ingredient, format_mix, parse_mix
 from steerplug.server.catalog import Catalog
 from steerplug.server.errors import Refused
@@ -86,9 +87,10 @@ class Chooser:
 
     def _look_up(self, words: str) -> SteeringChoice:
         try:
-            for ingredient in parse_mix(words):
+            ingredients = parse_mix(words)
+            for ingredient in ingredients:
                 self._catalog.check(ingredient.reference)
-            steering = Resolved(*self._session.steering(words))
+            steering = Resolved(*self._session.steering(Recipe(words, ingredients)))
         except Refused:
             raise
         except SteerplugError as error:
