@@ -114,11 +114,11 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
             RequestError: something is no tool, or the choice is none of them.
         """
         with langchain_errors():
-            said = [described(tool, strict) for tool in tools]
-            to_choice(tool_choice, [str(one.get("function", {}).get("name")) for one in said])
-        asked = {"tools": said or None, "tool_choice": tool_choice,
-                 "parallel_tool_calls": parallel_tool_calls}  # fmt: skip
-        return self.bind(**{k: v for k, v in asked.items() if v is not None}, **kwargs)
+            in_json = [described(tool, strict) for tool in tools]
+            to_choice(tool_choice, [str(tool.get("function", {}).get("name")) for tool in in_json])
+        choice = {"tools": in_json or None, "tool_choice": tool_choice,
+                  "parallel_tool_calls": parallel_tool_calls}  # fmt: skip
+        return self.bind(**{k: v for k, v in choice.items() if v is not None}, **kwargs)
 
     def with_structured_output(
         self, schema: Schema | None = None, **kwargs: Any
@@ -233,14 +233,14 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
         """Return the key of LangChain's cache: all that a reply depends on, by content."""
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            said = {**asdict(call.settings()), "timeout": None}
+            settings = {**asdict(call.settings()), "timeout": None}
             content = {
                 "_type": self._llm_type,
                 "model": fingerprint_model(call.model),
                 "steering": fingerprint_steering(call.steering),
                 "n_ctx": self.n_ctx,
-                **said,
-                "unsteered": sorted(said["unsteered"]),
+                **settings,
+                "unsteered": sorted(settings["unsteered"]),
             }
         return json.dumps(sorted(content.items()))
 

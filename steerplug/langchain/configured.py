@@ -150,7 +150,7 @@ def _together(
     """Return a config for each item, which lets all run that fit into an engine."""
     configs = get_config_list(config, n)
     return [
-        {**one, "max_concurrency": one.get("max_concurrency") or AT_ONCE} for one in configs
+        {**item, "max_concurrency": item.get("max_concurrency") or AT_ONCE} for item in configs
     ]
 
 
@@ -158,7 +158,7 @@ def _spec() -> ConfigurableFieldSpec:
     """Return what configs may say; the same for every model, or chains of two would be refused."""
     presets: list[str] = []
     with suppress(SteerplugError):  # a folder that cannot be read is no reason to hide the field
-        presets = [one.name for one in list_presets() if one.error is None]
+        presets = [listing.name for listing in list_presets() if listing.error is None]
     schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "examples": [*presets, "none"]}
     return ConfigurableFieldSpec(
         id="steering",

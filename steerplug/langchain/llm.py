@@ -63,21 +63,21 @@ class SteerplugLLM(LocalModel, BaseLLM):
             async for chunk in chunks:
                 yield chunk
 
-    def generate(self, prompts: list[str], *args: Any, **said: Any) -> LLMResult:
+    def generate(self, prompts: list[str], *args: Any, **arguments: Any) -> LLMResult:
         """Return what the model writes after each of `prompts`; see `BaseLLM.generate`."""
-        model, run = self._saying(said)
+        model, run = self._answering(arguments)
         return super(SteerplugLLM, model).generate(prompts, *args, **run)
 
-    async def agenerate(self, prompts: list[str], *args: Any, **said: Any) -> LLMResult:
+    async def agenerate(self, prompts: list[str], *args: Any, **arguments: Any) -> LLMResult:
         """Return what the model writes after each of `prompts`; see `BaseLLM.agenerate`."""
-        model, run = self._saying(said)
+        model, run = self._answering(arguments)
         return await super(SteerplugLLM, model).agenerate(prompts, *args, **run)
 
-    def _saying(self, said: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+    def _answering(self, arguments: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
         """Return a copy whose fields are what a call says, and what the call says of its run."""
-        run = {name: said.pop(name) for name in _OF_A_RUN if name in said}
+        run = {name: arguments.pop(name) for name in _OF_A_RUN if name in arguments}
         with langchain_errors():
-            call = Arguments.of(self, self._read(said))
+            call = Arguments.of(self, self._read(arguments))
         return self._with({name: getattr(call, name) for name in Arguments.model_fields}), run
 
     def _steered(self, arguments: Mapping[str, Any]) -> Self:

@@ -29,7 +29,9 @@ class Recipe(str):
             PresetError: a preset is not there or not good.
         """
         recipe = super().__new__(cls, text)
-        recipe._parts = tuple((one, look_up(one.reference)) for one in ingredients)
+        recipe._parts = tuple(
+            (ingredient, look_up(ingredient.reference)) for ingredient in ingredients
+        )
         return recipe
 
     @classmethod
