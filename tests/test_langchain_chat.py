@@ -5,10 +5,12 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +38,7 @@ from steerplug import ChatSteerplug, Sampling, errors
 from steerplug.chat.tool import ToolCall
 from steerplug.engine.context import Context
 from steerplug.engine.sampling import SETTINGS
+from steerplug.langchain import local
 from steerplug.langchain.call import Call
 from steerplug.langchain.errors import as_langchain
 from steerplug.langchain.messages import to_chat
@@ -43,6 +46,7 @@ from steerplug.session.shared import session_for
 
 QUESTION = "What is rain?"
 N_CTX = 512
+ROUTES = ("invoke", "stream", "ainvoke", "astream")
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -125,15 +129,43 @@ def test_a_replaced_model_file_is_loaded_anew(
 # Replies
 
 
+async def answered(model: ChatSteerplug, route: str, **arguments: Any) -> AIMessage:
+    """The reply to the question, by any of four routes."""
+    if route == "invoke":
+        return model.invoke(QUESTION, **arguments)
+    if route == "stream":
+        return joined(list(model.stream(QUESTION, **arguments)))
+    if route == "ainvoke":
+        return await model.ainvoke(QUESTION, **arguments)
+    return joined([chunk async for chunk in model.astream(QUESTION, **arguments)])
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_reply_is_spelled_by_the_session_that_made_it(
+    monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    first = session_for("smollm2", N_CTX, 1)
+    other = SimpleNamespace(model=SimpleNamespace(vocab=SimpleNamespace(piece=lambda _: b"?")))
+    threads: list[threading.Thread] = []
+
+    def session_of(*_: object) -> Any:
+        """Return another session from the second call on, as if the file had been replaced."""
+        threads.append(threading.current_thread())
+        return first if len(threads) == 1 else other
+
+    monkeypatch.setattr(local, "session_for", session_of)
+    reply = await answered(chat(logprobs=True), route)
+    spelled = "".join(token["token"] for token in reply.response_metadata["logprobs"]["content"])
+    assert spelled == reply.text != ""
+    assert len(threads) == 1
+    on_loop = threads[0] is threading.current_thread()
+    assert on_loop == (route in ("invoke", "stream"))
+
+
 @pytest.mark.parametrize("steering", [None, "sad"])
 async def test_invoke_stream_and_their_async_forms_agree(steering: str | None) -> None:
     model = chat(steering=steering)
-    replies: list[AIMessage] = [
-        model.invoke(QUESTION),
-        joined(list(model.stream(QUESTION))),
-        await model.ainvoke(QUESTION),
-        joined([chunk async for chunk in model.astream(QUESTION)]),
-    ]
+    replies = [await answered(model, route) for route in ROUTES]
     session = session_for("smollm2", N_CTX, 1)
     expected = session.chat([{"role": "user", "content": QUESTION}], steering, model.settings())
     for reply in replies:

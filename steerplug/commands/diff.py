@@ -1,6 +1,5 @@
 """`steerplug diff`: what two presets say differently, and how alike their steering is."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +13,7 @@ from steerplug.commands.output import print_json, say, screen, visible
 
 if TYPE_CHECKING:
     from steerplug.evaluate.alike import Alike
-    from steerplug.preset import Preset
+    from steerplug.library.presets import LibraryFile
     from steerplug.preset.compare import Change
     from steerplug.session import Session
     from steerplug.steering.value import Steering
@@ -26,20 +25,14 @@ Named = Annotated[str, typer.Argument(help="A preset's name or path, or a steeri
 
 def diff(a: Named, b: Named, model: Model = MODEL, as_json: Json = False) -> None:
     """Show how two presets differ: in words, and in what they add at each block."""
-    from steerplug.library.presets import find_preset, is_steering_file, load_preset
+    from steerplug.library.presets import look_up
     from steerplug.preset.compare import changes
 
-    paths = find_preset(a), find_preset(b)
-    presets = [
-        None if is_steering_file(path) else load_preset(name)
-        for name, path in zip((a, b), paths, strict=True)
-    ]
-    first, second = presets
+    files = look_up(a), look_up(b)
+    first, second = (file.preset for file in files)
     words = changes(first, second) if first and second else []
     with opened(model) as session:
-        steerings = [
-            _steering(session, path, preset) for path, preset in zip(paths, presets, strict=True)
-        ]
+        steerings = [_steering(session, file) for file in files]
         missing = [
             name for name, one in zip((a, b), steerings, strict=True) if one is None
         ]
@@ -59,15 +52,15 @@ def diff(a: Named, b: Named, model: Model = MODEL, as_json: Json = False) -> Non
         screen().print(_table(blocks, a, b))
 
 
-def _steering(session: "Session", path: Path, preset: "Preset | None") -> "Steering | None":
+def _steering(session: "Session", file: "LibraryFile") -> "Steering | None":
     """Return the steering of a file, or of a preset if it was built before."""
     from steerplug.build import find_built
     from steerplug.steering.file import read_steering
 
     model = session.model
-    if preset is None:
-        return read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)[0]
-    built = find_built(preset, session.engine, store=session.store)
+    if file.preset is None:
+        return read_steering(file.path, n_embd=model.n_embd, n_layer=model.n_layer)[0]
+    built = find_built(file.preset, session.engine, store=session.store)
     return built.steering if built else None
 
 

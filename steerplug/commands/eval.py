@@ -95,7 +95,7 @@ class _Subject:
 def _subject(words: str, strength: float | None) -> _Subject:
     """Read a mix; a strength of its own goes with one preset that says none."""
     from steerplug.evaluate.mixed import mixed
-    from steerplug.library.presets import find_preset, is_steering_file, load_preset
+    from steerplug.library.presets import look_up
     from steerplug.preset.mix import format_mix, parse_mix
 
     ingredients = parse_mix(words)
@@ -110,13 +110,14 @@ def _subject(words: str, strength: float | None) -> _Subject:
             )
         sign = -first.sign if strength < 0 else first.sign
         ingredients = (replace(first, strength=abs(strength), sign=sign),)
-    for ingredient in ingredients:
-        if is_steering_file(path := find_preset(ingredient.reference)):
+    files = [look_up(ingredient.reference) for ingredient in ingredients]
+    for file in files:
+        if file.preset is None:
             raise PresetError(
-                f"{path} holds steering numbers and no prompt to compare them with; name the "
+                f"{file.path} holds steering numbers and no prompt to compare them with; name the "
                 "preset's YAML file."
             )
-    presets = [load_preset(ingredient.reference) for ingredient in ingredients]
+    presets = [file.preset for file in files if file.preset]
     whole = mixed(presets, [ingredient.sign > 0 for ingredient in ingredients])
     return _Subject(format_mix(ingredients), whole, len(presets) == 1)
 

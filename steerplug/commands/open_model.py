@@ -8,6 +8,7 @@ from steerplug.commands.output import Building
 
 if TYPE_CHECKING:
     from steerplug.session import Session
+    from steerplug.session.resolve import Resolved
 
 
 @contextmanager
@@ -23,10 +24,12 @@ def opened(model: str, steering: str = "none") -> Iterator["Session"]:
         session.close()
 
 
-def prepare(session: "Session", steering: str) -> None:
-    """Build the presets of a mix that were never built for this model, showing how far it is."""
+def prepare(session: "Session", steering: str) -> "Resolved":
+    """Return what a mix means; what was never built for this model is, showing how far it is."""
+    from steerplug.session.resolve import Resolved
+
     with Building(learning(session, steering)) as session.report:
-        session.steering(steering)
+        return Resolved(*session.steering(steering))
 
 
 def learning(session: "Session", preset: str) -> str:

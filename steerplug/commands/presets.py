@@ -117,9 +117,10 @@ def _table(found: "list[Listing]") -> Table:
 
 def show(preset: PresetFile, as_json: Json = False) -> None:
     """Show one preset in words."""
-    from steerplug.library.presets import find_preset, load_preset, shipped_folder
+    from steerplug.library.presets import look_up, preset_in, shipped_folder
 
-    path, wanted = find_preset(preset), load_preset(preset)
+    file = look_up(preset)
+    path, wanted = file.path, preset_in(file)
     if as_json:
         content = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
         shipped = path.parent == shipped_folder()

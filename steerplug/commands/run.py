@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
-from steerplug.commands.open_model import opened
+from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model, Steer
 from steerplug.commands.output import print_json, say
 from steerplug.commands.piped import read_prompt
@@ -16,6 +16,7 @@ from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
     from steerplug.session import Event, Session, Settings
+    from steerplug.session.resolve import Resolved
 
 Prompt = Annotated[
     str,
@@ -47,9 +48,9 @@ def run(
     from steerplug.session import Settings
 
     settings = Settings(sampling, tuple(stop or ()), max_tokens)
-    with opened(model, steer) as session:
-        ask = _continue if raw else _chat
-        reply = stream(ask(session, text, system, steer, settings), shown=not as_json)
+    with opened(model) as session:
+        ask, steering = _continue if raw else _chat, prepare(session, steer)
+        reply = stream(ask(session, text, system, steering, settings), shown=not as_json)
     if as_json:
         print_json({"model": model, "steering": steer, **reply.to_dict()})
     else:
@@ -57,13 +58,15 @@ def run(
 
 
 def _chat(
-    session: "Session", text: str, system: str | None, steer: str, settings: "Settings"
+    session: "Session", text: str, system: str | None, steering: "Resolved",
+    settings: "Settings",
 ) -> "Iterator[Event]":
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return session.stream_chat([*messages, {"role": "user", "content": text}], steer, settings)
+    return session.stream_chat([*messages, {"role": "user", "content": text}], steering, settings)
 
 
 def _continue(
-    session: "Session", text: str, _system: str | None, steer: str, settings: "Settings"
+    session: "Session", text: str, _system: str | None, steering: "Resolved",
+    settings: "Settings",
 ) -> "Iterator[Event]":
-    return session.stream_complete(text, steer, settings)
+    return session.stream_complete(text, steering, settings)

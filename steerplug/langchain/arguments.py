@@ -16,6 +16,7 @@ from pydantic import (
     StrictBool,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -23,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from steerplug.engine.sampling import SETTINGS
 from steerplug.errors import RequestError, nearest
+from steerplug.library.recipe import Recipe
 from steerplug.preset.mix import parse_mix
 from steerplug.session.sampling_fields import SamplingFields
 
@@ -66,12 +68,15 @@ class Arguments(SamplingFields):
     unsteered: list[Literal["thinking", "constrained"]] | None = None
     """Phases of a reply that steering leaves out, besides those that the presets leave out."""
 
-    @field_validator("steering")
+    @field_validator("steering", mode="wrap")
     @classmethod
-    def _is_a_mix(cls, steering: str | None) -> str | None:
-        if steering is not None:
-            parse_mix(steering)
-        return steering
+    def _is_a_mix(cls, steering: object, check: ValidatorFunctionWrapHandler) -> str | None:
+        if isinstance(steering, Recipe):
+            return steering
+        text: str | None = check(steering)
+        if text is not None:
+            parse_mix(text)
+        return text
 
     @field_validator(*SETTINGS, mode="before")
     @classmethod
@@ -118,7 +123,7 @@ class Arguments(SamplingFields):
         return bool(self.logprobs or self.top_logprobs)
 
     @classmethod
-    def of(cls, model: "Arguments", said: Mapping[str, Any]) -> Self:
+    def of(cls, model: "Arguments", arguments: Mapping[str, Any]) -> Self:
         """Return a model's arguments with what a call says instead; None says nothing.
 
         Raises:
@@ -128,7 +133,7 @@ class Arguments(SamplingFields):
         known = type(model).model_fields
         own = {name: getattr(model, name) for name in cls.model_fields if name in known}
         new = {
-            name: value for name, value in said.items()
+            name: value for name, value in arguments.items()
             if value is not None and name not in _PASSED_ON_BY_CORE
         }
         with one_sentence(cls):
@@ -142,7 +147,7 @@ def one_sentence(known: type[BaseModel]) -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"][:1]) or "the model"
+        name = str(first["loc"][0]) if first["loc"] else "the model"
         if first["type"] == "extra_forbidden" and name in known.model_fields:
             raise RequestError(f"`{name}` is said twice, by two names; give it once.") from None
         if first["type"] == "extra_forbidden":

@@ -55,13 +55,13 @@ class Call(ChatFields, Arguments):
         )
 
 
-def to_schema(said: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def to_schema(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the JSON Schema that a `response_format` asks for, if it asks for JSON.
 
     Raises:
         RequestError: it is of no known type, or without the schema it speaks of.
     """
-    kind = said.get("type")
+    kind = response_format.get("type")
     if kind == "text":
         return None
     if kind not in _KINDS:
@@ -69,7 +69,7 @@ def to_schema(said: Mapping[str, Any]) -> Mapping[str, Any] | None:
         raise RequestError(
             f"response_format is of type {kind!r}{hint} Types are {', '.join(_KINDS)}."
         )
-    named = said.get("json_schema") if kind == "json_schema" else said
+    named = response_format.get("json_schema") if kind == "json_schema" else response_format
     schema = named.get("schema") if isinstance(named, Mapping) else None
     if schema is None and kind == "json_object":
         return _ANY_OBJECT

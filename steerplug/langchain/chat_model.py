@@ -33,7 +33,7 @@ from steerplug.langchain.structured import Schema, structured
 from steerplug.langchain.tools import Choice, ToolLike, described, to_choice
 
 if TYPE_CHECKING:
-    from steerplug.session import Event, Settings
+    from steerplug.session import Event, Session, Settings
 
 
 class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
@@ -114,11 +114,11 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
             RequestError: something is no tool, or the choice is none of them.
         """
         with langchain_errors():
-            said = [described(tool, strict) for tool in tools]
-            to_choice(tool_choice, [str(one.get("function", {}).get("name")) for one in said])
-        asked = {"tools": said or None, "tool_choice": tool_choice,
-                 "parallel_tool_calls": parallel_tool_calls}  # fmt: skip
-        return self.bind(**{k: v for k, v in asked.items() if v is not None}, **kwargs)
+            in_json = [described(tool, strict) for tool in tools]
+            to_choice(tool_choice, [str(tool.get("function", {}).get("name")) for tool in in_json])
+        choice = {"tools": in_json or None, "tool_choice": tool_choice,
+                  "parallel_tool_calls": parallel_tool_calls}  # fmt: skip
+        return self.bind(**{k: v for k, v in choice.items() if v is not None}, **kwargs)
 
     def with_structured_output(
         self, schema: Schema | None = None, **kwargs: Any
@@ -152,27 +152,6 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
 
     # Generating
 
-    def _events(
-        self, messages: list[BaseMessage], call: Call, *, whole: bool = False
-    ) -> Generator["Event", None, None]:
-        session = self._session(call)
-        events = session.stream_chat(
-            to_chat(messages), call.steering, _settings(messages, call), whole=whole
-        )
-        with closing(cast("Generator[Event, None, None]", events)):
-            yield from events
-
-    async def _aevents(
-        self, messages: list[BaseMessage], call: Call, *, whole: bool = False
-    ) -> AsyncGenerator["Event", None]:
-        session = await run_in_executor(None, self._session, call)
-        events = session.astream_chat(
-            to_chat(messages), call.steering, _settings(messages, call), whole=whole
-        )
-        async with aclosing(events):
-            async for event in events:
-                yield event
-
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -182,8 +161,9 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            events = list(self._events(messages, call, whole=True))
-            return to_result(events, call.model, self._session(call).model.vocab)
+            session = self._session(call)
+            events = list(_events(session, messages, call, whole=True))
+            return to_result(events, call.model, session.model.vocab)
 
     def _stream(
         self,
@@ -194,10 +174,10 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            vocab = self._session(call).model.vocab
-            with closing(self._events(messages, call)) as events:
+            session = self._session(call)
+            with closing(_events(session, messages, call)) as events:
                 for event in events:
-                    if chunk := to_chunk(event, call.model, vocab):
+                    if chunk := to_chunk(event, call.model, session.model.vocab):
                         yield chunk
 
     async def _agenerate(
@@ -209,9 +189,10 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> ChatResult:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            async with aclosing(self._aevents(messages, call, whole=True)) as events:
+            session = await run_in_executor(None, self._session, call)
+            async with aclosing(_aevents(session, messages, call, whole=True)) as events:
                 made = [event async for event in events]
-            return to_result(made, call.model, self._session(call).model.vocab)
+            return to_result(made, call.model, session.model.vocab)
 
     async def _astream(
         self,
@@ -222,10 +203,10 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            vocab = (await run_in_executor(None, self._session, call)).model.vocab
-            async with aclosing(self._aevents(messages, call)) as events:
+            session = await run_in_executor(None, self._session, call)
+            async with aclosing(_aevents(session, messages, call)) as events:
                 async for event in events:
-                    if chunk := to_chunk(event, call.model, vocab):
+                    if chunk := to_chunk(event, call.model, session.model.vocab):
                         yield chunk
 
     # What LangChain asks of a model's identity
@@ -242,21 +223,24 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        params = super()._get_invocation_params(stop=stop, **kwargs)
-        return {**params, **self._fingerprints(kwargs)}
+        arguments = self._read(kwargs)
+        steered = self._with({"steering": self._chosen(arguments)})
+        rest = {name: value for name, value in arguments.items() if name != "steering"}
+        params = super(ChatSteerplug, steered)._get_invocation_params(stop=stop, **rest)
+        return {**params, **steered._fingerprints(rest)}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """Return the key of LangChain's cache: all that a reply depends on, by content."""
         with langchain_errors():
             call = Call.of(self, {**kwargs, "stop": stop})
-            said = {**asdict(call.settings()), "timeout": None}
+            settings = {**asdict(call.settings()), "timeout": None}
             content = {
                 "_type": self._llm_type,
                 "model": fingerprint_model(call.model),
                 "steering": fingerprint_steering(call.steering),
                 "n_ctx": self.n_ctx,
-                **said,
-                "unsteered": sorted(said["unsteered"]),
+                **settings,
+                "unsteered": sorted(settings["unsteered"]),
             }
         return json.dumps(sorted(content.items()))
 
@@ -265,6 +249,23 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
         params = super()._get_ls_params(stop=stops if stop is None else stop, **kwargs)
         params["ls_provider"] = PROVIDER
         return params
+
+
+def _events(
+    session: "Session", messages: list[BaseMessage], call: Call, *, whole: bool = False
+) -> "Generator[Event, None, None]":
+    events = session.stream_chat(
+        to_chat(messages), call.steering, _settings(messages, call), whole=whole
+    )
+    return cast("Generator[Event, None, None]", events)
+
+
+def _aevents(
+    session: "Session", messages: list[BaseMessage], call: Call, *, whole: bool = False
+) -> "AsyncGenerator[Event, None]":
+    return session.astream_chat(
+        to_chat(messages), call.steering, _settings(messages, call), whole=whole
+    )
 
 
 def _settings(messages: Sequence[BaseMessage], call: Call) -> "Settings":

@@ -5,7 +5,7 @@ LangChain's own `configurable_fields` loses it on the way through `bind_tools`, 
 bound config; this does not, and the model stays a model.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -40,37 +40,40 @@ class Configured(_Model):
         """What `config["configurable"]` may hold."""
         return [*super().config_specs, _spec()]
 
-    def _prepare(self, said: Mapping[str, Any]) -> None:
-        """Do what would block the event loop; called on another thread before an async call."""
+    def _read(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return call arguments with their steering read once, for all who ask in this call."""
+        return arguments
+
+    def _prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Do the same, and what else would block the event loop; called on another thread."""
+        return self._read(arguments)
 
     def invoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Return the reply to `input`."""
-        said = _steered(config, kwargs)
-        return super().invoke(input, config, **said)  # type: ignore[safe-super]
+        arguments = self._read(steered(config, kwargs))
+        return super().invoke(input, config, **arguments)  # type: ignore[safe-super]
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Return the reply to `input`; cancelling stops it."""
-        said = _steered(config, kwargs)
-        await run_in_executor(None, self._prepare, said)
-        return await super().ainvoke(input, config, **said)
+        arguments = await run_in_executor(None, self._prepare, steered(config, kwargs))
+        return await super().ainvoke(input, config, **arguments)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """Yield the reply to `input` as it is made."""
-        yield from super().stream(input, config, **_steered(config, kwargs))
+        yield from super().stream(input, config, **self._read(steered(config, kwargs)))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Yield the reply to `input` as it is made; closing stops it."""
-        said = _steered(config, kwargs)
-        await run_in_executor(None, self._prepare, said)
-        chunks = super().astream(input, config, **said)
+        arguments = await run_in_executor(None, self._prepare, steered(config, kwargs))
+        chunks = super().astream(input, config, **arguments)
         async with aclosing(cast("AsyncGenerator[Any]", chunks)):
             async for chunk in chunks:
                 yield chunk
@@ -79,15 +82,17 @@ class Configured(_Model):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Stream typed events; see `Runnable.stream_events`."""
-        said = _steered(config, kwargs) if kwargs.get("version") == "v3" else kwargs
-        return super().stream_events(input, config, **said)
+        is_call = kwargs.get("version") == "v3"  # the others come by `astream`
+        arguments = self._read(steered(config, kwargs)) if is_call else kwargs
+        return super().stream_events(input, config, **arguments)
 
     def astream_events(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Stream typed events; see `Runnable.astream_events`."""
-        said = _steered(config, kwargs) if kwargs.get("version") == "v3" else kwargs
-        return super().astream_events(input, config, **said)
+        is_call = kwargs.get("version") == "v3"  # the others come by `astream`
+        arguments = self._read(steered(config, kwargs)) if is_call else kwargs
+        return super().astream_events(input, config, **arguments)
 
     # Batches: each item is a call of its own, with its own config, all on one engine
 
@@ -131,12 +136,12 @@ class Configured(_Model):
             yield item
 
 
-def _steered(config: RunnableConfig | None, said: dict[str, Any]) -> dict[str, Any]:
+def steered(config: RunnableConfig | None, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return call arguments with the steering of the config, if they say none themselves."""
-    if said.get("steering") is not None:
-        return said
+    if arguments.get("steering") is not None:
+        return arguments
     configured = ensure_config(config).get("configurable", {}).get("steering")
-    return said if configured is None else {**said, "steering": configured}
+    return arguments if configured is None else {**arguments, "steering": configured}
 
 
 def _together(
@@ -145,7 +150,7 @@ def _together(
     """Return a config for each item, which lets all run that fit into an engine."""
     configs = get_config_list(config, n)
     return [
-        {**one, "max_concurrency": one.get("max_concurrency") or AT_ONCE} for one in configs
+        {**item, "max_concurrency": item.get("max_concurrency") or AT_ONCE} for item in configs
     ]
 
 
@@ -153,7 +158,7 @@ def _spec() -> ConfigurableFieldSpec:
     """Return what configs may say; the same for every model, or chains of two would be refused."""
     presets: list[str] = []
     with suppress(SteerplugError):  # a folder that cannot be read is no reason to hide the field
-        presets = [one.name for one in list_presets() if one.error is None]
+        presets = [listing.name for listing in list_presets() if listing.error is None]
     schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "examples": [*presets, "none"]}
     return ConfigurableFieldSpec(
         id="steering",

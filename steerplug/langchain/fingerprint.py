@@ -14,8 +14,9 @@ from pathlib import Path
 
 from steerplug.errors import SteerplugError
 from steerplug.files.shards import shards
-from steerplug.library.presets import find_preset, is_steering_file, load_preset
-from steerplug.preset.mix import Ingredient, parse_mix
+from steerplug.library.presets import LibraryFile
+from steerplug.library.recipe import Recipe
+from steerplug.preset.mix import Ingredient
 from steerplug.session.shared import Stamp, locate, stamp
 from steerplug.version import __version__
 
@@ -40,17 +41,16 @@ def fingerprint_steering(words: str | None) -> str:
     Raises:
         PresetError: the mix cannot be read, or a preset is not there or not good.
     """
-    ingredients = parse_mix(words) if words is not None else ()
-    return _sha256(sorted(_content(ingredient) for ingredient in ingredients))
+    parts = Recipe.read(words).parts if words is not None else ()
+    return _sha256(sorted(_content(ingredient, file) for ingredient, file in parts))
 
 
-def _content(ingredient: Ingredient) -> list[str]:
-    path = find_preset(ingredient.reference)
-    if is_steering_file(path):
+def _content(ingredient: Ingredient, file: LibraryFile) -> list[str]:
+    path, preset = file.path, file.preset
+    if preset is None:
         with _readable(path):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return ["file", path.stem, digest, repr(ingredient.sign), repr(ingredient.strength)]
-    preset = load_preset(ingredient.reference)
     strength = ingredient.strength_at(preset.strength.default)
     came_in = str(preset.origin.folder) if preset.origin else ""
     return ["preset", preset.name, preset.version, preset.digest, came_in, repr(float(strength))]

@@ -5,18 +5,20 @@ cache for such models reads their fields and nothing that a call says; so what a
 fields of a copy, which then answers.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, closing
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseLLM, LangSmithParams
+from langchain_core.language_models import BaseLLM, LangSmithParams, LanguageModelInput
 from langchain_core.outputs import GenerationChunk, LLMResult
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 
 from steerplug.langchain.arguments import Arguments
+from steerplug.langchain.configured import steered
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.local import CONFIG, LocalModel
 from steerplug.langchain.messages import PROVIDER, to_text_chunk
@@ -44,22 +46,43 @@ class SteerplugLLM(LocalModel, BaseLLM):
 
     model_config = CONFIG
 
-    def generate(self, prompts: list[str], *args: Any, **said: Any) -> LLMResult:
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[str]:
+        """Yield what the model writes after `input`; see `BaseLLM.stream`."""
+        arguments = self._read(steered(config, kwargs))
+        yield from super(SteerplugLLM, self._steered(arguments)).stream(input, config, **arguments)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[str]:
+        """Yield what the model writes after `input`; see `BaseLLM.astream`."""
+        arguments = await run_in_executor(None, self._prepare, steered(config, kwargs))
+        chunks = super(SteerplugLLM, self._steered(arguments)).astream(input, config, **arguments)
+        async with aclosing(cast("AsyncGenerator[str]", chunks)):
+            async for chunk in chunks:
+                yield chunk
+
+    def generate(self, prompts: list[str], *args: Any, **arguments: Any) -> LLMResult:
         """Return what the model writes after each of `prompts`; see `BaseLLM.generate`."""
-        model, run = self._saying(said)
+        model, run = self._answering(arguments)
         return super(SteerplugLLM, model).generate(prompts, *args, **run)
 
-    async def agenerate(self, prompts: list[str], *args: Any, **said: Any) -> LLMResult:
+    async def agenerate(self, prompts: list[str], *args: Any, **arguments: Any) -> LLMResult:
         """Return what the model writes after each of `prompts`; see `BaseLLM.agenerate`."""
-        model, run = self._saying(said)
+        model, run = self._answering(arguments)
         return await super(SteerplugLLM, model).agenerate(prompts, *args, **run)
 
-    def _saying(self, said: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+    def _answering(self, arguments: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
         """Return a copy whose fields are what a call says, and what the call says of its run."""
-        run = {name: said.pop(name) for name in _OF_A_RUN if name in said}
+        run = {name: arguments.pop(name) for name in _OF_A_RUN if name in arguments}
         with langchain_errors():
-            call = Arguments.of(self, said)
+            call = Arguments.of(self, self._read(arguments))
         return self._with({name: getattr(call, name) for name in Arguments.model_fields}), run
+
+    def _steered(self, arguments: Mapping[str, Any]) -> Self:
+        """Return a copy whose steering is a call's, which traces of the call will tell."""
+        return self._with({"steering": self._chosen(arguments)})
 
     def _generate(
         self,

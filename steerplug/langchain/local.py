@@ -17,6 +17,7 @@ from steerplug.langchain.arguments import Arguments, one_sentence
 from steerplug.langchain.configured import Configured
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
+from steerplug.library.recipe import Recipe
 from steerplug.session.shared import session_for
 from steerplug.version import __version__
 
@@ -86,19 +87,37 @@ class LocalModel(Configured, Arguments, _Model):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        said = {name: getattr(self, name) for name in Arguments.model_fields}
-        return {**said, "model_name": self.model, "n_ctx": self.n_ctx, **self._fingerprints({})}
+        fields = {name: getattr(self, name) for name in Arguments.model_fields}
+        if isinstance(self.steering, Recipe):
+            fields["steering"] = str(self.steering)
+        return {**fields, "model_name": self.model, "n_ctx": self.n_ctx, **self._fingerprints({})}
 
-    def _fingerprints(self, said: Mapping[str, Any]) -> dict[str, str]:
+    def _fingerprints(self, arguments: Mapping[str, Any]) -> dict[str, str]:
         """Return fingerprints of model and steering; none if the call will be refused."""
         with suppress(SteerplugError):
-            call = Arguments.of(self, {name: said.get(name) for name in ("model", "steering")})
+            call = Arguments.of(
+                self, {name: arguments.get(name) for name in ("model", "steering")}
+            )
             return {
                 "model_fingerprint": fingerprint_model(call.model),
                 "steering_fingerprint": fingerprint_steering(call.steering),
             }
         return {}
 
-    def _prepare(self, said: Mapping[str, Any]) -> None:
-        """Find the model's file and read it once, which a hub may make slow."""
-        self._fingerprints(said)
+    def _chosen(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the steering that a call says, or else the field."""
+        steering = arguments.get("steering")
+        return self.steering if steering is None else steering
+
+    def _read(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        steering = self._chosen(arguments)
+        if isinstance(steering, str):
+            with suppress(SteerplugError):  # the call will be refused
+                return {**arguments, "steering": Recipe.read(steering)}
+        return arguments
+
+    def _prepare(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Find the model's file and read it once as well, which a hub may make slow."""
+        arguments = self._read(arguments)
+        self._fingerprints(arguments)
+        return arguments

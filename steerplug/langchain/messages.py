@@ -54,15 +54,15 @@ def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def _to_message(message: BaseMessage, i: int) -> dict[str, Any]:
-    told: dict[str, Any] = {"role": _role(message, i), "content": message.content}
-    told["name"] = message.name
+    fields: dict[str, Any] = {"role": _role(message, i), "content": message.content}
+    fields["name"] = message.name
     if isinstance(message, ToolMessage):
-        told["tool_call_id"] = message.tool_call_id
+        fields["tool_call_id"] = message.tool_call_id
     if isinstance(message, AIMessage):
-        told["tool_calls"] = message.tool_calls
-        told["invalid_tool_calls"] = message.invalid_tool_calls
-        told |= {key: message.additional_kwargs.get(key) for key in ("function_call", "refusal")}
-    return told
+        fields["tool_calls"] = message.tool_calls
+        fields["invalid_tool_calls"] = message.invalid_tool_calls
+        fields |= {key: message.additional_kwargs.get(key) for key in ("function_call", "refusal")}
+    return fields
 
 
 def _role(message: BaseMessage, i: int) -> str:
@@ -89,8 +89,8 @@ def to_result(events: Sequence["Event"], model: str, vocab: "Vocab") -> ChatResu
         response_metadata=_response_metadata(reply, model),
     )  # fmt: skip
     info: dict[str, Any] = {"finish_reason": reply.finish_reason}
-    if told := [one for part in parts for one in _logprobs(part, vocab)]:
-        info["logprobs"] = {"content": told}
+    if logprobs := [token for part in parts for token in _logprobs(part, vocab)]:
+        info["logprobs"] = {"content": logprobs}
     return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)])
 
 
@@ -103,10 +103,10 @@ def to_chunk(event: "Event", model: str, vocab: "Vocab") -> ChatGenerationChunk 
         return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[call]))
     if isinstance(event, Reply):
         return _to_last_chunk(event, model)
-    told = _logprobs(event, vocab)
-    if not event.text and not told:
+    logprobs = _logprobs(event, vocab)
+    if not event.text and not logprobs:
         return None
-    info = {"logprobs": {"content": told}} if told else None
+    info = {"logprobs": {"content": logprobs}} if logprobs else None
     return ChatGenerationChunk(message=AIMessageChunk(content=event.text), generation_info=info)
 
 
@@ -127,10 +127,10 @@ def to_text_chunk(event: "Event", model: str, vocab: "Vocab") -> GenerationChunk
     if isinstance(event, Reply):
         info = {**_response_metadata(event, model), "usage_metadata": _usage(event)}
         return GenerationChunk(text="", generation_info=info)
-    told = _logprobs(event, vocab)
+    logprobs = _logprobs(event, vocab)
     return GenerationChunk(
         text="" if isinstance(event, CallPiece) else event.text,
-        generation_info={"logprobs": {"content": told}} if told else None,
+        generation_info={"logprobs": {"content": logprobs}} if logprobs else None,
     )
 
 

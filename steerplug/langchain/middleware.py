@@ -93,8 +93,8 @@ class SteeringMiddleware(AgentMiddleware[SteeringState, Any, Any]):
         return _recorded(await handler(_steered(request, steering)), request, steering)
 
     def _choice(self, request: ModelRequest[Any]) -> str | None:
-        said = (policy(request) for policy in self.policies)
-        return next((mix for mix in said if mix is not None), None)
+        choices = (policy(request) for policy in self.policies)
+        return next((mix for mix in choices if mix is not None), None)
 
 
 def by_step(*mixes: str | None) -> Policy:
@@ -138,8 +138,8 @@ def from_context(key: str = "steering") -> Policy:
 
 
 def _said(holder: object, key: str) -> str | None:
-    found = holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
-    return None if found is None else str(found)
+    value = holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
+    return None if value is None else str(value)
 
 
 def _check(mixes: Any) -> None:

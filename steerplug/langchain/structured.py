@@ -75,22 +75,22 @@ def structured(
     if method not in METHODS:
         hint = nearest(method, METHODS) or "."
         raise RequestError(f"method is {method!r}{hint} Methods are {', '.join(METHODS)}.")
-    told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-    said = {"ls_structured_output_format": told if schema is not None else None, **kwargs}
+    trace = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    arguments = {"ls_structured_output_format": trace if schema is not None else None, **kwargs}
     for name in _OWN.get(method, ("response_format",)):
-        if said.pop(name, None):
+        if arguments.pop(name, None):
             raise RequestError(
                 f"the method {method!r} says `{name}` itself; leave it out, or choose another "
                 "method."
             )
-    tools = said.pop("tools", None) or ()
+    tools = arguments.pop("tools", None) or ()
     if method == "function_calling":
         tool = described(_given(schema))
         name = _as_tool(tool).name
         tool = _read_by(schema, tool)
-        bound = model.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, **said)
+        bound = model.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, **arguments)
     else:
-        bound = model.bind_tools(tools, response_format=_format(schema, method), **said)
+        bound = model.bind_tools(tools, response_format=_format(schema, method), **arguments)
     parser: Runnable[AIMessage, Any] = _parser(schema, method)
     if tools:
         parser = RunnableBranch((attrgetter("tool_calls"), _nothing), parser)

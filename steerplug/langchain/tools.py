@@ -31,10 +31,11 @@ def described(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
         RequestError: nothing tells its name and arguments.
     """
     try:
-        said = convert_to_openai_tool(tool, strict=strict)
+        tool_json = convert_to_openai_tool(tool, strict=strict)
         if (schema := recursive_schema(tool)) is not None:
             whole = {key: schema[key] for key in schema if key not in ("title", "description")}
-            said = convert_to_openai_tool({**said["function"], "parameters": whole}, strict=strict)
+            function = {**tool_json["function"], "parameters": whole}
+            tool_json = convert_to_openai_tool(function, strict=strict)
     except RecursionError:
         raise RequestError(
             f"{repr(tool)[:80]} refers to itself, as only a pydantic class or a JSON Schema may "
@@ -46,26 +47,26 @@ def described(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
             f"{repr(tool)[:80]} is no tool and no schema ({reason}); give a function, a pydantic "
             "class, a TypedDict or a JSON Schema with a title."
         ) from None
-    return said
+    return tool_json
 
 
-def to_tools(said: Sequence[Mapping[str, Any]], choice: Choice, parallel: bool) -> Tools:
+def to_tools(tools: Sequence[Mapping[str, Any]], choice: Choice, parallel: bool) -> Tools:
     """Return what may be called in one reply.
 
     Args:
-        said: tools as `described` gives them.
+        tools: as `described` gives them.
         choice: who chooses among them; see above.
         parallel: whether one reply may make several calls.
 
     Raises:
         RequestError: a tool is no function, two have one name, or the choice is none of them.
     """
-    tools = tuple(_tool(one, i) for i, one in enumerate(said))
-    names = [tool.name for tool in tools]
-    for tool in tools:
+    functions = tuple(_tool(tool, i) for i, tool in enumerate(tools))
+    names = [tool.name for tool in functions]
+    for tool in functions:
         if names.count(tool.name) > 1:
             raise RequestError(f"two tools are called `{tool.name}`; rename one of them.")
-    return Tools(tools, to_choice(choice, names), parallel)
+    return Tools(functions, to_choice(choice, names), parallel)
 
 
 def to_choice(choice: Choice, names: Sequence[str]) -> str:
@@ -89,12 +90,12 @@ def to_choice(choice: Choice, names: Sequence[str]) -> str:
     return word or name
 
 
-def _tool(said: Mapping[str, Any], i: int) -> Tool:
-    function = said.get("function")
+def _tool(tool: Mapping[str, Any], i: int) -> Tool:
+    function = tool.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
         raise RequestError(
-            f"tool {i} is {repr(dict(said))[:80]}; a local model calls functions only, so give a "
+            f"tool {i} is {repr(dict(tool))[:80]}; a local model calls functions only, so give a "
             "function, a pydantic class or a tool."
         )
     parameters = function.get("parameters") or {"type": "object", "properties": {}}

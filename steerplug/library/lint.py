@@ -50,10 +50,10 @@ def preset_files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path if path.exists() else find_preset(str(path))
             continue
-        found = list(_within(path))
-        if not found:
+        files = list(_within(path))
+        if not files:
             raise PresetError(f"the folder {path} holds no .yaml file; name one with presets.")
-        yield from found
+        yield from files
 
 
 def lint(path: Path) -> list[Problem]:
@@ -62,8 +62,8 @@ def lint(path: Path) -> list[Problem]:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        said = f"{path} cannot be read ({error.strerror}); check its permissions."
-        return [Problem(path, None, said)]
+        sentence = f"{path} cannot be read ({error.strerror}); check its permissions."
+        return [Problem(path, None, sentence)]
     try:
         if path.name == HEAD:
             read_head(content, str(path))
@@ -74,18 +74,19 @@ def lint(path: Path) -> list[Problem]:
     try:
         preset = Preset.model_validate(dict(yaml_file.data))
     except ValidationError as error:
-        found = [
-            _problem(path, one.sentence(yaml_file)) for one in findings(error, Preset, yaml_file)
+        problems = [
+            _problem(path, finding.sentence(yaml_file))
+            for finding in findings(error, Preset, yaml_file)
         ]
-        return sorted(found, key=lambda problem: problem.line or 0)
+        return sorted(problems, key=lambda problem: problem.line or 0)
     if preset.name != path.stem:
         is_name = re.fullmatch(NAME, path.stem) is not None
         other = f", or write `name: {path.stem}`" if is_name else ""
-        said = (
+        sentence = (
             f"{yaml_file.at(('name',))}: `name` is {preset.name!r}, but a preset's file is called "
             f"after it; call the file {preset.name}.yaml{other}."
         )
-        return [_problem(path, said)]
+        return [_problem(path, sentence)]
     return []
 
 

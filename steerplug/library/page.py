@@ -67,8 +67,8 @@ and not chosen.
 def examples_of(text: str) -> dict[str, Example]:
     """Return the examples that a page holds, by the preset's name."""
     return {
-        found["name"]: Example(found["question"], found["bare"], found["steered"])
-        for found in _EXAMPLE.finditer(text)
+        match["name"]: Example(match["question"], match["bare"], match["steered"])
+        for match in _EXAMPLE.finditer(text)
     }
 
 

@@ -45,6 +45,14 @@ class Listing:
     pack: str = ""
 
 
+@dataclass(frozen=True)
+class LibraryFile:
+    """What a reference refers to: a preset's file, or one of steering numbers without a preset."""
+
+    path: Path
+    preset: Preset | None
+
+
 def user_folder() -> Path:
     """Return the folder of the user's own presets; it need not exist."""
     chosen = os.environ.get("STEERPLUG_PRESETS")
@@ -91,7 +99,7 @@ def find_preset(reference: str) -> Path:
     own = _own()
     if is_preset_name(reference) and reference in own:
         return own[reference]
-    matches = sorted(one for one in qualified if one.partition("/")[2] == reference)
+    matches = sorted(name for name in qualified if name.partition("/")[2] == reference)
     if len(matches) == 1:
         return qualified[matches[0]]
     if matches:
@@ -106,6 +114,17 @@ def find_preset(reference: str) -> Path:
     )
 
 
+def look_up(reference: str) -> LibraryFile:
+    """Return the file that a name or path refers to, and the preset in it unless it is a GGUF.
+
+    Raises:
+        PresetNotFound: there is none.
+        PresetError: the file cannot be read, or is not a good preset.
+    """
+    path = find_preset(reference)
+    return LibraryFile(path, None if is_steering_file(path) else _read(path))
+
+
 def load_preset(reference: str) -> Preset:
     """Return the preset that a name or path refers to.
 
@@ -113,7 +132,21 @@ def load_preset(reference: str) -> Preset:
         PresetNotFound: there is none.
         PresetError: the file cannot be read, or is not a good preset.
     """
-    return _read(find_preset(reference))
+    return preset_in(look_up(reference))
+
+
+def preset_in(file: LibraryFile) -> Preset:
+    """Return the preset of a file.
+
+    Raises:
+        PresetError: it holds steering numbers.
+    """
+    if file.preset is None:
+        raise PresetError(
+            f"{file.path} holds steering numbers, not a preset; use it in a mix, or name a YAML "
+            "file."
+        )
+    return file.preset
 
 
 def list_presets() -> list[Listing]:
@@ -127,17 +160,17 @@ def list_presets() -> list[Listing]:
 def others_named(name: str, pack: str) -> list[str]:
     """Return what else the name of a preset of `pack` could mean, as a mix would say it."""
     own = [str(path) for stem, path in _own().items() if stem == name]
-    others = [one for one in _qualified() if one.partition("/")[2] == name]
-    return own + sorted(one for one in others if one != f"{pack}/{name}")
+    others = [other for other in _qualified() if other.partition("/")[2] == name]
+    return own + sorted(other for other in others if other != f"{pack}/{name}")
 
 
 def _file_at(reference: str) -> Path:
     try:
         path = Path(reference).expanduser()
-        found = path.is_file()
+        is_there = path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, or no such `~user`
-        found = False
-    if not found:
+        is_there = False
+    if not is_there:
         raise PresetNotFound(
             f"there is no preset file `{printable(reference)}`; check the path, or give a preset's "
             "name, with its pack's before it if need be."
@@ -147,32 +180,32 @@ def _file_at(reference: str) -> Path:
 
 def _listing(name: str, path: Path) -> Listing:
     shipped, pack = path.parent == shipped_folder(), pack_of(path)
-    said = pack.origin.pack if pack else ""
+    came_in = pack.origin.pack if pack else ""
     try:
-        return Listing(name, path, shipped, preset=_read(path), pack=said)
+        return Listing(name, path, shipped, preset=_read(path), pack=came_in)
     except PresetError as error:
-        return Listing(name, path, shipped, error=str(error), pack=said)
+        return Listing(name, path, shipped, error=str(error), pack=came_in)
 
 
 def _files() -> dict[str, Path]:
     """Return name -> path of all presets; a name that is taken is qualified."""
-    found, qualified = _own(), _qualified()
-    names = Counter(one.partition("/")[2] for one in qualified)
-    for one, path in qualified.items():
-        pack, _, name = one.partition("/")
-        if name not in found and names[name] == 1:
-            found[name] = path
+    files, qualified = _own(), _qualified()
+    names = Counter(full_name.partition("/")[2] for full_name in qualified)
+    for full_name, path in qualified.items():
+        pack, _, name = full_name.partition("/")
+        if name not in files and names[name] == 1:
+            files[name] = path
         elif pack != SHIPPED or names[name] > 1:
-            found[one] = path
-    return found
+            files[full_name] = path
+    return files
 
 
 def _own() -> dict[str, Path]:
     """Return name -> path of the user's own presets."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in _yaml_files(user_folder()):
-        found.setdefault(path.stem, path)
-    return found
+        files.setdefault(path.stem, path)
+    return files
 
 
 def _qualified() -> dict[str, Path]:
@@ -196,10 +229,6 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> Preset:
-    if is_steering_file(path):
-        raise PresetError(
-            f"{path} holds steering numbers, not a preset; use it in a mix, or name a YAML file."
-        )
     pack = pack_of(path)
     if pack:
         content = pack.content(path.relative_to(pack.folder).as_posix())

@@ -107,7 +107,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _is_short(node: yaml.CollectionNode) -> bool:
     """Say whether a list or mapping holds little: a few words, numbers, or lists as short."""
-    children = [x for one in node.value for x in (one if isinstance(one, tuple) else (one,))]
+    children = [
+        child for item in node.value for child in (item if isinstance(item, tuple) else (item,))
+    ]
     lists = [child for child in children if not isinstance(child, yaml.ScalarNode)]
     length = sum(len(child.value) for child in children)
     return length <= _LONG and all(child.flow_style for child in lists)

@@ -48,7 +48,7 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     @app.get("/steering")
     async def defaults() -> list[dict[str, Any]]:
         """Return how replies are steered if nobody says."""
-        now = {one.name: one.strength for one in chooser.default.steering.ingredients}
+        now = {preset.name: preset.strength for preset in chooser.default.steering.ingredients}
         names = sorted(catalog.offers)
         return [{"id": i, "name": name, "strength": now.get(name, 0.0)}
                 for i, name in enumerate(names)]  # fmt: skip
@@ -57,16 +57,16 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     async def set_defaults(adapters: Adapters) -> list[dict[str, Any]]:
         """Change how replies are steered if nobody says."""
         names, strengths = sorted(catalog.offers), dict[str, float]()
-        for one in adapters:
-            name = one.name
+        for adapter in adapters:
+            name = adapter.name
             if name is None:
-                if one.id is None:
+                if adapter.id is None:
                     raise Refused("an entry has neither name nor id; GET /steering lists both.")
-                if one.id >= len(names):
-                    raise Refused(f"there is no preset {one.id}; GET /steering lists all.", 404)
-                name = names[one.id]
+                if adapter.id >= len(names):
+                    raise Refused(f"there is no preset {adapter.id}; GET /steering lists all.", 404)
+                name = names[adapter.id]
             catalog.check(name)
-            strengths[name] = one.strength
+            strengths[name] = adapter.strength
         wanted = {name: x for name, x in strengths.items() if x}
         if len(wanted) > MAX_INGREDIENTS:
             raise Refused(f"a mix has at most {MAX_INGREDIENTS} presets; drop some.")

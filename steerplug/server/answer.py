@@ -79,23 +79,23 @@ class Answer(ABC):
         """Return the response to a request whose replies are `events`."""
         headers = {"x-steering-digest": self._choice.digest or "none"}
         if self._body.stream:
-            said = self._stream(await begun(events, self._serving.config.heartbeat))
-            return self._serving.stream(self._request, said, headers)
+            chunks = self._stream(await begun(events, self._serving.config.heartbeat))
+            return self._serving.stream(self._request, chunks, headers)
         whole = await unless_gone(self._request.receive, self._whole(events))
         return JSONResponse(whole, headers=headers)
 
     async def _whole(self, events: Events) -> dict[str, Any]:
         pieces: list[list[Piece]] = [[] for _ in self._replies]
         async with aclosing(events):
-            async for i, one in events:
-                if isinstance(one, Reply):
-                    self._replies[i] = one
-                elif isinstance(one, Piece):
-                    pieces[i].append(one)
+            async for i, part in events:
+                if isinstance(part, Reply):
+                    self._replies[i] = part
+                elif isinstance(part, Piece):
+                    pieces[i].append(part)
         replies = self._finished()
         return {
             **head(self.prefix, self.kinds[0], self._body.model),
-            "choices": [self.choice(i, one, pieces[i]) for i, one in enumerate(replies)],
+            "choices": [self.choice(i, reply, pieces[i]) for i, reply in enumerate(replies)],
             "usage": usage(replies, self._n_prompts),
             "steering": receipt(self._choice.mix, replies[0]),
         }
@@ -112,16 +112,16 @@ class Answer(ABC):
             if opening := self.opening(i):
                 yield event({**first, "choices": [opening]})
         async with aclosing(events):
-            async for i, one in events:
-                if is_plain and isinstance(one, Piece):
-                    if one.text:
-                        yield frames[i].event(one.text)
-                elif isinstance(one, Reply):
-                    self._replies[i] = one
-                    said = receipt(self._choice.mix, one)
-                    yield event({**first, "choices": [self.end(i, one)], "steering": said})
+            async for i, part in events:
+                if is_plain and isinstance(part, Piece):
+                    if part.text:
+                        yield frames[i].event(part.text)
+                elif isinstance(part, Reply):
+                    self._replies[i] = part
+                    steering = receipt(self._choice.mix, part)
+                    yield event({**first, "choices": [self.end(i, part)], "steering": steering})
                 else:
-                    yield event({**first, "choices": [self.part(i, one)]})
+                    yield event({**first, "choices": [self.part(i, part)]})
         replies = self._finished()
         if tells_usage:
             yield event({**first, "choices": [], "usage": usage(replies, self._n_prompts)})

@@ -83,11 +83,11 @@ class Catalog:
         before, self._seen = set(self.offers), seen
         offers, missing = dict[str, Offer](), dict[str, str]()
         for listing in list_presets():
-            found = self._offer(listing)
-            if isinstance(found, Offer):
-                offers[listing.name] = found
+            offer_or_reason = self._offer(listing)
+            if isinstance(offer_or_reason, Offer):
+                offers[listing.name] = offer_or_reason
             else:
-                missing[listing.name] = found
+                missing[listing.name] = offer_or_reason
         self.offers, self._missing = offers, missing
         if before:
             added, gone = sorted(set(offers) - before), sorted(before - set(offers))
@@ -130,11 +130,11 @@ class Catalog:
         """
         if name in self.offers:
             return
-        said = self._missing.get(name)
-        if said is None:
+        reason = self._missing.get(name)
+        if reason is None:
             guess = nearest(name.lower(), self.offers) or "; GET /steering/presets lists all."
-            said = f"there is no preset `{name[:80]}`{guess}"
-        raise Refused(said, 404, "model_not_found", "steering")
+            reason = f"there is no preset `{name[:80]}`{guess}"
+        raise Refused(reason, 404, "model_not_found", "steering")
 
     def _stamp(self) -> object:
         """Return what changes when a preset, a pack or built steering does."""

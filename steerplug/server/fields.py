@@ -198,18 +198,18 @@ def renamed(body: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         Refused: two names of one field say different things.
     """
-    said = {name: value for name, value in body.items() if name not in ALIASES}
+    fields = {name: value for name, value in body.items() if name not in ALIASES}
     for alias, name in ALIASES.items():
         value = body.get(alias)
         if value is None or (name == "stop" and not value):
             continue
-        if said.get(name) not in (None, [], "", value):
+        if fields.get(name) not in (None, [], "", value):
             raise Refused(
                 f"`{alias}` and `{name}` are one setting and say {value!r:.40} and "
-                f"{said[name]!r:.40}; send one of them.", param=alias,
+                f"{fields[name]!r:.40}; send one of them.", param=alias,
             )  # fmt: skip
-        said[name] = value
-    return said
+        fields[name] = value
+    return fields
 
 
 def check(
@@ -241,7 +241,7 @@ def _asks_nothing(name: str, value: Any) -> bool:
     if value is None:
         return True
     neutral = REFUSED[name][1] if name in REFUSED else ()
-    if any(type(value) in (type(one), int, float) and value == one for one in neutral):
+    if any(type(value) in (type(x), int, float) and value == x for x in neutral):
         return True
     return name not in _ASKS_BY_NO and not value
 

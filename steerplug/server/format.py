@@ -27,10 +27,10 @@ def asked_format(body: Body) -> Grammar | None:
     Raises:
         Refused: it cannot be read or followed, or two fields say different things.
     """
-    said = dict(_said(body))
-    if not said:
+    formats = dict(_formats(body))
+    if not formats:
         return None
-    (first, grammar), *others = said.items()
+    (first, grammar), *others = formats.items()
     for name, other in others:
         if other != grammar:
             raise Refused(f"`{first}` and `{name}` ask for two formats; send one.", param=name)
@@ -46,7 +46,7 @@ def size(grammar: Grammar) -> int:
     return len(grammar.pattern if isinstance(grammar, Regex) else grammar.text)
 
 
-def _said(body: Body) -> Iterator[tuple[str, Grammar]]:
+def _formats(body: Body) -> Iterator[tuple[str, Grammar]]:
     form = body.response_format
     if form is not None:
         for part in (form, *([form.json_schema] if form.json_schema else ())):
@@ -92,7 +92,7 @@ def _regex(name: str, value: Any) -> Grammar:
 
 
 def _choice(name: str, value: Any) -> Grammar:
-    if not (isinstance(value, list) and all(isinstance(one, str) and one for one in value)):
+    if not (isinstance(value, list) and all(isinstance(x, str) and x for x in value)):
         raise Refused(f"{name} holds no choice; send a list of texts, none empty.", param=name)
     return Choice(tuple(value))
 
@@ -126,17 +126,17 @@ def _ollama(name: str, value: Any) -> Grammar:
 def _structured(name: str, value: Any) -> Grammar:
     if not isinstance(value, Mapping):
         raise Refused(f"{name} is no object; {_INSTEAD}.", param=name)
-    said = {key: one for key, one in value.items() if one and key not in _HARMLESS}
-    if said == {"json_object": True}:
+    formats = {key: content for key, content in value.items() if content and key not in _HARMLESS}
+    if formats == {"json_object": True}:
         return dict(ANY_JSON)
     read = {"json": _json, "regex": _regex, "choice": _choice, "grammar": _grammar}
-    if len(said) != 1 or not said.keys() <= read.keys():
+    if len(formats) != 1 or not formats.keys() <= read.keys():
         raise Refused(
-            f"{name} says {', '.join(said) or 'nothing'!s:.80}; give one of {', '.join(read)}.",
+            f"{name} says {', '.join(formats) or 'nothing'!s:.80}; give one of {', '.join(read)}.",
             param=name,
         )
-    ((key, one),) = said.items()
-    return read[key](name, one)
+    ((key, content),) = formats.items()
+    return read[key](name, content)
 
 
 _READERS: Mapping[str, Callable[[str, Any], Grammar]] = {

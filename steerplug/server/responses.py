@@ -71,8 +71,8 @@ def usage(replies: Iterable[Reply], n_prompts: int = 1) -> dict[str, Any]:
 
 def receipt(mix: str, reply: Reply) -> dict[str, Any]:
     """Return what was applied to a reply."""
-    said = asdict(reply.receipt)
-    return {"mix": mix, "digest": said.pop("digest"), "presets": said.pop("steering"), **said}
+    rest = asdict(reply.receipt)
+    return {"mix": mix, "digest": rest.pop("digest"), "presets": rest.pop("steering"), **rest}
 
 
 def call(call: ToolCall) -> dict[str, Any]:
@@ -105,18 +105,18 @@ def completion_logprobs(pieces: Sequence[Piece], vocab: Vocab, begin: int = 0) -
 
     The first token of a text that is repeated has neither figure.
     """
-    told: dict[str, Any] = {
+    lists: dict[str, Any] = {
         "tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []
     }  # fmt: skip
     for piece in pieces:
         if piece.token is not None:
             word, logprobs = _word(vocab, piece.token), piece.logprobs
-            told["tokens"].append(word)
-            told["token_logprobs"].append(logprobs and _finite(logprobs.logprob))
-            told["top_logprobs"].append(logprobs and _likeliest(word, logprobs, vocab))
-            told["text_offset"].append(begin)
+            lists["tokens"].append(word)
+            lists["token_logprobs"].append(logprobs and _finite(logprobs.logprob))
+            lists["top_logprobs"].append(logprobs and _likeliest(word, logprobs, vocab))
+            lists["text_offset"].append(begin)
         begin += len(piece.text)
-    return told
+    return lists
 
 
 def _likeliest(word: str, logprobs: Logprobs, vocab: Vocab) -> dict[str, float]:

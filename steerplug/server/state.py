@@ -71,20 +71,20 @@ class ServerState:
         self, request: Request, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]
     ) -> EventStream:
         """Return a stream of server-sent events that ends in [DONE], whatever happens."""
-        said = self._to_the_end(events, request.state.noted)
-        return EventStream(said, headers, self.config.heartbeat)
+        chunks = self._to_the_end(events, request.state.noted)
+        return EventStream(chunks, headers, self.config.heartbeat)
 
     async def _to_the_end(
         self, events: AsyncGenerator[bytes, None], noted: dict[str, Any]
     ) -> AsyncGenerator[bytes, None]:
         try:
             async with aclosing(events):
-                async for one in events:
-                    yield one
+                async for chunk in events:
+                    yield chunk
         except Exception as error:
-            said = envelope(self.reason(error))
-            noted["error"] = said["error"]["message"]
-            yield event(said)
+            problem = envelope(self.reason(error))
+            noted["error"] = problem["error"]["message"]
+            yield event(problem)
         yield DONE
 
     def reason(self, error: Exception) -> Exception:
@@ -98,7 +98,7 @@ class ServerState:
 
     def note(self, request: Request, choice: SteeringChoice, replies: list[Reply]) -> None:
         """Note what was answered for the log; texts only if the server was told to."""
-        said: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "steering": choice.mix,
             "digest": choice.digest[:16],
             "prompt_tokens": replies[0].usage.prompt_tokens,
@@ -107,5 +107,5 @@ class ServerState:
             "finish_reasons": [reply.finish_reason for reply in replies],
         }
         if self.config.log_text:
-            said["replies"] = [reply.text for reply in replies]
-        request.state.noted.update(said)
+            facts["replies"] = [reply.text for reply in replies]
+        request.state.noted.update(facts)

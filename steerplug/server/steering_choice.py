@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from steerplug.errors import SteerplugError, nearest
+from steerplug.library.recipe import Recipe
 from steerplug.preset.mix import MAX_INGREDIENTS, Ingredient, format_mix, parse_mix
 from steerplug.server.catalog import Catalog
 from steerplug.server.errors import Refused
@@ -19,7 +20,7 @@ from steerplug.session.resolve import Resolved
 
 _MAX_KNOWN = 256
 
-Said = str | Mapping[str, float]
+MixLike = str | Mapping[str, float]
 """A mix in words, or the strength of each preset."""
 
 
@@ -63,7 +64,7 @@ class Chooser:
         """Return the ids of all models: the bare one, and one for each preset."""
         return [self.base, *(f"{self.base}@{name}" for name in sorted(self._catalog.offers))]
 
-    def choose(self, model: str, body: Said | None, header: str | None) -> SteeringChoice:
+    def choose(self, model: str, body: MixLike | None, header: str | None) -> SteeringChoice:
         """Return how to steer, from what the places where a client may say it say.
 
         Raises:
@@ -71,12 +72,13 @@ class Chooser:
             PresetError, StrengthError: the mix cannot be read, or goes too far.
         """
         suffix = self._suffix(model)
-        said = next((one for one in (body, suffix, header) if one is not None), None)
-        return self.default if said is None else self.resolve(said)
+        places = (body, suffix, header)
+        mix = next((mix for mix in places if mix is not None), None)
+        return self.default if mix is None else self.resolve(mix)
 
-    def resolve(self, said: Said) -> SteeringChoice:
+    def resolve(self, mix: MixLike) -> SteeringChoice:
         """Return the steering that a mix means; errors are those of `choose`."""
-        words = said if isinstance(said, str) else _spell(said)
+        words = mix if isinstance(mix, str) else _spell(mix)
         if self._offers is not self._catalog.offers or len(self._known) >= _MAX_KNOWN:
             self._offers, self._known = self._catalog.offers, {}
         known = self._known  # another thread may begin a new one
@@ -86,9 +88,10 @@ class Chooser:
 
     def _look_up(self, words: str) -> SteeringChoice:
         try:
-            for ingredient in parse_mix(words):
+            ingredients = parse_mix(words)
+            for ingredient in ingredients:
                 self._catalog.check(ingredient.reference)
-            steering = Resolved(*self._session.steering(words))
+            steering = Resolved(*self._session.steering(Recipe(words, ingredients)))
         except Refused:
             raise
         except SteerplugError as error:

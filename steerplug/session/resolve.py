@@ -12,9 +12,10 @@ from steerplug.build import Built, chat_template_hash
 from steerplug.engine.model import Model
 from steerplug.errors import EngineError, SteeringError
 from steerplug.interchange.reading import read_vectors
-from steerplug.library.presets import find_preset, is_steering_file, load_preset
+from steerplug.library.presets import LibraryFile
+from steerplug.library.recipe import Recipe
 from steerplug.preset import Preset, check_range, check_strength
-from steerplug.preset.mix import Ingredient, parse_mix
+from steerplug.preset.mix import Ingredient
 from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity
@@ -33,13 +34,14 @@ class Resolved:
 
 
 SteeringWords = str | Preset | Mix | Steering | Resolved | None
-"""How a caller says steering: a mix in words (`"0.8*pirate + concise"`, `"none"`), a preset (at its
-default strength), a value, what was looked up before, or None for none."""
+"""How a caller says steering: a mix in words (`"0.8*pirate + concise"`, `"none"`, or a `Recipe`,
+which was read before), a preset (at its default strength), a value, what was looked up before, or
+None for none."""
 
 
 @dataclass(frozen=True)
-class _Found:
-    """An ingredient of a mix that has been looked up; `allowed` are its preset's min and max."""
+class _Portion:
+    """An ingredient of a mix with its steering; `allowed` are its preset's min and max."""
 
     steering: Steering
     strength: float
@@ -49,19 +51,19 @@ class _Found:
     pack: str = ""
     allowed: tuple[float, float] | None = None
 
-    def plus(self, strength: float) -> "_Found":
+    def plus(self, strength: float) -> "_Portion":
         """Return the same at the sum of strengths, which must be within its range."""
         total = round(self.strength + strength, 9)
         if self.allowed:
             check_range(self.steering.name, total, *self.allowed)
         return replace(self, strength=total)
 
-    def said(self) -> AppliedPreset:
+    def applied(self) -> AppliedPreset:
         """Return what a receipt says of it; a preset that is taken away asks for no decoding."""
-        said = _ingested(self.steering, self.version, self.strength)
+        applied = _applied(self.steering, self.version, self.strength)
         if self.strength > 0:
-            said = replace(said, format=self.format, unsteered=self.unsteered)
-        return replace(said, pack=self.pack)
+            applied = replace(applied, format=self.format, unsteered=self.unsteered)
+        return replace(applied, pack=self.pack)
 
 
 class Resolver:
@@ -89,31 +91,30 @@ class Resolver:
         if isinstance(words, (Mix, Steering)):
             mix = Mix.of(words)
             self._check_geometry(mix)
-            return mix, tuple(_ingested(t.steering, "", t.strength) for t in mix.terms)
-        found: dict[tuple[str, str], _Found] = {}
-        for one in self._found(words):
-            key = one.steering.name, one.steering.digest
-            found[key] = one.plus(found[key].strength) if key in found else one
-        mix = Mix(tuple(Term(one.strength, one.steering) for one in found.values()))
-        return mix, tuple(one.said() for one in found.values() if one.strength)
+            return mix, tuple(_applied(t.steering, "", t.strength) for t in mix.terms)
+        sums: dict[tuple[str, str], _Portion] = {}
+        for portion in self._portions(words):
+            key = portion.steering.name, portion.steering.digest
+            sums[key] = portion.plus(sums[key].strength) if key in sums else portion
+        mix = Mix(tuple(Term(portion.strength, portion.steering) for portion in sums.values()))
+        return mix, tuple(portion.applied() for portion in sums.values() if portion.strength)
 
-    def _found(self, words: str | Preset) -> Iterator["_Found"]:
+    def _portions(self, words: str | Preset) -> Iterator["_Portion"]:
         if isinstance(words, Preset):
             yield self._from_preset(words, Ingredient(words.name))
-        else:
-            yield from map(self._ingredient, parse_mix(words))
+            return
+        for ingredient, file in Recipe.read(words).parts:
+            yield self._portion(ingredient, file)
 
-    def _ingredient(self, ingredient: Ingredient) -> "_Found":
-        path = find_preset(ingredient.reference)
-        if is_steering_file(path):
-            return self._from_file(path, ingredient)
-        preset = load_preset(ingredient.reference)
-        return self._from_preset(preset, ingredient)
+    def _portion(self, ingredient: Ingredient, file: LibraryFile) -> "_Portion":
+        if file.preset is None:
+            return self._from_file(file.path, ingredient)
+        return self._from_preset(file.preset, ingredient)
 
-    def _from_preset(self, preset: Preset, ingredient: Ingredient) -> "_Found":
+    def _from_preset(self, preset: Preset, ingredient: Ingredient) -> "_Portion":
         check_strength(preset, ingredient.strength_at(preset.strength.default))  # before building
         built = self._build(preset)
-        return _Found(
+        return _Portion(
             built.steering,
             ingredient.strength_at(built.default_strength(preset)),
             preset.version,
@@ -123,12 +124,12 @@ class Resolver:
             (preset.strength.min, preset.strength.max),
         )
 
-    def _from_file(self, path: Path, ingredient: Ingredient) -> "_Found":
+    def _from_file(self, path: Path, ingredient: Ingredient) -> "_Portion":
         model = self._model
         steering, identity = read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)
         if identity is None:
             self._warn_of_shift(path)
-            return _Found(steering, ingredient.strength_at(1.0))
+            return _Portion(steering, ingredient.strength_at(1.0))
         if identity.architecture != model.architecture:
             raise SteeringError(
                 f"{path} is for the architecture `{identity.architecture}`, and {model.name} is "
@@ -138,7 +139,7 @@ class Resolver:
         strength = ingredient.strength_at(identity.strength_default)
         allowed = identity.strength_min, identity.strength_max
         check_range(identity.preset, strength, *allowed)
-        return _Found(steering, strength, identity.preset_version, allowed=allowed)
+        return _Portion(steering, strength, identity.preset_version, allowed=allowed)
 
     def _warn_of_shift(self, path: Path) -> None:
         """Say once where a control vector acts a block late, as it does in llama.cpp."""
@@ -176,7 +177,7 @@ class Resolver:
                 )
 
 
-def _ingested(steering: Steering, version: str, strength: float) -> AppliedPreset:
+def _applied(steering: Steering, version: str, strength: float) -> AppliedPreset:
     return AppliedPreset(
         steering.name, version, strength, steering.digest, tuple(steering.layers), steering.scope
     )

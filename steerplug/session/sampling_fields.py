@@ -71,7 +71,7 @@ class SamplingFields(BaseModel):
         Raises:
             RequestError: a value makes no sense.
         """
-        said = {name: getattr(self, name) for name in SamplingFields.model_fields}
+        fields = {name: getattr(self, name) for name in SamplingFields.model_fields}
         return Sampling(
-            **{name: value for name, value in {**said, **more}.items() if value is not None}
+            **{name: value for name, value in {**fields, **more}.items() if value is not None}
         )

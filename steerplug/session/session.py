@@ -290,9 +290,9 @@ class Session:
     ) -> "_Task":  # fmt: skip
         mix, ingredients = steering.mix, steering.ingredients
         grammar = settings.format
-        if grammar is None and any(said.format == "json" for said in ingredients):
+        if grammar is None and any(ingredient.format == "json" for ingredient in ingredients):
             grammar = ANY_JSON
-        unsteered = settings.unsteered.union(*(said.unsteered for said in ingredients))
+        unsteered = settings.unsteered.union(*(ingredient.unsteered for ingredient in ingredients))
         tools, stop, calls, reading = settings.tools, settings.stop, None, None
         must_fit = isinstance(settings.format, Mapping)
         if has_calls:
@@ -451,5 +451,5 @@ def _scored(text: Text, task: _Task, reply: Reply) -> Scored:
     """Return what was found of the tokens of a text; a BOS that was added is none of them."""
     prompt = task.request.prompt
     n_added = int(isinstance(text, str) and prompt.has_bos)
-    told = task.progress.scores[n_added + 1 :]
-    return Scored(prompt.tokens[n_added:], (None, *told), reply)
+    scores = task.progress.scores[n_added + 1 :]
+    return Scored(prompt.tokens[n_added:], (None, *scores), reply)
