@@ -19,6 +19,7 @@ from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
+from steerplug.engine.sizes import N_CTX, N_SEQ
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError
 
@@ -75,9 +76,9 @@ class Engine:
         self,
         model: Model,
         *,
-        n_ctx: int = 4096,
+        n_ctx: int = N_CTX,
         n_cells: int | None = None,
-        n_seq: int = 32,
+        n_seq: int = N_SEQ,
         n_queue: int = 256,
         n_threads: int | None = None,
     ) -> None:
