@@ -130,7 +130,7 @@ class PrefixCache:
     def find(self, keys: "array[int]") -> tuple[Held, int]:
         """Return the sequence that agrees with `keys` for longest, and how long."""
         return max(((held, common(held.keys, keys)) for held in self.sequences),
-                   key=lambda found: (found[1], not found[0].taken, len(found[0]) == found[1]))
+                   key=lambda at: (at[1], not at[0].taken, len(at[0]) == at[1]))
 
     def take(self, keys: "array[int]") -> Held | None:
         """Return a sequence with the longest known prefix of `keys`, or None if all are taken.
