@@ -73,7 +73,7 @@ class Scheduler:
         self.waiting.clear()
         return left
 
-    # Admit
+    # Let go and admit
 
     def _let_go(self) -> None:
         """End replies that nobody waits for any more."""
