@@ -59,11 +59,12 @@ class SteeredModel(llm.Model):
     ) -> Iterator[str]:
         """Yield the pieces of a reply."""
         from steerplug.engine.engine import Piece
+        from steerplug.engine.sizes import N_CTX
         from steerplug.session.receipt import Reply
 
         said: Any = prompt.options
         try:
-            session = session_for(self._model, 4096, None)
+            session = session_for(self._model, N_CTX, None)
             steering = self._preset if said.steering is None else said.steering
             messages = list(_messages(prompt, conversation))
             for event in session.stream_chat(messages, steering, _settings(prompt)):

@@ -93,12 +93,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def check_accounts(engine: Engine) -> None:
     """Nothing runs; what the cache believes is what llama.cpp holds."""
-    metrics, cache = engine.metrics(), engine._worker.batch.cache
+    metrics, cache = engine.metrics(), engine._worker.scheduler.cache
     assert (metrics.n_running, metrics.n_waiting) == (0, 0)
     assert not any(held.taken for held in cache.sequences)
-    for held in cache.sequences:
-        assert engine.context.n_held(held.number) == len(held)
-        assert len(held.keys) == len(held.slots)
-    used = {slot for held in cache.sequences for slot in held.slots}
-    assert metrics.cells_used == cache.n_used == len(used) <= metrics.n_cells
-    assert sorted([*used, *cache._free, *cache._buried]) == list(range(cache.n_cells))
+    cache.check()

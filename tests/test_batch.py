@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.generation import Generation
 from steerplug.engine.model import Model
+from steerplug.engine.prefix_cache import PrefixCache
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scheduler import Scheduler
 from steerplug.engine.scope import Prompt
@@ -77,6 +80,29 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(Scheduler, "step", waiting)
     yield go
     go.set()
+
+
+@pytest.fixture
+def members(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], list[int]]:
+    """How many replies have joined an engine's batch and were not sent back, at every decode."""
+
+    def watch(engine: Engine) -> list[int]:
+        counts: list[int] = []
+        decode = engine.context.decode
+
+        def watched(rows: Sequence[Row]) -> object:
+            now = engine.metrics()
+            counts.append(now.n_running + now.n_finished)
+            return decode(rows)
+
+        monkeypatch.setattr(engine.context, "decode", watched)
+        return counts
+
+    return watch
+
+
+def fall(counts: Sequence[int]) -> bool:
+    return any(now < before for before, now in pairwise(counts))
 
 
 class Reader(threading.Thread):
@@ -251,32 +277,32 @@ def test_what_was_forgotten_is_computed_again(
 
 
 def test_memory_is_bounded_and_replies_that_outgrow_it_wait_and_go_on(
-    model: Model, new_engine: Callable[..., Engine], context: Context
-) -> None:
+    model: Model, new_engine: Callable[..., Engine], context: Context,
+    members: Callable[[Engine], list[int]],
+) -> None:  # fmt: skip
     """Five replies of some 60 cells each in 256 cells: some must be sent back in between."""
     engine = new_engine(256)
+    counts = members(engine)
     bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
     requests = [
         asks(chat(model, f"Tell me about the {word}."), steering(model, i), 45, sampling=bias,
              logprobs=20)
         for i, word in enumerate(("sea", "sky", "sun", "ice", "rain"))
     ]  # fmt: skip
-    preempted = []
-    preempt = engine._worker.batch._preempt
-    engine._worker.batch._preempt = lambda: preempted.append(1) or preempt()  # type: ignore[method-assign, func-returns-value]
     readers = [Reader(engine, request) for request in requests]
     for request, reader in zip(requests, readers, strict=True):
         assert len(reader.done().tokens) == 45
         assert far_from_alone(context, request.prompt, request.mix, reader.pieces) < NOISE
-    assert preempted
+    assert fall(counts)
     check_accounts(engine)
 
 
 def test_a_reply_that_was_sent_back_still_knows_what_it_has_said(
-    model: Model, new_engine: Callable[..., Engine]
+    model: Model, new_engine: Callable[..., Engine], members: Callable[[Engine], list[int]]
 ) -> None:
     """No token comes twice under such a penalty, nor one of the prompt."""
     engine = new_engine(256)
+    counts = members(engine)
     once = Sampling(
         temperature=0, presence_penalty=100.0, repeat_last_n=-1,
         logit_bias={model.vocab.eos: -100.0},
@@ -285,15 +311,12 @@ def test_a_reply_that_was_sent_back_still_knows_what_it_has_said(
         asks(chat(model, f"Tell me about the {word}."), max_tokens=45, sampling=once)
         for word in ("sea", "sky", "sun", "ice", "rain")
     ]
-    preempted = []
-    preempt = engine._worker.batch._preempt
-    engine._worker.batch._preempt = lambda: preempted.append(1) or preempt()  # type: ignore[method-assign, func-returns-value]
     readers = [Reader(engine, request) for request in requests]
     for request, reader in zip(requests, readers, strict=True):
         tokens = reader.done().tokens
         assert len(set(tokens)) == len(tokens) == 45
         assert not set(tokens) & set(request.prompt.tokens)
-    assert preempted
+    assert fall(counts)
 
 
 # Fairness
@@ -437,11 +460,11 @@ def test_the_worker_s_death_is_told_to_everyone_and_the_engine_starts_anew(
     expected = [list(new_engine().generate(request)) for request in requests]
     list(engine.generate(requests[0]))
 
-    def dies(_self: Scheduler) -> None:
+    def dies(*_: object) -> None:
         raise MemoryError("planted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Scheduler, "_choose", dies)
+        patch.setattr(Context, "decode", dies)
         readers = [Reader(engine, request) for request in requests]
         for reader in readers:
             with pytest.raises(EngineError, match=r"the engine stopped \(MemoryError.*anew\.$"):
@@ -592,20 +615,56 @@ def test_metrics_say_what_was_done_and_what_is_held(
 
 
 def test_nothing_is_kept_of_replies_that_have_ended(
-    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    model: Model, new_engine: Callable[..., Engine]
 ) -> None:
-    monkeypatch.setattr("steerplug.engine.prefix_cache._MAX_NAMES", 4)
     engine, prompt = new_engine(), chat(model, "Hi.")
-    whole: dict[int, list[Piece]] = {}
-    for i in range(12):
-        request = asks(prompt, (1 + i % 6) * steering(model, 1, "all", size=5.0), 2)
-        pieces = list(engine.generate(request))
-        assert whole.setdefault(i % 6, pieces) == pieces
-    names = engine._worker.batch.cache._names
-    assert len(names) <= 5
+    for i in range(4):
+        list(engine.generate(asks(prompt, (1 + i) * steering(model, 1, "all", size=5.0), 2)))
     gc.collect()
     assert not any(type(thing) is Generation for thing in gc.get_objects())
     check_accounts(engine)
+
+
+def test_of_many_ways_to_steer_only_the_latest_are_known_again(
+    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which loses cells that might have been used again, and never gives wrong ones."""
+    monkeypatch.setattr("steerplug.engine.prefix_cache._MAX_NAMES", 4)
+    engine, prompt = new_engine(), chat(model, "Hi.")
+    whole: dict[int, list[Piece]] = {}
+
+    def n_cached(i: int) -> int:
+        progress = Progress()
+        request = asks(prompt, (1 + i) * steering(model, 1, "all", size=5.0), 2)
+        pieces = list(engine.generate(request, progress))
+        assert whole.setdefault(i, pieces) == pieces
+        return progress.n_cached
+
+    n_cached(0)
+    assert n_cached(0) == len(prompt.tokens) - 1
+    assert [n_cached(i) for i in range(1, 12)] == [1] * 11  # the first token, which none steers
+    assert n_cached(0) == 1
+    check_accounts(engine)
+
+
+@pytest.mark.parametrize("wrong", ["a cell too many", "a cell too few", "a user too many"])
+def test_accounts_that_do_not_add_up_are_noticed(
+    context: Context, wrong: str
+) -> None:
+    context.clear()
+    cache, rows = PrefixCache(context), [Row(5, i, output=True) for i in range(3)]
+    held = cache.take(array("q"))
+    assert held is not None
+    context.decode(rows)
+    if wrong != "a cell too few":
+        cache.extend(held, array("q", [5, 5, 5]))
+        cache.check()
+    if wrong == "a cell too many":
+        context.keep(2, held.number)
+    elif wrong == "a user too many":
+        held.slots[0] = held.slots[1]
+    with pytest.raises(EngineError, match=r"account says\.$"):
+        cache.check()
 
 
 def test_a_recurrent_model_runs_one_sequence_that_is_never_cut_back(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from alone import chat  # type: ignore[import-not-found]
 
-from steerplug.engine.closing import Closing, Place
+from steerplug.engine.closing import Closing
 from steerplug.engine.constraint import ANY_JSON, Choice, Constraint, Grammar, Lark, Regex
+from steerplug.engine.endings import Place
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampling
@@ -86,7 +87,7 @@ def test_other_grammars_are_closed_as_well(
 def test_without_closing_the_same_walk_is_cut_off(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Closing, "_find_way", lambda *_: None)
+    monkeypatch.setattr("steerplug.engine.closing.find_ending", lambda *_: None)
     text, was_forced = random_walk(model, NESTED, 40, 0)
     assert not was_forced
     with pytest.raises(json.JSONDecodeError):

@@ -1,6 +1,7 @@
 """Running the server: its settings, its presets while it runs, and how it stops."""
 
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -12,15 +13,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from serving import PIRATE, SHORT, session  # type: ignore[import-not-found]
 
 from steerplug.commands import main
+from steerplug.commands.serve import serve as serve_command
 from steerplug.errors import PresetError, SteerplugError
 from steerplug.library.presets import shipped_folder
 from steerplug.server import serve
@@ -77,6 +81,60 @@ def test_keys_of_the_environment_are_words(
     main(["serve", "--separate-keys"])
     assert (seen[0].api_keys, seen[0].admin_key) == (("one", "two"), "three")
     assert not seen[0].share_cache
+
+
+SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
+    ("name", "pal", "name", "pal"),
+    ("host", "::1", "host", "::1"),
+    ("port", 1, "port", 1),
+    ("api-key", "a-key", "api_keys", ("a-key",)),
+    ("admin-key", "a-key", "admin_key", "a-key"),
+    ("origin", "https://chat.example.org", "origins", ("https://chat.example.org",)),
+    ("steer", "pirate", "steer", "pirate"),
+    ("n-ctx", 64, "sizes.n_ctx", 64),
+    ("n-cells", 128, "sizes.n_cells", 128),
+    ("n-seq", 2, "sizes.n_seq", 2),
+    ("n-threads", 3, "sizes.n_threads", 3),
+    ("max-body", 5, "limits.body", 5),
+    ("max-prompt", 6, "limits.prompt", 6),
+    ("max-schema", 7, "limits.schema", 7),
+    ("max-requests", 8, "limits.requests", 8),
+    ("timeout", 9, "limits.timeout", 9.0),
+    ("grace", 10.5, "grace", 10.5),
+    ("heartbeat", 11, "heartbeat", 11.0),
+    ("share-cache", False, "share_cache", False),
+    ("log-text", True, "log_text", True),
+    ("parse-special", True, "parse_special", True),
+)
+
+
+def changed(config: Any, path: str, value: Any) -> Any:
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(("option", "value", "path", "expected"), SETTINGS)
+def test_a_flag_a_variable_and_a_key_of_the_file_set_the_same_one_thing(
+    seen: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: Any,
+    path: str, expected: Any,
+) -> None:  # fmt: skip
+    flags = {True: [f"--{option}"], False: ["--separate-keys"]}
+    main(["serve", *(flags[value] if isinstance(value, bool) else [f"--{option}", str(value)])])
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump({option: value}))
+    main(["serve", "--config", str(file)])
+    monkeypatch.setenv(f"STEERPLUG_{option.replace('-', '_').upper()}", str(value))
+    main(["serve"])
+    assert seen == [changed(Config("smollm2"), path, expected)] * 3
+
+
+def test_there_are_no_options_but_these_and_unless_they_say_it_the_settings_own_defaults_hold(
+    seen: list[Config],
+) -> None:
+    main(["serve"])
+    assert seen == [Config("smollm2")]
+    options = {name.replace("_", "-") for name in inspect.signature(serve_command).parameters}
+    assert options == {"config", "model", *(option for option, *_ in SETTINGS)}
 
 
 @pytest.mark.parametrize(

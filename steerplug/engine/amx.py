@@ -141,10 +141,10 @@ def extra_buffer_types() -> list[tuple[bytes, int]]:
     if not address:
         return []
     types = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)
-    found: list[tuple[bytes, int]] = []
-    while types and (buffer_type := types[len(found)]):
-        found.append((name_of(buffer_type), buffer_type))
-    return found
+    named: list[tuple[bytes, int]] = []
+    while types and (buffer_type := types[len(named)]):
+        named.append((name_of(buffer_type), buffer_type))
+    return named
 
 
 def cpu_device() -> int:

@@ -28,12 +28,12 @@ def breach(schema: Mapping[str, Any], text: str) -> str | None:
         value = json.loads(text)
     except ValueError:
         return None
-    known = {_told(error) for error in errors(json.dumps(dict(loose.schema)), value)}
-    broken = (_told(error) for error in errors(json.dumps(dict(schema)), value))
-    return next((told for told in broken if told not in known), None)
+    known = {_sentence(error) for error in errors(json.dumps(dict(loose.schema)), value)}
+    broken = (_sentence(error) for error in errors(json.dumps(dict(schema)), value))
+    return next((sentence for sentence in broken if sentence not in known), None)
 
 
-def _told(error: "ValidationError") -> str:
+def _sentence(error: "ValidationError") -> str:
     at = "".join(f"[{part}]" if isinstance(part, int) else f".{part}"
                  for part in error.instance_path)  # fmt: skip
     return f"at ${at} ({' '.join(error.message.split())[:200]})"

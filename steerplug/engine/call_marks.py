@@ -41,20 +41,20 @@ class CallMarks:
     forbidden: bool = False
     steered: bool = False
 
-    def has_named(self, said: str) -> bool:
-        """Whether a reply that has said this has named a tool to call."""
-        return re.search(f"{self.naming[0]}.*?{self.named[0]}", said, re.DOTALL) is not None
+    def has_named(self, text: str) -> bool:
+        """Whether a reply with this text has named a tool to call."""
+        return re.search(f"{self.naming[0]}.*?{self.named[0]}", text, re.DOTALL) is not None
 
-    def is_named(self, said: str) -> bool:
-        """Whether a reply that has said this is in a call, past its name and before its end."""
+    def is_named(self, text: str) -> bool:
+        """Whether a reply with this text is in a call, past its name and before its end."""
         whole, until_arguments = self.named
         place, naming = 0, self.naming[0]
-        while re.compile(f"{naming}.*?{whole}", re.DOTALL).search(said, place):
-            begin = re.compile(f"{naming}.*?{until_arguments}", re.DOTALL).search(said, place)
+        while re.compile(f"{naming}.*?{whole}", re.DOTALL).search(text, place):
+            begin = re.compile(f"{naming}.*?{until_arguments}", re.DOTALL).search(text, place)
             if begin is None:
                 return True
             try:
-                _, place = json.JSONDecoder().raw_decode(said, begin.end())
+                _, place = json.JSONDecoder().raw_decode(text, begin.end())
             except ValueError:
                 return True
             naming = self.naming[1]
@@ -101,8 +101,8 @@ class Turn:
         if not mark:
             return None
         if self.calls.first and not in_call:
-            said = tail.lstrip()
-            return tail if mark.startswith(said[: len(mark)]) else None
+            begun = tail.lstrip()
+            return tail if mark.startswith(begun[: len(mark)]) else None
         return tail[-len(mark) + 1 :] if len(mark) > 1 else b""
 
     @cached_property

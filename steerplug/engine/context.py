@@ -16,6 +16,7 @@ from steerplug.engine import ggml, log, threads
 from steerplug.engine.hook import Applied, Capture, Hook
 from steerplug.engine.model import Model
 from steerplug.engine.processors import n_processors
+from steerplug.engine.sizes import N_CTX
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array
 
@@ -51,7 +52,7 @@ class Context:
         self,
         model: Model,
         *,
-        n_ctx: int = 4096,
+        n_ctx: int = N_CTX,
         n_batch: int = 512,
         n_seq: int = 1,
         n_threads: int | None = None,

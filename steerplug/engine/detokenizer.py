@@ -48,10 +48,10 @@ class Detokenizer:
         if not (stops and self._stop):
             self._held = ""
             return text
-        found = [(text.index(stop) + len(stop), text.index(stop), stop)
-                 for stop in self._stop if stop in text]
-        if found:  # the first to be complete, as if the text had come character by character
-            _, begin, self.stopped_by = min(found)
+        matches = [(text.index(stop) + len(stop), text.index(stop), stop)
+                   for stop in self._stop if stop in text]
+        if matches:  # the first to be complete, as if the text had come character by character
+            _, begin, self.stopped_by = min(matches)
             self._held = ""
             return text[:begin]
         keep = max((overlap(text, stop) for stop in self._stop), default=0)

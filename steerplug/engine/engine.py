@@ -1,8 +1,8 @@
 """An engine: many requests at once on one model, each steered as it says.
 
 The fronts of the batch: `generate` for threads, `agenerate` for an event loop. Steering belongs to
-a request, never to the engine; which KV cells it may reuse is the business of `cache`, what is
-decoded when that of `batch`.
+a request, never to the engine; which KV cells it may reuse is the business of `prefix_cache`,
+what is decoded when that of `scheduler`.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
+from steerplug.engine.sizes import N_CTX, N_SEQ
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError
 
@@ -75,9 +76,9 @@ class Engine:
         self,
         model: Model,
         *,
-        n_ctx: int = 4096,
+        n_ctx: int = N_CTX,
         n_cells: int | None = None,
-        n_seq: int = 32,
+        n_seq: int = N_SEQ,
         n_queue: int = 256,
         n_threads: int | None = None,
     ) -> None:
@@ -92,7 +93,7 @@ class Engine:
                 "raise it, or lower n_ctx."
             )
         self._n_queue, self._n_threads = n_queue, n_threads
-        self._n_seq = 1 if model.is_recurrent else n_seq + 1  # one more for what `cache` buries
+        self._n_seq = 1 if model.is_recurrent else n_seq + 1  # one more for pending cells
         self._beginning = threading.Lock()
         self._begin(n_cells or n_ctx)
         self.n_ctx = self.context.n_ctx if n_cells is None else n_ctx
@@ -188,21 +189,22 @@ class Engine:
         self.check(request)
         return Generation(
             request, progress or Progress(), at_the_end(deliver) if whole else deliver,
-            self._worker.batch.cache, self.model.vocab, self.n_ctx, whole=whole,
+            self._worker.scheduler.cache, self.model.vocab, self.n_ctx, whole=whole,
         )  # fmt: skip
 
     def metrics(self) -> Metrics:
         """Return what the engine does and holds at this moment."""
-        batch = self._worker.batch
-        cache, steps = batch.cache, [step for step in list(batch.steps) if step[1]]
+        scheduler = self._worker.scheduler
+        cache = scheduler.cache
+        steps = [step for step in list(scheduler.steps) if step[1]]
         seconds = sum(step[0] for step in steps)
         return Metrics(
-            n_running=len(batch.running),
+            n_running=len(scheduler.running),
             n_waiting=self._worker.n_waiting,
-            n_finished=batch.n_finished,
-            prompt_tokens=batch.n_prompt,
-            cached_tokens=batch.n_cached,
-            generated_tokens=batch.n_generated,
+            n_finished=scheduler.n_finished,
+            prompt_tokens=scheduler.n_prompt,
+            cached_tokens=scheduler.n_cached,
+            generated_tokens=scheduler.n_generated,
             tokens_per_second=sum(step[1] for step in steps) / seconds if seconds else 0.0,
             cells_used=cache.n_used,
             n_cells=cache.n_cells,

@@ -35,17 +35,17 @@ class PromptScores:
     Args:
         tokens: the prompt.
         n: how many of the likeliest tokens are told at each.
-        told: filled token by token; the first, which nothing comes before, has None.
+        scores: filled token by token; the first, which nothing comes before, has None.
     """
 
-    def __init__(self, tokens: Sequence[int], n: int, told: list[Logprobs | None]) -> None:
-        self._tokens, self._n, self._told = tuple(tokens), n, told
-        told[:] = [None]
+    def __init__(self, tokens: Sequence[int], n: int, scores: list[Logprobs | None]) -> None:
+        self._tokens, self._n, self._scores = tuple(tokens), n, scores
+        scores[:] = [None]
 
     @property
     def n_read(self) -> int:
         """How many rows from the start have been read; their cells may come from the cache."""
-        return len(self._told) - 1
+        return len(self._scores) - 1
 
     def wants(self, position: int) -> bool:
         """Whether the logits of the row at a position are still to be read."""
@@ -57,7 +57,7 @@ class PromptScores:
             if self.wants(begin + i):
                 logits = context.logits_in_place(row + i)
                 token = self._tokens[begin + i + 1]
-                self._told.append(likelihood(logits, token, self._n))
+                self._scores.append(likelihood(logits, token, self._n))
 
 
 def _log_sum_exp(logits: Array) -> float:

@@ -35,5 +35,5 @@ def forget() -> None:
 
 def complaint() -> str:
     """Return the most telling line since `forget`: the first error, else the first warning."""
-    _level, line = max(_complaints, key=lambda found: found[0], default=(0, "no reason given"))
+    _level, line = max(_complaints, key=lambda line: line[0], default=(0, "no reason given"))
     return line.split(": ", 1)[-1]

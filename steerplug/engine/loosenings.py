@@ -133,7 +133,7 @@ def _without_foreign_key_patterns(node: Node, pointer: str, loosening: Loosening
         _leave_out_key_patterns(node, pointer, loosening)
     elif isinstance(properties := node.get("properties"), dict):
         node["properties"] = {
-            key: _also(value, [patterns[one] for one in patterns if matches(one, key)])
+            key: _also(value, [patterns[regex] for regex in patterns if matches(regex, key)])
             for key, value in properties.items()
         }
     return node

@@ -39,13 +39,14 @@ class Pace:
         """Say which number is best here."""
         best, ms = _best(self.alone, self.default)
         others = ", ".join(f"{n}: {at:.1f}" for n, at in self.alone.items() if n != best)
-        told = f"n_threads = {best}{', the default,' if best == self.default else ''} is best here"
-        told += f": {ms:.1f} ms a token" + (f" ({others})" if others else "")
+        is_default = ", the default," if best == self.default else ""
+        sentence = f"n_threads = {best}{is_default} is best here"
+        sentence += f": {ms:.1f} ms a token" + (f" ({others})" if others else "")
         if (slow := self.beside.get(self.default)) and slow > _CLEARLY * self.alone[self.default]:
             best, ms = _best(self.beside, self.default)
-            told += f"; beside another llama.cpp in the process {slow:.1f} ms"
-            told += f", with n_threads = {best} {ms:.1f}" if best != self.default else ""
-        return told
+            sentence += f"; beside another llama.cpp in the process {slow:.1f} ms"
+            sentence += f", with n_threads = {best} {ms:.1f}" if best != self.default else ""
+        return sentence
 
 
 def measure(model: Model) -> Pace:

@@ -8,6 +8,12 @@ share nothing.
 
 Sequences are taken by a reply or idle. Idle ones are what later requests may begin with; the least
 recently used gives way first. Cells shared by several sequences count once.
+
+Cells that nobody holds any more are freed later, and all at once. Until then they belong to a
+sequence of their own, the pending one, so that llama.cpp writes new cells behind them, in order,
+and not into the gaps that they would leave: attention sums in the order of cells, and in another
+order its last bits differ. When no cell is left, the pending ones are reclaimed, and what is
+written from then on may lie out of order.
 """
 
 from array import array
@@ -18,6 +24,7 @@ import numpy as np
 
 from steerplug.engine.context import Context
 from steerplug.engine.hook import Applied
+from steerplug.errors import EngineError
 
 _MAX_NAMES = 4096
 _WORTH_KEEPING = 8
@@ -54,11 +61,11 @@ class PrefixCache:
 
     def _clear(self) -> None:
         n_seq = self.context.n_seq
-        self._grave = n_seq - 1 if n_seq > 1 else None
+        self._pending_sequence = n_seq - 1 if n_seq > 1 else None
         self.sequences = [Held(number) for number in range(max(n_seq - 1, 1))]
         self._users = [0] * self.n_cells
         self._free = list(range(self.n_cells))
-        self._buried: list[int] = []
+        self._pending: list[int] = []
         self._n_in_order = 0
 
     def clear(self) -> None:
@@ -74,7 +81,7 @@ class PrefixCache:
         source, same = self.find(keys)
         goes_on = 0 < same == len(source)
         n_more = len(keys) - same + n
-        in_order = self._grave is None or self._n_in_order + n_more <= self.n_cells
+        in_order = self._pending_sequence is None or self._n_in_order + n_more <= self.n_cells
         if not (in_order or goes_on) and same * _WORTH_KEEPING < self.n_cells:
             self.clear()
 
@@ -86,7 +93,7 @@ class PrefixCache:
     @property
     def n_used(self) -> int:
         """Cells that some sequence holds."""
-        return self.n_cells - len(self._free) - len(self._buried)
+        return self.n_cells - len(self._free) - len(self._pending)
 
     @property
     def n_taken(self) -> int:
@@ -123,7 +130,7 @@ class PrefixCache:
     def find(self, keys: "array[int]") -> tuple[Held, int]:
         """Return the sequence that agrees with `keys` for longest, and how long."""
         return max(((held, common(held.keys, keys)) for held in self.sequences),
-                   key=lambda found: (found[1], not found[0].taken, len(found[0]) == found[1]))
+                   key=lambda at: (at[1], not at[0].taken, len(at[0]) == at[1]))
 
     def take(self, keys: "array[int]") -> Held | None:
         """Return a sequence with the longest known prefix of `keys`, or None if all are taken.
@@ -168,23 +175,23 @@ class PrefixCache:
 
     def cut(self, held: Held, n: int) -> None:
         """Drop a sequence's cells from position n on: all of them where it cannot be cut back."""
-        if self._grave is not None and n < len(held):
-            self.context.share(held.number, self._grave, n, len(held))
+        if self._pending_sequence is not None and n < len(held):
+            self.context.share(held.number, self._pending_sequence, n, len(held))
         n = self.context.keep(n, held.number)
         for slot in held.slots[n:]:
             self._users[slot] -= 1
             if self._users[slot] == 0:
-                self._buried.append(slot)
+                self._pending.append(slot)
         del held.keys[n:], held.slots[n:]
-        if self._grave is None:
-            self._dig_up()
+        if self._pending_sequence is None:
+            self._reclaim()
 
-    def _dig_up(self) -> None:
-        """Make the places of buried cells free; what is written there may lie out of order."""
-        if self._grave is not None:
-            self.context.keep(0, self._grave)
-        self._free.extend(self._buried)
-        self._buried, self._n_in_order = [], self.n_cells
+    def _reclaim(self) -> None:
+        """Free the pending cells."""
+        if self._pending_sequence is not None:
+            self.context.keep(0, self._pending_sequence)
+        self._free.extend(self._pending)
+        self._pending, self._n_in_order = [], self.n_cells
 
     def release(self, held: Held) -> None:
         """Make a sequence idle; what it holds may serve later requests."""
@@ -197,14 +204,32 @@ class PrefixCache:
         for held in self._idle():
             self.cut(held, 0)
 
+    def check(self) -> None:
+        """Hold the accounts against each other, and against what llama.cpp holds.
+
+        Raises:
+            EngineError: they do not add up.
+        """
+        users = [0] * self.n_cells
+        for held in self.sequences:
+            if not self.context.n_held(held.number) == len(held.keys) == len(held.slots):
+                raise EngineError(f"sequence {held.number} is not what its account says.")
+            for slot in held.slots:
+                users[slot] += 1
+        used = [slot for slot, n in enumerate(users) if n]
+        if users != self._users or len(used) != self.n_used:
+            raise EngineError("cells are held by more or fewer sequences than their account says.")
+        if sorted([*used, *self._free, *self._pending]) != list(range(self.n_cells)):
+            raise EngineError("a cell is not exactly one of held, free and pending.")
+
     def _idle(self) -> list[Held]:
         return [held for held in self.sequences if not held.taken and len(held)]
 
     def make_room(self, n: int) -> bool:
         """Drop idle sequences, least recently used first, until n cells are free."""
         while self.n_free < n:
-            if self._buried:
-                self._dig_up()
+            if self._pending:
+                self._reclaim()
                 continue
             idle = self._idle()
             if not idle:

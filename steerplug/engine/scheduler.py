@@ -6,18 +6,18 @@ two steps. Prompts share what a step has room for, so that a short one that came
 waiting by a long one. Where cells run short, idle sequences give way first; then the reply that
 joined last goes back to the queue, and later goes on where it was.
 
-Between two decodes the weights have thrown everything else out of the processor's caches, and what
-is then made of one token takes as long as what is made of five at once. So where nobody waits to
-see the next token, a step decodes on for a few, and accounts for them afterwards.
+Where nobody waits to see the next token, a step decodes on for a few (see `decoding`), and accounts
+for them afterwards. An error of llama.cpp in a step of several replies is traced to the one at
+fault, and the others go on.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from steerplug.engine.context import Row
-from steerplug.engine.generation import Drawn, Followed, Generation
+from steerplug.engine.decoding import Outcome, Part, decode
+from steerplug.engine.drawing import Drawn
+from steerplug.engine.generation import Followed, Generation
 from steerplug.engine.likelihood import most_rows
 from steerplug.engine.prefix_cache import PrefixCache, common
 from steerplug.errors import SteerplugError
@@ -30,24 +30,6 @@ _HEADROOM = 16
 _WORTH_WAITING = 16
 _EXPECTED = 256
 _MEASURED_STEPS = 256
-
-
-class Part(NamedTuple):
-    """The next n tokens of a reply."""
-
-    reply: Generation
-    n: int
-
-
-class Outcome(NamedTuple):
-    """What came of one decode: the effects on its rows, and what each part drew from it.
-
-    Nothing is drawn before a reply is ready; what went wrong in one is kept in its place.
-    """
-
-    moved: list[float]
-    steered: list[int]
-    drawn: list[Drawn | Exception | None]
 
 
 class Scheduler:
@@ -69,12 +51,18 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def step(self) -> None:
-        """Let replies leave and join, then decode once for all that run."""
+        """Let replies leave and join, then decode once for all that run, and tell what they drew.
+
+        `waiting` --admit--> `running` --choose--> parts --decode--> outcomes --account--> pieces
+        """
         begin, before = time.perf_counter(), self.n_generated
         self._let_go()
         self._admit()
         if parts := self._choose():
-            self._decode(parts)
+            outcomes, error = self._decode(parts)
+            self._account(parts, outcomes)
+            if error is not None:
+                self._find_fault(parts, error)
             self.steps.append((time.perf_counter() - begin, self.n_generated - before))
 
     def drop(self) -> list[Generation]:
@@ -85,7 +73,7 @@ class Scheduler:
         self.waiting.clear()
         return left
 
-    # Leaving and joining
+    # Let go and admit
 
     def _let_go(self) -> None:
         """End replies that nobody waits for any more."""
@@ -155,7 +143,7 @@ class Scheduler:
             reply.follows = None
         return False
 
-    # Decoding
+    # Choose
 
     def _choose(self) -> list[Part]:
         """Return what to decode next, and make room for it."""
@@ -198,23 +186,11 @@ class Scheduler:
         self._leave(reply)
         self.waiting.appendleft(reply)
 
-    def _decode(self, parts: Sequence[Part]) -> None:
-        """Decode, and on as far as nobody waits for it; then account for all of it."""
-        rows = [row for part in parts for row in part.reply.rows(part.n)]
-        most, done = 1 + self._n_on(parts), list[Outcome]()
-        failed: SteerplugError | None = None
-        while rows:
-            try:
-                self.context.decode(rows)
-            except SteerplugError as error:
-                failed = error
-                break
-            done.append(Outcome(*self.context.hook.effects(), self._draw(parts)))
-            rows = self._rows_on(parts, done) if len(done) < most else []
-        for outcome in done:
-            self._account(parts, outcome)
-        if failed is not None:
-            self._find_fault(parts, failed)
+    # Decode
+
+    def _decode(self, parts: Sequence[Part]) -> tuple[list[Outcome], SteerplugError | None]:
+        """Decode once, and on as far as nobody waits for it; see `decoding.decode`."""
+        return decode(self.context, parts, 1 + self._n_on(parts), self._is_called)
 
     def _n_on(self, parts: Sequence[Part]) -> int:
         """Return how many more tokens of each part may be decoded before these are told."""
@@ -223,43 +199,20 @@ class Scheduler:
         room = self.cache.n_free // len(parts)
         return min(_MOST_ON + 1, room, *(reply.n_left for reply, _ in parts)) - 1
 
-    def _draw(self, parts: Sequence[Part]) -> list[Drawn | Exception | None]:
-        """Read what is said of prompts, and draw the next token of each reply that is ready."""
-        drawn: list[Drawn | Exception | None] = []
-        end = 0
-        for reply, n in parts:
-            end += n
-            try:
-                reply.read(self.context, end - n, n)
-                drawn.append(reply.draw(self.context, end - 1) if n == reply.n_missing else None)
-            except Exception as error:  # what goes wrong in one reply must not end the others
-                drawn.append(error)
-        return drawn
+    # Account
 
-    def _rows_on(self, parts: Sequence[Part], done: Sequence[Outcome]) -> list[Row]:
-        """Return the rows of what was drawn, or none where a step should come to its end."""
-        rows: list[Row] = []
-        if not self._is_called():
-            for (reply, _), drawn in zip(parts, done[-1].drawn, strict=True):
-                if not isinstance(drawn, Drawn) or drawn.token is None:
-                    return []
-                if reply.stops_at(drawn.token):
-                    return []
-                rows.append(reply.row_on(drawn.token, len(done) - 1))
-        return rows
-
-    def _account(self, parts: Sequence[Part], outcome: Outcome) -> None:
-        """Note the cells of decoded rows, and tell what each reply drew."""
-        moved, steered, drawn = outcome
-        end = 0
-        for (reply, n), what in zip(parts, drawn, strict=True):
-            begin, end = end, end + n
-            held = reply.held
-            assert held is not None
-            self.cache.extend(held, reply.keys[len(held) : len(held) + n])
-            reply.count(sum(moved[begin:end]), sum(steered[begin:end]))
-            if what is not None:
-                self._tell(reply, what, moved[end - 1] / max(steered[end - 1], 1))
+    def _account(self, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
+        """Note the cells of decoded rows, and tell what each reply drew; decode after decode."""
+        for moved, steered, drawn in outcomes:
+            end = 0
+            for (reply, n), result in zip(parts, drawn, strict=True):
+                begin, end = end, end + n
+                held = reply.held
+                assert held is not None
+                self.cache.extend(held, reply.keys[len(held) : len(held) + n])
+                reply.count(sum(moved[begin:end]), sum(steered[begin:end]))
+                if result is not None:
+                    self._tell(reply, result, moved[end - 1] / max(steered[end - 1], 1))
 
     def _tell(self, reply: Generation, drawn: Drawn | Exception, moved: float) -> None:
         before = reply.progress.n_generated
@@ -279,9 +232,12 @@ class Scheduler:
             self.cache.cut(part.reply.held, len(part.reply.held))
         if len(parts) == 1:
             self._fail(parts[0].reply, error)
-        else:
-            for part in parts:
-                self._decode([part])
+            return
+        for part in parts:
+            outcomes, its_own = self._decode([part])
+            self._account([part], outcomes)
+            if its_own is not None:
+                self._find_fault([part], its_own)
 
     def _fail(self, reply: Generation, error: BaseException) -> None:
         """End a reply, and rely on none of the cells that only it holds."""

@@ -19,7 +19,7 @@ _logger = logging.getLogger("steerplug.engine")
 
 
 class Worker:
-    """Runs the batch of one context; but for `batch`, any thread may call it.
+    """Runs the batch of one context; but for `scheduler`, any thread may call it.
 
     Args:
         context: the context; the worker frees it in the end.
@@ -28,7 +28,7 @@ class Worker:
 
     def __init__(self, context: Context, n_queue: int) -> None:
         self.context, self.n_queue = context, n_queue
-        self.batch = Scheduler(PrefixCache(context), self._is_called)
+        self.scheduler = Scheduler(PrefixCache(context), self._is_called)
         self._arrived: list[Generation] = []
         self._awake, self._stepping = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
@@ -37,7 +37,7 @@ class Worker:
     @property
     def n_waiting(self) -> int:
         """Requests that wait for a sequence."""
-        return len(self._arrived) + len(self.batch.waiting)
+        return len(self._arrived) + len(self.scheduler.waiting)
 
     def submit(self, reply: Generation) -> None:
         """Let a reply take part in the batch.
@@ -95,10 +95,10 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self.batch.cache.clear()
+            self.scheduler.cache.clear()
             while self._gather():
                 with self._stepping:
-                    self.batch.step()
+                    self.scheduler.step()
             why: Callable[[], EngineError] = _closed
         except BaseException as error:
             _logger.exception("the engine's worker ended")
@@ -108,7 +108,7 @@ class Worker:
                 return EngineError(reason)
 
         with self._awake:
-            left = [*self.batch.drop(), *self._arrived]
+            left = [*self.scheduler.drop(), *self._arrived]
             self._thread, self._arrived = None, []
             if self._closed:
                 self.context.close()
@@ -121,17 +121,17 @@ class Worker:
 
     def _gather(self) -> bool:
         """Wait for work and take in what has arrived; return False once the engine is closed."""
-        if self.batch and not self._is_called():
+        if self.scheduler and not self._is_called():
             return True  # the usual case between two tokens, which needs no lock
         with self._awake:
-            if not (self._arrived or self.batch):
+            if not (self._arrived or self.scheduler):
                 threads.give_back()
-            while not (self._arrived or self.batch or self._closed):
+            while not (self._arrived or self.scheduler or self._closed):
                 self._awake.wait()
             if self._forgets:
                 self._forgets = False
-                self.batch.cache.forget()
-            self.batch.waiting.extend(self._arrived)
+                self.scheduler.cache.forget()
+            self.scheduler.waiting.extend(self._arrived)
             self._arrived = []
             return not self._closed
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
+from steerplug.engine.sizes import N_CTX
 from steerplug.errors import SteerplugError
 from steerplug.langchain.arguments import Arguments, one_sentence
 from steerplug.langchain.configured import Configured
@@ -38,7 +39,7 @@ CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allow
 class LocalModel(Configured, Arguments, _Model):
     """A local GGUF model. Its fields are those of `Arguments`, and these."""
 
-    n_ctx: int = Field(4096, ge=1, strict=True)
+    n_ctx: int = Field(N_CTX, ge=1, strict=True)
     """How many tokens a conversation may have."""
 
     n_threads: int | None = Field(None, ge=1, strict=True)

@@ -101,10 +101,10 @@ def _add_errors(app: FastAPI, serving: ServerState) -> None:
         assert isinstance(error, HTTPException)
         if isinstance(error.__cause__, SteerplugError):
             return await ours(request, error.__cause__)
-        said = str(error.detail)
+        message = str(error.detail)
         if error.status_code in (404, 405):
-            said = f"there is no {request.method} {request.url.path[:80]} here."
-        return _answer(describe(said, error.status_code), error.status_code, error.headers)
+            message = f"there is no {request.method} {request.url.path[:80]} here."
+        return _answer(describe(message, error.status_code), error.status_code, error.headers)
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -116,6 +116,6 @@ def _add_errors(app: FastAPI, serving: ServerState) -> None:
     app.add_exception_handler(Exception, ours)
 
 
-def _answer(said: dict[str, Any], status: int, headers: Any = None) -> Response:
+def _answer(body: dict[str, Any], status: int, headers: Any = None) -> Response:
     busy = {"retry-after": "1"} if status in (429, 503) else {}
-    return JSONResponse(said, status, {**busy, **dict(headers or {})})
+    return JSONResponse(body, status, {**busy, **dict(headers or {})})

@@ -1,34 +1,67 @@
-"""How a server is set up: where it listens, who may ask, and how much of it."""
+"""How a server is set up: where it listens, who may ask, and how much of it.
+
+A setting stands here once, with its default and its meaning. Those that have a `Flag` are options
+of `steerplug serve`, and so variables and keys of its file; `commands/server_options.py` makes them
+of these.
+"""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
+from typing import Any
 
+from steerplug.engine.sizes import N_CTX, N_SEQ
 from steerplug.errors import SteerplugError
 
 KIB = 1024
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one client may ask of a server.
+class Flag:
+    """How a setting is given on the command line.
 
     Args:
-        body: bytes of a request.
-        prompt: characters of a prompt.
-        schema: bytes of the schemas in a request, as JSON.
-        requests: how many are answered at a time; more are told to come back.
-        timeout: seconds for one reply.
+        meaning: what it does, in a line.
+        names: the flags; none: as the setting is called.
+        about: what typer is told besides.
+    """
+
+    meaning: str
+    names: tuple[str, ...]
+    about: dict[str, Any]
+
+
+def _setting(default: Any, meaning: str, *names: str, **about: Any) -> Any:
+    return field(default=default, metadata={"flag": Flag(meaning, names, about)})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the engine of a server is; see `Engine`."""
+
+    n_ctx: int = _setting(N_CTX, "Tokens of one conversation.", min=1)
+    n_cells: int | None = _setting(
+        None, "KV cells that all share.", show_default="as many as --n-ctx"
+    )
+    n_seq: int = _setting(N_SEQ, "Most replies made at a time.", min=1)
+    n_threads: int | None = _setting(None, "Threads.", show_default="all processors", min=1)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of a server; more `requests` are told to come back.
+
+    Args:
         upload: seconds in which a request must have come in, its head and then its body.
         unread: seconds that a client may leave an answer unread.
         connections: how many may be open at a time, of all clients together.
         head: bytes of a request before its body.
     """
 
-    body: int = 2 * KIB * KIB
-    prompt: int = 200_000
-    schema: int = 64 * KIB
-    requests: int = 64
-    timeout: float = 600.0
+    body: int = _setting(2 * KIB * KIB, "Most bytes of a request.", "--max-body")
+    prompt: int = _setting(200_000, "Most characters of a prompt.", "--max-prompt")
+    schema: int = _setting(64 * KIB, "Most bytes of its schemas.", "--max-schema")
+    requests: int = _setting(64, "Most requests at a time.", "--max-requests")
+    timeout: float = _setting(600.0, "Most seconds of a reply.")
     upload: float = 30.0
     unread: float = 60.0
     connections: int = 512
@@ -44,37 +77,35 @@ class Limits:
 class Config:
     """How a server is set up.
 
-    Args:
-        name: what clients call the model.
-        host, port: where it listens; any host but this machine's own needs a key. Port 0: any.
-        api_keys: one of them is asked for; none: everyone on this machine may ask.
-        admin_key: what the server's defaults may be changed with; None: by nobody.
-        origins: web pages of these origins may ask, such as `https://chat.example.org`.
-        steer: how a reply is steered if nobody says.
-        share_cache: whether requests of different keys may use each other's cached prompts.
-        heartbeat: seconds of silence after which a stream shows that it is alive.
-        grace: seconds that streams may go on when the server is told to stop.
-        log_text: write prompts and replies to the log.
-        limits: what one client may ask.
-        parse_special: read control tokens such as `<|im_end|>` in texts of clients, too.
+    With no API key, everyone on this machine may ask; with no admin key, nobody may change the
+    server's defaults. Port 0 is any that is free. An origin is such as `https://chat.example.org`.
 
     Raises:
         SteerplugError: the settings do not go together.
     """
 
-    name: str
-    host: str = "127.0.0.1"
-    port: int = 8080
-    api_keys: tuple[str, ...] = ()
-    admin_key: str | None = None
-    origins: tuple[str, ...] = ()
-    steer: str = "none"
-    share_cache: bool = True
-    heartbeat: float = 10.0
-    grace: float = 20.0
-    log_text: bool = False
+    name: str = _setting(MISSING, "What clients call it.", show_default="the file's name")
+    host: str = _setting("127.0.0.1", "Where to listen; beyond this machine needs a key.")
+    port: int = _setting(8080, "The port.", min=0, max=65535)
+    api_keys: tuple[str, ...] = _setting(
+        (), "A key that clients need; may be given many times.", "--api-key"
+    )
+    admin_key: str | None = _setting(None, "The key that may change the default steering.")
+    origins: tuple[str, ...] = _setting(
+        (), "Web pages of this origin may ask; none unless said.", "--origin"
+    )
+    steer: str = _setting("none", "The default steering.", "-s", "--steer", metavar="MIX")
+    sizes: Sizes = Sizes()
     limits: Limits = Limits()
-    parse_special: bool = False
+    grace: float = _setting(20.0, "Seconds for streams to end when stopped.")
+    heartbeat: float = _setting(10.0, "Seconds of silence in a stream.")
+    share_cache: bool = _setting(
+        True, "Whether keys may use each other's cached prompts.", "--share-cache/--separate-keys"
+    )
+    log_text: bool = _setting(False, "Log prompts and replies.", "--log-text")
+    parse_special: bool = _setting(
+        False, "Read control tokens such as <|im_end|> in texts of clients.", "--parse-special"
+    )
 
     def __post_init__(self) -> None:
         keys = [*self.api_keys, *([self.admin_key] if self.admin_key is not None else [])]

@@ -2,7 +2,8 @@
 
 uvicorn itself limits only the pause between two requests. Who opens a connection and says nothing,
 sends a request byte by byte, or leaves an answer unread would hold it for ever. Nor does it limit a
-request's head, or answer in JSON what is no request.
+request's head, or answer in JSON what is no request. What is added here builds on the insides of
+its protocol, so pyproject.toml names the versions that have them.
 """
 
 import asyncio
@@ -87,10 +88,10 @@ class Connection(HttpToolsProtocol):
         self._refuse(400, "this cannot be read as HTTP; send an HTTP/1.1 request.")
 
     def _refuse(self, status: int, message: str) -> None:
-        said = json.dumps(describe(message, status)).encode()
+        body = json.dumps(describe(message, status)).encode()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self._n_head = None
-        self.transport.write(STATUS_LINE[status] + head % len(said) + said)
+        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self.transport.close()
 
     def _wait_if_idle(self) -> None:

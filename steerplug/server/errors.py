@@ -75,13 +75,13 @@ def explain(error: RequestValidationError) -> dict[str, Any]:
         for problem in error.errors()
     ]
     first, _ = problems[0]
-    here = [one for one in problems if one[0][: len(first)] == first]
-    place, problem = max(here, key=lambda one: (len(one[0]), not one[1]["type"].endswith("_type")))
+    here = [(place, problem) for place, problem in problems if place[: len(first)] == first]
+    place, problem = max(here, key=lambda at: (len(at[0]), not at[1]["type"].endswith("_type")))
     value = "" if problem["type"] == "missing" else f"; it is {problem['input']!r:.80}"
     more = f" ({len(problems) - len(here)} more)" if len(problems) > len(here) else ""
     name = ".".join(map(str, place))
-    said = f"{name or 'the body'}: {problem['msg']}{value}{more}."
-    return describe(said, 400, param=name or None)
+    message = f"{name or 'the body'}: {problem['msg']}{value}{more}."
+    return describe(message, 400, param=name or None)
 
 
 def _written(loc: Sequence[str | int], body: Any) -> Sequence[str | int]:

@@ -84,10 +84,10 @@ class Guard:
             finally:
                 self._n_working -= works
         except Refused as error:
-            said, status = envelope(error), status_of(error)
+            body, status = envelope(error), status_of(error)
             headers = {"retry-after": "1"} if status in (429, 503) else {}
             headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
-            await JSONResponse(said, status, headers)(scope, receive, send)
+            await JSONResponse(body, status, headers)(scope, receive, send)
 
     def _check(self, scope: Scope) -> str:
         """Return the partition of who asks, if they may."""

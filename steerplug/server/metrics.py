@@ -63,7 +63,7 @@ class _OfEngine(Collector):
     def collect(self) -> Iterator[Family]:
         """Yield what the engine says at this moment."""
         now = self._engine.metrics()
-        for name, (key, what) in _COUNTERS.items():
-            yield CounterMetricFamily(f"steerplug_{name}", what, getattr(now, key))
-        for name, (key, what) in _GAUGES.items():
-            yield GaugeMetricFamily(f"steerplug_{name}", what, getattr(now, key))
+        for name, (key, meaning) in _COUNTERS.items():
+            yield CounterMetricFamily(f"steerplug_{name}", meaning, getattr(now, key))
+        for name, (key, meaning) in _GAUGES.items():
+            yield GaugeMetricFamily(f"steerplug_{name}", meaning, getattr(now, key))

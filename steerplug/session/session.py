@@ -26,6 +26,7 @@ from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Phase, Prompt
+from steerplug.engine.sizes import N_CTX, N_SEQ
 from steerplug.errors import EngineError, RequestError
 from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
@@ -100,9 +101,9 @@ class Session:
         self,
         model: str | Path,
         *,
-        n_ctx: int = 4096,
+        n_ctx: int = N_CTX,
         n_cells: int | None = None,
-        n_seq: int = 32,
+        n_seq: int = N_SEQ,
         n_threads: int | None = None,
         store: Store | None = None,
         report: Report = silent,

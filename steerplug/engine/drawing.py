@@ -1,0 +1,219 @@
+"""How a reply's next token is drawn: by the sampler, among what a grammar lets follow.
+
+A grammar holds a reply from its beginning, or from the mark on that opens a tool call. It is closed
+in time, so that the reply is whole when its room ends; see `closing`.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from steerplug.engine.call_marks import Turn
+from steerplug.engine.closing import Closing
+from steerplug.engine.constraint import Constraint
+from steerplug.engine.context import Context
+from steerplug.engine.likelihood import likelihood
+from steerplug.engine.request import Logprobs, Request
+from steerplug.engine.sampler import Sampler
+from steerplug.engine.vocab import Vocab
+from steerplug.errors import RequestError
+
+
+class Drawn(NamedTuple):
+    """A token that was drawn, and how likely it was if the request asks for that.
+
+    It is None where the request asks for no token at all.
+    """
+
+    token: int | None
+    logprobs: Logprobs | None
+
+
+class Drawing:
+    """Draws the tokens of one reply.
+
+    Args:
+        request: what was asked for.
+        tokens: prompt and reply; the reply's are added by whom this belongs to.
+        turn: how far calls have come at the end of the prompt; None: there are none to tell.
+        vocab: the model's vocabulary.
+        n_ctx: how many tokens prompt and reply may have together.
+
+    Raises:
+        RequestError: the grammar cannot be followed, or the reply must fit and lacks the room.
+        ContextOverflow: it would have the room if the prompt were shorter.
+    """
+
+    def __init__(
+        self, request: Request, tokens: list[int], turn: Turn | None, vocab: Vocab, n_ctx: int
+    ) -> None:
+        self._tokens, self._n_prompt, self._vocab = tokens, len(tokens), vocab
+        self._first = self._n_prompt - request.prompt.begun
+        self._turn, self._logprobs = turn, request.logprobs
+        room = n_ctx - self._n_prompt
+        self._budget = room if request.max_tokens is None else min(request.max_tokens, room)
+        self._no_room = partial(request.no_room, n_ctx) if request.must_fit else None
+        self._closing = self._from_the_beginning(request) if self._budget else None
+        sampling = request.sampling.seeded()
+        self.seed = sampling.seed
+        self._sampler = Sampler(sampling, vocab.n_tokens, vocab=vocab, n_ctx=n_ctx, prompt=tokens)
+
+    def _from_the_beginning(self, request: Request) -> Closing | None:
+        """Return what the reply is held to from its beginning."""
+        if request.grammar is None:
+            return None
+        constraint = Constraint(self._vocab, request.grammar)
+        begun = self._tokens[self._first :]
+        if begun and not constraint.replay(begun):
+            raise RequestError(
+                f"{self._vocab.text(begun)[:80]!r} begins no reply in the format asked for, or no "
+                "call; change the message that is gone on with, or leave out the format."
+            )
+        closing = Closing(constraint, self._vocab, self._budget, self._may_close, begun)
+        if self._no_room and not closing.fits:
+            raise self._no_room(closing.n_needed())
+        return closing
+
+    @property
+    def n_left(self) -> int:
+        """How many tokens the reply may still have."""
+        return self._budget - self._n_generated
+
+    @property
+    def _n_generated(self) -> int:
+        return len(self._tokens) - self._n_prompt
+
+    @property
+    def is_free(self) -> bool:
+        """Whether any token may follow, and nothing more is to be told of it than itself."""
+        return not (self._closing or self._turn) and self._logprobs is None and self._budget > 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the grammar lets nothing more follow."""
+        return self._closing is not None and self._closing.constraint.is_complete
+
+    @property
+    def was_forced(self) -> bool:
+        """Whether the grammar was closed because of the reply's room."""
+        return self._closing is not None and self._closing.was_forced
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the reply holds less than was drawn."""
+        return self._closing is not None and self._closing.cut_short
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the next token belongs to a call."""
+        return self._turn is not None and self._turn.in_call
+
+    def is_mark(self, token: int) -> bool:
+        """Whether a token is a mark of calls, which is shown even where it is a control token."""
+        return self._turn is not None and token in self._turn.shown
+
+    def accept(self, token: int) -> bool:
+        """Go on past a token of the reply; return whether it is part of a call."""
+        was_in_call = self.in_call
+        if self._turn is not None:
+            self._turn = self._turn.after(token)
+        return was_in_call or self.in_call
+
+    def look_ahead(self) -> None:
+        """Begin to find out what the grammar lets follow."""
+        if self._closing is not None:
+            self._closing.constraint.look_ahead()
+
+    def close(self) -> None:
+        """Free the sampler."""
+        self._sampler.close()
+        self._closing = None  # it knows this, and would keep it until the collector comes
+
+    def draw(self, context: Context, row: int) -> Drawn:
+        """Draw the next token from the logits of batch row `row`.
+
+        Raises:
+            EngineError: no token can follow.
+        """
+        if self._budget == 0:
+            return Drawn(None, None)
+        if self._logprobs is None:
+            return Drawn(self._draw_token(context, row), None)
+        logits = context.logits(row)  # as steered, before a grammar restricts them
+        token = self._draw_token(context, row)
+        return Drawn(token, likelihood(logits, token, self._logprobs))
+
+    def _draw_token(self, context: Context, row: int) -> int:
+        if self._closing is not None:
+            self._closing.constraint.restrict(context.logits_in_place(row))
+            drawn = self._sampler.draw(context, row)
+            token = self._closing.accept(drawn)
+            if token != drawn:
+                self._sampler.remember([*self._tokens, token])
+            return token
+        token = self._sampler.draw(context, row)
+        return self._draw_opening(token, context, row) if self._opens_call(token) else token
+
+    def _opens_call(self, token: int) -> bool:
+        return self._turn is not None and self._turn.after(token).in_call
+
+    def _draw_opening(self, token: int, context: Context, row: int) -> int:
+        """Hold the reply to the grammar of calls from the token on that completes their mark."""
+        assert self._turn is not None
+        calls, logits = self._turn.calls, context.logits_in_place(row)
+        if calls.forbidden:
+            while self._opens_call(token):
+                logits[token] = -np.inf
+                token = self._draw_again(context, row)
+        elif calls.then is not None:
+            constraint = Constraint(self._vocab, calls.then)
+            constraint.replay(self._since_mark(token))
+            if not constraint.admits([token]):  # it goes on behind the mark as no call does
+                constraint.restrict(logits)
+                token = self._draw_again(context, row)
+            if self._opens_call(token):
+                constraint.accept(token)
+                self._closing = Closing(
+                    constraint, self._vocab, self.n_left - 1, self._may_close
+                )
+                if not self._closing.fits:  # the reply ends here, with no call rather than half
+                    self._budget = self._n_generated + 1
+        return token
+
+    def _draw_again(self, context: Context, row: int) -> int:
+        """Draw in place of a token that is not said, which penalties do not count."""
+        self._sampler.remember(self._tokens)
+        return self._sampler.draw(context, row)
+
+    def _may_close(self) -> bool:
+        """Whether the reply may be shortened to fit its room; which tool it calls may not.
+
+        Raises:
+            RequestError, ContextOverflow: it must fit, and the call it chose is too long.
+        """
+        if self._turn is None:
+            return True
+        calls = self._turn.calls
+        text = self._vocab.text(self._reply(), special=True)
+        if calls.opening not in text or calls.is_named(text):
+            return True
+        if self._no_room and not calls.has_named(text):
+            assert self._closing is not None
+            n_more = self._closing.n_needed()
+            raise self._no_room(n_more and self._n_generated + 1 + n_more)
+        return False
+
+    def _since_mark(self, token: int) -> list[int]:
+        """Return the reply's tokens in which the mark began that `token` completes."""
+        assert self._turn is not None
+        tokens, mark = self._reply(), self._turn.calls.opening.encode()
+        n, text = 0, self._vocab.piece(token, True)
+        while mark not in text:
+            n += 1
+            text = self._vocab.piece(tokens[-n], True) + text
+        return tokens[len(tokens) - n :]
+
+    def _reply(self) -> list[int]:
+        """Return the tokens of the reply, with those that the prompt has of it already."""
+        return self._tokens[self._first :]
