@@ -34,10 +34,10 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.reader import Reader
 from steerplug.engine.scope import plan
 from steerplug.evaluate.picture import check_picture, plain
-from steerplug.evaluate.questions import spread, unseen
+from steerplug.evaluate.questions import unseen
 from steerplug.fit import activations, difference
-from steerplug.fit.general import general_prompts
 from steerplug.fit.measure import gaps_closed
+from steerplug.fit.questions import general_prompts, spread
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.library.presets import load_preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering

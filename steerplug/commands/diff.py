@@ -74,8 +74,7 @@ def _steering(session: "Session", path: Path, preset: "Preset | None") -> "Steer
 def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
     from steerplug.engine.reader import reading
     from steerplug.evaluate.alike import alike
-    from steerplug.evaluate.questions import spread
-    from steerplug.fit.general import general_prompts
+    from steerplug.fit.questions import general_prompts, spread
 
     questions = spread(general_prompts("held_out"), CHATS)
     prompts = [session.template.prompt([{"role": "user", "content": one}]) for one in questions]

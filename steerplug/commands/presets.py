@@ -11,7 +11,6 @@ from rich.text import Text
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
 from steerplug.files.text import first_sentence, one_line
-from steerplug.steering.terms import COMPILED
 from steerplug.store.figures import Figures
 
 if TYPE_CHECKING:
@@ -69,14 +68,10 @@ def _row(listing: "Listing") -> dict[str, Any]:
 
 def _figures(preset: "Preset") -> Figures | None:
     """Return the newest figures there are of a preset, on whatever model."""
-    from steerplug.library.presets import shipped_folder
+    from steerplug.library.compiled import came_with
     from steerplug.store.measurements import newest_figures
 
-    origin = preset.origin
-    came_with = [(origin.folder / COMPILED, origin.pack)] if origin else []
-    return newest_figures(
-        preset.name, preset.digest, [*came_with, (shipped_folder() / COMPILED, "")]
-    )
+    return newest_figures(preset.name, preset.digest, came_with(preset))
 
 
 def _said(found: Figures) -> dict[str, Any]:

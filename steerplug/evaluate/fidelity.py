@@ -42,9 +42,8 @@ from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
-from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
-from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering

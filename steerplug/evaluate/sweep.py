@@ -20,9 +20,8 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
-from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import divergence, reply_log_probs
-from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Mix, Steering

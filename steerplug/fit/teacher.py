@@ -14,8 +14,7 @@ from steerplug.engine.engine import Engine, Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
-from steerplug.fit.at_once import at_once
-from steerplug.fit.progress import Report, silent
+from steerplug.fit.progress import Report, at_once, silent
 from steerplug.preset import Teacher
 
 REPLY_TOKENS = 40
