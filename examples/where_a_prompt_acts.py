@@ -30,9 +30,8 @@ from pathlib import Path
 import numpy as np
 
 from steerplug import Session
-from steerplug.engine.context import Context, Row
-from steerplug.engine.reader import Reader
-from steerplug.engine.scope import plan
+from steerplug.engine.context import Context
+from steerplug.engine.reader import Reader, reply_rows
 from steerplug.evaluate.picture import check_picture, plain
 from steerplug.evaluate.questions import unseen
 from steerplug.fit import activations, difference
@@ -57,12 +56,8 @@ def read(
     blocks, parts = range(cells.context.model.n_layer - 1), []
     for lesson in lessons:
         prompt = lesson.prompted if prompted else lesson.bare
-        laid, first = plan(mix, prompt), len(prompt.tokens) - 1
-        applied = (*laid.prompt, *[laid.generated] * len(lesson.reply))
-        tokens = (*prompt.tokens, *lesson.reply)
-        rows = [Row(token, i, applied=applied[i]) for i, token in enumerate(tokens)]
-        for _ in cells.decode(rows[cells.reuse(rows[:first]) : first]):
-            pass
+        rows, first = reply_rows(prompt, lesson.reply, mix), len(prompt.tokens) - 1
+        cells.hold(rows[:first])
         parts += [batch.captured for batch in cells.decode(rows[first:], blocks)]
     return np.concatenate([part for part in parts if part is not None], axis=1)
 

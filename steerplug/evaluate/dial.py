@@ -1,7 +1,7 @@
 """Whether fitted steering does anything on a model: what does not work is no preset there.
 
-A teacher's closes some of the gap to its prompt. A contrast's has a dial (see `fit.measure`): what a
-turn of the strength does at its least, as a share of what the contrast's own texts do as prompts.
+A teacher's closes some of the gap to its prompt. A contrast's has a dial (see `fit.measure`): what
+a turn of the strength does at its least, as a share of what the contrast's own texts do as prompts.
 Imported steering has neither, and is taken as it is.
 """
 
