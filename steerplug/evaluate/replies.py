@@ -64,8 +64,8 @@ class Quality:
     def of(readings: Sequence[Reading]) -> "Quality":
         """Sum up the readings of some replies."""
         return Quality(
-            ratio([one.log_prob for one in readings], [one.n_tokens for one in readings]),
-            ratio([one.n_repeated for one in readings], [one.n_grams for one in readings]),
+            ratio([r.log_prob for r in readings], [r.n_tokens for r in readings]),
+            ratio([r.n_repeated for r in readings], [r.n_grams for r in readings]),
         )
 
 
