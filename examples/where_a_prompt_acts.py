@@ -32,8 +32,9 @@ import numpy as np
 from steerplug import Session
 from steerplug.engine.context import Context
 from steerplug.engine.reader import Reader, reply_rows
-from steerplug.evaluate.picture import check_picture, plain
+from steerplug.evaluate.picture import plain
 from steerplug.evaluate.questions import unseen
+from steerplug.files.picture import check_picture
 from steerplug.fit import activations, difference
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.questions import general_prompts, spread
