@@ -30,14 +30,14 @@ from pathlib import Path
 import numpy as np
 
 from steerplug import Session
-from steerplug.engine.context import Context, Row
-from steerplug.engine.reader import Reader
-from steerplug.engine.scope import plan
-from steerplug.evaluate.picture import check_picture, plain
-from steerplug.evaluate.questions import spread, unseen
+from steerplug.engine.context import Context
+from steerplug.engine.reader import Reader, reply_rows
+from steerplug.evaluate.picture import plain
+from steerplug.evaluate.questions import unseen
+from steerplug.files.picture import check_picture
 from steerplug.fit import activations, difference
-from steerplug.fit.general import general_prompts
 from steerplug.fit.measure import gaps_closed
+from steerplug.fit.questions import general_prompts, spread
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.library.presets import load_preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
@@ -57,12 +57,8 @@ def read(
     blocks, parts = range(cells.context.model.n_layer - 1), []
     for lesson in lessons:
         prompt = lesson.prompted if prompted else lesson.bare
-        laid, first = plan(mix, prompt), len(prompt.tokens) - 1
-        applied = (*laid.prompt, *[laid.generated] * len(lesson.reply))
-        tokens = (*prompt.tokens, *lesson.reply)
-        rows = [Row(token, i, applied=applied[i]) for i, token in enumerate(tokens)]
-        for _ in cells.decode(rows[cells.reuse(rows[:first]) : first]):
-            pass
+        rows, first = reply_rows(prompt, lesson.reply, mix), len(prompt.tokens) - 1
+        cells.hold(rows[:first])
         parts += [batch.captured for batch in cells.decode(rows[first:], blocks)]
     return np.concatenate([part for part in parts if part is not None], axis=1)
 

@@ -21,7 +21,7 @@ from steerplug.session.shared import session_for
 @llm.hookimpl
 def register_models(register: Callable[..., None]) -> None:
     """Tell `llm` which models there are."""
-    presets = [one.name for one in list_presets() if one.error is None]
+    presets = [listing.name for listing in list_presets() if listing.error is None]
     added = os.environ.get("STEERPLUG_MODEL")
     for model in dict.fromkeys([*ALIASES, *([added] if added else [])]):
         register(SteeredModel(model, None))
@@ -62,10 +62,10 @@ class SteeredModel(llm.Model):
         from steerplug.engine.sizes import N_CTX
         from steerplug.session.receipt import Reply
 
-        said: Any = prompt.options
+        options: Any = prompt.options
         try:
             session = session_for(self._model, N_CTX, None)
-            steering = self._preset if said.steering is None else said.steering
+            steering = self._preset if options.steering is None else options.steering
             messages = list(_messages(prompt, conversation))
             for event in session.stream_chat(messages, steering, _settings(prompt)):
                 if isinstance(event, Piece) and event.text:
@@ -81,9 +81,9 @@ class SteeredModel(llm.Model):
 def _settings(prompt: llm.Prompt) -> Any:
     from steerplug.session import Settings
 
-    said: Any = prompt.options
+    options: Any = prompt.options
     schema = prompt.schema if isinstance(prompt.schema, dict) else None
-    return Settings(said.sampling(), max_tokens=said.max_tokens, format=schema)
+    return Settings(options.sampling(), max_tokens=options.max_tokens, format=schema)
 
 
 def _messages(

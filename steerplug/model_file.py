@@ -37,8 +37,8 @@ def find_model(reference: str) -> Path:
     if is_file:
         return path.resolve()
     if is_folder and reference:
-        found = sorted(entry.name for entry in path.glob("*.gguf"))
-        hint = f"it holds {', '.join(found[:3])}" if found else "it holds no GGUF"
+        files = sorted(entry.name for entry in path.glob("*.gguf"))
+        hint = f"it holds {', '.join(files[:3])}" if files else "it holds no GGUF"
         raise ModelNotFound(f"{reference} is a folder ({hint}); name one file in it.")
     name = reference if reference.isprintable() and len(reference) < 200 else printable(reference)
     raise ModelNotFound(

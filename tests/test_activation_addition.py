@@ -20,8 +20,8 @@ from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
-from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import reply_log_probs
+from steerplug.fit.progress import at_once
 from steerplug.library.presets import load_preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from steerplug.store.store import Store

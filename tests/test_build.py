@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import pytest
 from filelock import FileLock, Timeout
 
 import steerplug
-from steerplug import build, dial
+from steerplug import build
 from steerplug.build import Built, build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
-from steerplug.errors import FitError, StoreError
-from steerplug.evaluate import fidelity, questions, report, sweep
-from steerplug.evaluate.questions import for_choosing, unseen
+from steerplug.errors import FitError, SteeringError, StoreError
+from steerplug.evaluate import dial, fidelity, questions, report, sweep
+from steerplug.evaluate.questions import unseen
 from steerplug.fit import difference, distill, measure
+from steerplug.fit import fit as fitting
 from steerplug.fit import teacher as teaching
 from steerplug.fit.checkpoint import Checkpoint
-from steerplug.fit.general import general_prompts
+from steerplug.fit.questions import for_choosing, general_prompts
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
 from steerplug.steering.file import read_steering
@@ -65,7 +67,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
     monkeypatch.setattr(sweep, "REPLY_TOKENS", 16)
     monkeypatch.setattr(fidelity, "REPLY_TOKENS", 16)
-    for module in (build, report):
+    for module in (fitting, report):
         monkeypatch.setattr(module, "SWEPT", 1)
     for count in ("QUESTIONS", "FURTHER", "NEUTRAL"):
         monkeypatch.setattr(questions, count, 1)
@@ -80,6 +82,7 @@ def glad(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Buil
 
 
 def no_fit(*_: Any, **__: Any) -> Any:
+    """Stand in for a step of a fit, or be told of one."""
     raise AssertionError("it was fitted again")
 
 
@@ -113,11 +116,10 @@ def test_its_identity_says_where_it_came_from(glad: tuple[Built, Store], engine:
 
 
 def test_it_is_found_again_and_not_fitted(
-    glad: tuple[Built, Store], engine: Engine, monkeypatch: pytest.MonkeyPatch
+    glad: tuple[Built, Store], engine: Engine
 ) -> None:
     built, store = glad
-    monkeypatch.setattr(build, "_fit", no_fit)
-    again = build_preset(preset(), engine, store=store)
+    again = build_preset(preset(), engine, store=store, report=no_fit)
     assert again.from_store
     assert again.steering.digest == built.steering.digest
     assert again.identity == built.identity
@@ -129,11 +131,10 @@ def test_it_is_found_again_and_not_fitted(
 
 
 def test_what_the_fit_does_not_read_changes_nothing(
-    glad: tuple[Built, Store], engine: Engine, monkeypatch: pytest.MonkeyPatch
+    glad: tuple[Built, Store], engine: Engine
 ) -> None:
-    monkeypatch.setattr(build, "_fit", no_fit)
     other = preset(description="Other words.", version="2.0.0", strength={"default": 0.1})
-    assert build_preset(other, engine, store=glad[1]).from_store
+    assert build_preset(other, engine, store=glad[1], report=no_fit).from_store
 
 
 def test_force_builds_it_again_over_the_old_file(
@@ -148,7 +149,7 @@ def test_force_builds_it_again_over_the_old_file(
 
 
 def test_a_forced_build_holds_the_lock_so_that_two_cannot_share_their_work(
-    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, store: Store
 ) -> None:
     path = store.path(store_key(preset(), engine))
 
@@ -157,9 +158,8 @@ def test_a_forced_build_holds_the_lock_so_that_two_cannot_share_their_work(
             FileLock(f"{path}.lock").acquire(timeout=0)
         raise FitError("it was held")
 
-    monkeypatch.setattr(build, "_fit", locked)
     with pytest.raises(FitError, match="it was held"):
-        build_preset(preset(), engine, store=store, force=True)
+        build_preset(preset(), engine, store=store, force=True, report=locked)
 
 
 def test_a_torn_file_is_built_again_with_a_warning(
@@ -172,6 +172,37 @@ def test_a_torn_file_is_built_again_with_a_warning(
         assert not build_preset(preset(), engine, store=store).from_store
     assert "Made again." in caplog.text
     assert build_preset(preset(), engine, store=store).from_store
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """What is shipped with steerplug, which is nothing yet."""
+    monkeypatch.setattr("steerplug.library.compiled.shipped_folder", lambda: tmp_path / "shipped")
+    return Store(tmp_path / "shipped" / "compiled")
+
+
+def test_what_was_built_here_goes_before_what_shipped_whoever_looks(
+    glad: tuple[Built, Store], engine: Engine, shipped: Store, tmp_path: Path
+) -> None:
+    built, store = glad
+    key = store_key(preset(), engine)
+    shipped.publish(key, built.steering, built.identity)
+    for look in (partial(build_preset, report=no_fit), find_built):
+        for here, expected in ((store, store), (Store(tmp_path / "empty"), shipped)):
+            there = look(preset(), engine, store=here)
+            assert there is not None
+            assert there.path == expected.path(key)
+
+
+def test_what_shipped_damaged_is_refused_and_not_made_again(
+    engine: Engine, store: Store, shipped: Store
+) -> None:
+    path = shipped.path(store_key(preset(), engine))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"torn")
+    for look in (partial(build_preset, report=no_fit), find_built):
+        with pytest.raises(SteeringError, match=r"torn|not a GGUF|damaged"):
+            look(preset(), engine, store=store)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +289,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         rounds.append(tuple(questions))
         return teaching.teach(engine, template, teacher, questions, **rest)
 
-    monkeypatch.setattr("steerplug.build.teach", teach)
+    monkeypatch.setattr("steerplug.fit.fit.teach", teach)
     return rounds
 
 
@@ -289,7 +320,7 @@ def test_many_questions_are_thinned_out_over_the_whole_list(
         rounds.append(tuple(questions))
         raise FitError("enough")
 
-    monkeypatch.setattr("steerplug.build.teach", teach)
+    monkeypatch.setattr("steerplug.fit.fit.teach", teach)
     own = [f"Question {i}?" for i in range(n_own)]
     wanted = preset(contrast=None, teacher=TEACHER, fit=fit(prompts=own))
     with pytest.raises(FitError, match="enough"):
@@ -344,7 +375,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(
         known.append(dict(rest.get("known") or {}))
         return teaching.teach(*given, **rest)
 
-    monkeypatch.setattr("steerplug.build.teach", teach)
+    monkeypatch.setattr("steerplug.fit.fit.teach", teach)
     built = build_preset(
         wanted, engine, store=store, report=lambda what, done, _: told.append((what, done))
     )
@@ -390,7 +421,7 @@ def test_without_torch_a_preset_that_needs_it_is_refused_before_any_work(
 def test_a_teacher_that_changes_nothing_is_refused_before_anything_is_fitted(
     engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "distill", no_fit)
+    monkeypatch.setattr(fitting, "distill", no_fit)
     own_words = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     wanted = preset(
         contrast=None, teacher={"system": own_words},

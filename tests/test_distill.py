@@ -31,7 +31,6 @@ from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import distill as distilling
-from steerplug.fit.at_once import at_once
 from steerplug.fit.distill import distill, training, weights
 from steerplug.fit.distill import student as students
 from steerplug.fit.distill.deltas import Deltas
@@ -39,7 +38,7 @@ from steerplug.fit.distill.student import Passage, Student
 from steerplug.fit.distill.training import Exercise, prepare, sizes, train
 from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.measure import gaps_closed, reply_log_probs
-from steerplug.fit.progress import silent
+from steerplug.fit.progress import at_once, silent
 from steerplug.fit.teacher import Lesson, prompted_chat
 from steerplug.preset import Teacher
 from steerplug.steering.value import NOTHING, Mix, Scope, Steering

@@ -14,7 +14,7 @@ from steerplug.engine.reader import Reader
 from steerplug.errors import RequestError
 from steerplug.evaluate import questions, sweep, trace
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
-from steerplug.evaluate.questions import read_prompts, reported_on, spread, unseen
+from steerplug.evaluate.questions import read_prompts, reported_on, unseen
 from steerplug.evaluate.replies import Quality
 from steerplug.evaluate.sweep import (
     Chosen,
@@ -26,8 +26,8 @@ from steerplug.evaluate.sweep import (
     lessons_of,
     strengths_of,
 )
-from steerplug.fit.general import general_prompts
 from steerplug.fit.measure import gaps_closed
+from steerplug.fit.questions import general_prompts, spread
 from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
 from steerplug.steering.value import Delta, Steering

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steerplug.fit import general
+from steerplug.fit import questions
 
-PATH = Path(general.__file__).with_name("general.yaml")
+PATH = Path(questions.__file__).with_name("general.yaml")
 PROMPTS: dict[str, list[str]] = yaml.safe_load(PATH.read_text(encoding="utf-8"))
 COUNTS = {"fit": 240, "held_out": 80, "neutral": 40}
 SHORTEST, LONGEST = 3, 40  # words

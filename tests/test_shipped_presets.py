@@ -13,7 +13,7 @@ from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.sampler import Sampling
-from steerplug.fit.general import general_prompts
+from steerplug.fit.questions import general_prompts
 from steerplug.fit.teacher import prompted_chat
 from steerplug.library.presets import list_presets, load_preset, shipped_folder
 from steerplug.preset import Preset, Teacher

@@ -9,7 +9,7 @@ from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
 from steerplug.errors import FitError
 from steerplug.fit import teacher as teaching
-from steerplug.fit.general import general_prompts
+from steerplug.fit.questions import general_prompts
 from steerplug.fit.teacher import Lesson, prompted_chat, teach
 from steerplug.preset import Example, Teacher
 

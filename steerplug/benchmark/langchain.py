@@ -52,17 +52,19 @@ def batch(model: Model) -> Iterator[Task]:
         peer = PlainChat.of(model, N_CTX, session.engine.context.n_threads, REPLY)
 
         def at_once() -> float:
-            said: list[str] = []
-            seconds = _seconds(session, lambda: said.extend(r.text for r in chat.batch([*texts])))
-            return seconds / _n_tokens(model, said)
+            replies: list[str] = []
+            seconds = _seconds(
+                session, lambda: replies.extend(reply.text for reply in chat.batch([*texts]))
+            )
+            return seconds / _n_tokens(model, replies)
 
         def one_by_one(peer: PlainChat) -> float:
             peer.forget()
             start = time.perf_counter()
-            said = [peer.reply(text) for text in texts[: CROWD // 4]]
+            replies = [peer.reply(text) for text in texts[: CROWD // 4]]
             seconds = time.perf_counter() - start
             threads.give_back()
-            return seconds / _n_tokens(model, said)
+            return seconds / _n_tokens(model, replies)
 
         try:
             if peer is None:

@@ -59,10 +59,10 @@ class PlainLlama:
 
     def reply(self, tokens: tuple[int, ...], n: int, seed: int = 0) -> int:
         """Generate at most n tokens at temperature 1; return how many came."""
-        said = self._llama.create_completion(
+        completion = self._llama.create_completion(
             list(tokens), max_tokens=n, temperature=1.0, seed=seed
         )
-        return int(said["usage"]["completion_tokens"])
+        return int(completion["usage"]["completion_tokens"])
 
     def close(self) -> None:
         """Free it."""
@@ -123,11 +123,11 @@ def repeng_decode(model: Model, n: int) -> Callable[[], float] | None:
 
     def decode() -> float:
         with torch.inference_mode():
-            said = steered(torch.arange(100, 132, device=device)[None], use_cache=True)
+            output = steered(torch.arange(100, 132, device=device)[None], use_cache=True)
             start = time.perf_counter()
             for _ in range(n):
-                token = said.logits[:, -1:].argmax(-1)
-                said = steered(token, past_key_values=said.past_key_values, use_cache=True)
+                token = output.logits[:, -1:].argmax(-1)
+                output = steered(token, past_key_values=output.past_key_values, use_cache=True)
             return (time.perf_counter() - start) / n
 
     return decode

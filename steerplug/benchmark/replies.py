@@ -15,8 +15,9 @@ from steerplug.benchmark.turns import Task, Way
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
-from steerplug.engine.engine import Engine, Progress, Request
+from steerplug.engine.engine import Engine, Progress
 from steerplug.engine.model import Model
+from steerplug.engine.request import Request, tokens_of
 from steerplug.engine.sampler import Sampler
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
@@ -125,7 +126,7 @@ def _at_once(engine: Engine, prompts: Sequence[Prompt], mixes: Sequence[Mix]) ->
     def ask(i: int) -> int:
         sampling = Sampling(temperature=1.0, seed=i)
         request = Request(prompts[i], mixes[i], sampling, max_tokens=REPLY)
-        return sum(piece.token is not None for piece in engine.generate(request))
+        return len(tokens_of(engine.generate(request)))
 
     engine.forget()
     with ThreadPoolExecutor(len(prompts)) as pool:

@@ -28,20 +28,20 @@ _READ = ("role", "content", "tool_calls", "invalid_tool_calls", "function_call",
 _ARGUMENTS = ("arguments", "args", "input")
 
 
-def to_messages(said: Said) -> list[dict[str, Any]]:
+def to_messages(chat: Said) -> list[dict[str, Any]]:
     """Return a chat as templates are given it; one that is so already stays as it is.
 
     Raises:
         RequestError: it is no chat, or a message holds more than text and calls.
     """
-    if isinstance(said, str):
-        return [{"role": "user", "content": said}]
-    if isinstance(said, Mapping) or not isinstance(said, Iterable):
+    if isinstance(chat, str):
+        return [{"role": "user", "content": chat}]
+    if isinstance(chat, Mapping) or not isinstance(chat, Iterable):
         raise RequestError(
-            f"the chat is a {type(said).__name__}; send a text or a list of messages."
+            f"the chat is a {type(chat).__name__}; send a text or a list of messages."
         )
     reading = _Reading()
-    for i, message in enumerate(said):
+    for i, message in enumerate(chat):
         reading.add(message, i)
     return reading.finish()
 
@@ -126,10 +126,10 @@ class _Reading:
 
 def _calls(message: Mapping[str, Any], i: int) -> Iterator[ToolCall]:
     """Yield the calls of an assistant's message, each once however often it is told."""
-    told = [*(message.get("tool_calls") or ()), *(message.get("invalid_tool_calls") or ())]
-    if not told and message.get("function_call"):
-        told = [message["function_call"]]
-    calls = [_call(call, i) for call in told]
+    listed = [*(message.get("tool_calls") or ()), *(message.get("invalid_tool_calls") or ())]
+    if not listed and message.get("function_call"):
+        listed = [message["function_call"]]
+    calls = [_call(call, i) for call in listed]
     yield from calls
     known = {call.id for call in calls}
     for block in calls_in(message.get("content")):

@@ -83,8 +83,8 @@ class Outline:
     def _end(self, content: str, begin: int, after: str, is_last: bool) -> int:
         """Return where a content that begins here ends, and `after` begins."""
         text = self._text
-        ways = [content, content.strip(), content.lstrip(), content.rstrip()]
-        ends = [begin + len(way) for way in ways if text.startswith(way, begin)]
+        forms = [content, content.strip(), content.lstrip(), content.rstrip()]
+        ends = [begin + len(form) for form in forms if text.startswith(form, begin)]
         for end in ends:
             if text.startswith(after, end) and (not is_last or end + len(after) == len(text)):
                 return end
@@ -94,8 +94,8 @@ class Outline:
         best = max(agreed, key=lambda end: agreed[end], default=begin)
         if 2 * agreed.get(best, 0) >= len(after):
             return best
-        for way in (after, after.lstrip()):  # the content is not there as it is
-            if content and way and (end := text.find(way, begin)) >= 0:
+        for form in (after, after.lstrip()):  # the content is not there as it is
+            if content and form and (end := text.find(form, begin)) >= 0:
                 return end
         return best
 
@@ -103,8 +103,8 @@ class Outline:
         """Return how much of what a template writes by itself stands here."""
         if self._text.startswith(own, at):
             return len(own)
-        ways = own, own.lstrip()
-        return max(_to_a_mark(way, n_common(way, self._text, at)) for way in ways)
+        forms = own, own.lstrip()
+        return max(_to_a_mark(form, n_common(form, self._text, at)) for form in forms)
 
     def begins(self, i: int) -> int:
         """Return where the model began to write message i, as far as the chat still shows that.

@@ -74,8 +74,8 @@ def _usage(error: Exception) -> str:
         raise error
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "steerplug"
-    said = " ".join(describe().split()).rstrip(".")
-    return f"{said[:1].lower()}{said[1:]}; see `{command} --help`."
+    complaint = " ".join(describe().split()).rstrip(".")
+    return f"{complaint[:1].lower()}{complaint[1:]}; see `{command} --help`."
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def add(ref: REF = None, here: Here = False, yes: Yes = False, as_json: Json = F
 
     lock = working_folder() / FILE if here else lock_in_use()
     bring = _one(ref, lock) if ref is not None else _pinned(lock)
-    done = [_brought(*one, lock, yes, as_json) for one in bring]
+    done = [_brought(*pack, lock, yes, as_json) for pack in bring]
     if as_json:
         print_json({"lock": str(lock), "packs": done})
 
@@ -83,17 +83,17 @@ def _brought(
     with offered(wanted, lock, pinned) as offer:
         if here and whole and not offer.is_new:
             return _is_here(here, as_json)
-        found = report(offer)
+        facts = report(offer)
         if not as_json:
-            show(found)
+            show(facts)
         if as_json and not yes:
-            return {**found, "added": False}
-        added = agreed(f"\nAdd {found['pack']}?", yes)
+            return {**facts, "added": False}
+        added = agreed(f"\nAdd {facts['pack']}?", yes)
         if added:
             accept(offer, lock)
-            first = found["presets"][0]["name"]
+            first = facts["presets"][0]["name"]
             say(f'\nAdded, and pinned in {lock}. Try: steerplug run -s {first} "..."')
-    return {**found, "added": added}
+    return {**facts, "added": added}
 
 
 def _is_here(pack: "Pack", as_json: bool) -> dict[str, Any]:

@@ -34,25 +34,25 @@ def bench(
     if plot:
         check_picture(plot)
     with Building(f"Timing {rounds} rounds; leave the machine alone meanwhile.") as report:
-        found = _timed(model, rounds, report)
+        timed = _timed(model, rounds, report)
     if plot:
         from steerplug.benchmark.picture import picture
 
-        timings = {task.name: ways for task, ways in found}
+        timings = {task.name: ways for task, ways in timed}
         publish(plot, lambda: picture(timings, f"steerplug bench on {model}"))
     if as_json:
-        print_json({"model": model, "rounds": rounds, "left_out": _left_out(found),
-                    **{task.name.replace(" ", "_"): _figures(task, ways) for task, ways in found}})
+        print_json({"model": model, "rounds": rounds, "left_out": _left_out(timed),
+                    **{task.name.replace(" ", "_"): _figures(task, ways) for task, ways in timed}})
     else:
-        _show(found)
+        _show(timed)
         if plot:
             say(f"Drawn in {plot}.")
 
 
-Found = list[tuple["Task", "dict[str, Timing]"]]
+Timings = list[tuple["Task", "dict[str, Timing]"]]
 
 
-def _timed(model: str, rounds: int, report: Building) -> Found:
+def _timed(model: str, rounds: int, report: Building) -> Timings:
     from steerplug.benchmark import decode, langchain, replies
     from steerplug.benchmark.turns import take_turns
     from steerplug.engine.model import Model as Weights
@@ -68,8 +68,8 @@ def _timed(model: str, rounds: int, report: Building) -> Found:
         weights.close()
 
 
-def _left_out(found: Found) -> list[str]:
-    return [way for task, _ in found for way in task.left_out]
+def _left_out(timed: Timings) -> list[str]:
+    return [way for task, _ in timed for way in task.left_out]
 
 
 def _figures(task: "Task", ways: "dict[str, Timing]") -> dict[str, Any]:
@@ -85,12 +85,12 @@ def _figures(task: "Task", ways: "dict[str, Timing]") -> dict[str, Any]:
     }
 
 
-def _show(found: Found) -> None:
+def _show(timed: Timings) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(no_wrap=True)
     for title in ("ms", "ratio", "quartiles"):
         table.add_column(title, justify="right", no_wrap=True)
-    for task, ways in found:
+    for task, ways in timed:
         table.add_section()
         table.add_row(task.name, style="bold")
         for way, timing in ways.items():
@@ -102,5 +102,5 @@ def _show(found: Found) -> None:
     screen().print(table)
     say("ms of a token, or to the first token; ratios of time, to the first way of each task.\n"
         "Llama is llama-cpp-python's own.")
-    if left_out := _left_out(found):
+    if left_out := _left_out(timed):
         say(f"Not installed, or not to be imported here, and so left out: {', '.join(left_out)}.")

@@ -54,12 +54,12 @@ def build(
         raise PresetError("--both-scopes compares one preset; name it instead of --all.")
     if preset is None:
         with opened(model) as session:
-            build_all(lambda one: _build(session, one, force), model, as_json)
+            build_all(lambda each: _build(session, each, force), model, as_json)
         return
     wanted = load_preset(preset)
     with opened(model) as session:
         if both_scopes:
-            build_both(wanted, lambda one: _build(session, one, force), model, as_json)
+            build_both(wanted, lambda each: _build(session, each, force), model, as_json)
             return
         report = _build(session, wanted, force)
     if as_json:
@@ -123,7 +123,7 @@ def _figures(fidelity: dict[str, Any]) -> dict[str, str]:
     questions = f"{n:.0f} unseen questions" if n else "unseen questions"
     kept = {way: checks_kept(fidelity, way) for way in ("bare", "prompted", "steered")}
     rates = ", ".join(f"{way} {rate}" for way, rate in kept.items())
-    said = {
+    figures = {
         "gap_closed": (
             gap_closed(fidelity),
             f" of the way from the bare model to the prompted one, on {questions}",
@@ -138,7 +138,7 @@ def _figures(fidelity: dict[str, Any]) -> dict[str, str]:
             " of what the contrast's own texts do as prompts, at each turn",
         ),
     }
-    return {name: value + more for name, (value, more) in said.items() if value != NOT_MEASURED}
+    return {name: value + more for name, (value, more) in figures.items() if value != NOT_MEASURED}
 
 
 def _coefficient(fidelity: dict[str, Any]) -> dict[str, str]:

@@ -44,20 +44,23 @@ def build_all(build: Build, model: str, as_json: bool) -> None:
     A preset that cannot be built does not stop the others; the command then ends with code 2.
     """
     outcomes = list(_outcomes(build))
-    failed = [one for one in outcomes if one.error is not None]
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
     if as_json:
         print_json({
             "model": model,
             "presets": [
-                {"preset": one.preset, "state": one.state, "error": one.error, **one.report}
-                for one in outcomes
+                {
+                    "preset": outcome.preset, "state": outcome.state, "error": outcome.error,
+                    **outcome.report,
+                }
+                for outcome in outcomes
             ],
             "n_failed": len(failed),
         })  # fmt: skip
     else:
         _show(outcomes)
-        for one in failed:
-            complain(f"`{one.preset}` was not built: {one.error}")
+        for outcome in failed:
+            complain(f"`{outcome.preset}` was not built: {outcome.error}")
     if failed:
         raise typer.Exit(FAILED)
 
@@ -83,17 +86,17 @@ def _outcomes(build: Build) -> Iterator[Outcome]:
 
 def _show(outcomes: list[Outcome]) -> None:
     console = screen()
-    rows = [(one, (one.preset, one.state, *_figures(one.report))) for one in outcomes]
+    rows = [(outcome.preset, outcome.state, *_figures(outcome.report)) for outcome in outcomes]
     if not console.is_terminal:
-        for _, row in rows:
+        for row in rows:
             print("\t".join(row))
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("preset", "", "gap closed (95 %)", "checks kept", "tokens saved"):
         side: JustifyMethod = "left" if title in ("preset", "") else "right"
         table.add_column(title, no_wrap=True, justify=side)
-    for one, (name, *rest) in rows:
-        table.add_row(Text(name, "bold red" if one.error else "bold cyan"), *rest)
+    for outcome, (name, *rest) in zip(outcomes, rows, strict=True):
+        table.add_row(Text(name, "bold red" if outcome.error else "bold cyan"), *rest)
     console.print(table)
 
 

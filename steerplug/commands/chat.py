@@ -124,9 +124,9 @@ class Conversation:
         try:
             reply = stream(_overheard(events, heard), shown=not self.as_json)
         finally:
-            if said := "".join(heard):
+            if answer := "".join(heard):
                 self.turns.append({"role": "user", "content": text})
-                self.turns.append({"role": "assistant", "content": said})
+                self.turns.append({"role": "assistant", "content": answer})
         if self.as_json:
             about = {"model": self.model, "steering": self.steering}
             print_json({**about, **reply.to_dict()}, indent=None)

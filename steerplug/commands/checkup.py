@@ -26,7 +26,7 @@ class Checkup:
     """
 
     def __init__(self, model: str) -> None:
-        self.said_of_model: dict[str, Any] | None = None
+        self.facts: dict[str, Any] | None = None
         self._model, self._begun = model, "native library"
 
     def checks(self) -> Iterator[Finding]:
@@ -55,24 +55,24 @@ class Checkup:
         complaint = ""
         for line in child.stdout:
             try:
-                told = json.loads(line)
+                report = json.loads(line)
             except ValueError:  # a library, or Python, that prints its last words
                 complaint = line.strip() or complaint
             else:
-                if (check := self._take(told)) is not None:
+                if (check := self._take(report)) is not None:
                     yield check
         if (death := cause_of_death(child.wait())) is not None:
             yield Finding(self._begun, False, _obituary(death, complaint))
         elif child.returncode:
             raise EngineError(f"the checks ended at `{self._begun}` ({complaint}); report this.")
 
-    def _take(self, told: Any) -> Finding | None:
+    def _take(self, report: Any) -> Finding | None:
         """Note a line of the examination; return the finding, if it is one."""
-        match told:
+        match report:
             case {"begins": str(name)}:
                 self._begun = name
             case {"model": facts}:
-                self.said_of_model = facts
+                self.facts = facts
             case {"check": {"name": str(name), "ok": bool(ok), "detail": str(detail)}}:
                 return Finding(name, ok, detail)
         return None

@@ -89,12 +89,12 @@ def _saved(replies: Replies) -> int:
 def _figures(reply: "Reply | None") -> dict[str, Any] | None:
     if reply is None:
         return None
-    said = reply.to_dict()
+    fields = reply.to_dict()
     figures = {
-        "text": said["text"], **said["usage"], "finish_reason": said["finish_reason"],
-        "seconds_to_first": said["seconds_to_first"], "seconds": said["seconds"],
+        "text": fields["text"], **fields["usage"], "finish_reason": fields["finish_reason"],
+        "seconds_to_first": fields["seconds_to_first"], "seconds": fields["seconds"],
     }  # fmt: skip
-    return {**figures, "receipt": said["receipt"]} if reply.receipt.steering else figures
+    return {**figures, "receipt": fields["receipt"]} if reply.receipt.steering else figures
 
 
 def _show(console: Console, model: str, preset: str, question: str, replies: Replies) -> None:

@@ -34,19 +34,19 @@ def diff(a: Named, b: Named, model: Model = MODEL, as_json: Json = False) -> Non
     with opened(model) as session:
         steerings = [_steering(session, file) for file in files]
         missing = [
-            name for name, one in zip((a, b), steerings, strict=True) if one is None
+            name for name, steering in zip((a, b), steerings, strict=True) if steering is None
         ]
         blocks = [] if missing else _alike(session, *filter(None, steerings))
     if as_json:
         print_json({
-            "a": a, "b": b, "model": model, "words": [vars(one) for one in words],
-            "blocks": [vars(one) for one in blocks], "not_built": missing,
+            "a": a, "b": b, "model": model, "words": [vars(change) for change in words],
+            "blocks": [vars(block) for block in blocks], "not_built": missing,
         })  # fmt: skip
         return
     if first and second:
         _show_words(words)
     if missing:
-        commands = " and ".join(f"`steerplug build {one} -m {model}`" for one in missing)
+        commands = " and ".join(f"`steerplug build {name} -m {model}`" for name in missing)
         say(f"To compare the numbers as well, {commands} must have run.")
     else:
         screen().print(_table(blocks, a, b))
@@ -67,11 +67,10 @@ def _steering(session: "Session", file: "LibraryFile") -> "Steering | None":
 def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
     from steerplug.engine.reader import reading
     from steerplug.evaluate.alike import alike
-    from steerplug.evaluate.questions import spread
-    from steerplug.fit.general import general_prompts
+    from steerplug.fit.questions import general_prompts, spread
 
     questions = spread(general_prompts("held_out"), CHATS)
-    prompts = [session.template.prompt([{"role": "user", "content": one}]) for one in questions]
+    prompts = [session.template.prompt([{"role": "user", "content": text}]) for text in questions]
     with reading(session.model, session.engine.context.n_ctx) as cells:
         return alike(a, b, session.engine, cells, prompts)
 
@@ -80,22 +79,22 @@ def _show_words(words: "list[Change]") -> None:
     console, key = screen(), ""
     if not words:
         console.print("They say the same.")
-    for one in words:
-        if one.key != key:
-            key = one.key
+    for change in words:
+        if change.key != key:
+            key = change.key
             console.print(Text(key, "bold"))
-        for sign, said, style in (("-", one.old, "red"), ("+", one.new, "green")):
-            if said is not None:
-                console.print(Text(f"  {sign} {visible(said)}", style), soft_wrap=True)
+        for sign, text, style in (("-", change.old, "red"), ("+", change.new, "green")):
+            if text is not None:
+                console.print(Text(f"  {sign} {visible(text)}", style), soft_wrap=True)
 
 
 def _table(blocks: "list[Alike]", a: str, b: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("block", "cosine", f"{a} adds", f"{b} adds"):
         table.add_column(title, justify="right", no_wrap=True)
-    for one in blocks:
-        cosine = "-" if one.cosine is None else f"{one.cosine:.2f}"
-        table.add_row(str(one.il), cosine, *map(_share, (one.size_a, one.size_b)))
+    for block in blocks:
+        cosine = "-" if block.cosine is None else f"{block.cosine:.2f}"
+        table.add_row(str(block.il), cosine, *map(_share, (block.size_a, block.size_b)))
     return table
 
 

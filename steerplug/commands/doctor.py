@@ -22,7 +22,7 @@ def doctor(model: Model = MODEL, as_json: Json = False) -> None:
             print_hanging(screen(), _label(check), check.detail)
     ok = all(check.ok for check in checks)
     if as_json:
-        print_json(_report(ok, checks, checkup.said_of_model))
+        print_json(_report(ok, checks, checkup.facts))
     else:
         screen().print(_verdict(ok, model), soft_wrap=True)
     if not ok:

@@ -25,13 +25,13 @@ def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     def drawing(**words: Any) -> None:
-        said = {name: words.pop(name) for name in SETTINGS}
+        settings = {name: words.pop(name) for name in SETTINGS}
         if breakers := words.pop(_BREAKERS):
-            said["dry_sequence_breakers"] = breakers
-        command(**words, sampling=Sampling(**said))
+            settings["dry_sequence_breakers"] = breakers
+        command(**words, sampling=Sampling(**settings))
 
     own = inspect.signature(command)
-    kept = [one for one in own.parameters.values() if one.name != "sampling"]
+    kept = [parameter for parameter in own.parameters.values() if parameter.name != "sampling"]
     signature = own.replace(parameters=[*kept, *_options()])
     drawing.__signature__ = signature  # type: ignore[attr-defined]  # which typer reads
     return drawing
@@ -49,7 +49,7 @@ def _options() -> Iterator[inspect.Parameter]:
 
 
 def _option(name: str, kind: Any, default: Any, **about: Any) -> inspect.Parameter:
-    said = Annotated[kind, typer.Option(rich_help_panel=_PANEL, **about)]
+    annotation = Annotated[kind, typer.Option(rich_help_panel=_PANEL, **about)]
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=said
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )

@@ -68,8 +68,8 @@ def eval(
         print_json({
             "preset": preset, "model": model, "fingerprint": fingerprint,
             "steering": [
-                {"name": one.name, "version": one.version, "strength": one.strength}
-                for one in applied
+                {"name": part.name, "version": part.version, "strength": part.strength}
+                for part in applied
             ],
             **measured.as_dict(),
             "picture": str(plot) if plot else None,

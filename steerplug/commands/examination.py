@@ -21,7 +21,8 @@ REINSTALL = (
 )
 """What compiles llama.cpp anew, for this machine."""
 
-Found = Callable[[], str]
+Proof = Callable[[], str]
+"""What it returns is said of a check that holds; it raises where one does not."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Examination:
     """
 
     def __init__(self, model: str) -> None:
-        self.said_of_model: dict[str, Any] | None = None
+        self.facts: dict[str, Any] | None = None
         self._model, self._runs = model, True
 
     def checks(self, begin: Callable[[str], None] = lambda _name: None) -> Iterator[Finding]:
@@ -51,14 +52,14 @@ class Examination:
             begin: told the name of each check before it is made.
         """
         self._begin = begin
-        for name, found in _OF_MACHINE.items():
-            yield self._check(name, found)
+        for name, prove in _OF_MACHINE.items():
+            yield self._check(name, prove)
         if self._runs:
             yield from self._of_model()
 
-    def _check(self, name: str, found: Found) -> Finding:
+    def _check(self, name: str, prove: Proof) -> Finding:
         self._begin(name)
-        check = _checked(name, found)
+        check = _checked(name, prove)
         self._runs &= check.ok or name not in _NEEDED
         return check
 
@@ -72,8 +73,8 @@ class Examination:
         except SteerplugError as error:
             yield Finding("model", False, str(error))
             return
-        self.said_of_model = _facts(model)
-        yield Finding("model", True, _in_words(self.said_of_model))
+        self.facts = _facts(model)
+        yield Finding("model", True, _in_words(self.facts))
         yield from self._of_steering(model)
         model.close()
 
@@ -87,15 +88,15 @@ class Examination:
         except SteerplugError as error:
             yield Finding("hook", False, str(error))
         else:
-            for name, found in proofs.all().items():
-                yield self._check(name, found)
+            for name, prove in proofs.all().items():
+                yield self._check(name, prove)
             proofs.close()
             yield self._check("threads", lambda: str(measure(model)))
 
 
-def _checked(name: str, found: Found) -> Finding:
+def _checked(name: str, prove: Proof) -> Finding:
     try:
-        return Finding(name, True, found())
+        return Finding(name, True, prove())
     except SteerplugError as error:
         return Finding(name, False, str(error))
 
@@ -108,7 +109,7 @@ def _native() -> str:
 
 def _llama() -> str:
     try:
-        found = version("llama-cpp-python")
+        installed = version("llama-cpp-python")
     except PackageNotFoundError:
         raise EngineError(
             "llama-cpp-python is not installed as a package; run `pip install steerplug`."
@@ -118,10 +119,10 @@ def _llama() -> str:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EngineError(
-            f"llama-cpp-python {found} cannot be loaded ({reason}); install it again with "
+            f"llama-cpp-python {installed} cannot be loaded ({reason}); install it again with "
             f"`{REINSTALL}`."
         ) from None
-    return found
+    return installed
 
 
 def _processor() -> str:
@@ -148,16 +149,16 @@ def _cache() -> str:
 def _presets() -> str:
     from steerplug.library.presets import list_presets, user_folder
 
-    found = list_presets()
-    broken = [one.error for one in found if one.error]
+    listings = list_presets()
+    broken = [listing.error for listing in listings if listing.error]
     if broken:
         raise PresetError(str(broken[0]))
-    shipped = sum(one.shipped for one in found)
-    return f"{shipped} shipped presets, {len(found) - shipped} of yours in {user_folder()}"
+    shipped = sum(listing.shipped for listing in listings)
+    return f"{shipped} shipped presets, {len(listings) - shipped} of yours in {user_folder()}"
 
 
 _NEEDED = ("native library", "llama-cpp-python")
-_OF_MACHINE: dict[str, Found] = {
+_OF_MACHINE: dict[str, Proof] = {
     "native library": _native,
     "llama-cpp-python": _llama,
     "processor": _processor,
@@ -194,7 +195,7 @@ def main() -> None:
     examination = Examination(sys.argv[1])
     for check in examination.checks(lambda name: _tell(begins=name)):
         _tell(check=vars(check))
-    _tell(model=examination.said_of_model)
+    _tell(model=examination.facts)
 
 
 def _tell(**line: Any) -> None:

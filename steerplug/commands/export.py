@@ -85,8 +85,8 @@ def _bos(session: "Session") -> "Bos":
 def _stays(applied: "tuple[AppliedPreset, ...]") -> str:
     """Say what no file of vectors holds."""
     kept = ["the range of strengths", "the checks"]
-    if any(one.format for one in applied):
+    if any(ingredient.format for ingredient in applied):
         kept.append("the form of replies")
-    if any(one.unsteered for one in applied):
+    if any(ingredient.unsteered for ingredient in applied):
         kept.append("what is left unsteered")
     return f"{', '.join(kept[:-1])} and {kept[-1]} stay in the preset"

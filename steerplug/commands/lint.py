@@ -26,14 +26,15 @@ def lint(files: Files, as_json: Json = False) -> None:
         print_json({
             "files": [str(path) for path in checked],
             "problems": [
-                {"path": str(one.path), "line": one.line, "problem": one.said} for one in problems
+                {"path": str(problem.path), "line": problem.line, "problem": problem.said}
+                for problem in problems
             ],
         })  # fmt: skip
     else:
-        for one in problems:
-            screen().print(one.said, soft_wrap=True)
+        for problem in problems:
+            screen().print(problem.said, soft_wrap=True)
         many = f"{len(checked)} file{'s' if len(checked) > 1 else ''}"
-        wrong = len({one.path for one in problems})
+        wrong = len({problem.path for problem in problems})
         say(f"{many} checked; {wrong or 'none'} with problems.", "red" if wrong else "green")
     if problems:
         raise typer.Exit(FAILED)

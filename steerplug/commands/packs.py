@@ -35,14 +35,14 @@ def list_packs(as_json: Json = False) -> None:
     from steerplug.packs import installed
     from steerplug.packs.lock import lock_in_use
 
-    found = [_row(pack) for pack in installed.packs().values()]
+    rows = [_row(pack) for pack in installed.packs().values()]
     if as_json:
-        print_json({"lock": str(lock_in_use()), "packs": found})
+        print_json({"lock": str(lock_in_use()), "packs": rows})
         return
-    if not found:
+    if not rows:
         say("No pack is in use; `steerplug add REF` brings one in.")
-    for one in found:
-        _show(one)
+    for row in rows:
+        _show(row)
 
 
 def _row(pack: "Pack") -> dict[str, Any]:
@@ -99,15 +99,15 @@ def _updated(pack: "Pack", yes: bool, as_json: bool) -> dict[str, Any]:
             )
         if not offer.is_new:
             return _same(row, f"{pack.name} {pack.pinned.version} is as it was.", as_json)
-        found = report(offer)
+        facts = report(offer)
         if not as_json:
-            screen().print(f"{pack.name} {pack.pinned.version} -> {found['version']}")
-            show_changes(found["changes"])
+            screen().print(f"{pack.name} {pack.pinned.version} -> {facts['version']}")
+            show_changes(facts["changes"])
         done = agreed(f"\nUpdate {pack.name}?", yes) if yes or not as_json else False
         if done:
             accept(offer, lock)
-            say(f"{pack.name} is {found['version']} now.")
-    return {**row, "to": found["version"], "changes": found["changes"], "updated": done}
+            say(f"{pack.name} is {facts['version']} now.")
+    return {**row, "to": facts["version"], "changes": facts["changes"], "updated": done}
 
 
 def _same(row: dict[str, Any], sentence: str, as_json: bool) -> dict[str, Any]:
@@ -149,8 +149,8 @@ def _chosen(names: list[str] | None, *, with_packages: bool = False) -> "list[Pa
     from steerplug.packs.lock import lock_in_use
 
     lock = lock_in_use()
-    found = installed.packs() if with_packages else installed.added(lock)
+    in_use = installed.packs() if with_packages else installed.added(lock)
     for name in names or []:
-        if name not in found:
+        if name not in in_use:
             raise not_pinned(name, lock)
-    return [found[name] for name in names] if names else list(found.values())
+    return [in_use[name] for name in names] if names else list(in_use.values())

@@ -11,7 +11,6 @@ from rich.text import Text
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
 from steerplug.files.text import first_sentence, one_line
-from steerplug.steering.terms import COMPILED
 from steerplug.store.figures import Figures
 
 if TYPE_CHECKING:
@@ -40,15 +39,16 @@ def presets(schema: Schema = False, as_json: Json = False) -> None:
 
         print(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}")
         return
-    found, console = list_presets(), screen()
+    listings, console = list_presets(), screen()
     if as_json:
-        print_json({"presets": [_row(one) for one in found], "user_folder": str(user_folder())})
+        rows = [_row(listing) for listing in listings]
+        print_json({"presets": rows, "user_folder": str(user_folder())})
     elif console.is_terminal:
-        console.print(_table(found))
+        console.print(_table(listings))
         console.print(Text(f"\n{_LEGEND} Your own presets belong in {user_folder()}.", "dim"))
     else:
-        for one in found:
-            print("\t".join(_cells(one)))
+        for listing in listings:
+            print("\t".join(_cells(listing)))
 
 
 def _row(listing: "Listing") -> dict[str, Any]:
@@ -60,28 +60,24 @@ def _row(listing: "Listing") -> dict[str, Any]:
         return row
     preset = listing.preset
     described = preset.model_dump(mode="json", include={"version", "description", "scope", "tags"})
-    found = _figures(preset)
-    said = _said(found) if found else None
-    is_claim = found is not None and found.claimed_by
-    known = {"measured": None if is_claim else said, "claimed": said if is_claim else None}
+    figures = _figures(preset)
+    values = _values(figures) if figures else None
+    is_claim = figures is not None and figures.claimed_by
+    known = {"measured": None if is_claim else values, "claimed": values if is_claim else None}
     return {**row, **described, "method": preset.fit.method, **known}
 
 
 def _figures(preset: "Preset") -> Figures | None:
     """Return the newest figures there are of a preset, on whatever model."""
-    from steerplug.library.presets import shipped_folder
+    from steerplug.library.compiled import came_with
     from steerplug.store.measurements import newest_figures
 
-    origin = preset.origin
-    came_with = [(origin.folder / COMPILED, origin.pack)] if origin else []
-    return newest_figures(
-        preset.name, preset.digest, [*came_with, (shipped_folder() / COMPILED, "")]
-    )
+    return newest_figures(preset.name, preset.digest, came_with(preset))
 
 
-def _said(found: Figures) -> dict[str, Any]:
+def _values(figures: Figures) -> dict[str, Any]:
     wanted = ("gap_closed", "gap_closed_interval", "checks", "prompt_tokens_saved")
-    return {"model": found.model, **{key: found.fidelity.get(key) for key in wanted}}
+    return {"model": figures.model, **{key: figures.fidelity.get(key) for key in wanted}}
 
 
 def _cells(listing: "Listing") -> tuple[str, ...]:
@@ -90,8 +86,8 @@ def _cells(listing: "Listing") -> tuple[str, ...]:
     origin = listing.pack or ("shipped" if listing.shipped else "yours")
     if preset is None:
         return listing.name, "broken", "", origin, "", listing.error or "", "", ""
-    found = _figures(preset) or Figures("", {})
-    gap, _, saved = found.cells()
+    figures = _figures(preset) or Figures("", {})
+    gap, _, saved = figures.cells()
     tags = ", ".join(preset.tags)
     return (
         listing.name, preset.fit.method, preset.scope, origin, tags,
@@ -99,18 +95,18 @@ def _cells(listing: "Listing") -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _table(found: "list[Listing]") -> Table:
+def _table(listings: "list[Listing]") -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("preset", "method", "scope", "from"):
         table.add_column(title, no_wrap=True)
     for title in ("gap closed", "saves"):
         table.add_column(title, justify="right")
     table.add_column("what it does", ratio=1)
-    for one in found:
-        name, method, scope, origin, _, does, gap, saved = _cells(one)
+    for listing in listings:
+        name, method, scope, origin, _, does, gap, saved = _cells(listing)
         table.add_row(
-            Text(name, "bold cyan" if one.preset else "bold red"), method, scope, origin,
-            _INTERVAL.sub("", gap), saved, first_sentence(does) if one.preset else does,
+            Text(name, "bold cyan" if listing.preset else "bold red"), method, scope, origin,
+            _INTERVAL.sub("", gap), saved, first_sentence(does) if listing.preset else does,
         )  # fmt: skip
     return table
 
@@ -129,9 +125,9 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
     console = screen()
     console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
     console.print(Text(f"{one_line(wanted.description)}\n"), soft_wrap=not console.is_terminal)
-    title, said = _source(wanted)
+    title, texts = _source(wanted)
     console.print(title, style="bold")
-    for who, text in said:
+    for who, text in texts:
         print_hanging(console, Text(f"  {who}: ", "cyan"), text.strip())
     console.print()
     print_fields(**_facts(wanted), digest=wanted.digest, file=str(path))
@@ -144,9 +140,9 @@ def _source(preset: "Preset") -> tuple[str, list[tuple[str, str]]]:
         return "Learned from these pairs", [x for p, n in pairs for x in (("+", p), ("-", n))]
     assert preset.teacher is not None
     system, examples = preset.teacher.system, preset.teacher.examples
-    said = [("system", system)] if system else []
-    said += [x for e in examples for x in (("user", e.user), ("assistant", e.assistant))]
-    return "Takes the place of this prompt", said
+    texts = [("system", system)] if system else []
+    texts += [x for e in examples for x in (("user", e.user), ("assistant", e.assistant))]
+    return "Takes the place of this prompt", texts
 
 
 def _facts(preset: "Preset") -> dict[str, str]:
@@ -174,5 +170,5 @@ def _prompts(preset: "Preset") -> str:
 
 def _check(check: "Check") -> str:
     rest = check.model_dump(exclude={"kind"}).values()
-    said = [", ".join(one) if isinstance(one, tuple) else str(one) for one in rest]
-    return " ".join([check.kind.replace("_", " "), *said])
+    values = [", ".join(value) if isinstance(value, tuple) else str(value) for value in rest]
+    return " ".join([check.kind.replace("_", " "), *values])

@@ -26,15 +26,15 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         except OSError as error:
             raise SteerplugError(f"{path} cannot be read ({error.strerror}).") from None
         known = {option.name: option for option in context.command.params if option.name}
-        values = {}
+        settings = {}
         for key, value in read_yaml(content, str(path)).data.items():
             name = str(key).replace("-", "_")
             if name not in known or name == "config":
                 guess = nearest(str(key), [option.replace("_", "-") for option in known]) or "."
                 raise SteerplugError(f"{path}: there is no setting `{key}`{guess}")
             many = getattr(known[name], "multiple", False)
-            values[name] = [value] if many and not isinstance(value, list) else value
-        context.default_map = values
+            settings[name] = [value] if many and not isinstance(value, list) else value
+        context.default_map = settings
     return path
 
 

@@ -36,7 +36,7 @@ def _figures(fidelity: "Fidelity") -> Table:
         ("drift where the prompt changes nothing, nats", fidelity.neutral_kl, "{:.3f}"),
     ):
         if estimate.value is not None:
-            table.add_row(label, *_said(estimate, form))
+            table.add_row(label, *_shown(estimate, form))
     for label, value, form in (
         ("pull of the contrast's texts, at each turn", fidelity.dial, "{:.0%}"),
         ("damage to the model's own words, nats", fidelity.damage, "{:.3f}"),
@@ -47,7 +47,7 @@ def _figures(fidelity: "Fidelity") -> Table:
     return table
 
 
-def _said(estimate: "Estimate", form: str) -> tuple[str, str]:
+def _shown(estimate: "Estimate", form: str) -> tuple[str, str]:
     value = "-" if estimate.value is None else form.format(estimate.value)
     if estimate.interval is None:
         return value, ""
@@ -61,7 +61,7 @@ def _replies(fidelity: "Fidelity") -> Table:
     table = _table(f"greedy replies: {fidelity.n_replies}", *shown)
 
     def add(label: str, ways: "Ways", form: str) -> None:
-        table.add_row(label, *(_said(ways[way], form)[0] for way in shown))
+        table.add_row(label, *(_shown(ways[way], form)[0] for way in shown))
 
     add("coherence, nats per token", fidelity.coherence, "{:.2f}")
     add("repetition of 4-grams", fidelity.repetition, "{:.0%}")
@@ -76,9 +76,9 @@ def _strengths(swept: "Sweep") -> Table:
     table = _table("strength", "gap closed", "coherence", "repetition", "")
     for point in swept.points:
         table.add_row(
-            f"{point.strength:g}", _said(point.gap_closed, "{:.0%}")[0],
-            _said(point.quality.coherence, "{:.2f}")[0],
-            _said(point.quality.repetition, "{:.0%}")[0],
+            f"{point.strength:g}", _shown(point.gap_closed, "{:.0%}")[0],
+            _shown(point.quality.coherence, "{:.2f}")[0],
+            _shown(point.quality.repetition, "{:.0%}")[0],
             "safe" if is_safe(point, swept.reference) else "reads worse",
         )  # fmt: skip
     return table

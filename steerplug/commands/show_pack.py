@@ -50,7 +50,7 @@ def presets(contents: "Contents") -> list[dict[str, Any]]:
             "version": preset.version,
             "description": one_line(preset.description),
             "license": preset.license,
-            "compiled": [_figures(one) for one in contents.numbers if one.preset == name],
+            "compiled": [_figures(file) for file in contents.numbers if file.preset == name],
         }
         for name, preset in sorted(contents.presets.items())
     ]
@@ -59,7 +59,8 @@ def presets(contents: "Contents") -> list[dict[str, Any]]:
 def _figures(numbers: "Numbers") -> dict[str, Any]:
     from steerplug.store.measurements import recall
 
-    measured = {model: said.get("gap_closed") for model, said in recall(numbers.path).items()}
+    reports = recall(numbers.path)
+    measured = {model: fidelity.get("gap_closed") for model, fidelity in reports.items()}
     return {
         "model": numbers.model,
         "digest": numbers.digest,
@@ -82,49 +83,49 @@ def changes_of(offer: "Offer") -> list[str]:
         return [f"what is in use cannot be compared ({error})"]
 
 
-def show(said: dict[str, Any]) -> None:
+def show(pack: dict[str, Any]) -> None:
     """Print what `report` found."""
     console = screen()
-    console.print(Text.assemble((said["pack"], "bold cyan"), f" {said['version']}"))
-    if said["description"]:
-        console.print(visible(one_line(said["description"])), soft_wrap=True)
-    show_presets(said["presets"])
+    console.print(Text.assemble((pack["pack"], "bold cyan"), f" {pack['version']}"))
+    if pack["description"]:
+        console.print(visible(one_line(pack["description"])), soft_wrap=True)
+    show_presets(pack["presets"])
     console.print()
-    also = (f"{name} is also {', '.join(o)}" for name, o in said["also_named"].items())
+    also = (f"{name} is also {', '.join(o)}" for name, o in pack["also_named"].items())
     facts = {
-        "license": visible(said["license"]) or "none is stated",
-        "size": f"{said['size_bytes'] / 1000:.0f} kB in {said['n_files']} files",
-        "from": visible(said["ref"]),
-        "commit": said["commit"],
-        "sha256": said["sha256"],
-        "replaces": f"{said['pack']} {said['replaces']}, here already" if said["replaces"] else "",
-        "names": f"{'; '.join(also)}: say which in a mix" if said["also_named"] else "",
+        "license": visible(pack["license"]) or "none is stated",
+        "size": f"{pack['size_bytes'] / 1000:.0f} kB in {pack['n_files']} files",
+        "from": visible(pack["ref"]),
+        "commit": pack["commit"],
+        "sha256": pack["sha256"],
+        "replaces": f"{pack['pack']} {pack['replaces']}, here already" if pack["replaces"] else "",
+        "names": f"{'; '.join(also)}: say which in a mix" if pack["also_named"] else "",
     }
     print_fields(**{name: value for name, value in facts.items() if value})
-    show_changes(said["changes"])
+    show_changes(pack["changes"])
 
 
-def show_presets(found: list[dict[str, Any]]) -> None:
+def show_presets(presets: list[dict[str, Any]]) -> None:
     """Print a line for each preset: what it does, and how well its author says it does."""
     console = screen()
-    for one in found:
-        figures = "; ".join(_figure(figure) for figure in one["compiled"])
-        text = visible(first_sentence(one["description"])) + (f" [{figures}]" if figures else "")
-        print_hanging(console, Text(f"  {one['name']}  ", "cyan"), text)
+    for preset in presets:
+        figures = "; ".join(_figure(figure) for figure in preset["compiled"])
+        text = visible(first_sentence(preset["description"])) + (f" [{figures}]" if figures else "")
+        print_hanging(console, Text(f"  {preset['name']}  ", "cyan"), text)
 
 
 def _figure(figure: dict[str, Any]) -> str:
     model, measured = figure["model"].rpartition("-")[0], figure["measured_gap_closed"]
     claimed = figure["claimed_gap_closed"]
     if measured is not None:
-        said = f"{model}: closes {measured:.0%} of the gap, measured here"
+        closes = f"{model}: closes {measured:.0%} of the gap, measured here"
     else:
-        said = f"{model}: its author claims {claimed:.0%}" if claimed is not None else model
+        closes = f"{model}: its author claims {claimed:.0%}" if claimed is not None else model
     near = (
         f"another file of the model: closes {gap:.0%}, measured here"
         for gap in figure["measured_on_others"].values() if gap is not None
     )  # fmt: skip
-    return "; ".join([said, *near])
+    return "; ".join([closes, *near])
 
 
 def show_changes(lines: list[str]) -> None:

@@ -49,9 +49,10 @@ def steered(reply: "Reply") -> str:
     )
 
 
-def _ingredient(said: "AppliedPreset") -> str:
-    name = f"{said.name} {said.version}".rstrip() + (f" of {said.pack}" if said.pack else "")
-    return f"{name} at strength {said.strength:g} ({blocks(said.layers)})"
+def _ingredient(ingredient: "AppliedPreset") -> str:
+    pack = f" of {ingredient.pack}" if ingredient.pack else ""
+    name = f"{ingredient.name} {ingredient.version}".rstrip() + pack
+    return f"{name} at strength {ingredient.strength:g} ({blocks(ingredient.layers)})"
 
 
 def blocks(layers: Sequence[int]) -> str:
@@ -64,5 +65,5 @@ def blocks(layers: Sequence[int]) -> str:
             runs.append([il])
     if len(runs) > 3:
         return f"{len(layers)} blocks, {layers[0]} to {layers[-1]}"
-    said = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f"block{'s' if len(layers) > 1 else ''} {said}"
+    listed = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"block{'s' if len(layers) > 1 else ''} {listed}"

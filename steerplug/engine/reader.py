@@ -15,7 +15,8 @@ from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Capture
 from steerplug.engine.model import Model
-from steerplug.steering.value import Array
+from steerplug.engine.scope import Prompt, plan
+from steerplug.steering.value import Array, Mix
 
 
 class Decoded(NamedTuple):
@@ -24,6 +25,24 @@ class Decoded(NamedTuple):
     begin: int
     end: int
     captured: Array | None
+
+
+def reply_rows(
+    prompt: Prompt, reply: Sequence[int], mix: Mix, output_from: int | None = None
+) -> list[Row]:
+    """Return the rows of a prompt and a reply to it, each steered as when the reply was drawn.
+
+    Args:
+        prompt: the tokens before the reply.
+        reply: its tokens.
+        mix: what steers.
+        output_from: the first row whose logits are asked for; none are if None.
+    """
+    tokens = (*prompt.tokens, *reply)
+    laid = plan(mix, prompt)
+    applied = [*laid.prompt, *[laid.generated] * len(reply)]
+    first = len(tokens) if output_from is None else output_from
+    return [Row(token, i, i >= first, applied[i]) for i, token in enumerate(tokens)]
 
 
 @contextmanager
@@ -64,6 +83,11 @@ class Reader:
         same = self.context.keep(same)
         del self._held[same:]
         return same
+
+    def hold(self, rows: Sequence[Row]) -> None:
+        """Hold the cells of these rows alone: what agrees is kept, and the rest decoded."""
+        for _ in self.decode(rows[self.reuse(rows) :]):
+            pass
 
     def peek(self, rows: Sequence[Row], il: int) -> Array:
         """Return what rows that would follow have at block il, (n_rows, n_embd); hold none of them.

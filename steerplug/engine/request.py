@@ -1,6 +1,6 @@
 """What an engine is asked for, and what it hands out: requests, pieces of a reply, its progress."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -169,3 +169,8 @@ class Piece(NamedTuple):
     moved: float
     logprobs: Logprobs | None = None
     in_call: bool = False
+
+
+def tokens_of(pieces: Iterable[Piece]) -> tuple[int, ...]:
+    """Return the tokens of a reply, or of what there is of one."""
+    return tuple(piece.token for piece in pieces if piece.token is not None)

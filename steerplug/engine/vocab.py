@@ -26,7 +26,12 @@ class Control:
 
 
 class Vocab:
-    """The vocabulary of a loaded model."""
+    """The vocabulary of a loaded model.
+
+    BOS has two rules. `adds_bos` is what the model asks for: chats and completions obey it.
+    `start` is what a fit puts before the texts that it reads: BOS wherever there is one, because
+    the activations of a first token are unlike all others', whichever token it is.
+    """
 
     def __init__(self, model: ctypes.c_void_p) -> None:
         self._vocab: ctypes.c_void_p | None = llama.llama_model_get_vocab(model)
@@ -36,6 +41,11 @@ class Vocab:
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(self._vocab))
         self.piece = cache(self._piece)
         self.ends_generation = cache(self._ends_generation)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """BOS, or nothing where the model has none."""
+        return (self.bos,) if self.bos >= 0 else ()
 
     @property
     def handle(self) -> ctypes.c_void_p:

@@ -16,7 +16,7 @@ import numpy as np
 from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.engine.reference import add_delta
-from steerplug.engine.request import Request
+from steerplug.engine.request import Request, tokens_of
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit.activations import capture
@@ -62,9 +62,9 @@ def alike(
     ]
 
 
-def _reply(engine: Engine, prompt: Prompt) -> list[int]:
+def _reply(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
     request = Request(prompt, NOTHING, Sampling(temperature=0), max_tokens=_REPLY)
-    return [piece.token for piece in engine.generate(request) if piece.token is not None]
+    return tokens_of(engine.generate(request))
 
 
 def _alike(il: int, a: Delta | None, b: Delta | None, h: Array) -> Alike:

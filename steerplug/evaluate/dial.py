@@ -1,7 +1,8 @@
-"""Whether a contrast's steering turns anything on a model: what does not work is no preset there.
+"""Whether fitted steering does anything on a model: what does not work is no preset there.
 
-The dial of a fit (see `fit.measure`) is what a turn of the strength does at its least, as a share
-of what the contrast's own texts do as prompts. Imported steering has none, and is taken as it is.
+A teacher's closes some of the gap to its prompt. A contrast's has a dial (see `fit.measure`): what
+a turn of the strength does at its least, as a share of what the contrast's own texts do as prompts.
+Imported steering has neither, and is taken as it is.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,23 @@ def check_dial(preset: str, model: str, fidelity: Mapping[str, Any]) -> None:
             f"`{preset}` does not work on {model}: turning its strength up does not always move "
             f"replies its way (by {fidelity['dial']:.0%} of what its texts do as prompts, where it "
             "moves them least); give the contrast more or clearer texts, or a teacher instead."
+        )
+
+
+def check_gap_closed(preset: str, closed: float | None) -> None:
+    """Refuse the steering of a teacher that does not bring the bare model nearer to the prompted.
+
+    Args:
+        preset: the preset's name.
+        closed: the share of the gap to its prompt that it closes, measured in llama.cpp.
+
+    Raises:
+        FitError: it closes none.
+    """
+    if closed is None or closed <= 0:
+        raise FitError(
+            f"`{preset}` was fitted, but closes {closed or 0:.0%} of the gap to its prompt on "
+            "this model; give the teacher example turns that the model follows."
         )
 
 

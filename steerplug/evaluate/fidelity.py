@@ -42,9 +42,8 @@ from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
-from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
-from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
@@ -106,8 +105,10 @@ class Fidelity:
 
 def _ways(estimates: Ways) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the values and the intervals by way; a way that was not tried is None."""
-    both = {way: estimates.get(way, NO_ESTIMATE).as_json() for way in (BARE, PROMPTED, STEERED)}
-    return {way: one[0] for way, one in both.items()}, {way: one[1] for way, one in both.items()}
+    ways = (BARE, PROMPTED, STEERED)
+    pairs = [estimates.get(way, NO_ESTIMATE).as_json() for way in ways]
+    values, intervals = zip(*pairs, strict=True)
+    return dict(zip(ways, values, strict=True)), dict(zip(ways, intervals, strict=True))
 
 
 def measure_fidelity(
@@ -161,15 +162,15 @@ def measure_fidelity(
     if preset.contrast is not None:
         probed = probes(engine, cells, preset.contrast.pairs, report)
         figures["dial"], figures["damage"] = dial_and_damage(cells, probed, mix)
-    ways = {
-        way: Quality.of([read(cells, one) for one in steps(said, "reading replies", report)])
-        for way, said in replies.items()
+    qualities = {
+        way: Quality.of([read(cells, reply) for reply in steps(some, "reading replies", report)])
+        for way, some in replies.items()
     }
     return Fidelity(
         n_prompts=len(questions.compared),
         n_replies=len(asked),
-        coherence={way: one.coherence for way, one in ways.items()},
-        repetition={way: one.repetition for way, one in ways.items()},
+        coherence={way: quality.coherence for way, quality in qualities.items()},
+        repetition={way: quality.repetition for way, quality in qualities.items()},
         checks=_checked(preset, replies, len(asked)) if preset.checks else None,
         **figures,
     )
@@ -236,7 +237,7 @@ def _reply(model: Model, lesson: Lesson) -> Reply:
 def _checked(preset: Preset, replies: Mapping[str, Sequence[Reply]], n: int) -> Ways:
     """Return the share of n questions whose reply passes all checks; unanswered ones do not."""
     passed = {
-        way: [all(check.passes(reply.text) for check in preset.checks) for reply in said]
-        for way, said in replies.items()
+        way: [all(check.passes(reply.text) for check in preset.checks) for reply in some]
+        for way, some in replies.items()
     }
     return {way: share([*those, *[False] * (n - len(those))]) for way, those in passed.items()}

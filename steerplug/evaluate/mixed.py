@@ -33,19 +33,19 @@ def mixed(presets: Sequence[Preset], added: Sequence[bool]) -> Preset:
         systems = [teacher.system for teacher in teachers if teacher.system]
         data["teacher"] = {
             **({"system": "\n\n".join(systems)} if systems else {}),
-            "examples": [one.model_dump() for teacher in teachers for one in teacher.examples],
+            "examples": [turn.model_dump() for teacher in teachers for turn in teacher.examples],
         }
     else:
         pairs = [pair for preset in asked if preset.contrast for pair in preset.contrast.pairs]
         data["contrast"] = {"positive": [a for a, _ in pairs], "negative": [b for _, b in pairs]}
     for preset in asked:
         if preset.decoding:
-            said = preset.decoding.model_dump(exclude_unset=True)
-            data["decoding"] = {**data.get("decoding", {}), **said}
+            settings = preset.decoding.model_dump(exclude_unset=True)
+            data["decoding"] = {**data.get("decoding", {}), **settings}
     return Preset.from_mapping(data, "the mix")
 
 
 def _fitted(presets: Sequence[Preset]) -> Any:
     """Return the prompts that any of the presets was fitted on."""
     lists = [preset.fit.prompts for preset in presets if preset.fit.prompts != "general"]
-    return list(dict.fromkeys(prompt for one in lists for prompt in one)) or "general"
+    return list(dict.fromkeys(prompt for prompts in lists for prompt in prompts)) or "general"

@@ -127,9 +127,10 @@ def _line(
 ) -> None:
     """Draw one figure with its 95 % band, where it was measured."""
     known = [
-        (point.strength, one.value, *(one.interval or (one.value, one.value)))
-        for point, one in zip(sweep.points, estimates, strict=True) if one.value is not None
-    ]  # fmt: skip
+        (point.strength, estimate.value, *(estimate.interval or (estimate.value, estimate.value)))
+        for point, estimate in zip(sweep.points, estimates, strict=True)
+        if estimate.value is not None
+    ]
     axes.set_title(title)
     if known:
         strengths, values, low, high = zip(*known, strict=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerplug.errors import RequestError
-from steerplug.fit.general import Part, general_prompts
+from steerplug.fit.questions import Part, for_reports, spread
 from steerplug.preset import Preset
 
-QUESTIONS, FURTHER, NEUTRAL, SWEPT = 12, 28, 6, 8
+QUESTIONS, FURTHER, NEUTRAL = 12, 28, 6
 MAX_BYTES = 1_000_000
 
 
@@ -34,32 +34,13 @@ def reported_on(preset: Preset, own: Sequence[str] = ()) -> Questions:
     if own:
         return Questions(own, (), neutral)
     compared = unseen(preset, QUESTIONS)
-    others = [one for one in _not_fitted(preset, "held_out")[::2] if one not in compared]
+    others = [question for question in for_reports(preset) if question not in compared]
     return Questions(compared, spread(others, FURTHER), neutral)
 
 
 def unseen(preset: Preset, count: int, part: Part = "held_out") -> list[str]:
-    """Return `count` shipped prompts spread over their topics, to report on.
-
-    None of them was fitted on, and none of the held-out ones chose anything.
-    """
-    return spread(_not_fitted(preset, part)[::2], count)
-
-
-def for_choosing(preset: Preset, count: int) -> list[str]:
-    """Return `count` held-out prompts to choose a block or a strength by; none is reported on."""
-    return spread(_not_fitted(preset, "held_out")[1::2], count)
-
-
-def _not_fitted(preset: Preset, part: Part) -> list[str]:
-    fitted = () if preset.fit.prompts == "general" else preset.fit.prompts
-    return [prompt for prompt in general_prompts(part) if prompt not in fitted]
-
-
-def spread(prompts: Sequence[str], count: int) -> list[str]:
-    """Return at most `count` prompts, spread evenly over a list that is sorted by topic."""
-    step = max(len(prompts) / count, 1.0)
-    return [prompts[int(i * step)] for i in range(min(count, len(prompts)))]
+    """Return `count` shipped prompts to report on, spread over their topics."""
+    return spread(for_reports(preset, part), count)
 
 
 def read_prompts(path: Path) -> list[str]:

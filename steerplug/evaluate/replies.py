@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from steerplug.engine.constraint import ANY_JSON
-from steerplug.engine.engine import Engine, Request
+from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
+from steerplug.engine.request import Request, tokens_of
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.estimate import Estimate, ratio
@@ -63,8 +64,8 @@ class Quality:
     def of(readings: Sequence[Reading]) -> "Quality":
         """Sum up the readings of some replies."""
         return Quality(
-            ratio([one.log_prob for one in readings], [one.n_tokens for one in readings]),
-            ratio([one.n_repeated for one in readings], [one.n_grams for one in readings]),
+            ratio([r.log_prob for r in readings], [r.n_tokens for r in readings]),
+            ratio([r.n_repeated for r in readings], [r.n_grams for r in readings]),
         )
 
 
@@ -93,8 +94,7 @@ def greedy(
     """
     request = Request(prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, grammar=schema)
     pieces = list(engine.generate(request, whole=True))
-    tokens = tuple(piece.token for piece in pieces if piece.token is not None)
-    return Reply(prompt, tokens, "".join(piece.text for piece in pieces))
+    return Reply(prompt, tokens_of(pieces), "".join(piece.text for piece in pieces))
 
 
 def read(cells: Reader, reply: Reply) -> Reading:

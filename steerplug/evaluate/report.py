@@ -10,9 +10,10 @@ from typing import Any
 from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.evaluate.fidelity import Fidelity, measure_fidelity
-from steerplug.evaluate.questions import SWEPT, Questions, for_choosing
+from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import Chosen, Sweep, as_dict, choose_strength, lessons_of, sweep
 from steerplug.fit.progress import Report, silent
+from steerplug.fit.questions import SWEPT, for_choosing
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
 

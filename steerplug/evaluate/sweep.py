@@ -20,9 +20,8 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
-from steerplug.fit.at_once import at_once
 from steerplug.fit.measure import divergence, reply_log_probs
-from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Mix, Steering
@@ -87,9 +86,9 @@ class Chosen:
 
 def strengths_of(preset: Preset) -> list[float]:
     """Return 9 strengths from the preset's min to its max, with 0 and its default among them."""
-    told = preset.strength
-    spread = np.linspace(told.min, told.max, N_STRENGTHS).round(4)
-    return sorted({*map(float, spread), 0.0, told.default})
+    strength = preset.strength
+    spread = np.linspace(strength.min, strength.max, N_STRENGTHS).round(4)
+    return sorted({*map(float, spread), 0.0, strength.default})
 
 
 def lessons_of(
@@ -141,8 +140,8 @@ def sweep(
     for i, lesson in enumerate(steps(lessons, "trying strengths", report)):
         gap[i], closed[:, i] = _gap_and_closed(cells, lesson, mixes)
         own.append(read(cells, Reply(lesson.bare, lesson.reply, "")))
-        said = at_once(partial(_say, preset, engine, lesson), mixes)
-        for reply, readings_of_mix in zip(said, readings, strict=True):
+        replies = at_once(partial(_say, preset, engine, lesson), mixes)
+        for reply, readings_of_mix in zip(replies, readings, strict=True):
             readings_of_mix.append(read(cells, reply))
     points = tuple(
         Point(

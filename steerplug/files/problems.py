@@ -24,12 +24,12 @@ class Finding:
     """One thing that is wrong: where, and a sentence without the file's name and full stop."""
 
     place: Place
-    said: str
+    text: str
 
     def sentence(self, file: YamlFile, rest: str = "") -> str:
         """Return the whole sentence, with the file and line; `rest` stands at its end."""
-        said = f"{file.at(self.place)}: {self.said}{rest}"
-        return said if said.endswith("?") else said + "."
+        sentence = f"{file.at(self.place)}: {self.text}{rest}"
+        return sentence if sentence.endswith("?") else sentence + "."
 
 
 def explain(
@@ -55,13 +55,13 @@ def findings(
     error: ValidationError, model: type[BaseModel], file: YamlFile, what: str = "a preset"
 ) -> list[Finding]:
     """Return all that pydantic found wrong, unknown keys first."""
-    found: dict[Place, list[dict[str, Any]]] = {}
+    problems: dict[Place, list[dict[str, Any]]] = {}
     for problem in sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden"):
         place = place_of(problem["loc"], problem["type"], file.data)
-        found.setdefault(place, []).append(dict(problem))
+        problems.setdefault(place, []).append(dict(problem))
     # A value that fits no branch of a union is reported for each branch; the deepest knows best.
-    places = [p for p in found if not any(p == q[: len(p)] and p != q for q in found)]
-    return [Finding(place, _say(place, found[place], model, what)) for place in places]
+    places = [p for p in problems if not any(p == q[: len(p)] and p != q for q in problems)]
+    return [Finding(place, _say(place, problems[place], model, what)) for place in places]
 
 
 def place_of(loc: Sequence[str | int], kind: str, data: object) -> Place:
@@ -105,8 +105,8 @@ def _say(
         cure = nearest(str(context.get("tag", "")), kinds) or f"; use one of {', '.join(kinds)}"
         given = f"{_shown(context['tag'])}, which is unknown" if "tag" in context else "missing"
         return f"`{where}.kind` is {given}{cure}"
-    said = f"`{where}` is {_shown(problem['input'])}"
-    return said + (_not_text(problem) or _misfit(problems) + _cure(place, problem, owner))
+    why = _not_text(problem) or _misfit(problems) + _cure(place, problem, owner)
+    return f"`{where}` is {_shown(problem['input'])}{why}"
 
 
 def _not_text(problem: dict[str, Any]) -> str:
@@ -175,16 +175,16 @@ def _example(place: Place, owner: FieldInfo | None, verb: str) -> str:
     if owner is None or not owner.examples:
         return ""
     key = next(step for step in reversed(place) if isinstance(step, str))
-    said = [
+    lines = [
         yaml.safe_dump({key: example}, default_flow_style=True, sort_keys=False, width=1000)[1:-2]
         for example in owner.examples
     ]
-    return f"; {verb} for example " + " or ".join(f"`{line}`" for line in said)
+    return f"; {verb} for example " + " or ".join(f"`{line}`" for line in lines)
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "empty"
-    said = str(value).lower() if isinstance(value, bool) else repr(value)
-    said = str(value) if isinstance(value, date) else said
-    return said if len(said) <= 60 else said[:57] + "..."
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = str(value) if isinstance(value, date) else text
+    return text if len(text) <= 60 else text[:57] + "..."

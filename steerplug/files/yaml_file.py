@@ -135,13 +135,13 @@ class _PlainLoader(yaml.SafeLoader):
         return self._value(node, place)
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, object]:
-        found: dict[str, object] = {}
+        mapping: dict[str, object] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag != _STR:
-                said = printable(key.value) if isinstance(key, yaml.ScalarNode) else "[...]"
-                self._refuse(line, f"the key `{said}` is not a word; put it in quotes or remove it")
-            if key.value in found:
+                name = printable(key.value) if isinstance(key, yaml.ScalarNode) else "[...]"
+                self._refuse(line, f"the key `{name}` is not a word; put it in quotes or remove it")
+            if key.value in mapping:
                 first = self.lines[(*place, key.value)]
                 self._refuse(
                     line,
@@ -149,8 +149,8 @@ class _PlainLoader(yaml.SafeLoader):
                     "keep one of them",
                 )
             self.lines[(*place, key.value)] = line
-            found[key.value] = self._value(value, (*place, key.value))
-        return found
+            mapping[key.value] = self._value(value, (*place, key.value))
+        return mapping
 
     def _scalar(self, node: yaml.Node) -> object:
         line = node.start_mark.line + 1

@@ -61,9 +61,7 @@ def capture(
     # The last block computes only the rows whose logits are asked for.
     output = context.model.n_layer - 1 in layers
     rows = [Row(token, i, output and i >= first_row) for i, token in enumerate(tokens)]
-    same = cells.reuse(rows[:first_row])
-    for _ in cells.decode(rows[same:first_row]):
-        pass
+    cells.hold(rows[:first_row])
     parts = [batch.captured for batch in cells.decode(rows[first_row:], layers)]
     return np.concatenate([part for part in parts if part is not None], axis=1)
 
@@ -109,12 +107,12 @@ def of_texts(
         FitError: a text has no tokens.
     """
     vocab = cells.context.model.vocab
-    bos = [vocab.bos] if vocab.bos >= 0 else []
     sides: tuple[list[Array], list[Array]] = ([], [])
     for pair in steps(pairs, "reading activations", report):
         for side, text in zip(sides, pair, strict=True):
             tokens = vocab.tokenize(text)
             if not tokens:
                 raise FitError("a text of the contrast has no tokens; write at least one word.")
-            side.append(capture(cells, bos + tokens, layers, len(bos)).mean(axis=1))
+            tokens = [*vocab.start, *tokens]
+            side.append(capture(cells, tokens, layers, len(vocab.start)).mean(axis=1))
     return Activations(np.stack(sides[0]), np.stack(sides[1]), tuple(layers))

@@ -25,9 +25,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.context import Row
-from steerplug.engine.reader import Reader
-from steerplug.engine.scope import plan
+from steerplug.engine.reader import Reader, reply_rows
 from steerplug.fit.activations import capture
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson, n_common
@@ -213,13 +211,7 @@ def _steered(
     The first `common` tokens, which all lessons share, stay in the cells; nothing else is computed
     above the block.
     """
-    tokens = (*lesson.bare.tokens, *lesson.reply)
-    laid = plan(mix, lesson.bare)
-    applied = [*laid.prompt, *[laid.generated] * len(lesson.reply)]
-    n_rows = _n_paired(chain, lesson)
-    first = min(common, len(tokens) - n_rows)
-    rows = [Row(token, i, False, applied[i]) for i, token in enumerate(tokens)]
-    same = cells.reuse(rows[:first])
-    for _ in cells.decode(rows[same:first]):
-        pass
+    rows, n_rows = reply_rows(lesson.bare, lesson.reply, mix), _n_paired(chain, lesson)
+    first = min(common, len(rows) - n_rows)
+    cells.hold(rows[:first])
     return cells.peek(rows[first:], il)[-n_rows:]

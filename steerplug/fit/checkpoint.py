@@ -85,9 +85,9 @@ class Checkpoint:
         try:
             with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 ends = np.cumsum(file["lengths"])
-                said = np.split(file["tokens"], ends)[:-1]
+                tokens = np.split(file["tokens"], ends)[:-1]
                 replies = {int(i): tuple(map(int, reply))
-                           for i, reply in zip(file["questions"], said, strict=True)}
+                           for i, reply in zip(file["questions"], tokens, strict=True)}
                 for name in (name for name in file if "." in name):
                     number, of = name.split(".")
                     array = file[name]
@@ -100,11 +100,11 @@ class Checkpoint:
         self.deltas.update(deltas)
 
     def _save(self) -> None:
-        said = self.replies.values()
+        replies = self.replies.values()
         arrays: Arrays = {
             "questions": np.array(list(self.replies), np.int64),
-            "lengths": np.array([len(reply) for reply in said], np.int64),
-            "tokens": np.array([token for reply in said for token in reply], np.int64),
+            "lengths": np.array([len(reply) for reply in replies], np.int64),
+            "tokens": np.array([token for reply in replies for token in reply], np.int64),
         }
         for il, delta in self.deltas.items():
             arrays.update({f"{il}.{name}": np.array(getattr(delta, name)) for name in _FIELDS})

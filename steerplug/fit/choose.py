@@ -89,5 +89,5 @@ def _best(
     known: Choice | None = None,
 ) -> Choice:
     scores = score([candidates.steering(s, c) for s, c in tries]) if tries else []
-    found = [Choice(s, c, x) for (s, c), x in zip(tries, scores, strict=True)]
-    return max([*found, *([known] if known else [])], key=lambda choice: choice.score)
+    choices = [Choice(s, c, x) for (s, c), x in zip(tries, scores, strict=True)]
+    return max([*choices, *([known] if known else [])], key=lambda choice: choice.score)

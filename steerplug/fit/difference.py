@@ -28,8 +28,7 @@ Directions = Mapping[int, Array]
 def actadd(cells: Reader, pair: tuple[str, str], layers: Sequence[int]) -> Directions:
     """Return the position-wise difference of two prompts at each block."""
     vocab = cells.context.model.vocab
-    bos = [vocab.bos] if vocab.bos >= 0 else []
-    sides = [bos + vocab.tokenize(text) for text in pair]
+    sides = [[*vocab.start, *vocab.tokenize(text)] for text in pair]
     length = max(map(len, sides))
     plus, minus = (
         capture(cells, side + [vocab.space] * (length - len(side)), layers, 0) for side in sides

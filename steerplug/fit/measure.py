@@ -26,11 +26,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.context import Row
-from steerplug.engine.engine import Engine, Request
-from steerplug.engine.reader import Reader
+from steerplug.engine.engine import Engine
+from steerplug.engine.reader import Reader, reply_rows
+from steerplug.engine.request import Request, tokens_of
 from steerplug.engine.sampling import Sampling
-from steerplug.engine.scope import Prompt, plan
+from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson
@@ -66,12 +66,9 @@ def reply_log_probs(
 
     Each is (len(reply) + 1, n_vocab).
     """
-    tokens = (*prompt.tokens, *reply)
     first = len(prompt.tokens) - 1
     for mix in mixes:
-        laid = plan(mix, prompt)
-        applied = [*laid.prompt, *[laid.generated] * len(reply)]
-        rows = [Row(token, i, i >= first, applied[i]) for i, token in enumerate(tokens)]
+        rows = reply_rows(prompt, reply, mix, output_from=first)
         same = cells.reuse(rows[:first])
         logits = [
             cells.context.logits(row)
@@ -149,14 +146,17 @@ def _probe(
     engine: Engine, cells: Reader, pairs: Sequence[tuple[str, str]], text: str
 ) -> Probe:
     vocab = engine.model.vocab
-    bos = (vocab.bos,) if vocab.bos >= 0 else ()
-    opening = Prompt((*bos, *vocab.tokenize(text)), has_bos=bool(bos))
+
+    def prompt(of: str) -> Prompt:
+        return Prompt((*vocab.start, *vocab.tokenize(of)), has_bos=bool(vocab.start))
+
+    opening = prompt(text)
     request = Request(opening, sampling=Sampling(temperature=0), max_tokens=_OWN_TOKENS)
-    own = tuple(piece.token for piece in engine.generate(request) if piece.token is not None)
+    own = tokens_of(engine.generate(request))
 
     def after(front: str) -> Array:
-        prompt = Prompt((*bos, *vocab.tokenize(f"{front} {text}".lstrip())), has_bos=bool(bos))
-        return next(reply_log_probs(cells, prompt, own, [NOTHING]))
+        read = prompt(f"{front} {text}".lstrip())
+        return next(reply_log_probs(cells, read, own, [NOTHING]))
 
     wanted = sum((after(plus) - after(minus) for plus, minus in pairs), np.float32(0))
     return Probe(opening, own, after(""), np.asarray(wanted / len(pairs), np.float32))

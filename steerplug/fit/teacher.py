@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerplug.chat.template import ChatTemplate, Message
-from steerplug.engine.engine import Engine, Request
+from steerplug.engine.engine import Engine
+from steerplug.engine.request import Request, tokens_of
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
-from steerplug.fit.at_once import at_once
-from steerplug.fit.progress import Report, silent
+from steerplug.fit.progress import Report, at_once, silent
 from steerplug.preset import Teacher
 
 REPLY_TOKENS = 40
@@ -102,8 +102,7 @@ def teach(
             max_tokens=n_tokens,
             grammar=schema,
         )
-        pieces = engine.generate(request, whole=True)
-        return tuple(piece.token for piece in pieces if piece.token is not None)
+        return tokens_of(engine.generate(request, whole=True))
 
     asked = at_once(ask, range(len(questions)), "asking the prompted model", report)
     lessons = [lesson for lesson in asked if lesson.reply]

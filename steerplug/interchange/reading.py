@@ -119,9 +119,9 @@ def _number(name: str, array: Array) -> int:
 
 def _check_component(metadata: dict[str, Any]) -> None:
     """Refuse vectors that EasySteer took elsewhere than from the residual stream."""
-    said = metadata.get("controlvector.easysteer", "{}")
+    text = metadata.get("controlvector.easysteer", "{}")
     try:
-        native = json.loads(said)
+        native = json.loads(text)
         component = native.get("component")
     except (TypeError, ValueError, AttributeError, RecursionError):
         raise SteeringError(

@@ -18,7 +18,7 @@ def _head(old: Contents, new: Contents) -> Iterator[str]:
     for key in ("version", "license", "description"):
         before, after = getattr(old.head, key), getattr(new.head, key)
         if before != after:
-            yield f"{key}: {_said(before)} becomes {_said(after)}"
+            yield f"{key}: {_quoted(before)} becomes {_quoted(after)}"
 
 
 def _presets(old: Contents, new: Contents) -> Iterator[str]:
@@ -29,7 +29,7 @@ def _presets(old: Contents, new: Contents) -> Iterator[str]:
             yield f"{name}: is new"
         else:
             for change in compare.changes(old.presets[name], new.presets[name]):
-                yield f"{name}: {change.key}: {_said(change.old)} becomes {_said(change.new)}"
+                yield f"{name}: {change.key}: {_quoted(change.old)} becomes {_quoted(change.new)}"
 
 
 def _numbers(old: Contents, new: Contents) -> Iterator[str]:
@@ -42,17 +42,17 @@ def _numbers(old: Contents, new: Contents) -> Iterator[str]:
             yield f"{key[0]}: brings steering for {model}"
         else:
             which = "the same" if before[key].digest == after[key].digest else "other"
-            old_claim, new_claim = (gap_closed(one[key].fidelity) for one in (before, after))
+            old_claim, new_claim = (gap_closed(side[key].fidelity) for side in (before, after))
             if which == "other" or old_claim != new_claim:
                 claims = f"claimed gap closed {old_claim} becomes {new_claim}"
                 yield f"{key[0]}: {which} numbers for {model}; {claims}"
 
 
 def _by_model(contents: Contents) -> dict[tuple[str, str], Numbers]:
-    return {(one.preset, one.model): one for one in contents.numbers}
+    return {(numbers.preset, numbers.model): numbers for numbers in contents.numbers}
 
 
-def _said(value: str | None) -> str:
+def _quoted(value: str | None) -> str:
     if not value:
         return "nothing"
     line = " ".join(value.split())

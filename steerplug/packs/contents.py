@@ -82,7 +82,7 @@ def stage(source: Source, folder: Path) -> Contents:
         PackError: the pack breaks a rule of `packs` or of this module's contract.
     """
     _, lock = next(iter(source.read({LOCK: MAX_BYTES})))
-    manifest = kinds.read_manifest(lock, f"{source.said}: {LOCK}")
+    manifest = kinds.read_manifest(lock, f"{source.label}: {LOCK}")
     _refuse_unlisted(source, manifest)
     limits = {name: kinds.limit(name) or 0 for name in manifest.files}
     (folder / LOCK).write_bytes(lock)
@@ -90,24 +90,24 @@ def stage(source: Source, folder: Path) -> Contents:
     for name, content in source.read(limits):
         if kinds.digest(content) != manifest.files[name]:
             raise PackError(
-                f"{source.said}: `{name}` is not what pack.lock says it is; it was changed or "
+                f"{source.label}: `{name}` is not what pack.lock says it is; it was changed or "
                 "damaged, so do not use this pack."
             )
         size += len(content)
-        check_total(source.said, size)
+        check_total(source.label, size)
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    return read_contents(folder, manifest, kinds.digest(lock), size, source.said)
+    return read_contents(folder, manifest, kinds.digest(lock), size, source.label)
 
 
-def read_contents(folder: Path, manifest: Manifest, digest: str, size: int, said: str) -> Contents:
+def read_contents(folder: Path, manifest: Manifest, digest: str, size: int, label: str) -> Contents:
     """Return what a folder holds whose files have the hashes of its manifest."""
-    head = kinds.read_head((folder / HEAD).read_bytes(), f"{said}: {HEAD}")
-    presets = {name: _preset(folder, name, said) for name in manifest.presets}
+    head = kinds.read_head((folder / HEAD).read_bytes(), f"{label}: {HEAD}")
+    presets = {name: _preset(folder, name, label) for name in manifest.presets}
     if not presets:
-        raise PackError(f"{said} holds no preset; put a preset's YAML file into it.")
-    read = partial(_numbers, folder, presets, said)
+        raise PackError(f"{label} holds no preset; put a preset's YAML file into it.")
+    read = partial(_numbers, folder, presets, label)
     return Contents(head, manifest, digest, presets, tuple(map(read, manifest.compiled)), size)
 
 
@@ -129,26 +129,26 @@ def _refuse_unlisted(source: Source, manifest: Manifest) -> None:
         is_preset = name.endswith((".yaml", ".yml")) and not name.startswith(".")
         if is_preset and name not in manifest.files:
             raise PackError(
-                f"{source.said}: `{printable(name)}` is not in pack.lock; its author refreshes it "
+                f"{source.label}: `{printable(name)}` is not in pack.lock; its author refreshes it "
                 "with `steerplug pack`."
             )
 
 
-def _preset(folder: Path, name: str, said: str) -> Preset:
+def _preset(folder: Path, name: str, label: str) -> Preset:
     file = f"{name}.yaml"
     try:
-        preset = Preset.from_yaml((folder / file).read_bytes(), f"{said}: {file}")
+        preset = Preset.from_yaml((folder / file).read_bytes(), f"{label}: {file}")
     except PresetError as error:
         raise PackError(str(error)) from None
     if preset.name != name:
         raise PackError(
-            f"{said}: {file} says `name: {preset.name}`; its author calls the file "
+            f"{label}: {file} says `name: {preset.name}`; its author calls the file "
             f"{preset.name}.yaml."
         )
     return preset
 
 
-def _numbers(folder: Path, presets: Mapping[str, Preset], said: str, file: str) -> Numbers:
+def _numbers(folder: Path, presets: Mapping[str, Preset], label: str, file: str) -> Numbers:
     from steerplug.steering.file import read_steering
 
     path = folder / file
@@ -156,24 +156,24 @@ def _numbers(folder: Path, presets: Mapping[str, Preset], said: str, file: str) 
     geometry = {key: claims.get(key) for key in ("n_embd", "n_layer")}
     if not all(type(value) is int for value in geometry.values()):
         raise PackError(
-            f"{said}: `{file}` is damaged, or steerplug did not make it; build the preset again."
+            f"{label}: `{file}` is damaged, or steerplug did not make it; build the preset again."
         )
     try:
         steering, identity = read_steering(path, **geometry)  # type: ignore[arg-type]
     except SteeringError as error:
         what = str(error).removeprefix(f"{path}: ")
-        raise PackError(f"{said}: `{file}`: {what}") from None
+        raise PackError(f"{label}: `{file}`: {what}") from None
     if identity is None:
-        raise PackError(f"{said}: `{file}` does not say what it was made from; build it again.")
+        raise PackError(f"{label}: `{file}` does not say what it was made from; build it again.")
     preset = presets.get(identity.preset)
     if preset is None or preset.digest != identity.preset_digest:
         raise PackError(
-            f"{said}: `{file}` was built from another `{identity.preset}` than the pack holds; "
+            f"{label}: `{file}` was built from another `{identity.preset}` than the pack holds; "
             f"build it again, or remove it."
         )
     if not is_place(file.removeprefix(f"{COMPILED}/"), preset.name, identity.model):
         raise PackError(
-            f"{said}: `{file}` is not what its name says, but `{preset.name}` for the model "
+            f"{label}: `{file}` is not what its name says, but `{preset.name}` for the model "
             f"{identity.model[:24]}; put it where `steerplug build` did."
         )
     return Numbers(path, file, preset.name, identity.model, steering.digest, identity.fidelity)

@@ -50,11 +50,11 @@ def download(url: str, sha256: str, path: Path, *, pause: float = 0.5) -> None:
             if attempt == ATTEMPTS - 1:
                 raise _unreachable(url, str(getattr(error, "reason", error))) from None
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         raise PackError(
-            f"{printable(url)} has the sha256 {found[:16]}..., and {sha256[:16]}... was asked for; "
-            "do not use it, and ask its author."
+            f"{printable(url)} has the sha256 {digest[:16]}..., and {sha256[:16]}... was asked "
+            "for; do not use it, and ask its author."
         )
 
 

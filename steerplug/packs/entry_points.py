@@ -35,35 +35,35 @@ log = logging.getLogger(__name__)
 @cache
 def packages() -> dict[str, Pack]:
     """Return the packs of Python packages by name; a broken one is left out with a warning."""
-    found: dict[str, Pack] = {}
+    packs: dict[str, Pack] = {}
     for point in entry_points(group=GROUP):
         try:
             pack = _pack(point)
         except PackError as error:
             log.warning("%s", error)
             continue
-        if pack.name in found:
+        if pack.name in packs:
             log.warning(
                 "the packages %s and %s both ship a pack `%s`; the second is left out, so "
-                "uninstall one.", found[pack.name].package, pack.package, pack.name,
+                "uninstall one.", packs[pack.name].package, pack.package, pack.name,
             )  # fmt: skip
             continue
-        found[pack.name] = pack
-    return found
+        packs[pack.name] = pack
+    return packs
 
 
 def _pack(point: EntryPoint) -> Pack:
     package = point.dist.name if point.dist else point.value
-    said = f"the pack `{point.name}` of the package {package}"
-    source = Folder(_folder(point, said), said)
+    label = f"the pack `{point.name}` of the package {package}"
+    source = Folder(_folder(point, label), label)
     ((_, lock),) = source.read({LOCK: MAX_BYTES})
-    manifest = read_manifest(lock, f"{said}: {LOCK}")
+    manifest = read_manifest(lock, f"{label}: {LOCK}")
     ((_, content),) = source.read({HEAD: MAX_BYTES})
     if digest(content) != manifest.files[HEAD]:
-        raise PackError(f"{said}: {HEAD} is not what pack.lock says; install {package} again.")
-    head = read_head(content, f"{said}: {HEAD}")
+        raise PackError(f"{label}: {HEAD} is not what pack.lock says; install {package} again.")
+    head = read_head(content, f"{label}: {HEAD}")
     if head.name != point.name:
-        raise PackError(f"{said} calls itself `{head.name}`; its author gives both one name.")
+        raise PackError(f"{label} calls itself `{head.name}`; its author gives both one name.")
     pinned = Pinned(
         ref=package, sha256=digest(lock), version=head.version, license=head.license,
         presets=manifest.presets,
@@ -71,7 +71,7 @@ def _pack(point: EntryPoint) -> Pack:
     return Pack(head.name, pinned, source.root, package)
 
 
-def _folder(point: EntryPoint, said: str) -> Path:
+def _folder(point: EntryPoint, label: str) -> Path:
     """Return the folder that dotted words name; only the first is looked up, and none imported."""
     top, *below = point.value.split(".")
     try:
@@ -82,4 +82,4 @@ def _folder(point: EntryPoint, said: str) -> Path:
         folder = Path(place, *below)
         if folder.is_dir():
             return folder
-    raise PackError(f"{said} is not where its entry point says; install the package again.")
+    raise PackError(f"{label} is not where its entry point says; install the package again.")

@@ -24,19 +24,19 @@ def fetched(reference: Reference, work: Path, commit: str = "") -> Iterator[Sour
     Raises:
         PackError: it cannot be had.
     """
-    said, rev = reference.said, commit or reference.rev
+    label, rev = reference.label, commit or reference.rev
     if reference.kind == "git":
-        yield Git(reference.place, rev, work, said, reference.folder)
+        yield Git(reference.place, rev, work, label, reference.folder)
     elif reference.kind == "hub":
-        yield Hub(reference.place, rev, work, said)
+        yield Hub(reference.place, rev, work, label)
     elif reference.kind == "path" and Path(reference.place).is_dir():
-        yield Folder(Path(reference.place), said)
+        yield Folder(Path(reference.place), label)
     else:
         path = Path(reference.place)
         if reference.kind == "url":
             path = work / "pack.zip"
             download(reference.place, reference.sha256, path)
-        source = Zip(path, said)
+        source = Zip(path, label)
         try:
             yield source
         finally:

@@ -36,15 +36,15 @@ class Git:
         url: where it is; checked by `reference`.
         rev: branch, tag or commit; empty for the head.
         work: an empty folder for git's objects.
-        said: what messages call it.
+        label: what messages call it.
         folder: the pack's folder in it.
 
     Raises:
         PackError: there is no git, no such repository or revision, or it is too large.
     """
 
-    def __init__(self, url: str, rev: str, work: Path, said: str, folder: str = "") -> None:
-        self.said, self._work = said, work
+    def __init__(self, url: str, rev: str, work: Path, label: str, folder: str = "") -> None:
+        self.label, self._work = label, work
         self._environment = _environment(url)
         self._run("init", "--quiet", "--bare", "--template=", str(work))
         self._fetch(url, rev or "HEAD")
@@ -63,14 +63,14 @@ class Git:
         for name, limit in limits.items():
             folder, _, file = name.rpartition("/")
             if file not in entries[folder]:
-                raise missing(self.said, name)
+                raise missing(self.label, name)
             mode, size, objects[name] = entries[folder][file]
             if mode not in _PLAIN:
-                raise not_plain(self.said, name)
+                raise not_plain(self.label, name)
             if size > limit:
-                raise too_large(self.said, name, limit)
+                raise too_large(self.label, name, limit)
             total += size
-        check_total(self.said, total)
+        check_total(self.label, total)
         yield from self._contents(objects)
 
     def _contents(self, objects: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
@@ -108,23 +108,23 @@ class Git:
             begin = time.monotonic()
             while True:
                 try:
-                    _, said = process.communicate(timeout=0.2)
+                    _, complaint = process.communicate(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
                     if _size(self._work) > MAX_TOTAL or time.monotonic() - begin > SECONDS:
                         process.kill()
                         raise PackError(
-                            f"{self.said} is larger than {MAX_TOTAL >> 20} MB, or takes over "
+                            f"{self.label} is larger than {MAX_TOTAL >> 20} MB, or takes over "
                             f"{SECONDS // 60} minutes to fetch; do not use this pack."
                         ) from None
         if process.returncode:
-            raise self._failed(said)
+            raise self._failed(complaint)
 
     def _run(self, *words: str, given: bytes = b"") -> bytes:
         with self._started(*words) as process:
-            answer, said = process.communicate(given)
+            answer, complaint = process.communicate(given)
         if process.returncode:
-            raise self._failed(said)
+            raise self._failed(complaint)
         return answer
 
     def _started(self, *words: str) -> "subprocess.Popen[bytes]":
@@ -136,13 +136,13 @@ class Git:
                 stdin=pipe, stdout=pipe, stderr=pipe,
             )  # fmt: skip
         except FileNotFoundError:
-            raise PackError(f"{self.said} needs the command `git`; install it first.") from None
+            raise PackError(f"{self.label} needs the command `git`; install it first.") from None
 
-    def _failed(self, said: bytes) -> PackError:
-        lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+    def _failed(self, complaint: bytes) -> PackError:
+        lines = [line for line in complaint.decode("utf-8", "replace").splitlines() if line.strip()]
         reason = next((line for line in lines if line.startswith("fatal")), (lines or ["?"])[0])
         return PackError(
-            f"{self.said} cannot be fetched ({printable(reason.removeprefix('fatal: '))}); check "
+            f"{self.label} cannot be fetched ({printable(reason.removeprefix('fatal: '))}); check "
             "the address and the revision, and that you are online."
         )
 

@@ -21,14 +21,14 @@ class Hub:
         repo: org/repo.
         rev: branch, tag or commit; empty for the main branch.
         work: an empty folder for what is downloaded.
-        said: what messages call it.
+        label: what messages call it.
 
     Raises:
         PackError: huggingface_hub is not installed, or the hub has no such repository.
     """
 
-    def __init__(self, repo: str, rev: str, work: Path, said: str) -> None:
-        self.said, self._repo, self._work = said, repo, work
+    def __init__(self, repo: str, rev: str, work: Path, label: str) -> None:
+        self.label, self._repo, self._work = label, repo, work
         with self._one_sentence():
             from huggingface_hub import HfApi
             from huggingface_hub.utils import disable_progress_bars
@@ -36,9 +36,9 @@ class Hub:
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
             disable_progress_bars()
             self._api = HfApi()
-            found = self._api.model_info(repo, revision=rev or None)
-        self.commit = str(found.sha)
-        self._names = [sibling.rfilename for sibling in found.siblings or []]
+            info = self._api.model_info(repo, revision=rev or None)
+        self.commit = str(info.sha)
+        self._names = [sibling.rfilename for sibling in info.siblings or []]
 
     def top(self) -> list[str]:
         """Return the names of the files at its top."""
@@ -49,18 +49,18 @@ class Hub:
         names = list(limits)
         with self._one_sentence():
             listed = self._api.get_paths_info(self._repo, names, revision=self.commit)
-        sizes = {one.path: one.size for one in listed if hasattr(one, "size")}
+        sizes = {file.path: file.size for file in listed if hasattr(file, "size")}
         for name, limit in limits.items():
             if name not in sizes:
-                raise missing(self.said, name)
+                raise missing(self.label, name)
             if sizes[name] > limit:
-                raise too_large(self.said, name, limit)
-        check_total(self.said, sum(sizes[name] for name in names))
+                raise too_large(self.label, name, limit)
+        check_total(self.label, sum(sizes[name] for name in names))
         with self._one_sentence():
             self._api.snapshot_download(
                 self._repo, revision=self.commit, allow_patterns=names, local_dir=self._work
             )
-        yield from Folder(self._work, self.said).read(limits)
+        yield from Folder(self._work, self.label).read(limits)
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -68,11 +68,11 @@ class Hub:
             yield
         except ImportError:
             raise PackError(
-                f"{self.said} needs huggingface_hub; run `pip install 'steerplug[hub]'`."
+                f"{self.label} needs huggingface_hub; run `pip install 'steerplug[hub]'`."
             ) from None
         except Exception as error:  # the client's own, and those of its transport and its parsers
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PackError(
-                f"{self.said} cannot be fetched ({printable(reason)}); check the name and the "
+                f"{self.label} cannot be fetched ({printable(reason)}); check the name and the "
                 "revision, and that you are online."
             ) from None

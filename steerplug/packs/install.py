@@ -71,7 +71,7 @@ def offered(
             commit = source.commit
         if pinned and contents.digest != pinned.sha256:
             raise PackError(
-                f"{source.said} is not the pack that {lock.name} pins: its digest is "
+                f"{source.label} is not the pack that {lock.name} pins: its digest is "
                 f"{contents.digest[:16]}..., not {pinned.sha256[:16]}...; ask its author."
             )
         now = Pinned(
@@ -125,7 +125,7 @@ def remove(name: str, lock: Path) -> Pinned:
         pinned = read_lock(lock).packs
         if name not in pinned:
             raise not_pinned(name, lock)
-        rest = {other: one for other, one in pinned.items() if other != name}
+        rest = {other: pack for other, pack in pinned.items() if other != name}
         write_lock(lock, Lock(packs=rest))
         _prune(lock)
         return pinned[name]
@@ -153,7 +153,7 @@ def _prune(lock: Path) -> None:
         (packs / _LOCKS).write_text(text, encoding="utf-8")
     except (PackError, OSError):
         return  # a lock that cannot be read may pin any of them
-    used = {folder_of(n, one) for found in locks.values() for n, one in found.packs.items()}
+    used = {folder_of(n, pack) for kept in locks.values() for n, pack in kept.packs.items()}
     for folder in packs.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and folder not in used:
             _forget(folder)

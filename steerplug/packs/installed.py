@@ -23,7 +23,7 @@ def added(lock: Path) -> dict[str, Pack]:
         PackError: the lock cannot be read.
     """
     pinned = read_lock(lock).packs
-    return {name: Pack(name, one, folder_of(name, one)) for name, one in pinned.items()}
+    return {name: Pack(name, pack, folder_of(name, pack)) for name, pack in pinned.items()}
 
 
 def folder_of(name: str, pinned: Pinned) -> Path:

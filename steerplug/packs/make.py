@@ -56,17 +56,17 @@ def make_pack(folder: Path, kept: Path | None = None) -> Made:
 
 def _described(source: Folder) -> Made:
     """Check what the folder holds, and write its README and its lock."""
-    folder, said = source.root, source.said
+    folder, label = source.root, source.label
     old, old_version = _before(folder)
     files = dict(source.read({name: kinds.limit(name) or 0 for name in _names(source)}))
     hashes = {name: kinds.digest(content) for name, content in sorted(files.items())}
     size = sum(map(len, files.values()))
-    contents = read_contents(folder, _manifest(hashes), "", size, said)
-    readme = with_presets(_decoded(files.get(README, b""), said), contents).encode()
+    contents = read_contents(folder, _manifest(hashes), "", size, label)
+    readme = with_presets(_decoded(files.get(README, b""), label), contents).encode()
     hashes[README] = kinds.digest(readme)
     manifest = _manifest(dict(sorted(hashes.items())))
     lock = kinds.write_model(_LOCK_COMMENT, manifest)
-    kinds.read_manifest(lock, f"{said}: {LOCK}")
+    kinds.read_manifest(lock, f"{label}: {LOCK}")
     kinds.write_file(folder / README, readme)
     kinds.write_file(folder / LOCK, lock)
     size += len(readme) - len(files.get(README, b"")) + len(lock)
@@ -86,14 +86,14 @@ def _names(source: Folder) -> list[str]:
         and not name.startswith(".")
     ]  # fmt: skip
     compiled = (source.root / COMPILED).rglob("*.gguf")
-    found = [path.relative_to(source.root).as_posix() for path in compiled]
-    odd += [name for name in found if kinds.limit(name) is None]
+    steering = [path.relative_to(source.root).as_posix() for path in compiled]
+    odd += [name for name in steering if kinds.limit(name) is None]
     if odd:
         raise PackError(
-            f"{source.said}: `{min(odd)}` cannot be part of a pack; presets are NAME.yaml with a "
+            f"{source.label}: `{min(odd)}` cannot be part of a pack; presets are NAME.yaml with a "
             "name of a-z 0-9 . _ -, and steering lies in compiled/ as `steerplug build` names it."
         )
-    return sorted([*names, *found])
+    return sorted([*names, *steering])
 
 
 def _before(folder: Path) -> tuple[dict[str, str], str]:
@@ -124,28 +124,28 @@ def _first_head(source: Folder) -> bytes:
 def _presets(source: Folder) -> list[Preset]:
     names = [name for name in source.top() if kinds.is_preset(name)]
     read = source.read({name: kinds.limit(name) or 0 for name in names})
-    return [Preset.from_yaml(content, f"{source.said}: {name}") for name, content in read]
+    return [Preset.from_yaml(content, f"{source.label}: {name}") for name, content in read]
 
 
 def _copies(source: Folder, kept: Path) -> dict[str, bytes]:
     """Return the steering that a store has for the presets as they are, by its name in a pack."""
-    found: dict[str, bytes] = {}
+    copies: dict[str, bytes] = {}
     for preset in _presets(source):
         for path, claims in kept_files(preset.name, [kept]):
             place = path.relative_to(kept).as_posix()
             name = f"{COMPILED}/{place}"
             if claims.get("preset_digest") == preset.digest and not (source.root / name).exists():
-                ((_, found[name]),) = Folder(kept, str(kept)).read({place: MAX_BYTES})
-    return found
+                ((_, copies[name]),) = Folder(kept, str(kept)).read({place: MAX_BYTES})
+    return copies
 
 
 def _manifest(hashes: dict[str, str]) -> Manifest:
     return Manifest(schema="steerplug/pack-lock-v1", files=hashes)
 
 
-def _decoded(readme: bytes, said: str) -> str:
+def _decoded(readme: bytes, label: str) -> str:
     try:
         return readme.decode("utf-8")
     except UnicodeDecodeError:
-        raise PackError(f"{said}: {README} is not UTF-8 text; save it again as UTF-8.") from None
+        raise PackError(f"{label}: {README} is not UTF-8 text; save it again as UTF-8.") from None
 

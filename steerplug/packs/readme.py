@@ -27,7 +27,8 @@ def with_presets(readme: str, contents: Contents) -> str:
 def _section(contents: Contents) -> str:
     head = contents.head
     about = f"{markdown(head.description)}\n\n" if head.description else ""
-    rows = "\n".join(_row(one, contents.numbers) for _, one in sorted(contents.presets.items()))
+    presets = [preset for _, preset in sorted(contents.presets.items())]
+    rows = "\n".join(_row(preset, contents.numbers) for preset in presets)
     return f"""
 # {head.name} {head.version}
 
@@ -48,10 +49,10 @@ The last column is what the author measured, for the models that steering comes 
 
 
 def _row(preset: Preset, numbers: Iterable[Numbers]) -> str:
-    said = ", ".join(
-        f"{gap_closed(one.fidelity)} on {one.model.rpartition('-')[0]}"
-        for one in numbers if one.preset == preset.name
+    claims = ", ".join(
+        f"{gap_closed(file.fidelity)} on {file.model.rpartition('-')[0]}"
+        for file in numbers if file.preset == preset.name
     )  # fmt: skip
     strength = f"{preset.strength.min:g} to {preset.strength.max:g}"
-    cells = preset.name, markdown(preset.description), strength, markdown(said) or NOT_MEASURED
+    cells = preset.name, markdown(preset.description), strength, markdown(claims) or NOT_MEASURED
     return f"| {' | '.join(cells)} |"

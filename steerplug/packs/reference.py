@@ -52,7 +52,7 @@ class Reference:
     sha256: str = ""
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """What messages call it."""
         return self.place if self.kind == "url" else self.text
 

@@ -19,11 +19,11 @@ class Source(Protocol):
     """Something that holds the files of a pack.
 
     Attributes:
-        said: what messages call it.
+        label: what messages call it.
         commit: the commit it stands for; empty where there is none.
     """
 
-    said: str
+    label: str
     commit: str
 
     def top(self) -> list[str]:
@@ -40,8 +40,8 @@ class Source(Protocol):
 class Folder:
     """A folder, of which a stranger may have made every entry."""
 
-    def __init__(self, root: Path, said: str, commit: str = "") -> None:
-        self.root, self.said, self.commit = root, said, commit
+    def __init__(self, root: Path, label: str, commit: str = "") -> None:
+        self.root, self.label, self.commit = root, label, commit
 
     def top(self) -> list[str]:
         """Return the names of the files at its top."""
@@ -49,7 +49,7 @@ class Folder:
             return sorted(entry.name for entry in self.root.iterdir() if not entry.is_dir())
         except OSError as error:
             raise PackError(
-                f"the folder {self.said} cannot be read ({error.strerror}); check the path."
+                f"the folder {self.label} cannot be read ({error.strerror}); check the path."
             ) from None
 
     def read(self, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
@@ -62,13 +62,13 @@ class Folder:
             with self._open(name) as file:
                 content = file.read(limit + 1)
         except FileNotFoundError:
-            raise missing(self.said, name) from None
+            raise missing(self.label, name) from None
         except OSError as error:
             raise PackError(
-                f"{self.said}: `{name}` cannot be read ({error.strerror}); check its permissions."
+                f"{self.label}: `{name}` cannot be read ({error.strerror}); check its permissions."
             ) from None
         if len(content) > limit:
-            raise too_large(self.said, name, limit)
+            raise too_large(self.label, name, limit)
         return content
 
     def _open(self, name: str) -> BinaryIO:
@@ -78,41 +78,42 @@ class Folder:
             path = path / part
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise not_plain(self.said, name)
+                raise not_plain(self.label, name)
         if not stat.S_ISREG(mode):
-            raise not_plain(self.said, name)
+            raise not_plain(self.label, name)
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         return os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
 
 
-def missing(said: str, name: str) -> PackError:
+def missing(label: str, name: str) -> PackError:
     """Return the error for a file that is not there."""
     if name == LOCK:
         return PackError(
-            f"{said} is not a pack, as it has no pack.lock; its author makes one with "
+            f"{label} is not a pack, as it has no pack.lock; its author makes one with "
             "`steerplug pack`."
         )
-    return PackError(f"{said}: `{printable(name)}` is missing; fetch the pack again.")
+    return PackError(f"{label}: `{printable(name)}` is missing; fetch the pack again.")
 
 
-def not_plain(said: str, name: str) -> PackError:
+def not_plain(label: str, name: str) -> PackError:
     """Return the error for a link, a device or a folder where a file should be."""
     return PackError(
-        f"{said}: `{printable(name)}` is a link or no plain file; do not use this pack."
+        f"{label}: `{printable(name)}` is a link or no plain file; do not use this pack."
     )
 
 
-def too_large(said: str, name: str, limit: int) -> PackError:
+def too_large(label: str, name: str, limit: int) -> PackError:
     """Return the error for a file beyond its limit."""
     size = f"{limit >> 20} MB" if limit >= 2**20 else f"{limit >> 10} kB"
     return PackError(
-        f"{said}: `{printable(name)}` is larger than {size}, the limit there; do not use this pack."
+        f"{label}: `{printable(name)}` is larger than {size}, the limit there; do not use this "
+        "pack."
     )
 
 
-def check_total(said: str, size: int) -> None:
+def check_total(label: str, size: int) -> None:
     """Refuse a pack that is larger than packs may be."""
     if size > MAX_TOTAL:
         raise PackError(
-            f"{said} is larger than {MAX_TOTAL >> 20} MB, the limit of a pack; do not use it."
+            f"{label} is larger than {MAX_TOTAL >> 20} MB, the limit of a pack; do not use it."
         )

@@ -26,7 +26,7 @@ class Change:
 
 def changes(old: Preset, new: Preset) -> list[Change]:
     """Return how `new` differs from `old`, in the order of the format's keys."""
-    before, after = (one.model_dump(mode="json", by_alias=True) for one in (old, new))
+    before, after = (preset.model_dump(mode="json", by_alias=True) for preset in (old, new))
     return list(_changes("", before, after))
 
 
@@ -37,11 +37,11 @@ def _changes(key: str, old: Any, new: Any) -> Iterator[Change]:
         for name in dict.fromkeys([*old, *new]):
             yield from _changes(f"{key}.{name}" if key else name, old.get(name), new.get(name))
     elif isinstance(old, list) and isinstance(new, list):
-        yield from _items(key, [_said(one) for one in old], [_said(one) for one in new])
+        yield from _items(key, [_text(item) for item in old], [_text(item) for item in new])
     elif isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
         yield from _items(key, old.splitlines(), new.splitlines())
     else:
-        yield Change(key, *(None if one is None else _said(one) for one in (old, new)))
+        yield Change(key, *(None if value is None else _text(value) for value in (old, new)))
 
 
 def _items(key: str, old: list[str], new: list[str]) -> Iterator[Change]:
@@ -56,7 +56,7 @@ def _items(key: str, old: list[str], new: list[str]) -> Iterator[Change]:
             )
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
         value = {name: part for name, part in value.items() if part is not None}
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

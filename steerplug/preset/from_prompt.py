@@ -47,11 +47,11 @@ def preset_from_messages(
         if key in fields:
             raise PresetError(f"`{key}` is given, but the prompt is the teacher; leave it out.")
     about: dict[str, object] = {"version": "1.0.0", "description": "Replaces a prompt.", "fit": FIT}
-    said = _teacher(messages, source)
+    data = _teacher(messages, source)
     try:
-        teacher = Teacher.model_validate(said)
+        teacher = Teacher.model_validate(data)
     except ValidationError as error:
-        raise PresetError(explain(error, Teacher, YamlFile(source, said))) from None
+        raise PresetError(explain(error, Teacher, YamlFile(source, data))) from None
     return Preset.from_mapping(
         {"schema": SCHEMA, "name": name, **about, **fields, "teacher": teacher}
     )
@@ -121,7 +121,7 @@ def _part(part: object, where: str) -> str:
     if isinstance(part, str):
         return part
     if isinstance(part, Mapping):
-        said = f"a part of type `{printable(str(part.get('type')))}`"
+        what = f"a part of type `{printable(str(part.get('type')))}`"
     else:
-        said = "no text" if part is None else f"{type(part).__name__} as content"
-    raise PresetError(f"{where} has {said}, but a preset replaces texts only; give it a text.")
+        what = "no text" if part is None else f"{type(part).__name__} as content"
+    raise PresetError(f"{where} has {what}, but a preset replaces texts only; give it a text.")

@@ -101,7 +101,7 @@ class _Reader:
 
     def read(self) -> tuple[Ingredient, ...]:
         sign = self._sign() or 1
-        found = [self._ingredient(sign)]
+        ingredients = [self._ingredient(sign)]
         while self._skip_space():
             operator = self._sign()
             if operator is None:
@@ -110,10 +110,10 @@ class _Reader:
                     if self.text[self.at] == "*"
                     else "`+` or `-` belongs here; quote a path that holds spaces or signs"
                 )
-            if len(found) == MAX_INGREDIENTS:
+            if len(ingredients) == MAX_INGREDIENTS:
                 self._refuse(f"a mix has at most {MAX_INGREDIENTS} ingredients; drop the smallest")
-            found.append(self._ingredient(operator))
-        return tuple(found)
+            ingredients.append(self._ingredient(operator))
+        return tuple(ingredients)
 
     def _skip_space(self) -> bool:
         """Skip white space; say whether anything follows."""

@@ -46,7 +46,7 @@ def read_prompt(content: bytes, source: str) -> list[Message]:
 
 def _chat(text: str, source: str) -> list[Message]:
     try:
-        said = json.loads(text)
+        data = json.loads(text)
     except json.JSONDecodeError as error:
         raise PresetError(
             f"{source}, line {error.lineno}: this begins like a chat in JSON and is not valid "
@@ -55,13 +55,13 @@ def _chat(text: str, source: str) -> list[Message]:
         ) from None
     except (ValueError, RecursionError):  # a number of endless digits, endless brackets
         raise PresetError(f"{source} is no chat in JSON; give a list of messages.") from None
-    tools = [key for key in ("tools", "functions") if isinstance(said, dict) and said.get(key)]
+    tools = [key for key in ("tools", "functions") if isinstance(data, dict) and data.get(key)]
     if tools:
         raise PresetError(
             f"{source} offers `{tools[0]}`, which a preset cannot replace; keep the messages only."
         )
-    messages = said.get("messages") if isinstance(said, dict) else said
-    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+    messages = data.get("messages") if isinstance(data, dict) else data
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise PresetError(
             f'{source} is no chat; write [{{"role": "system", "content": "..."}}, ...], or an '
             "object with such a list as `messages`."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steerplug.build import Built, chat_template_hash
+from steerplug.build import Built
 from steerplug.engine.model import Model
 from steerplug.errors import EngineError, SteeringError
 from steerplug.interchange.reading import read_vectors
@@ -18,7 +18,7 @@ from steerplug.preset import Preset, check_range, check_strength
 from steerplug.preset.mix import Ingredient
 from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
-from steerplug.steering.identity import Identity
+from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.terms import Phase
 from steerplug.steering.value import Mix, Steering, Term
 

@@ -169,34 +169,34 @@ def _arrays(steering: Steering) -> dict[str, Array]:
 
 def _metadata(steering: Steering, identity: Identity) -> Metadata:
     """Return all keys under `steerplug.`, as they are written and as they must be read back."""
-    said: Metadata = {
+    metadata: Metadata = {
         "format": FORMAT,
         "name": steering.name,
         "n_embd": steering.n_embd,
         "n_layer": steering.n_layer,
         "scope": steering.scope,
     }
-    said |= {field.name: getattr(identity, field.name) for field in fields(Identity)}
-    said["fidelity"] = fidelity_json(identity.fidelity)
+    metadata |= {field.name: getattr(identity, field.name) for field in fields(Identity)}
+    metadata["fidelity"] = fidelity_json(identity.fidelity)
     if not _is_control_vector(steering):
         for il, delta in steering.layers.items():
-            said |= {f"blk.{il}.act": delta.act, f"blk.{il}.norm": delta.norm}
-    said["sha256"] = _sha256(said, steering)
-    return {f"steerplug.{key}": value for key, value in said.items()}
+            metadata |= {f"blk.{il}.act": delta.act, f"blk.{il}.norm": delta.norm}
+    metadata["sha256"] = _sha256(metadata, steering)
+    return {f"steerplug.{key}": value for key, value in metadata.items()}
 
 
-def _sha256(said: Metadata, steering: Steering) -> str:
-    text = json.dumps(said, sort_keys=True) + steering.digest
+def _sha256(metadata: Metadata, steering: Steering) -> str:
+    text = json.dumps(metadata, sort_keys=True) + steering.digest
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_fit(own: Metadata, n_embd: int, n_layer: int) -> None:
-    if _said(own, "format", int) != FORMAT:
+    if _claim(own, "format", int) != FORMAT:
         raise SteeringError(
             f"its format is {own['steerplug.format']}, and this steerplug reads format {FORMAT}; "
             "upgrade steerplug, or build the preset again."
         )
-    built_for = _said(own, "n_embd", int), _said(own, "n_layer", int)
+    built_for = _claim(own, "n_embd", int), _claim(own, "n_layer", int)
     if built_for != (n_embd, n_layer):
         raise SteeringError(
             f"it is for a model of (n_embd, n_layer) {built_for}, and this model has "
@@ -206,11 +206,11 @@ def _check_fit(own: Metadata, n_embd: int, n_layer: int) -> None:
 
 def _own(own: Metadata, layers: dict[int, Delta]) -> tuple[Steering, Identity]:
     """Return what a file of steerplug's says, if it says it exactly as it would be written."""
-    name, scope = _said(own, "name", str), _said(own, "scope", str)
-    n_embd, n_layer = _said(own, "n_embd", int), _said(own, "n_layer", int)
+    name, scope = _claim(own, "name", str), _claim(own, "scope", str)
+    n_embd, n_layer = _claim(own, "n_embd", int), _claim(own, "n_layer", int)
     steering = Steering(name, n_embd, n_layer, layers, scope)
-    claims = {f.name: _said(own, f.name, f.type) for f in fields(Identity) if f.type in _KINDS}
-    identity = Identity(**claims, fidelity=_parsed(_said(own, "fidelity", str)))
+    claims = {f.name: _claim(own, f.name, f.type) for f in fields(Identity) if f.type in _KINDS}
+    identity = Identity(**claims, fidelity=_parsed(_claim(own, "fidelity", str)))
     expected = _metadata(steering, identity)
     odd = sorted(key for key in own | expected if own.get(key) != expected.get(key))
     if odd:
@@ -220,7 +220,7 @@ def _own(own: Metadata, layers: dict[int, Delta]) -> tuple[Steering, Identity]:
     return steering, identity
 
 
-def _said(own: Metadata, key: str, kind: Any) -> Any:
+def _claim(own: Metadata, key: str, kind: Any) -> Any:
     value = own.get(f"steerplug.{key}")
     if type(value) is not kind:
         raise SteeringError(f"`steerplug.{key}` is missing or not of type {kind.__name__}; {CURE}.")
@@ -272,8 +272,8 @@ def _delta(il: int, parts: dict[str, Array], own: Metadata) -> Delta:
         W=parts.get("W", none),
         b=parts.get("b", np.zeros(0, np.float32)),
         Z=parts.get("Z", none),
-        act=_said(own, f"blk.{il}.act", str),
-        norm=_said(own, f"blk.{il}.norm", str),
+        act=_claim(own, f"blk.{il}.act", str),
+        norm=_claim(own, f"blk.{il}.norm", str),
     )
 
 

@@ -67,16 +67,16 @@ def check_header(data: bytes) -> None:
 def steering_claims(path: Path) -> dict[str, Any]:
     """Return what a steering file says under `steerplug.`, its fidelity as a mapping."""
     prefix = "steerplug."
-    found = {
+    own = {
         key.removeprefix(prefix): claim.value
         for key, claim in read_claims(path).items()
         if key.startswith(prefix)
     }
     try:
-        fidelity = json.loads(found.get("fidelity", "{}"))
+        fidelity = json.loads(own.get("fidelity", "{}"))
     except (TypeError, ValueError, RecursionError):
         fidelity = {}
-    return {**found, "fidelity": fidelity if isinstance(fidelity, dict) else {}} if found else {}
+    return {**own, "fidelity": fidelity if isinstance(fidelity, dict) else {}} if own else {}
 
 
 def kept_files(preset: str, folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -5,6 +5,7 @@ from and how strongly to use them is here. All fields are claims of the file's a
 checked for size and kind, and `Store` compares them with what was asked for.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -81,6 +82,11 @@ class Identity:
             )
         frozen = json.loads(fidelity_json(self.fidelity))
         object.__setattr__(self, "fidelity", MappingProxyType(frozen))
+
+
+def chat_template_hash(template: str | None) -> str:
+    """Return how a steering file names the chat template it was fitted with."""
+    return hashlib.sha256((template or "").encode()).hexdigest()
 
 
 def check_text(what: str, text: str) -> None:

@@ -220,9 +220,9 @@ class Mix:
                 )
         geometries = {(s.n_embd, s.n_layer): s.name for s in steerings.values()}
         if len(geometries) > 1:
-            said = ", ".join(f"`{name}` {shape}" for shape, name in geometries.items())
+            shapes = ", ".join(f"`{name}` {shape}" for shape, name in geometries.items())
             raise SteeringError(
-                f"steerings of different models do not mix: {said} as (n_embd, n_layer); "
+                f"steerings of different models do not mix: {shapes} as (n_embd, n_layer); "
                 "build all of them for one model."
             )
         terms = tuple(Term(strengths[d], steerings[d]) for d in sorted(strengths) if strengths[d])

@@ -27,8 +27,8 @@ class Figures:
 
     def cells(self) -> tuple[str, str, str]:
         """Return gap closed, checks kept and prompt tokens saved; what is claimed says so."""
-        found = (figure(self.fidelity) for figure in (gap_closed, checks_kept, tokens_saved))
-        gap, checks, tokens = map(self._marked, found)
+        texts = (figure(self.fidelity) for figure in (gap_closed, checks_kept, tokens_saved))
+        gap, checks, tokens = map(self._marked, texts)
         return gap, checks, tokens
 
     def _marked(self, figure: str) -> str:

@@ -72,20 +72,20 @@ def newest_figures(
     """
 
     def kept(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-        found = kept_files(name, [folder])
-        return [(path, said) for path, said in found if said.get("preset_digest") == digest]
+        files = kept_files(name, [folder])
+        return [(path, claims) for path, claims in files if claims.get("preset_digest") == digest]
 
     built = kept(cache_folder())
-    brought = [(path, said, pack) for folder, pack in came_with for path, said in kept(folder)]
-    here = [(path.stat().st_mtime, _said(said, "")) for path, said in built]
-    here += [one for _, said in built for one in _reports(said)]
-    here += [one for _, said, _ in brought for one in _reports(said)]
+    brought = [(path, claims, pack) for folder, pack in came_with for path, claims in kept(folder)]
+    here = [(path.stat().st_mtime, _claimed(claims, "")) for path, claims in built]
+    here += [figures for _, claims in built for figures in _reports(claims)]
+    here += [figures for _, claims, _ in brought for figures in _reports(claims)]
     if here:
-        return max(here, key=lambda one: one[0])[1]
-    return next((_said(said, pack) for _, said, pack in brought), None)
+        return max(here, key=lambda figures: figures[0])[1]
+    return next((_claimed(claims, pack) for _, claims, pack in brought), None)
 
 
-def _said(claims: Mapping[str, Any], pack: str) -> Figures:
+def _claimed(claims: Mapping[str, Any], pack: str) -> Figures:
     return Figures(str(claims.get("model")), claims["fidelity"], pack)
 
 
@@ -101,17 +101,17 @@ def _reports(claims: Mapping[str, Any]) -> list[tuple[float, Figures]]:
 
 def _file(claims: Mapping[str, Any]) -> Path | None:
     """Return where reports on a steering file are kept, if it says what it is."""
-    said = claims.get("sha256")
-    if not isinstance(said, str) or not _SHA256.fullmatch(said):
+    digest = claims.get("sha256")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
         return None
-    return cache_folder() / "measured" / f"{said}.json"
+    return cache_folder() / "measured" / f"{digest}.json"
 
 
 def _read(kept: Path) -> Reports:
     try:
-        found = json.loads(kept.read_bytes())
+        reports = json.loads(kept.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(reports, dict):
         return {}
-    return {model: report for model, report in found.items() if isinstance(report, dict)}
+    return {model: report for model, report in reports.items() if isinstance(report, dict)}

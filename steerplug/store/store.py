@@ -181,8 +181,8 @@ class Store:
 
     def _verify(self, path: Path, steering: Steering, identity: Identity) -> None:
         try:
-            read, said = read_steering(path, n_embd=steering.n_embd, n_layer=steering.n_layer)
+            read, own = read_steering(path, n_embd=steering.n_embd, n_layer=steering.n_layer)
         except SteeringError as error:
             raise StoreError(f"what was written did not survive: {error}") from None
-        if (read.digest, read.name, said) != (steering.digest, steering.name, identity):
+        if (read.digest, read.name, own) != (steering.digest, steering.name, identity):
             raise StoreError(f"{path} holds other numbers than were written; check the disk.")

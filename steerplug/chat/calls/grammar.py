@@ -150,9 +150,9 @@ def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
 
 def _head(form: Form, vocab: Vocab) -> str:
     """Return the rule of any text up to the end of the opening mark."""
-    said = _say(form.opening, form, vocab)
-    if said.startswith("<"):
-        return f"head: {said}"
+    opening = _say(form.opening, form, vocab)
+    if opening.startswith("<"):
+        return f"head: {opening}"
     mark = re.escape(form.opening).replace("\\\n", r"\n").replace("/", r"\/").replace("<", r"\x3c")
     return f"head[lazy]: /(?s:.*){mark}/"
 

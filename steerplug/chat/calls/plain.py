@@ -37,8 +37,8 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Tool], form: Form) -
     example = written([ToolCall("ID", "NAME", "{...}")], form)
     text = _SYSTEM.format(tools=lines, example=example)
     if messages and messages[0]["role"] == "system":
-        said = f"{messages[0]['content']}\n\n{text}".strip()
-        return [{**messages[0], "content": said}, *messages[1:]]
+        content = f"{messages[0]['content']}\n\n{text}".strip()
+        return [{**messages[0], "content": content}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
 
 
@@ -51,10 +51,10 @@ def _as_text(message: Message, form: Form) -> Message:
     calls = message.get("tool_calls")
     if not calls:
         return message
-    said = message["content"]
-    line_end = "\n" if said and not said.endswith("\n") else ""
+    content = message["content"]
+    line_end = "\n" if content and not content.endswith("\n") else ""
     plain = {key: value for key, value in message.items() if key != "tool_calls"}
-    return {**plain, "content": f"{said}{line_end}{written(calls, form)}"}
+    return {**plain, "content": f"{content}{line_end}{written(calls, form)}"}
 
 
 def with_results_as_turns(messages: Sequence[Message]) -> list[Message]:

@@ -105,8 +105,8 @@ def _read(text: str, plain: str, is_end: Callable[[str], bool]) -> Form | None:
 
     def ends(text: str, marks: Sequence[str] = after) -> int:
         """Return where a mark ends the turn, or -1."""
-        found = (m.start() for m in MARK.finditer(text) if m[0] in marks or is_end(m[0]))
-        return next(found, -1)
+        places = (m.start() for m in MARK.finditer(text) if m[0] in marks or is_end(m[0]))
+        return next(places, -1)
 
     def turn(rest: str) -> str:
         n = ends(rest)

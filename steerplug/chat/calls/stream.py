@@ -115,7 +115,7 @@ class CallStream:
             arguments += part
             if part:
                 yield CallPiece(index, part)
-            if end.found:
+            if end.reached:
                 return arguments
             yield None
 
@@ -131,7 +131,7 @@ class _JsonEnd:
     """Finds where a JSON object ends, in the parts it comes in."""
 
     def __init__(self) -> None:
-        self.found = False
+        self.reached = False
         self._depth, self._in_string, self._escaped = 0, False, False
 
     def find(self, part: str) -> int:
@@ -147,6 +147,6 @@ class _JsonEnd:
             elif letter in "}]":
                 self._depth -= 1
                 if self._depth == 0:
-                    self.found = True
+                    self.reached = True
                     return i + 1
         return len(part)

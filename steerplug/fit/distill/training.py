@@ -88,15 +88,15 @@ def sizes(
     student: Student, exercises: Sequence[Exercise], layers: Sequence[int]
 ) -> dict[int, float]:
     """Return for each of the blocks the median over bare rows of sqrt(mean(h^2))."""
-    found: dict[int, float] = {}
+    medians: dict[int, float] = {}
     batch = [exercise.bare for exercise in exercises[:_LARGE_BATCH]]
 
     def measure(il: int, h: torch.Tensor) -> None:
-        found[il] = float(rows_of(h, batch).float().pow(2).mean(-1).sqrt().median())
+        medians[il] = float(rows_of(h, batch).float().pow(2).mean(-1).sqrt().median())
 
     with torch.no_grad():
         student.hidden(batch, measure)
-    return {il: found[il] for il in layers}
+    return {il: medians[il] for il in layers}
 
 
 def train(
@@ -141,7 +141,7 @@ def _batches(exercises: Sequence[Exercise], random: torch.Generator) -> list[lis
     order = [exercises[i] for i in torch.randperm(len(exercises), generator=random).tolist()]
     batches = []
     for begin in range(0, len(order), _SORTED):
-        some = sorted(order[begin : begin + _SORTED], key=lambda one: len(one.bare.tokens))
+        some = sorted(order[begin : begin + _SORTED], key=lambda each: len(each.bare.tokens))
         batches += [some[i : i + BATCH] for i in range(0, len(some), BATCH)]
     return [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
 
@@ -200,17 +200,17 @@ def _states(
     student: Student, batch: Sequence[Passage], watched: Deltas, deltas: Deltas | None = None
 ) -> dict[int, torch.Tensor]:
     """Return the rows as they leave the watched blocks, (n_rows, n_embd) each, in float32."""
-    found: dict[int, torch.Tensor] = {}
+    states: dict[int, torch.Tensor] = {}
 
     def edit(il: int, h: torch.Tensor) -> torch.Tensor | None:
         if il not in watched.place:
             return None
         h = h if deltas is None else h + deltas(il, h)
-        found[il] = rows_of(h, batch).float()
+        states[il] = rows_of(h, batch).float()
         return h
 
     student.hidden(batch, edit)
-    return found
+    return states
 
 
 def _steer(deltas: Deltas) -> Edit:

@@ -33,8 +33,8 @@ def read_weights(model: Model) -> tuple[Any, torch.device]:
         module = _dequantised(model)
         return module.to(device, _fastest_type(device)), device
     except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-        said = str(error).splitlines()
-        reason = said[0][:120] if said else type(error).__name__
+        lines = str(error).splitlines()
+        reason = lines[0][:120] if lines else type(error).__name__
         raise FitError(
             f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
             f"({reason}); write `method: chain`, which needs llama.cpp alone."
@@ -98,8 +98,8 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
     names = ("GGUFReader", "get_tensor_name_map")
     before = {name: getattr(gguf, name) for name in names}
 
-    def read(*said: Any) -> Any:
-        reader = before["GGUFReader"](*said)
+    def read(*arguments: Any) -> Any:
+        reader = before["GGUFReader"](*arguments)
         for other in others:
             reader.tensors += before["GGUFReader"](other).tensors
         return reader

@@ -1,0 +1,161 @@
+"""From a preset and a model to steering: each method's way, which `preset.methods` lists.
+
+    teacher   ask it, then   psr, const   train
+                             chain        fit block by block
+                             mean, pca    take the difference of activations, choose where it goes
+    contrast                 mean, pca, actadd   the same, of its texts
+
+What comes of it is not measured here; see `evaluate.report`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine.constraint import ANY_JSON
+from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
+from steerplug.engine.reader import Reader
+from steerplug.engine.requantised import quick
+from steerplug.errors import FitError
+from steerplug.fit import activations, difference, measure
+from steerplug.fit.activations import Activations
+from steerplug.fit.chain import Chain, fit_chain
+from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
+from steerplug.fit.difference import Directions
+from steerplug.fit.distill import check_installed, distill
+from steerplug.fit.measure import Probe
+from steerplug.fit.progress import Report
+from steerplug.fit.questions import SWEPT, for_choosing, to_fit
+from steerplug.fit.teacher import Lesson, teach
+from steerplug.preset import Preset
+from steerplug.preset.methods import METHODS
+from steerplug.steering.value import Steering
+
+_LOOKED_AT = 4
+_CHAIN_STEP = 4
+
+
+def fit_teacher(
+    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+) -> Steering:
+    """Return what brings the bare chat to the one with the preset's teacher.
+
+    Args:
+        preset: one with a teacher.
+        engine: the model, to ask.
+        cells: of another context on it, to read.
+        kept: what an earlier fit had done; new steps are put in.
+        report: told how far the work is.
+
+    Raises:
+        FitError: the method cannot be used here, or there is nothing to learn.
+    """
+    if METHODS[preset.fit.method].needs_torch:
+        check_installed(preset.name, preset.fit.method)
+    with quick(engine, cells) as (asked, reader):
+        return _imitation(preset, engine.model, asked, reader, kept, report)
+
+
+def fit_contrast(
+    preset: Preset, engine: Engine, cells: Reader, report: Report
+) -> tuple[Steering, Choice]:
+    """Return the difference between the contrast's texts, and the choice whose score is its dial.
+
+    Args:
+        preset: one with a contrast.
+        engine: the model, to ask.
+        cells: of another context on it, to read.
+        report: told how far the work is.
+
+    Raises:
+        FitError: it garbles this model wherever it is added.
+    """
+    assert preset.contrast is not None
+    pairs, blocks = preset.contrast.pairs, _blocks(preset, engine.model)
+    if preset.fit.method == "actadd":
+        directions = difference.actadd(cells, pairs[0], blocks)
+    else:
+        directions = _directions(preset, activations.of_texts(cells, pairs, blocks, report))
+    probed = measure.probes(engine, cells, pairs, report)
+    return _chosen(preset, engine.model, directions, _by_dial(cells, probed, report))
+
+
+def _imitation(
+    preset: Preset, model: Model, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+) -> Steering:
+    """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
+    assert preset.teacher is not None
+    fit, blocks = preset.fit, _blocks(preset, model)
+    ask = partial(
+        teach, engine, ChatTemplate.of(model), preset.teacher,
+        schema=ANY_JSON if preset.format else None, report=report,
+    )  # fmt: skip
+    questions = to_fit(preset, METHODS[fit.method].n_questions)
+    lessons = ask(questions, seed=fit.seed, known=kept.replies)
+    some = lessons[:: -(-len(lessons) // _LOOKED_AT)]
+    measure.gaps_closed(cells, some, [])  # refuses where there is nothing to learn
+    if fit.method == "psr" or fit.method == "const":
+        return distill(
+            preset.name, model, lessons, blocks,
+            method=fit.method, scope=preset.scope, seed=fit.seed, report=report,
+        )  # fmt: skip
+    if fit.method == "chain":
+        blocks = blocks[::-_CHAIN_STEP][::-1] if fit.layers == "auto" else blocks
+        chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
+        return fit_chain(chain, cells, lessons, blocks, known=kept.deltas, report=report)
+    unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
+    directions = _directions(preset, activations.of_lessons(cells, lessons, blocks, report))
+    return _chosen(preset, model, directions, _by_gap(cells, unused, report))[0]
+
+
+def _blocks(preset: Preset, model: Model) -> list[int]:
+    """Return the blocks worth capturing: the preset's, or all but the first and the last."""
+    n_layer = model.n_layer
+    if preset.fit.layers == "auto":
+        return list(range(1, max(n_layer - 1, 2)))
+    beyond = [il for il in preset.fit.layers if il >= n_layer]
+    if beyond:
+        raise FitError(
+            f"`{preset.name}` asks for block {beyond[0]}, but {model.name} has blocks 0 to "
+            f"{n_layer - 1}; write `layers: auto` or blocks within that range."
+        )
+    return list(preset.fit.layers)
+
+
+def _directions(preset: Preset, rows: Activations) -> Directions:
+    return difference.mean(rows) if preset.fit.method == "mean" else difference.pca(rows)
+
+
+def _chosen(
+    preset: Preset, model: Model, directions: Directions, score: Score
+) -> tuple[Steering, Choice]:
+    """Return the best of the directions, and how it was chosen."""
+    candidates = Candidates(preset.name, model.n_embd, model.n_layer, preset.scope, directions)
+    choice = choose(candidates, score, preset.fit.layers, preset.fit.coefficient)
+    return candidates.steering(choice.layers, choice.coefficient), choice
+
+
+def _by_gap(cells: Reader, lessons: Sequence[Lesson], report: Report) -> Score:
+    """Prefer what closes most of the gap to the prompted model."""
+
+    def score(steerings: Sequence[Steering]) -> Sequence[float]:
+        mixes = [1.0 * steering for steering in steerings]
+        return [float(gap) for gap in measure.gaps_closed(cells, lessons, mixes, report)]
+
+    return score
+
+
+def _by_dial(cells: Reader, probed: Sequence[Probe], report: Report) -> Score:
+    """Prefer what makes the best dial, and refuse what garbles."""
+
+    def score(steerings: Sequence[Steering]) -> Sequence[float]:
+        scores = []
+        for i, steering in enumerate(steerings):
+            report("measuring blocks", i, len(steerings))
+            dial, damage = measure.dial_and_damage(cells, probed, steering)
+            scores.append(dial if damage <= MAX_DAMAGE else float("-inf"))
+        return scores
+
+    return score
