@@ -7,11 +7,10 @@ with a receipt of what was applied.
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from steerplug.build import Built, build_preset
 from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
@@ -19,66 +18,23 @@ from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.messages import Said, to_messages
 from steerplug.chat.promise import Promise
 from steerplug.chat.template import ChatTemplate, check_messages
-from steerplug.chat.tool import AUTO, NONE, CallPiece, Tools
+from steerplug.chat.tool import AUTO, NONE
 from steerplug.engine import fork
-from steerplug.engine.constraint import ANY_JSON, Grammar
-from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.constraint import ANY_JSON
+from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.sampling import Sampling
-from steerplug.engine.scope import Phase, Prompt
+from steerplug.engine.scope import Prompt
 from steerplug.engine.sizes import N_CTX, N_SEQ
-from steerplug.errors import EngineError, RequestError
+from steerplug.errors import RequestError
 from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
 from steerplug.preset import Origin, Preset
-from steerplug.session.receipt import AppliedPreset, Receipt, Reply, Scored, Usage
+from steerplug.session.receipt import AppliedPreset, Reply, Scored
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
+from steerplug.session.settings import Settings, Text
+from steerplug.session.task import Event, Task
 from steerplug.steering.value import Mix
 from steerplug.store.store import Store
-
-Text = str | Sequence[int]
-"""A text without a chat template, or its tokens."""
-
-Event = Piece | CallPiece | Reply
-"""What a reply is streamed as: pieces of text, parts of tool calls, and the whole at the end."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to generate, besides steering.
-
-    Args:
-        sampling: how tokens are drawn.
-        stop: strings that end the reply; an empty one ends nothing.
-        max_tokens: most tokens to generate; None or -1: as many as the context holds; 0, where a
-            text is gone on with: none, it is read and that is all.
-        format: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
-        tools: what the reply may call.
-        unsteered: phases that steering leaves out, besides those that the presets leave out.
-        logprobs: how many of the likeliest tokens each piece tells; None: no probabilities.
-        timeout: seconds after which the reply is given up; None: never.
-        partition: replies use each other's cached prompts only where this is the same.
-        continue_final_message: go on with the last message of a chat, the assistant's; the reply's
-            text is what follows it.
-        chat_template_kwargs: what else the chat template is given, such as `enable_thinking`.
-        parse_special: read control tokens such as `<|im_end|>` in what people wrote as well as in
-            what the chat template writes, or in a text to be continued.
-        tells_end: whether the token that ends a reply is told as well, in a piece without text.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    stop: tuple[str, ...] = ()
-    max_tokens: int | None = None
-    format: Grammar | None = None
-    tools: Tools = field(default_factory=Tools)
-    unsteered: frozenset[Phase] = frozenset()
-    logprobs: int | None = None
-    timeout: float | None = None
-    partition: str = ""
-    continue_final_message: bool = False
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    parse_special: bool = False
-    tells_end: bool = False
 
 
 class Session:
@@ -174,7 +130,7 @@ class Session:
         So steering of scope `response` acts on it from its first token on.
         """
         task = self._score_task(text, steering, settings)
-        return _scored(text, task, _last(self._events(task, True)))
+        return task.scored(text, _last(self._events(task, True)))
 
     # The same on an event loop
 
@@ -222,11 +178,11 @@ class Session:
     ) -> Scored:
         """Return how likely each token of `text` is; see `score`."""
         task = await asyncio.to_thread(self._score_task, text, steering, settings)
-        return _scored(text, task, await _alast(self._aevents(task, True)))
+        return task.scored(text, await _alast(self._aevents(task, True)))
 
     def _chat_task(
         self, messages: Said, steering: SteeringWords, settings: Settings | None
-    ) -> "_Task":
+    ) -> Task:
         settings = settings or Settings()
         check_tools(settings.tools)
         tools = usable(settings.tools)
@@ -248,7 +204,7 @@ class Session:
 
     def _completion_task(
         self, text: Text, steering: SteeringWords, settings: Settings | None
-    ) -> "_Task":
+    ) -> Task:
         if not text:
             raise RequestError("the prompt is empty; send at least one word.")
         settings = settings or Settings()
@@ -275,7 +231,7 @@ class Session:
 
     def _score_task(
         self, text: Text, steering: SteeringWords, settings: Settings | None
-    ) -> "_Task":
+    ) -> Task:
         asked = self._completion_task(text, steering, settings)
         prompt = asked.request.prompt
         own = ((int(prompt.has_bos), len(prompt.tokens)),)
@@ -283,12 +239,12 @@ class Session:
             asked.request, prompt=replace(prompt, responses=own), max_tokens=0, scored=True,
             grammar=None, logprobs=asked.request.logprobs or 0,
         )  # fmt: skip
-        return _Task(request, asked.ingredients, None, Promise())
+        return Task(request, asked.ingredients, None, Promise())
 
     def _task(
         self, prompt: Prompt, steering: Resolved, settings: Settings,
         *, has_calls: bool = False, begun: str = "",
-    ) -> "_Task":  # fmt: skip
+    ) -> Task:  # fmt: skip
         mix, ingredients = steering.mix, steering.ingredients
         grammar = settings.format
         if grammar is None and any(ingredient.format == "json" for ingredient in ingredients):
@@ -310,16 +266,16 @@ class Session:
             tells_end=settings.tells_end,
         )  # fmt: skip
         self.engine.check(request)
-        return _Task(request, ingredients, reading, Promise(settings.format, tools, begun))
+        return Task(request, ingredients, reading, Promise(settings.format, tools, begun))
 
-    def _events(self, task: "_Task", whole: bool) -> Iterator[Event]:
+    def _events(self, task: Task, whole: bool) -> Iterator[Event]:
         with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
             for piece in pieces:
                 yield from task.take(piece)
         yield from task.finish()
         yield task.reply()
 
-    async def _aevents(self, task: "_Task", whole: bool) -> AsyncGenerator[Event, None]:
+    async def _aevents(self, task: Task, whole: bool) -> AsyncGenerator[Event, None]:
         pieces_of = self.engine.agenerate(task.request, task.progress, whole=whole)
         async with aclosing(pieces_of) as pieces:
             async for piece in pieces:
@@ -361,80 +317,6 @@ class Session:
         self.model.close()
 
 
-class _Task:
-    """One reply in the making: what was asked for, and what has come so far."""
-
-    def __init__(
-        self, request: Request, ingredients: tuple[AppliedPreset, ...], calls: CallStream | None,
-        promise: Promise,
-    ) -> None:  # fmt: skip
-        self.request, self.ingredients, self._promise = request, ingredients, promise
-        self._calls = calls
-        self.progress = Progress()
-        self._text: list[str] = []
-
-    def take(self, piece: Piece) -> Iterator[Piece | CallPiece]:
-        """Note a piece, and hand on its text and parts of calls."""
-        if self._calls is None:
-            self._text.append(piece.text)
-            yield piece
-            return
-        parts = list(self._calls.feed(piece.text, piece.in_call))
-        text = "".join(part for part in parts if isinstance(part, str))
-        if text or not piece.in_call:
-            self._text.append(text)
-            yield piece._replace(text=text)
-        for part in parts:
-            if isinstance(part, CallPiece):
-                yield part
-
-    def finish(self) -> Iterator[Piece]:
-        """Hand on the text that could have been the beginning of a call."""
-        if self._calls and (text := self._calls.finish()):
-            self._text.append(text)
-            yield Piece(text, None, 0.0)
-
-    def reply(self) -> Reply:
-        """Return the finished reply.
-
-        Raises:
-            EngineError: steering was asked for and did not happen.
-            RequestError: it ended in the midst of a call, or breaks what was asked for.
-        """
-        mix, progress = self.request.mix, self.progress
-        if mix and not (progress.n_steered or progress.left_out):
-            raise EngineError(
-                "steering was asked for and acted on no token; run `steerplug doctor -m MODEL`."
-            )
-        if self._calls and self._calls.unfinished is not None:
-            raise RequestError(
-                f"the call of `{self._calls.unfinished}` is not whole after "
-                f"{progress.n_generated} tokens, where the room for the reply ends; raise "
-                "max_tokens, or open the model with a larger n_ctx."
-            )
-        receipt = Receipt(
-            self.ingredients if mix else (),
-            mix.digest if mix else "",
-            progress.n_steered,
-            progress.moved / progress.n_moved if progress.n_moved else 0.0,
-        )
-        calls, reason = self._calls.calls if self._calls else (), progress.finish_reason or "stop"
-        if calls and not (reason == "length" and progress.cut_short):
-            reason = "tool_calls"
-        text = "".join(self._text)
-        self._promise.check(text, calls)
-        return Reply(
-            text,
-            reason,
-            Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
-            receipt,
-            progress.seed or 0,
-            progress.seconds,
-            progress.seconds_to_first,
-            calls,
-        )
-
-
 def _last(events: Iterator[Event]) -> Reply:
     *_, reply = events
     assert isinstance(reply, Reply)
@@ -446,11 +328,3 @@ async def _alast(events: AsyncGenerator[Event, None]) -> Reply:
         *_, reply = [event async for event in events]
     assert isinstance(reply, Reply)
     return reply
-
-
-def _scored(text: Text, task: _Task, reply: Reply) -> Scored:
-    """Return what was found of the tokens of a text; a BOS that was added is none of them."""
-    prompt = task.request.prompt
-    n_added = int(isinstance(text, str) and prompt.has_bos)
-    scores = task.progress.scores[n_added + 1 :]
-    return Scored(prompt.tokens[n_added:], (None, *scores), reply)
