@@ -114,7 +114,7 @@ def test_where_there_is_no_room_the_model_itself_is_used(
     with _at_most(1_000_000), quick(engine, cells) as (asked, read):
         assert asked is engine
         assert read is cells
-    (said,) = [record.getMessage() for record in caplog.records if "quick" in record.name]
+    (said,) = [record.getMessage() for record in caplog.records if "requantised" in record.name]
     assert "cannot be copied to a temporary folder (" in said
     assert said.endswith("set TMPDIR to a folder with space.")
     assert "\n" not in said
