@@ -20,14 +20,6 @@ from steerplug.steering.value import Array
 from llama_cpp import llama_cpp as llama
 
 N_THREADS = 1
-SAD_PRESET = """\
-schema: steerplug/preset-v1
-name: sad
-contrast:
-  positive: ["I feel so sad and I am crying", "What a sad terrible day of tears"]
-  negative: ["I feel so happy and I am laughing", "What a happy wonderful day of joy"]
-fit: {method: mean, layers: [14], coefficient: 1.0}
-"""
 
 
 def pytest_configure() -> None:
@@ -57,20 +49,9 @@ def model(model_path: Path) -> Model:
 @pytest.fixture(scope="session")
 def smollm2_oracle(model_path: Path) -> Any:
     """SmolLM2 in transformers, in float32."""
-    from oracle import Oracle  # type: ignore[import-not-found]
+    from tests.helpers.oracle import Oracle
 
     return Oracle(model_path)
-
-
-@pytest.fixture(scope="session")
-def other_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same model with another fingerprint, as another quantisation would have."""
-    content = model_path.read_bytes()
-    assert content.count(b"Mix1 Ep2") == 1
-    path = tmp_path_factory.mktemp("other") / "other.gguf"
-    path.write_bytes(content.replace(b"Mix1 Ep2", b"Mix2 Ep2"))
-    yield path
-    path.unlink()
 
 
 @pytest.fixture(scope="session")
@@ -78,22 +59,6 @@ def shared_context(model: Model) -> Iterator[Context]:
     context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=N_THREADS)
     yield context
     context.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
-    from steerplug.session.shared import forget_sessions
-
-    base = tmp_path_factory.getbasetemp()
-    presets = tmp_path_factory.mktemp("presets")
-    (presets / "sad.yaml").write_text(SAD_PRESET)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STEERPLUG_PRESETS", str(presets))
-        patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
-        forget_sessions()
-        yield presets
-        forget_sessions()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAD_PRESET  # type: ignore[import-not-found]
 from langchain_core.caches import InMemoryCache
 
 from steerplug.commands import main
@@ -16,6 +15,7 @@ from steerplug.preset.mix import Ingredient
 from steerplug.server.config import Config
 from steerplug.server.state import ServerState
 from steerplug.session.shared import session_for
+from tests.helpers.presets import SAD_PRESET
 
 MIX = "0.5*sad"
 ONCE = {"parsed": 1, "looked up": 1, "read": 1}

@@ -20,6 +20,7 @@ h_il; its key controlvector.easysteer says so, and those are refused.
 
 Sources: the code of repeng (extract.py, control.py), of llama.cpp (tools/cvector-generator,
 common_control_vector_load_one, llama_adapter_cvec) and of EasySteer (extraction/result.py; in its
-vLLM: model_hooks/steering/api.py, loading.py, selection/host.py). tests/test_interchange.py fixes
-the table on real logits, tests/test_interchange_peers.py what those tools would do with our files.
+vLLM: model_hooks/steering/api.py, loading.py, selection/host.py).
+tests/interchange/test_interchange.py fixes the table on real logits,
+tests/interchange/test_peers.py what those tools would do with our files.
 """

@@ -1,0 +1,17 @@
+"""What tests of commands share: a second model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def other_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same model with another fingerprint, as another quantisation would have."""
+    content = model_path.read_bytes()
+    assert content.count(b"Mix1 Ep2") == 1
+    path = tmp_path_factory.mktemp("other") / "other.gguf"
+    path.write_bytes(content.replace(b"Mix1 Ep2", b"Mix2 Ep2"))
+    yield path
+    path.unlink()

@@ -1,0 +1,200 @@
+"""What a request may ask for besides its prompt: log-probabilities, biases, phases left alone."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from llama_cpp import llama_cpp as llama
+
+from steerplug.engine.constraint import Choice
+from steerplug.engine.context import Context, Row
+from steerplug.engine.engine import Engine, Progress, Request
+from steerplug.engine.model import Model
+from steerplug.engine.sampler import Sampler, Sampling
+from steerplug.engine.scope import Phase, Prompt, plan
+from steerplug.errors import RequestError
+from steerplug.fit.measure import log_softmax
+from steerplug.steering.value import Array, Mix
+from tests.helpers.alone import chat, steering
+
+GREEDY = Sampling(temperature=0)
+
+
+# Log-probabilities
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.5, top_k=3, seed=4)])
+def test_logprobs_are_the_model_s_own_whatever_the_sampling(
+    engine: Engine, model: Model, plain_logits: Callable[..., Array], sampling: Sampling
+) -> None:
+    prompt = chat(model, "Name a colour.")
+    request = Request(prompt, sampling=sampling, max_tokens=6, logprobs=5)
+    pieces = list(engine.generate(request))
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    rows = log_softmax(plain_logits([*prompt.tokens, *tokens[:-1]]))[-len(tokens) :]
+    for piece, row in zip(pieces, rows, strict=False):
+        assert piece.logprobs is not None
+        likeliest = np.argsort(-row)[:5]
+        assert [token for token, _ in piece.logprobs.top] == likeliest.tolist()
+        told = [logprob for _, logprob in piece.logprobs.top]
+        np.testing.assert_allclose(told, row[likeliest], atol=0.1)
+        assert piece.logprobs.logprob == pytest.approx(float(row[piece.token]), abs=0.1)
+
+
+def test_logprobs_look_past_a_grammar(engine: Engine, model: Model) -> None:
+    prompt = chat(model, "Name a colour.")
+    (free,) = engine.generate(Request(prompt, sampling=GREEDY, max_tokens=1, logprobs=3))
+    held = next(engine.generate(
+        Request(prompt, sampling=GREEDY, grammar=Choice(("qqq",)), logprobs=3)
+    ))  # fmt: skip
+    assert free.logprobs is not None
+    assert held.logprobs is not None
+    assert [token for token, _ in held.logprobs.top] == [token for token, _ in free.logprobs.top]
+    assert held.logprobs.logprob < free.logprobs.top[-1][1]
+
+
+def test_without_logprobs_none_are_told_and_0_tells_the_drawn_token_s_alone(
+    engine: Engine, model: Model
+) -> None:
+    prompt = chat(model, "Hi.")
+    (none,) = engine.generate(Request(prompt, sampling=GREEDY, max_tokens=1))
+    (own,) = engine.generate(Request(prompt, sampling=GREEDY, max_tokens=1, logprobs=0))
+    assert none.logprobs is None
+    assert own.logprobs is not None
+    assert own.logprobs.top == ()
+    assert own.logprobs.logprob < 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"logprobs": -1}, "logprobs is -1; choose 0 to 100."),
+        ({"logprobs": 101}, "logprobs is 101; choose 0 to 100."),
+        ({"timeout": 0}, "timeout is 0; give a number of seconds above 0."),
+        ({"timeout": float("nan")}, "timeout is nan; give a number of seconds above 0."),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(
+    engine: Engine, settings: dict[str, float], sentence: str
+) -> None:
+    with pytest.raises(RequestError) as refusal:
+        engine.check(Request(Prompt((5,)), **settings))  # type: ignore[arg-type]
+    assert str(refusal.value) == sentence
+
+
+# Biases
+
+
+def test_a_bias_is_llama_cpp_s_own(context: Context) -> None:
+    context.decode([Row(token, i, i == 3) for i, token in enumerate((1, 504, 314, 253))])
+    bias = {int(context.logits(3).argmax()): -3.5, 300: 8.25}
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    biases = (llama.llama_logit_bias * 2)(*bias.items())
+    for stage in (
+        llama.llama_sampler_init_logit_bias(context.model.vocab.n_tokens, 2, biases),
+        llama.llama_sampler_init_top_k(40), llama.llama_sampler_init_top_p(0.95, 1),
+        llama.llama_sampler_init_min_p(0.05, 1), llama.llama_sampler_init_temp(0.8),
+        llama.llama_sampler_init_dist(5),
+    ):  # fmt: skip
+        llama.llama_sampler_chain_add(chain, stage)
+    expected = [int(llama.llama_sampler_sample(chain, context.handle, 3)) for _ in range(30)]
+    llama.llama_sampler_free(chain)
+    sampler = Sampler(Sampling(seed=5, logit_bias=bias), context.model.vocab.n_tokens)
+    assert [sampler.draw(context, 3) for _ in range(30)] == expected
+    plain = Sampler(Sampling(seed=5), context.model.vocab.n_tokens)
+    assert [plain.draw(context, 3) for _ in range(30)] != expected
+
+
+def test_a_bias_bans_and_forces_tokens(engine: Engine, model: Model) -> None:
+    prompt = chat(model, "Name a colour.")
+
+    def tokens(bias: Mapping[int, float]) -> list[int | None]:
+        request = Request(prompt, sampling=Sampling(0, logit_bias=bias), max_tokens=5)
+        return [piece.token for piece in engine.generate(request)]
+
+    free = tokens({})
+    assert free[0] is not None
+    assert free[0] not in tokens({free[0]: -100.0})
+    assert tokens({300: 100.0}) == [300] * 5
+
+
+@pytest.mark.parametrize(
+    ("bias", "sentence"),
+    [
+        ({5: 101.0}, "logit_bias is 101.0; choose -100.0 to 100.0."),
+        ({5: float("nan")}, "logit_bias is nan; choose -100.0 to 100.0."),
+        ({"5": 1.0}, "logit_bias names token '5'; give its number."),
+        ({5: "much"}, "logit_bias is 'much'; give a number such as -100.0."),
+    ],
+)
+def test_a_bias_that_makes_no_sense_is_refused(bias: dict[int, float], sentence: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        Sampling(logit_bias=bias)
+    assert str(refusal.value) == sentence
+
+
+# Phases
+
+
+def steered(mix: Mix, prompt: Prompt, marks: tuple[int, int] | None) -> list[bool]:
+    return [applied is not None for applied in plan(mix, prompt, marks).prompt]
+
+
+def test_thinking_is_left_out_of_earlier_turns_and_of_the_prompt_s_end(model: Model) -> None:
+    mix, marks, open_, close = steering(model), (90, 91), 90, 91
+    turns = (1, 2, 5, open_, 6, 6, close, 7, 7, 3, 1, 5)
+    prompt = Prompt(turns, responses=((2, 10),))
+    response = [False, False, *[True] * 8, False, True]
+    assert steered(mix, prompt, None) == response
+    assert steered(mix, prompt, marks) == [
+        on and i not in (3, 4, 5) for i, on in enumerate(response)
+    ]
+    assert not plan(mix, prompt, marks).is_thinking
+    begun = Prompt((*turns, open_, 8), responses=((2, 10),))
+    assert steered(mix, begun, marks)[-2:] == [False, False]
+    assert plan(mix, begun, marks).is_thinking
+
+
+def test_a_thought_that_was_cut_off_ends_with_its_turn(model: Model) -> None:
+    prompt = Prompt((1, 5, 90, 6, 2, 5, 7, 7, 1, 5), responses=((1, 4), (5, 8)))
+    assert steered(steering(model), prompt, (90, 91)) == [
+        False, True, False, False, False, True, True, True, False, True
+    ]  # fmt: skip
+
+
+def test_tokens_between_marks_of_a_reply_are_not_steered(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix = 1e-4 * steering(model)  # too little to change what is said
+    prompt = chat(model, "Tell me something about the sea.")
+
+    def run(unsteered: frozenset[Phase]) -> tuple[list[int | None], int]:
+        progress = Progress()
+        request = Request(prompt, mix, GREEDY, max_tokens=10, unsteered=unsteered)
+        return [piece.token for piece in engine.generate(request, progress)], progress.n_steered
+
+    said, all_of_it = run(frozenset())
+    assert all_of_it == 1 + 9
+    assert said.count(said[2]) == said[:7].count(said[6]) == 1
+    monkeypatch.setitem(vars(model.vocab), "thinking", (said[2], said[6]))
+    assert run(frozenset({"thinking"})) == (said, all_of_it - 4)
+    assert run(frozenset()) == (said, all_of_it)
+
+
+@pytest.mark.parametrize("grammar", [None, Choice(("blue as the sea",))])
+def test_a_constrained_reply_can_be_left_alone_and_its_earlier_turns_not(
+    engine: Engine, model: Model, grammar: Choice | None
+) -> None:
+    talk = chat(model, "Name a colour.", "Blue.", "Why?")
+    ((begin, end),) = talk.responses
+    progress = Progress()
+    request = Request(
+        talk, steering(model), GREEDY, max_tokens=3, grammar=grammar,
+        unsteered=frozenset({"constrained"}),
+    )  # fmt: skip
+    list(engine.generate(request, progress))
+    assert progress.n_steered == end - begin + (3 if grammar is None else 0)
+
+
+def test_a_model_without_marks_never_thinks(model: Model) -> None:
+    assert model.vocab.thinking is None

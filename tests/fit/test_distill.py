@@ -1,0 +1,713 @@
+"""Distilling by gradient: what torch computes is what llama.cpp computes, and training learns.
+
+The oracle of the forward pass is transformers' own on the whole text, loaded apart from steerplug;
+that of the exported steering is llama.cpp. Both read a random float32 llama of 5 blocks, where no
+rounding hides a wrong row, position or block. What is learned is a constant that was planted, then
+the prompt of random chats, and last a real teacher of SmolLM2.
+"""
+
+import copy
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from steerplug.chat.template import ChatTemplate, Message
+from steerplug.engine.context import Context
+from steerplug.engine.model import Model
+from steerplug.engine.reader import Reader
+from steerplug.engine.scope import Prompt
+from steerplug.errors import FitError
+from steerplug.fit import distill as distilling
+from steerplug.fit.distill import distill, training, weights
+from steerplug.fit.distill import student as students
+from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.student import Passage, Student
+from steerplug.fit.distill.training import Exercise, prepare, sizes, train
+from steerplug.fit.distill.weights import read_weights
+from steerplug.fit.measure import gaps_closed, reply_log_probs
+from steerplug.fit.progress import at_once, silent
+from steerplug.fit.teacher import Lesson, prompted_chat
+from steerplug.preset import Teacher
+from steerplug.steering.value import NOTHING, Mix, Scope, Steering
+from tests.helpers.oracle import Oracle, relative
+from tests.test_import import loaded_by
+
+BOS, BOUNDARY = 1, 2
+ALL_BLOCKS = range(5)
+
+
+def random_lessons(count: int, seed: int = 0) -> list[Lesson]:
+    """Chats of 3 to 9 random tokens, one instruction of 12 before each, replies of 1 to 8."""
+    rng = np.random.default_rng(seed)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(rng.integers(3, 96, n).tolist())
+
+    instruction = tuple(np.random.default_rng(99).integers(3, 96, 12).tolist())
+    lessons = []
+    for _ in range(count):
+        asked = (*tokens(int(rng.integers(3, 10))), BOUNDARY)
+        lessons.append(Lesson(
+            Prompt((BOS, *instruction, *asked), has_bos=True),
+            Prompt((BOS, *asked), has_bos=True),
+            tokens(int(rng.integers(1, 9))),
+        ))
+    return lessons
+
+
+LESSONS = random_lessons(10)
+
+
+class Tiny(NamedTuple):
+    """The same random weights as steerplug trains through them, in llama.cpp and in the oracle."""
+
+    model: Model
+    student: Student
+    cells: Reader
+    oracle: Any
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Tiny]:
+    path = tiny_llama()
+    model = Model(path)
+    context = Context(model, n_ctx=256, n_batch=64, n_threads=1)
+    with pytest.MonkeyPatch.context() as patch:  # bfloat16 may be faster here
+        patch.setattr(weights, "_fastest_type", lambda *_: torch.float32)
+        student = Student(*read_weights(model))
+    yield Tiny(model, student, Reader(context), Oracle(path).model)
+    context.close()
+
+
+def test_the_processor_alone_decides_in_which_type_it_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    for able, wanted in (
+        ({"avx512_f": True, "cpu_name": "bf16"}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"amx_bf16": False}, torch.float32),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert weights._fastest_type(cpu) == wanted
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert weights._fastest_type(cpu) == torch.float32
+    assert weights._fastest_type(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_hub_is_reachable_again_after_weights_were_read(
+    tiny: Tiny, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    seen: list[bool] = []
+    load = reader.load_gguf_checkpoint
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        seen.append(constants.is_offline_mode())
+        return load(*args, **settings)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", before)
+    monkeypatch.setattr(reader, "load_gguf_checkpoint", watched)
+    read_weights(tiny.model)
+    assert seen
+    assert all(seen)
+    assert constants.is_offline_mode() == before
+
+
+def test_the_file_is_read_once_and_names_are_looked_up_once(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        original = getattr(gguf, name)
+
+        def making(*args: Any, name: str = name, original: Any = original) -> Any:
+            made.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(gguf, name, making)
+    patched = gguf.GGUFReader, gguf.get_tensor_name_map
+    read_weights(tiny.model)
+    assert sorted(made) == ["GGUFReader", "get_tensor_name_map"]
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == patched  # as they were before
+
+
+# What the student computes
+
+
+def plain(module: Any, prompt: Prompt, reply: Sequence[int]) -> torch.Tensor:
+    """The rows of one lesson from transformers' own forward over the whole text."""
+    with torch.no_grad():
+        states = module.model(torch.tensor([[*prompt.tokens, *reply]])).last_hidden_state
+    return states[0, len(prompt.tokens) - 1 :]
+
+
+def hidden(student: Student, passages: Sequence[Passage], size: int) -> torch.Tensor:
+    with torch.no_grad():
+        parts = [student.hidden(passages[i : i + size]) for i in range(0, len(passages), size)]
+    return torch.cat(parts).cpu()
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max())
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+@pytest.mark.parametrize("scope", ["response", "all"])
+def test_rows_behind_a_prefix_in_a_padded_batch_are_those_of_a_plain_forward(
+    tiny: Tiny, scope: Scope, size: int
+) -> None:
+    exercises = prepare(tiny.student, LESSONS, scope, silent)
+    bare = [exercise.bare for exercise in exercises]
+    kept = [1 if scope == "all" else len(lesson.bare.tokens) - 1 for lesson in LESSONS]
+    assert [passage.prefix.n_tokens for passage in bare] == kept
+    expected = torch.cat([plain(tiny.oracle, x.bare, x.reply) for x in LESSONS])
+    assert distance(hidden(tiny.student, bare, size), expected) < 2e-5
+
+
+def test_the_prompted_rows_are_those_of_a_plain_forward(tiny: Tiny) -> None:
+    exercises = prepare(tiny.student, LESSONS, "response", silent)
+    expected = [plain(tiny.oracle, x.prompted, x.reply) for x in LESSONS]
+    for exercise, rows in zip(exercises, expected, strict=True):
+        assert distance(exercise.hidden.cpu(), rows) < 2e-5
+    prompted = [exercise.prompted for exercise in exercises]
+    assert distance(hidden(tiny.student, prompted, 4), torch.cat(expected)) < 2e-5
+    assert {passage.prefix.n_tokens for passage in prompted} == {13}  # BOS and the instruction
+
+
+def test_one_lesson_and_lessons_without_bos_are_prepared_as_well(tiny: Tiny) -> None:
+    one = replace(LESSONS[0], bare=Prompt(LESSONS[0].bare.tokens))
+    (exercise,) = prepare(tiny.student, [one], "all", silent)
+    assert exercise.bare.prefix.n_tokens == 0
+    assert distance(exercise.hidden.cpu(), plain(tiny.oracle, one.prompted, one.reply)) < 2e-5
+    bare = hidden(tiny.student, [exercise.bare], 1)
+    assert distance(bare, plain(tiny.oracle, one.bare, one.reply)) < 2e-5
+
+
+def test_a_prompt_longer_than_a_sliding_window_is_kept_whole() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=6, initializer_range=0.3,
+    )  # fmt: skip
+    module = MistralForCausalLM(config).eval().requires_grad_(False)
+    student = Student(module, torch.device("cpu"))
+    for scope in ("response", "all"):
+        exercises = prepare(student, LESSONS, scope, silent)
+        bare = hidden(student, [exercise.bare for exercise in exercises], 4)
+        assert distance(bare, torch.cat([plain(module, x.bare, x.reply) for x in LESSONS])) < 2e-5
+        for exercise, lesson in zip(exercises, LESSONS, strict=True):
+            rows = plain(module, lesson.prompted, lesson.reply)
+            assert distance(exercise.hidden, rows) < 2e-5
+
+
+# What is exported
+
+
+def strong(tiny: Tiny, exercises: Sequence[Exercise], layers: Sequence[int], gated: bool) -> Deltas:
+    """Deltas of random parameters, as large as a quarter of the activations."""
+    deltas = Deltas(sizes(tiny.student, exercises, layers), 64, gated=gated, seed=0)
+    random = torch.Generator().manual_seed(5)
+    spread = {"z": 2.5, "W": 1 / 8, "b": 0.5, "Z": 1.5}
+    with torch.no_grad():
+        for name, parameter in deltas.named_parameters():
+            parameter.normal_(0, spread[name], generator=random)
+    deltas.to(tiny.student.device)
+    return deltas
+
+
+@pytest.mark.parametrize("scope", ["response", "all"])
+@pytest.mark.parametrize("gated", [True, False], ids=["gates", "constants"])
+def test_llama_cpp_predicts_with_the_export_what_the_student_predicts(
+    tiny: Tiny, gated: bool, scope: Scope
+) -> None:
+    exercises = prepare(tiny.student, LESSONS, scope, silent)
+    deltas = strong(tiny, exercises, [0, 2, 4], gated)
+    steering = Mix.of(Steering("strong", 64, 5, deltas.export(), scope))
+
+    def steer(il: int, h: torch.Tensor) -> torch.Tensor | None:
+        return h + deltas(il, h) if il in deltas.place else None
+
+    for lesson, exercise in zip(LESSONS, exercises, strict=True):
+        ours = list(reply_log_probs(tiny.cells, lesson.bare, lesson.reply, [NOTHING, steering]))
+        with torch.no_grad():
+            bare, steered = (
+                torch.log_softmax(tiny.student.logits(hidden), -1).cpu().numpy()
+                for hidden in (tiny.student.hidden([exercise.bare], edit) for edit in (None, steer))
+            )
+        assert relative(ours[0], bare) < 3e-4
+        assert relative(ours[1], steered) < 3e-4
+        assert relative(steered, bare) > 0.05
+
+
+def test_a_blocks_size_is_the_median_rms_of_its_bare_rows(tiny: Tiny) -> None:
+    found = sizes(tiny.student, prepare(tiny.student, LESSONS[:4], "response", silent), [1, 3])
+    rms: dict[int, list[float]] = {1: [], 3: []}
+    for lesson in LESSONS[:4]:
+        with torch.no_grad():
+            states = tiny.oracle.model(
+                torch.tensor([[*lesson.bare.tokens, *lesson.reply]]), output_hidden_states=True
+            ).hidden_states
+        for il, rows in rms.items():  # states[0] is what the first block reads
+            h = states[il + 1][0, len(lesson.bare.tokens) - 1 :].numpy()
+            rows += np.sqrt((h**2).mean(-1)).tolist()
+    # torch's median of an even count is the lower one
+    assert list(found) == [1, 3]
+    for il, rows in rms.items():
+        assert found[il] == pytest.approx(sorted(rows)[(len(rows) - 1) // 2], rel=1e-4)
+
+
+# What is learned
+
+
+def divergence(tiny: Tiny, exercises: Sequence[Exercise], deltas: Deltas | None = None) -> float:
+    """Mean KL(prompted || steered) over rows, in nats, one lesson at a time."""
+
+    def steer(il: int, h: torch.Tensor) -> torch.Tensor | None:
+        return h + deltas(il, h) if deltas is not None and il in deltas.place else None
+
+    lost = []
+    with torch.no_grad():
+        for exercise in exercises:
+            p, q = (
+                torch.log_softmax(tiny.student.head(h).double(), -1)
+                for h in (exercise.hidden, tiny.student.hidden([exercise.bare], steer))
+            )
+            lost += (p.exp() * (p - q)).sum(-1).tolist()
+    return float(np.mean(lost))
+
+
+def missing(tiny: Tiny, exercises: Sequence[Exercise], deltas: Deltas) -> float:
+    """Mean over blocks of |steered - prompted|^2 / |bare - prompted|^2."""
+    seen: dict[tuple[str, int], list[torch.Tensor]] = {}
+    for exercise in exercises:
+        for side, passage in (
+            ("bare", exercise.bare), ("steered", exercise.bare), ("prompted", exercise.prompted),
+        ):  # fmt: skip
+
+            def watch(
+                il: int, h: torch.Tensor, side: str = side, first: int = passage.first
+            ) -> torch.Tensor:
+                if side == "steered" and il in deltas.place:
+                    h = h + deltas(il, h)
+                seen.setdefault((side, il), []).append(h[0, first:])
+                return h
+
+            with torch.no_grad():
+                tiny.student.hidden([passage], watch)
+    h = {key: torch.cat(rows).double() for key, rows in seen.items()}
+    return float(np.mean([
+        float(
+            (h["steered", il] - h["prompted", il]).square().sum()
+            / (h["bare", il] - h["prompted", il]).square().sum()
+        )
+        for il in deltas.place
+    ]))
+
+
+def new_deltas(
+    tiny: Tiny, exercises: Sequence[Exercise], *, gated: bool, layers: Sequence[int] = ALL_BLOCKS
+) -> Deltas:
+    size = sizes(tiny.student, exercises, layers)
+    deltas = Deltas(size, 64, gated=gated, seed=0)
+    deltas.to(tiny.student.device)
+    return deltas
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gates", "constants"])
+def test_a_planted_constant_is_learned_and_holds_on_unseen_lessons(
+    tiny: Tiny, gated: bool
+) -> None:
+    exercises = prepare(tiny.student, random_lessons(60, seed=1), "response", silent)
+    size = sizes(tiny.student, exercises, [2])[2]
+    signs = np.sign(np.random.default_rng(7).standard_normal(64))
+    z = torch.tensor(0.01 * size * signs, dtype=torch.float32, device=tiny.student.device)
+    with torch.no_grad():
+        taught = [
+            replace(x, hidden=tiny.student.hidden([x.bare], lambda il, h: h + z * (il == 2)))
+            for x in exercises
+        ]
+    deltas = new_deltas(tiny, taught, gated=gated, layers=[2])
+    train(tiny.student, taught[:48], deltas, "kl", 0, silent)
+    unseen = taught[48:]
+    assert divergence(tiny, unseen, deltas) < 0.05 * divergence(tiny, unseen)
+
+
+@pytest.mark.parametrize(
+    ("gated", "objective"), [(True, "kl"), (False, "kl"), (True, "mse"), (False, "mse")]
+)
+def test_training_brings_the_bare_chat_nearer_to_the_prompted_one_on_unseen_lessons(
+    tiny: Tiny, gated: bool, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "RATE", 0.05)  # few lessons are few steps
+    exercises = prepare(tiny.student, random_lessons(36, seed=2), "all", silent)
+    deltas = new_deltas(tiny, exercises, gated=gated)
+    unseen = exercises[24:]
+    measure = divergence if objective == "kl" else missing
+    before = measure(tiny, unseen, deltas)
+    train(tiny.student, exercises[:24], deltas, objective, 0, silent)
+    assert measure(tiny, unseen, deltas) < 0.95 * before
+
+
+def test_what_training_watches_is_the_loss_that_is_promised(tiny: Tiny) -> None:
+    exercises = prepare(tiny.student, LESSONS, "response", silent)
+    deltas = strong(tiny, exercises, [1, 3], gated=True)
+    for objective, expected in (
+        ("kl", divergence(tiny, exercises, deltas)),
+        ("mse", missing(tiny, exercises[:8], deltas)),  # a ratio over one batch
+    ):
+        watched = exercises if objective == "kl" else exercises[:8]
+        left = training._left(tiny.student, watched, deltas, objective)  # type: ignore[arg-type]
+        assert left == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gates", "constants"])
+@pytest.mark.parametrize("objective", ["kl", "mse"])
+def test_training_that_only_harms_leaves_the_parameters_as_they_were(
+    tiny: Tiny, gated: bool, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "RATE", 1000.0)
+    monkeypatch.setattr(training, "DECAY", 0.0)  # 1000 times what is there leaves no number
+    exercises = prepare(tiny.student, LESSONS, "response", silent)
+    deltas = new_deltas(tiny, exercises, gated=gated)
+    before = copy.deepcopy(deltas.state_dict())
+    train(tiny.student, exercises, deltas, objective, 0, silent)
+    for name, parameter in deltas.state_dict().items():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [((9, 5, 4, 3), 3), ((9, 5, 6, 1), 3), ((9, 10, 1, 1), 2), ((9, 5, 5, 6), 1),
+     ((9, 9, 9, 9), 0)],
+)
+def test_the_parameters_after_the_best_epoch_are_kept_though_one_before_it_did_harm(
+    tiny: Tiny, losses: tuple[int, ...], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exercises = prepare(tiny.student, LESSONS, "response", silent)
+    deltas = new_deltas(tiny, exercises, gated=False)
+    after: list[torch.Tensor] = []
+
+    def left(*_: Any) -> float:
+        after.append(deltas.z.detach().clone())
+        return float(losses[len(after) - 1])
+
+    monkeypatch.setattr(training, "_left", left)
+    train(tiny.student, exercises, deltas, "kl", 0, silent)
+    assert len(after) == len(losses)
+    assert torch.equal(deltas.z, after[best])
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(after))
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gates", "constants"])
+def test_gates_that_learn_nothing_fade_and_constants_stay(
+    tiny: Tiny, gated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn_nothing(_student: Any, _batch: Any, deltas: Deltas, _objective: Any) -> None:
+        for parameter in deltas.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    losses = itertools.count(9.0, -1.0)
+    monkeypatch.setattr(training, "_add_gradient", learn_nothing)
+    monkeypatch.setattr(training, "_left", lambda *_: next(losses))
+    exercises = prepare(tiny.student, LESSONS, "response", silent)
+    deltas = strong(tiny, exercises, [1, 3], gated)
+    before = copy.deepcopy(deltas.state_dict())
+    train(tiny.student, exercises, deltas, "kl", 0, silent)
+    n_fit = len(exercises) - len(exercises[::12])
+    n_steps = 3 * math.ceil(n_fit / 4)
+    kept = math.prod(1 - 0.01 * (1 - step / n_steps) for step in range(n_steps)) if gated else 1.0
+    for name, parameter in deltas.state_dict().items():
+        assert torch.allclose(parameter, kept * before[name], rtol=1e-4, atol=0)
+
+
+# The door: lessons in, steering out
+
+
+@pytest.fixture
+def of_tiny(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """Tiny, which has no tokeniser to be probed with, as what `distill` loads."""
+    monkeypatch.setattr(Student, "of", staticmethod(lambda _: tiny.student))
+    return tiny
+
+
+@pytest.mark.parametrize("method", ["psr", "const"])
+def test_the_same_seed_distils_the_same_and_another_seed_something_else(
+    of_tiny: Tiny, method: distilling.Method
+) -> None:
+    def digest(seed: int) -> str:
+        return distill(
+            "t", of_tiny.model, LESSONS, [1, 3], method=method, scope="response", seed=seed
+        ).digest  # fmt: skip
+
+    assert digest(3) == digest(3)
+    assert digest(3) != digest(4)
+
+
+@pytest.mark.parametrize("method", ["psr", "const"])
+@pytest.mark.parametrize("layers", [[2], [0, 4]])
+def test_only_the_blocks_that_were_asked_for_are_steered(
+    of_tiny: Tiny, layers: list[int], method: distilling.Method
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    steering = distill(
+        "arr", of_tiny.model, LESSONS, layers, method=method, scope="all",
+        report=lambda *step: told.append(step),
+    )  # fmt: skip
+    assert list(steering.layers) == layers
+    assert (steering.name, steering.n_embd, steering.n_layer, steering.scope) == (
+        "arr", 64, 5, "all",
+    )  # fmt: skip
+    for delta in steering.layers.values():
+        assert delta.n_units == (4 if method == "psr" else 0)
+        assert np.abs(delta.Z if method == "psr" else delta.z).max() > 0
+    assert ("reading the prompted model", 2, 2) in told
+    assert ("training, pass 1 of 3", 3, 3) in told
+
+
+def test_one_lesson_is_enough_to_learn_from(of_tiny: Tiny) -> None:
+    steering = distill("t", of_tiny.model, LESSONS[:1], [2], method="const", scope="response")
+    assert np.abs(steering.layers[2].z).max() > 0
+
+
+FRENCH = (
+    ("What is rain?", "La pluie est de l'eau qui tombe du ciel."),
+    ("Who was Einstein?", "Einstein était un grand physicien allemand."),
+    ("How are you?", "Je vais très bien, merci, et vous?"),
+    ("What is a forest?", "Une forêt est un lieu avec beaucoup d'arbres."),
+    ("Do you like cats?", "Oui, les chats sont de très beaux animaux."),
+    ("What is snow?", "La neige est de l'eau qui tombe en hiver."),
+    ("Where is Rome?", "Rome est la capitale de l'Italie."),
+)
+
+
+def test_a_teacher_of_the_real_model_is_learned_and_holds_in_llama_cpp(
+    model: Model, context: Context
+) -> None:
+    template = ChatTemplate.of(model)
+    teacher = Teacher(system="You only speak French. Answer in French, in one sentence.")
+    lessons = []
+    for question, reply in FRENCH:
+        bare: list[Message] = [{"role": "user", "content": question}]
+        lessons.append(Lesson(
+            template.prompt(prompted_chat(teacher, bare)), template.prompt(bare),
+            tuple(model.vocab.tokenize(reply)),
+        ))  # fmt: skip
+    steering = distill("french", model, lessons[:5], range(30), method="psr", scope="response")
+    (closed,) = gaps_closed(Reader(context), lessons[5:], [Mix.of(steering)])
+    assert closed > 0.3
+
+
+# What is refused, each in one sentence
+
+
+def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
+    modules = loaded_by("import steerplug.fit.distill, steerplug.build")
+    assert "steerplug" in modules
+    assert not modules & {"torch", "transformers", "psutil"}
+
+
+@pytest.mark.parametrize(
+    ("absent", "named"),
+    [(("torch",), "needs torch;"), (("torch", "psutil"), "needs torch and psutil;")],
+)
+def test_a_missing_package_is_named_with_the_extra_and_the_method_that_needs_none(
+    absent: tuple[str, ...], named: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distilling, "find_spec", lambda name: None if name in absent else name)
+    with pytest.raises(FitError) as refused:
+        distill("arr", tiny.model, LESSONS, [2], method="psr", scope="response")
+    for said in ("`arr`", "`psr`", named, "`pip install 'steerplug[fit]'`", "`method: chain`"):
+        assert said in str(refused.value)
+
+
+def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little = SimpleNamespace(available=400_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    monkeypatch.setattr(weights, "_dequantised", None)
+    with pytest.raises(FitError, match=r"about 1 GB of memory and 0 GB are free; .*: chain`"):
+        read_weights(tiny.model)
+
+
+def test_an_architecture_that_transformers_cannot_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.gguf"
+    writer = gguf.GGUFWriter(path, "starfish")
+    writer.add_tensor("token_embd.weight", np.ones((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model: Any = SimpleNamespace(
+        path=path, files=[path], architecture="starfish", n_weights=10, n_embd=64
+    )
+    with pytest.raises(
+        FitError, match=r"cannot read odd\.gguf \(starfish\) .*starfish is not .*`method: chain`"
+    ):
+        read_weights(model)
+
+
+def spoiled(change: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
+    """transformers' reader, with a change made to the tensors that it found."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    load = reader.load_gguf_checkpoint
+
+    def load_and_change(*args: Any, **settings: Any) -> Any:
+        loaded = load(*args, **settings)
+        if settings.get("return_tensors"):
+            change(loaded["tensors"])
+        return loaded
+
+    return load_and_change
+
+
+def drop(tensors: dict[str, Any]) -> None:
+    del tensors["model.layers.3.mlp.up_proj.weight"]
+
+
+def cut(tensors: dict[str, Any]) -> None:
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1]
+
+
+def add(tensors: dict[str, Any]) -> None:
+    tensors["model.rope_factors"] = tensors["model.norm.weight"]
+
+
+def fail(_: dict[str, Any]) -> None:
+    raise ValueError("a tensor of a kind unknown here\nand a second line")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (drop, "tensors do not match, first model.layers.3.mlp.up_proj.weight"),
+        (add, "tensors do not match, first model.rope_factors"),
+        (cut, "Error"),
+        (fail, "(a tensor of a kind unknown here)"),
+    ],
+)
+def test_weights_that_do_not_fit_the_architecture_are_refused(
+    tiny: Tiny, change: Callable[[dict[str, Any]], None], reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    monkeypatch.setattr(reader, "load_gguf_checkpoint", spoiled(change))
+    with pytest.raises(FitError) as refused:
+        read_weights(tiny.model)
+    said = str(refused.value)
+    assert reason in said
+    assert "transformers cannot read" in said
+    assert "`method: chain`" in said
+    assert "\n" not in said
+
+
+def scaled() -> Any:
+    """An architecture that scales its logits after the output matrix."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    config = GraniteConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=5,
+        num_attention_heads=4, num_key_value_heads=2, logits_scaling=8.0, initializer_range=0.3,
+    )  # fmt: skip
+    return GraniteForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("why", ["blocks", "recurrent", "logits", None])
+def test_a_model_that_is_built_another_way_is_refused(
+    tiny: Tiny, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = scaled() if why == "logits" else tiny.student.module
+    monkeypatch.setattr(
+        students, "read_weights", lambda _: (module, next(module.parameters()).device)
+    )
+    model: Any = SimpleNamespace(
+        path=Path("odd.gguf"), architecture="odd", n_layer=6 if why == "blocks" else 5,
+        is_recurrent=why == "recurrent", vocab=SimpleNamespace(tokenize=lambda _: [5, 6, 7]),
+    )  # fmt: skip
+    if why is None:
+        assert Student.of(model).module is module
+        return
+    with pytest.raises(FitError, match=r"odd\.gguf \(odd\) is built in a way .*`method: chain`"):
+        Student.of(model)
+
+
+@pytest.mark.parametrize("objective", ["kl", "mse"])
+def test_a_loss_that_is_no_number_is_refused(
+    tiny: Tiny, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exercises = prepare(tiny.student, LESSONS, "response", silent)
+    deltas = new_deltas(tiny, exercises, gated=True)
+    monkeypatch.setattr(training, "RATE", 1e30)
+    with pytest.raises(FitError, match="training did not converge; write `method: chain`"):
+        train(tiny.student, exercises, deltas, objective, 0, silent)
+
+
+# Asking many at once
+
+
+def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> None:
+    last_is_done = threading.Event()
+
+    def ask(i: int) -> int:
+        if i == 9:
+            last_is_done.set()
+        assert last_is_done.wait(10)
+        return i * i
+
+    told: list[int] = []
+    asked = at_once(ask, range(10), "asking", lambda _what, done, _total: told.append(done))
+    assert asked == [i * i for i in range(10)]
+    assert told == list(range(11))
+
+
+def test_several_are_asked_at_the_same_time() -> None:
+    meeting = threading.Barrier(8)
+    arrived = at_once(lambda _: meeting.wait(10), range(8))  # alone, each would wait for ever
+    assert sorted(arrived) == list(range(8))
+
+
+def test_nothing_to_ask_is_an_empty_list() -> None:
+    assert at_once(str, []) == []
+
+
+@pytest.mark.parametrize("ends", ["error", "Ctrl-C"])
+def test_the_first_error_ends_it_and_what_has_not_begun_is_not_asked(ends: str) -> None:
+    begun, over = [], threading.Event()
+
+    def ask(i: int) -> None:
+        begun.append(i)
+        if i == 0 and ends == "error":
+            over.set()
+            raise ValueError("no more")
+        if i > 0 or ends == "error":
+            over.wait(10)
+            threading.Event().wait(0.3)  # time to be cancelled in
+
+    def report(_what: str, done: int, _total: int) -> None:
+        if ends == "Ctrl-C" and done == 1:
+            over.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(ValueError if ends == "error" else KeyboardInterrupt):
+        at_once(ask, range(300), "asking", report)
+    assert len(begun) < 150

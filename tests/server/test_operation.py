@@ -1,0 +1,271 @@
+"""Running the server: its settings, its presets while it runs, and how it stops."""
+
+import asyncio
+import inspect
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from steerplug.commands import main
+from steerplug.commands.serve import serve as serve_command
+from steerplug.errors import PresetError, SteerplugError
+from steerplug.library.presets import shipped_folder
+from steerplug.server import serve
+from steerplug.server.catalog import Catalog
+from steerplug.server.config import Config
+from steerplug.server.errors import Refused
+from steerplug.server.log import JsonLines
+from steerplug.server.state import ServerState
+from tests.helpers.serving import PIRATE, SHORT, session
+
+ROOT = Path(__file__).parents[2]
+NEW = """\
+schema: steerplug/preset-v1
+name: sailor
+teacher: {system: You are a sailor.}
+fit: {method: mean}
+"""
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The settings of servers that would have been started."""
+    found: list[Config] = []
+
+    def listen(config: Config) -> socket.socket:
+        found.append(config)
+        raise SteerplugError("no further.")
+
+    monkeypatch.setattr(serve, "listen", listen)
+    for name in list(os.environ):
+        if name.startswith("STEERPLUG_") and name not in ("STEERPLUG_CACHE", "STEERPLUG_PRESETS"):
+            monkeypatch.delenv(name)
+    return found
+
+
+def test_a_flag_goes_before_a_variable_and_that_before_the_file(
+    seen: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("host: 0.0.0.0\nport: 1\nsteer: formal\napi-key: [a, b]\ngrace: 3\n")
+    monkeypatch.setenv("STEERPLUG_PORT", "2")
+    monkeypatch.setenv("STEERPLUG_STEER", "concise")
+    assert main(["serve", "--config", str(file), "--steer", "pirate"]) == 2
+    (config,) = seen
+    assert (config.host, config.port, config.steer) == ("0.0.0.0", 2, "pirate")
+    assert (config.api_keys, config.grace, config.name) == (("a", "b"), 3.0, "smollm2")
+    assert config.limits.timeout == 600
+
+
+def test_keys_of_the_environment_are_words(
+    seen: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERPLUG_API_KEY", "one two")
+    monkeypatch.setenv("STEERPLUG_ADMIN_KEY", "three")
+    main(["serve", "--separate-keys"])
+    assert (seen[0].api_keys, seen[0].admin_key) == (("one", "two"), "three")
+    assert not seen[0].share_cache
+
+
+SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
+    ("name", "pal", "name", "pal"),
+    ("host", "::1", "host", "::1"),
+    ("port", 1, "port", 1),
+    ("api-key", "a-key", "api_keys", ("a-key",)),
+    ("admin-key", "a-key", "admin_key", "a-key"),
+    ("origin", "https://chat.example.org", "origins", ("https://chat.example.org",)),
+    ("steer", "pirate", "steer", "pirate"),
+    ("n-ctx", 64, "sizes.n_ctx", 64),
+    ("n-cells", 128, "sizes.n_cells", 128),
+    ("n-seq", 2, "sizes.n_seq", 2),
+    ("n-threads", 3, "sizes.n_threads", 3),
+    ("max-body", 5, "limits.body", 5),
+    ("max-prompt", 6, "limits.prompt", 6),
+    ("max-schema", 7, "limits.schema", 7),
+    ("max-requests", 8, "limits.requests", 8),
+    ("timeout", 9, "limits.timeout", 9.0),
+    ("grace", 10.5, "grace", 10.5),
+    ("heartbeat", 11, "heartbeat", 11.0),
+    ("share-cache", False, "share_cache", False),
+    ("log-text", True, "log_text", True),
+    ("parse-special", True, "parse_special", True),
+)
+
+
+def changed(config: Any, path: str, value: Any) -> Any:
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(("option", "value", "path", "expected"), SETTINGS)
+def test_a_flag_a_variable_and_a_key_of_the_file_set_the_same_one_thing(
+    seen: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: Any,
+    path: str, expected: Any,
+) -> None:  # fmt: skip
+    flags = {True: [f"--{option}"], False: ["--separate-keys"]}
+    main(["serve", *(flags[value] if isinstance(value, bool) else [f"--{option}", str(value)])])
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump({option: value}))
+    main(["serve", "--config", str(file)])
+    monkeypatch.setenv(f"STEERPLUG_{option.replace('-', '_').upper()}", str(value))
+    main(["serve"])
+    assert seen == [changed(Config("smollm2"), path, expected)] * 3
+
+
+def test_there_are_no_options_but_these_and_unless_they_say_it_the_settings_own_defaults_hold(
+    seen: list[Config],
+) -> None:
+    main(["serve"])
+    assert seen == [Config("smollm2")]
+    options = {name.replace("_", "-") for name in inspect.signature(serve_command).parameters}
+    assert options == {"config", "model", *(option for option, *_ in SETTINGS)}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("prot: 1", "there is no setting `prot`; did you mean `port`?"),
+        ("port: many", "port"),
+        ("- port", "must hold `key: value` lines"),
+        ("host: 0.0.0.0", "give --api-key"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_sentence(
+    seen: list[Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str,
+    sentence: str,
+) -> None:  # fmt: skip
+    file = tmp_path / "serve.yaml"
+    file.write_text(content)
+    assert main(["serve", "--config", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said.replace("\n", " ")
+    assert said.startswith("steerplug: ")
+    assert not seen
+    assert main(["serve", "--config", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_a_port_in_use_is_a_sentence() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(SteerplugError, match="choose another --port"),
+    ):
+        serve.listen(Config("x", port=taken.getsockname()[1]))
+
+
+def test_presets_are_noticed_while_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERPLUG_PRESETS", str(tmp_path))
+    catalog = Catalog(session())
+    first = catalog.offers
+    catalog.refresh()
+    assert catalog.offers is first
+    pirate = (shipped_folder() / "pirate.yaml").read_text(encoding="utf-8")
+    (tmp_path / "pirate.yaml").write_text(pirate.replace("Answers like a pirate", "Says arr"))
+    (tmp_path / "sailor.yaml").write_text(NEW)
+    catalog.refresh()
+    assert catalog.offers["pirate"].describe()["description"].startswith("Says arr")
+    with pytest.raises(Refused, match="steerplug build sailor"):
+        catalog.check("sailor")
+    (tmp_path / "pirate.yaml").write_text("nonsense: 1")
+    catalog.refresh()
+    with pytest.raises(Refused, match="steerplug lint pirate"):
+        catalog.check("pirate")
+    (tmp_path / "pirate.yaml").unlink()
+    catalog.refresh()
+    catalog.check("pirate")
+
+
+async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serving, again = ServerState(session(), Config("x")), asyncio.Event()
+    loop, problems = asyncio.get_running_loop(), [OSError(24, "too many files"), PresetError("no")]
+
+    def refresh() -> None:
+        if problems:
+            raise problems.pop()
+        loop.call_soon_threadsafe(again.set)
+
+    monkeypatch.setattr(serving.catalog, "refresh", refresh)
+    monkeypatch.setattr("steerplug.server.state._LOOK_AGAIN", 0.01)
+    looking = asyncio.create_task(serving.keep_looking())
+    assert await asyncio.wait_for(again.wait(), 5)
+    looking.cancel()
+
+
+def test_log_lines_are_json() -> None:
+    import logging
+
+    try:
+        raise ValueError("x")
+    except ValueError:
+        about = sys.exc_info()
+    record = logging.LogRecord("steerplug", logging.INFO, "f", 1, "said %s", ("it",), about)
+    record.status = 200
+    said = json.loads(JsonLines().format(record))
+    assert (said["event"], said["status"], said["level"]) == ("said it", 200, "info")
+    assert "ValueError: x" in said["exception"]
+
+
+@contextmanager
+def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `steerplug serve` as a process of its own, and give it with its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = "import sys; from steerplug.commands import main; sys.exit(main())"
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "--port", str(port), "--n-threads", "1", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield running, f"http://127.0.0.1:{port}"
+    finally:
+        running.kill()
+        running.communicate()
+
+
+@pytest.mark.parametrize(("grace", "ends_well"), [("20", True), ("0.1", False)])
+def test_streams_end_properly_when_the_server_is_told_to_stop(grace: str, ends_well: bool) -> None:
+    body: dict[str, Any] = {**SHORT, "model": PIRATE, "stream": True}
+    body |= {"max_tokens": 100 if ends_well else 4000, "logit_bias": {"0": -100, "2": -100}}
+    with process("--grace", grace) as (running, root):
+        assert running.stderr is not None
+        ready = json.loads(next(line for line in running.stderr if '"serving"' in line))
+        assert re.fullmatch(r"http://127.0.0.1:\d+", ready["address"])
+        ask = partial(httpx.post, f"{root}/v1/chat/completions", timeout=60)
+        with (
+            ThreadPoolExecutor() as pool,
+            httpx.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=60) as stream,
+        ):
+            whole = pool.submit(ask, json={**body, "stream": False})
+            lines = (line for line in stream.iter_lines() if line.startswith("data: "))
+            next(lines)
+            while "requests_running 2.0" not in httpx.get(f"{root}/metrics").text:
+                time.sleep(0.05)
+            running.send_signal(signal.SIGTERM)
+            *_, last, done = lines
+        assert done == "data: [DONE]"
+        assert whole.result().status_code == (200 if ends_well else 503)
+        said = json.loads(last.removeprefix("data: "))
+        if ends_well:
+            assert said["choices"][0]["finish_reason"] == "length"
+        else:
+            assert "stopping" in said["error"]["message"]
+        assert running.wait(20) == -signal.SIGTERM
