@@ -22,6 +22,15 @@ from llama_cpp import llama_cpp as llama
 N_THREADS = 1
 
 
+LONGEST = ("mixed", "examples", "soak", "build", "bench", "distill", "lm_eval")
+"""Files that take longest begin first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; a stable sort leaves all others where they were."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
 def pytest_configure() -> None:
     """Give each worker a processor of its own: threads that spin would wait for each other."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")

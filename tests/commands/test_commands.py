@@ -446,23 +446,25 @@ def failed(ended: Ended) -> dict[str, str]:
     return {check["name"]: check["detail"] for check in found["checks"] if not check["ok"]}
 
 
-def failures() -> set[str]:
+def failures(model: Path) -> set[str]:
     """Return which checks fail in this process, where they can be interfered with."""
-    return {check.name for check in Examination("smollm2").checks() if not check.ok}
+    return {check.name for check in Examination(str(model)).checks() if not check.ok}
 
 
 @pytest.mark.usefixtures("tidy")
-def test_doctor_notices_when_steering_does_not_happen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_notices_when_steering_does_not_happen(
+    tiny_llama: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("steerplug.engine.proofs.lay_out", lambda _mix: None)
-    assert failures() == {"kernel", "untouched rows", "logits"}
+    assert failures(tiny_llama()) == {"kernel", "untouched rows", "logits"}
 
 
 @pytest.mark.usefixtures("tidy")
 def test_doctor_notices_a_kernel_that_computes_something_else(
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_llama: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steerplug.engine.proofs.steer_row", lambda h, _terms, _il: 1.01 * h)
-    assert failures() == {"kernel"}
+    assert failures(tiny_llama()) == {"kernel"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
@@ -507,11 +509,11 @@ def test_doctor_examines_a_model_without_words_or_chat_template(
 
 
 def test_doctor_reports_a_broken_preset_and_an_unwritable_cache(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, tmp_path: Path, tiny_llama: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STEERPLUG_CACHE", str(tmp_path / "file"))
-    said = failed(call("doctor", "--json"))
+    said = failed(call("doctor", "-m", tiny_llama(), "--json"))
     assert set(said) == {"cache folder", "preset folder"}
     assert "STEERPLUG_CACHE" in said["cache folder"]
     assert "torn.yaml" in said["preset folder"]

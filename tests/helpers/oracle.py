@@ -1,16 +1,28 @@
 """What nobody here wrote: transformers on a GGUF, steered by forward hooks."""
 
 import contextlib
+import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
+import pytest
 import torch
 
 from steerplug.steering.value import Array, Delta, Term
+
+
+@contextlib.contextmanager
+def reading_once() -> Iterator[None]:
+    """Let transformers read a GGUF's header once; by itself it does for every question it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        yield
 
 
 class Oracle:
@@ -18,16 +30,19 @@ class Oracle:
 
     def __init__(self, path: Path) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), reading_once():
             warnings.simplefilter("ignore")
             from transformers import AutoConfig, AutoModelForCausalLM
+            from transformers.initialization import no_init_weights
             from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            with no_init_weights():
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             # What from_pretrained(gguf_file=...) does, without its need for `accelerate`.
             loaded = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
         absent = model.load_state_dict(loaded["tensors"], strict=False)
+        model.tie_weights()
         assert not absent.unexpected_keys
         assert set(absent.missing_keys) <= {"lm_head.weight"}
         if absent.missing_keys:

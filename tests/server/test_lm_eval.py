@@ -15,6 +15,7 @@ import pytest
 from steerplug.engine.sampler import Sampling
 from steerplug.fit.measure import log_softmax
 from steerplug.session import Settings
+from tests.helpers.oracle import reading_once
 from tests.helpers.serving import NAME, PIRATE, Client, served, session
 
 QUESTIONS: list[dict[str, Any]] = [
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, task in (("choose", CHOOSE), ("go_on", GO_ON)):
         (folder / "tasks" / f"{name}.yaml").write_text(task + TASK.format(data=data))
     path = session().model.path
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), reading_once():
         warnings.simplefilter("ignore")
         from transformers import AutoTokenizer
 
