@@ -59,8 +59,8 @@ class Vocab:
             RequestError: the text is longer than 8 MB.
             ModelError: the model has no tokeniser.
         """
-        if llama.llama_vocab_type(self.handle) == llama.LLAMA_VOCAB_TYPE_NONE:
-            raise ModelError(  # llama.cpp would end the process
+        if self._has_no_texts():
+            raise ModelError(
                 "this model has no tokeniser, so it cannot read text; choose a GGUF that has one."
             )
         data = text.encode("utf-8", "replace")
@@ -75,6 +75,10 @@ class Vocab:
         if n < 0:
             raise RequestError("the text could not be tokenised by this model; send a shorter one.")
         return buffer[:n]
+
+    def _has_no_texts(self) -> bool:
+        """Whether the model has no tokeniser; asked for a text, llama.cpp would end the process."""
+        return bool(llama.llama_vocab_type(self.handle) == llama.LLAMA_VOCAB_TYPE_NONE)
 
     def _piece(self, token: int, special: bool = False) -> bytes:
         for size in (64, 4096):
@@ -95,6 +99,8 @@ class Vocab:
     @cached_property
     def controls(self) -> dict[str, Control]:
         """The texts that `tokenize` reads as control tokens if `special`, and as text if not."""
+        if self._has_no_texts():
+            return {}
         attributes, text = llama.llama_vocab_get_attr, llama.llama_vocab_get_text
         unread = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         return {
