@@ -7,6 +7,7 @@ import pytest
 from families import BOTH, FAMILIES, OSLO, template  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import served  # type: ignore[import-not-found]
 from test_template import TEMPLATES, ToyVocab, chat  # type: ignore[import-not-found]
 
 from steerplug.chat.template import ChatTemplate, Message
@@ -165,3 +166,18 @@ def test_a_session_has_a_switch_for_those_who_rely_on_marks_in_text() -> None:
             assert as_text.prompt_tokens > as_marks.prompt_tokens + 8
     finally:
         session.close()
+
+
+@pytest.mark.parametrize("parse_special", [False, True])
+def test_the_server_reads_control_tokens_in_texts_only_where_it_was_told_to(
+    parse_special: bool,
+) -> None:
+    messages = chat(PASTED)
+    with served(parse_special=parse_special) as client:
+        replies = client.complete(prompt=PASTED, max_tokens=1), client.chat(messages=messages)
+        session = client.serving.session
+    vocab, written = session.model.vocab, session.template
+    assert [reply.json()["usage"]["prompt_tokens"] for reply in replies] == [
+        len(vocab.tokenize(PASTED, special=parse_special)) + vocab.adds_bos,
+        len(written.prompt(messages, parse_special=parse_special).tokens),
+    ]

@@ -103,11 +103,14 @@ def chat_settings(
     return list(_each(body, settings, limits, partition))
 
 
-def completion_settings(body: CompletionBody, limits: Limits, partition: str) -> list[Settings]:
+def completion_settings(
+    body: CompletionBody, limits: Limits, partition: str, *, parse_special: bool = False
+) -> list[Settings]:
     """Return how to generate each of the replies to one prompt; errors as `chat_settings`."""
     settings = Settings(
-        max_tokens=body.max_tokens, logprobs=body.logprobs, tells_end=body.logprobs is not None
-    )
+        max_tokens=body.max_tokens, logprobs=body.logprobs, tells_end=body.logprobs is not None,
+        parse_special=parse_special,
+    )  # fmt: skip
     return list(_each(body, settings, limits, partition))
 
 

@@ -28,7 +28,9 @@ def add_to(app: FastAPI, serving: Serving) -> None:
         limits = serving.config.limits
         choice = await serving.choose(request, body)
         texts = prompts(body, limits, serving.session.model.vocab.n_tokens)
-        settings = completion_settings(body, limits, request.state.partition)
+        settings = completion_settings(
+            body, limits, request.state.partition, parse_special=serving.config.parse_special
+        )
         if len(texts) * len(settings) > MAX_PROMPTS:
             raise Refused(f"prompts times n may be at most {MAX_PROMPTS}; send fewer.", param="n")
         serving.note_asked(request, prompts=texts)

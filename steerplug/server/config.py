@@ -56,7 +56,7 @@ class Config:
         grace: seconds that streams may go on when the server is told to stop.
         log_text: write prompts and replies to the log.
         limits: what one client may ask.
-        parse_special: read control tokens such as `<|im_end|>` in messages of clients, too.
+        parse_special: read control tokens such as `<|im_end|>` in texts of clients, too.
 
     Raises:
         SteerplugError: the settings do not go together.
