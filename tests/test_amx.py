@@ -129,7 +129,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[None]:
         trials.append(None)
         return Verdict(False, "crash"), True
 
-    monkeypatch.setenv("STEERPLUG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(amx, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     monkeypatch.setattr(amx, "_are_built", lambda: True)
     monkeypatch.setattr(amx, "try_kernels", try_once)
     monkeypatch.setattr(amx, "find_verdict", amx.find_verdict.__wrapped__)

@@ -192,12 +192,12 @@ def test_several_blocks_are_steered_together(method: str, engine: Engine, store:
 def test_actadd_steers_the_front(engine: Engine, store: Store) -> None:
     wanted = preset(
         contrast={"positive": "Love", "negative": "Hate"},
-        fit={"method": "actadd", "layers": [6], "coefficient": 0.5},
+        fit={"method": "actadd", "layers": [10], "coefficient": 3.0},
     )
     steering = build_preset(wanted, engine, store=store).steering
     assert steering.scope == "front"
     assert steering.n_positions == 3
-    assert not steering.layers[6].z[0].any()
+    assert not steering.layers[10].z[0].any()
 
 
 def test_a_block_is_found_where_layers_are_left_to_auto(engine: Engine, store: Store) -> None:

@@ -49,7 +49,7 @@ strength: {default: 0.5, min: -2, max: 2}
 """,
     "quick": """\
 contrast: {positive: Love, negative: Hate}
-fit: {method: actadd, layers: [6], coefficient: 1}
+fit: {method: actadd, layers: [10], coefficient: 3}
 """,
     "deep": """\
 contrast: {positive: Love, negative: Hate}
@@ -235,8 +235,8 @@ def test_build_makes_a_preset_once_and_again_when_forced(
     first = call("build", "quick", "--json")
     made = first.json()
     assert made["from_cache"] is False
-    assert (made["layers"], made["scope"]) == ([6], "front")
-    assert made["fidelity"]["coefficient"] == 1.0
+    assert (made["layers"], made["scope"]) == ([10], "front")
+    assert made["fidelity"]["coefficient"] == 3.0
     assert f"later runs find it in {tmp_path}" in first.err
     assert "measuring blocks ..." in first.err
     again = call("build", "quick", "--json")
@@ -350,7 +350,7 @@ def test_blocks_are_told_briefly(layers: tuple[int, ...], words: str) -> None:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the replies of a chat short, and the same in every run."""
     settings = Settings(Sampling(temperature=0), max_tokens=8)
-    monkeypatch.setattr("steerplug.session.Settings", lambda: settings)
+    monkeypatch.setattr("steerplug.session.Settings", lambda *_, **__: settings)
 
 
 @pytest.mark.usefixtures("short")
@@ -536,12 +536,11 @@ def refused(ended: Ended, *words: str) -> None:
     [
         (["--foo"], ["--foo", "steerplug --help"]),
         (["demonstrate"], ["demonstrate"]),
-        (["run"], ["PROMPT", "steerplug run --help"]),
+        (["run"], ["prompt is empty", "pipe it in"]),
         (["run", "hi", "--max-tokens", "few"], ["--max-tokens", "integer"]),
         (["run", "hi", "--max-tokens", "0"], ["max_tokens is 0"]),
         (["run", "hi", "--temperature", "nan"], ["temperature is nan"]),
         (["run", "hi", "--top-p", "2"], ["top_p is 2.0"]),
-        (["run", "hi", "--stop", ""], ["stop string is empty"]),
         (["run", ""], ["prompt is empty"]),
         (["run", " \n", "--raw"], ["prompt is empty"]),
         (["run", "-"], ["prompt is empty"]),

@@ -95,7 +95,7 @@ def test_an_empty_beginning_is_that_of_any_reply(model: Model) -> None:
         (None, ASKED, "goes on with an assistant's message, and the last, message 0, is of the ro"),
         (None, [*ASKED, {"role": "assistant", "content": "", "tool_calls": (OSLO,)}],
          "message 1, which the reply is to go on with, calls tools"),
-        ("{{ messages[0].content }}", begun("Well"), "it does not show the last message, so no"),
+        ("{{ messages[0].content }}", begun("Well"), "drops message 1, of the role 'assistant'"),
     ],
 )  # fmt: skip
 def test_what_no_reply_can_go_on_with_is_refused(

@@ -557,7 +557,9 @@ def test_an_architecture_that_transformers_cannot_read_is_refused(tmp_path: Path
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    model: Any = SimpleNamespace(path=path, architecture="starfish", n_weights=10, n_embd=64)
+    model: Any = SimpleNamespace(
+        path=path, files=[path], architecture="starfish", n_weights=10, n_embd=64
+    )
     with pytest.raises(
         FitError, match=r"cannot read odd\.gguf \(starfish\) .*starfish is not .*`method: chain`"
     ):

@@ -225,11 +225,11 @@ def test_a_preset_that_was_never_built_is_built_when_first_used(
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
     told: list[str] = []
     monkeypatch.setattr(session, "report", lambda what, _done, _total: told.append(what))
-    text = yaml_of("furious", fit={"method": "mean", "layers": [12], "coefficient": 0.5})
+    text = yaml_of("furious", fit={"method": "mean", "layers": [16], "coefficient": 0.5})
     (folder / "furious.yaml").write_text(text, encoding="utf-8")
     reply = say(session, "furious")
     assert "reading activations" in told
-    assert [one.layers for one in reply.receipt.steering] == [(12,)]
+    assert [one.layers for one in reply.receipt.steering] == [(16,)]
     assert reply.receipt.mean_moved > 0
     told.clear()
     assert say(session, "furious").receipt.digest == reply.receipt.digest

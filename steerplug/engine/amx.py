@@ -2,7 +2,7 @@
 
 Where the compiler has spoilt them (llama.cpp issue 20824), the first product of weights that lie in
 an AMX buffer ends the process. So a child process tries them (`amx_trial`), once for each build of
-ggml and processor; what came of it is kept in the cache folder. Kernels that work keep their speed.
+ggml and processor; what came of it is kept in the user's cache. Kernels that work keep their speed.
 Others are left out, two ways: on Linux native/amx.c hides them from ggml, whose kernels for other
 instructions stay; where ggml had listed them before that library was loaded, or on other systems,
 a model is loaded without any weights laid out for a processor.
@@ -21,10 +21,11 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from steerplug.engine import ggml
 from steerplug.engine.native import library
 from steerplug.errors import EngineError
-from steerplug.files.cache_folder import cache_folder
 from steerplug.whole_file import write_whole
 
 TRIAL = "steerplug.engine.amx_trial"
@@ -158,7 +159,8 @@ def _place() -> Path:
     digest = hashlib.sha256(_processor().encode())
     for path in sorted({path.resolve() for path in ggml.library_folder().glob("*ggml-cpu*")}):
         digest.update(path.read_bytes())
-    return cache_folder() / "amx" / f"{digest.hexdigest()[:32]}.json"
+    folder = user_cache_path("steerplug", appauthor=False)  # of this machine, not of a library
+    return folder / "amx" / f"{digest.hexdigest()[:32]}.json"
 
 
 def _processor() -> str:
