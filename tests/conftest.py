@@ -14,7 +14,9 @@ import torch
 from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.session.shared import forget_sessions
 from steerplug.steering.value import Array
+from tests.helpers.presets import SAD_PRESET
 
 # isort: split
 from llama_cpp import llama_cpp as llama
@@ -33,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure() -> None:
     """Give each worker a processor of its own: threads that spin would wait for each other."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(N_THREADS))  # workers load NumPy later
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         processors = sorted(os.sched_getaffinity(0))
@@ -53,6 +56,20 @@ def model_path() -> Path:
 @pytest.fixture(scope="session")
 def model(model_path: Path) -> Model:
     return Model(model_path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
+    base = tmp_path_factory.getbasetemp()
+    presets = tmp_path_factory.mktemp("presets")
+    (presets / "sad.yaml").write_text(SAD_PRESET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEERPLUG_PRESETS", str(presets))
+        patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
+        forget_sessions()
+        yield presets
+        forget_sessions()
 
 
 @pytest.fixture(scope="session")

@@ -210,7 +210,7 @@ def test_where_llama_cpp_was_loaded_first_the_callback_steers_with_the_same_bits
         import llama_cpp
         from pathlib import Path
         from steerplug.engine.model import Model
-        from tests.test_hook_in_llama import Context, a_gate, on_all, run
+        from tests.engine.test_hook_in_llama import Context, a_gate, on_all, run
         model = Model(Path({str(model.path)!r}))
         context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1)
         logits, _ = run(context, on_all(a_gate(model)))
