@@ -1,4 +1,4 @@
-"""What other servers call the fields of `body`."""
+"""What other servers call the fields of `requests`."""
 
 ALIASES = {
     "repetition_penalty": "repeat_penalty", "rep_pen": "repeat_penalty",

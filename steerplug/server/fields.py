@@ -1,4 +1,4 @@
-"""The fields that clients send besides those of `body`: obeyed by another name, ignored, refused.
+"""Fields that clients send besides those of `requests`: obeyed by another name, ignored, refused.
 
 Front ends and clients of other servers send many. What leaves the reply as it is may be ignored; it
 is listed here, and so is what would change the reply and cannot be obeyed, with the reason. A value
@@ -193,7 +193,7 @@ _ASKS_BY_NO = frozenset({"skip_special_tokens", "add_special_tokens", "add_bos_t
 
 
 def renamed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body whose fields have the names of `body`.
+    """Return a body whose fields have the names of `requests`.
 
     Raises:
         Refused: two names of one field say different things.
