@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.open_model import opened, prepare
-from steerplug.commands.options import MODEL, Json, Model, Steer
+from steerplug.commands.options import MODEL, Carrier, Json, Model, Steer
 from steerplug.commands.output import complain, print_json, say
 from steerplug.commands.show_reply import stream, summary
 from steerplug.engine.sampling import Sampling
@@ -32,6 +32,7 @@ HELP = """\
 def chat(
     model: Model = MODEL,
     steer: Steer = "none",
+    carrier: Carrier = "auto",
     max_tokens: MaxTokens = None,
     stop: Stop = None,
     as_json: Json = False,
@@ -41,8 +42,9 @@ def chat(
     """Hold a conversation; /steer changes it."""
     from steerplug.session import Settings
 
-    settings = Settings(sampling, tuple(stop or ()), max_tokens)
-    with opened(model, steer) as session:
+    settings = Settings(sampling, tuple(stop or ()), max_tokens, carrier=carrier)
+    with opened(model) as session:
+        prepare(session, steer, carrier)
         session.template.prompt([{"role": "user", "content": "Hello"}])  # refuse now, or not at all
         conversation = Conversation(session, model, steer, as_json, settings)
         if _is_terminal():
@@ -151,7 +153,7 @@ class Conversation:
 
     def _steer(self, mix: str) -> None:
         if mix:
-            prepare(self.session, mix)
+            prepare(self.session, mix, self.settings.carrier)
             self.steering = mix
         say(f"steered by {self.steering}.")
 

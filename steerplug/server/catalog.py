@@ -1,8 +1,9 @@
-"""The presets a server offers: those of the library that are built for its model.
+"""The presets a server offers: all of the library, each with what carries it on its model.
 
-Nothing is fitted while serving. A preset that was never built for the model is not offered, and who
-asks for it is told so. The library's folders are looked at again now and then (`refresh`), so a
-preset that is added, edited, built or removed is noticed without a restart.
+No request waits for a fit: a preset that is not compiled for the model is carried by its prompt.
+Only a contrast, which has none, is then not offered, and who asks for it is told so. The library's
+folders are looked at again now and then (`refresh`), so a preset that is added, edited, built or
+removed is noticed without a restart.
 """
 
 import logging
@@ -10,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerplug.build import Built, find_built
+from steerplug.build import Built
 from steerplug.errors import FitError, SteerplugError, nearest
+from steerplug.evaluate.bound import shortfall
 from steerplug.files.text import one_line
 from steerplug.library.presets import Listing, list_presets, user_folder
 from steerplug.packs.lock import lock_in_use
 from steerplug.preset import Preset
 from steerplug.server.errors import Refused
 from steerplug.session import Session
+from steerplug.session.resolve import NOT_COMPILED
 
 log = logging.getLogger("steerplug.server")
 
@@ -31,32 +34,39 @@ class Offer:
     Args:
         name: what it is called in a mix.
         preset: what its file says.
-        built: its steering for the model.
+        built: its steering for the model, if it is compiled.
+        reason: why its prompt carries it nevertheless; empty where steering does.
+        n_tokens: how many tokens its prompt is, in each request that it carries.
     """
 
     name: str
     preset: Preset
-    built: Built
+    built: Built | None
+    reason: str
+    n_tokens: int | None
 
     def describe(self) -> dict[str, Any]:
         """Return what clients may know of it."""
         preset = self.preset
         does, mark, rest = one_line(preset.description).partition(_TOO_MUCH)
-        strength = preset.strength
+        strength, built = preset.strength, None if self.reason else self.built
         return {
             "name": self.name,
             "description": does.strip(),
             "too_much": f"{mark}{rest}" if mark else None,
             "strength": {
                 "min": strength.min, "max": strength.max,
-                "default": self.built.default_strength(preset),
+                "default": built.default_strength(preset) if built else 1.0,
             },
-            "tokens_saved": self.built.identity.fidelity.get("prompt_tokens_saved"),
+            "carrier": "steering" if built else "prompt",
+            "reason": self.reason or None,
+            "prompt_tokens": self.n_tokens,
+            "tokens_saved": built and built.identity.fidelity.get("prompt_tokens_saved"),
             "version": preset.version,
             "tags": list(preset.tags),
             "license": preset.license,
             "scope": preset.scope,
-            "digest": self.built.steering.digest,
+            "digest": built.steering.digest if built else preset.digest,
         }  # fmt: skip
 
 
@@ -70,7 +80,6 @@ class Catalog:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._seen: object = None
-        self._built: dict[tuple[str, str], Built] = {}
         self._missing: dict[str, str] = {}
         self.offers: dict[str, Offer] = {}
         self.refresh()
@@ -100,27 +109,30 @@ class Catalog:
             log.warning("preset `%s` is broken: %s", name, listing.error)
             return f"the preset `{name}` is broken; `steerplug lint {name}` says why."
         try:
-            built = self._find(name, preset)
+            built = self._session.compiled(preset)
         except FitError as error:
             log.warning("preset `%s` is not offered: %s", name, error)
             return str(error)
         except SteerplugError as error:
             log.warning("preset `%s` cannot be used: %s", name, error)
             return f"the steering of `{name}` cannot be used; the server's log says why."
-        if built is None:
-            cure = f"run `steerplug build {name} -m MODEL` on the server"
-            log.warning("preset `%s` is not offered; %s.", name, cure)
-            return f"the preset `{name}` is not built for this model; {cure}."
-        return Offer(name, preset, built)
-
-    def _find(self, name: str, preset: Preset) -> Built | None:
-        key, session = (name, preset.digest), self._session
-        if key not in self._built:
-            built = find_built(preset, session.engine, store=session.store, near=True)
+        if preset.teacher is None:
             if built is None:
-                return None
-            self._built[key] = built
-        return self._built[key]
+                cure = f"run `steerplug build {name} -m MODEL` on the server"
+                log.warning("preset `%s` is not offered; %s.", name, cure)
+                return (
+                    f"the preset `{name}` is {NOT_COMPILED}, and no prompt can carry a contrast; "
+                    f"{cure}."
+                )
+            return Offer(name, preset, built, "", None)
+        reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
+        try:
+            n_tokens = self._session.prompt_tokens(preset.teacher)
+        except SteerplugError as error:  # no chat template, or one that refuses the chat
+            if reason:
+                return f"the preset `{name}` is {NOT_COMPILED}, and cannot be its prompt: {error}"
+            n_tokens = None
+        return Offer(name, preset, built, reason, n_tokens)
 
     def check(self, name: str) -> None:
         """Refuse what is no preset on offer; paths never are.

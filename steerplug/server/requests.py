@@ -154,6 +154,9 @@ class Body(SamplingFields, Head):
     steering: str | dict[str, float] | None = Field(
         None, description="How to steer: a mix in words, `none`, or the strength of each preset."
     )
+    carrier: str | None = Field(
+        None, description="What brings presets in: auto, steering, prompt or both."
+    )
     response_format: ResponseFormat | None = None
     json_schema: Any = Field(None, description="As in llama.cpp; other formats as in `format`.")
     grammar: Any = None

@@ -62,10 +62,11 @@ class ServerState:
 
     async def choose(self, request: Request, body: Body) -> SteeringChoice:
         """Return how to steer the reply to a request; errors are those of `Chooser.choose`."""
-        header = request.headers.get("x-steering")
+        headers = request.headers
         return await asyncio.to_thread(
-            self.chooser.choose, body.model, body.steering, header or None
-        )
+            self.chooser.choose, body.model, body.steering, headers.get("x-steering") or None,
+            (body.carrier, headers.get("x-steering-carrier") or None),
+        )  # fmt: skip
 
     def stream(
         self, request: Request, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]
@@ -100,6 +101,8 @@ class ServerState:
         """Note what was answered for the log; texts only if the server was told to."""
         facts: dict[str, Any] = {
             "steering": choice.mix,
+            "carrier": choice.carrier,
+            "carrier_tokens": replies[0].receipt.prompt_tokens,
             "digest": choice.digest[:16],
             "prompt_tokens": replies[0].usage.prompt_tokens,
             "cached_tokens": replies[0].usage.cached_tokens,

@@ -1,14 +1,14 @@
 """Model + steering + chat -> a stream of events: the one thing the doors talk to.
 
-A session holds a loaded model and turns words into values: the text of a mix into steering (built
-and cached when first used), messages into tokens. Steering belongs to each call. Every reply ends
-with a receipt of what was applied.
+A session holds a loaded model and turns words into values: the text of a mix into steering, or into
+prompts where nothing is compiled; messages into tokens. Steering belongs to each call, and no call
+waits for a fit. Every reply ends with a receipt of what was applied.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +25,18 @@ from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
 from steerplug.engine.sizes import N_CTX, N_SEQ
-from steerplug.errors import RequestError
+from steerplug.errors import ContextOverflow, RequestError, SteeringError
 from steerplug.fit.progress import Report, silent
+from steerplug.fit.teacher import prompted_chat
 from steerplug.model_file import find_model
-from steerplug.preset import Origin, Preset
-from steerplug.session.receipt import AppliedPreset, Reply, Scored
+from steerplug.preset import Preset, Teacher
+from steerplug.preset.carrier import Carrier
+from steerplug.session.compiled import Compiled
+from steerplug.session.prompts import PromptLengths
+from steerplug.session.receipt import Reply, Scored
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
 from steerplug.session.settings import Settings, Text
 from steerplug.session.task import Event, Task
-from steerplug.steering.value import Mix
 from steerplug.store.store import Store
 
 
@@ -71,8 +74,9 @@ class Session:
         self.template = ChatTemplate.of(self.model)
         self.store = store or Store()
         self.report = report
-        self._built: dict[tuple[Origin | None, str, str], Built] = {}
-        self._resolver = Resolver(self.model, self.build)
+        self._compiled = Compiled(self.engine, self.store)
+        self._resolver = Resolver(self.model, self._compiled.find)
+        self._prompts = PromptLengths(self.template)
         self._building = threading.RLock()
         fork.carry(self)
 
@@ -190,7 +194,12 @@ class Session:
         check_messages(messages)
         if settings.max_tokens == 0:
             raise RequestError("max_tokens is 0; give at least 1.")
-        steered = Resolved(*self.steering(steering))
+        steered = self.steering(steering, settings.carrier)
+        n_added = 0
+        if teacher := steered.teacher:
+            own = messages[0]["content"] if messages[0]["role"] == "system" else None
+            n_added = self._prompts.added(teacher, own)
+            messages = prompted_chat(teacher, messages)
         prompt = self.template.prompt(
             messages, tools.tools,
             variables=settings.chat_template_kwargs,
@@ -200,7 +209,9 @@ class Session:
         )  # fmt: skip
         has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
         begun = messages[-1]["content"] if settings.continue_final_message else ""
-        return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
+        return self._task(
+            prompt, steered, settings, has_calls=has_calls, begun=begun, n_added=n_added
+        )
 
     def _completion_task(
         self, text: Text, steering: SteeringWords, settings: Settings | None
@@ -214,7 +225,10 @@ class Session:
             if getattr(settings, name):
                 raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
         prompt = self._prompt(text, settings.parse_special)
-        return self._task(prompt, Resolved(*self.steering(steering)), settings)
+        steered = self.steering(steering, settings.carrier)
+        if steered.teacher:
+            raise RequestError(_no_chat(steered))
+        return self._task(prompt, steered, settings)
 
     def _prompt(self, text: Text, parse_special: bool) -> Prompt:
         vocab = self.model.vocab
@@ -239,11 +253,11 @@ class Session:
             asked.request, prompt=replace(prompt, responses=own), max_tokens=0, scored=True,
             grammar=None, logprobs=asked.request.logprobs or 0,
         )  # fmt: skip
-        return Task(request, asked.ingredients, None, Promise())
+        return Task(request, asked.steered, None, Promise())
 
     def _task(
         self, prompt: Prompt, steering: Resolved, settings: Settings,
-        *, has_calls: bool = False, begun: str = "",
+        *, has_calls: bool = False, begun: str = "", n_added: int = 0,
     ) -> Task:  # fmt: skip
         mix, ingredients = steering.mix, steering.ingredients
         grammar = settings.format
@@ -265,8 +279,15 @@ class Session:
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
             tells_end=settings.tells_end,
         )  # fmt: skip
-        self.engine.check(request)
-        return Task(request, ingredients, reading, Promise(settings.format, tools, begun))
+        try:
+            self.engine.check(request)
+        except ContextOverflow as error:
+            if not n_added:
+                raise
+            names = [applied.name for applied in ingredients if applied.carrier != "steering"]
+            raise ContextOverflow(_too_long(names, n_added, error)) from None
+        promise = Promise(settings.format, tools, begun)
+        return Task(request, steering, reading, promise, n_added)
 
     def _events(self, task: Task, whole: bool) -> Iterator[Event]:
         with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
@@ -285,23 +306,37 @@ class Session:
             yield event
         yield task.reply()
 
-    def steering(self, words: SteeringWords) -> tuple[Mix, tuple[AppliedPreset, ...]]:
-        """Return a mix, and what a receipt says of it; presets are built when first used.
+    def steering(self, words: SteeringWords, carrier: Carrier = "auto") -> Resolved:
+        """Return what presets are for a reply; nothing is fitted.
 
         Raises:
             PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
+            RequestError: a preset cannot have that carrier.
         """
-        return self._resolver.mix(words)
+        return self._resolver.resolve(words, carrier)
+
+    def compiled(self, preset: Preset) -> Built | None:
+        """Return the steering of a preset if it is compiled for this model; nothing is fitted.
+
+        Raises:
+            SteeringError: it is damaged, or not what its name says.
+            FitError: it does nothing on this model.
+        """
+        return self._compiled.find(preset)
+
+    def prompt_tokens(self, teacher: Teacher) -> int:
+        """Return how many tokens a teacher adds to a chat that has no system text of its own."""
+        return self._prompts.added(teacher, None)
 
     def build(self, preset: Preset) -> Built:
-        """Return the steering of a preset for this model; built once, then kept."""
-        key = (preset.origin, preset.name, preset.digest)
+        """Return the steering of a preset for this model, which is fitted if it is not compiled."""
         with self._building:
-            if key not in self._built:
-                self._built[key] = build_preset(
-                    preset, self.engine, store=self.store, report=self.report
-                )
-            return self._built[key]
+            built = None
+            with suppress(SteeringError):  # what is damaged in the store is made again
+                built = self._compiled.find(preset)
+            return built or build_preset(
+                preset, self.engine, store=self.store, report=self.report
+            )
 
     def before_fork(self) -> None:
         """Go on: what is being built is built in the parent."""
@@ -315,6 +350,23 @@ class Session:
         """Free the model."""
         self.engine.close()
         self.model.close()
+
+
+def _no_chat(steered: Resolved) -> str:
+    first = next(one for one in steered.ingredients if one.carrier != "steering")
+    why = f" ({first.reason})" if first.reason else ""
+    return (
+        f"`{first.name}` is carried by its prompt here{why}, and plain text that is continued has "
+        f"no place for one; send a chat, or run `steerplug build {first.name} -m MODEL`."
+    )
+
+
+def _too_long(names: Sequence[str], n_added: int, error: ContextOverflow) -> str:
+    told = " and ".join(f"`{name}`" for name in names)
+    return (
+        f"{n_added} tokens of the prompt are those of {told}, carried by prompt until `steerplug "
+        f"build`; {error}"
+    )
 
 
 def _last(events: Iterator[Event]) -> Reply:
