@@ -26,7 +26,7 @@ def opened(model: str) -> Iterator["Session"]:
 
 def prepare(session: "Session", words: str, carrier: "Carrier" = "auto") -> "Resolved":
     """Return what a mix means on a model, and say which presets their prompts carry unasked."""
-    resolved = session.steering(words, carrier)
+    resolved = session.resolve(words, carrier)
     for applied in resolved.ingredients:
         if applied.reason:
             say(
@@ -45,7 +45,7 @@ def compiled(session: "Session", words: str) -> "Resolved":
         for _, file in recipe.parts:
             if file.preset is not None:
                 session.build(file.preset)
-    return session.steering(recipe, "steering")
+    return session.resolve(recipe, "steering")
 
 
 def learning(session: "Session", preset: str) -> str:

@@ -1,6 +1,7 @@
 """Steering said in a config reaches the call, by whatever route LangChain takes to the model.
 
-`config["configurable"]["steering"]` becomes the call argument `steering`, unless there is one.
+`config["configurable"]["steering"]` becomes the call argument `steering`, unless there is one, and
+`config["configurable"]["carrier"]` the argument `carrier`.
 LangChain's own `configurable_fields` loses it on the way through `bind_tools`, and agents lose a
 bound config; this does not, and the model stays a model.
 """
@@ -21,6 +22,7 @@ from pydantic import WithJsonSchema
 
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import list_presets
+from steerplug.preset.carrier import Carrier
 
 AT_ONCE = 32
 """How many items of a batch run at once unless a config says otherwise: as many as an engine has
@@ -33,12 +35,12 @@ else:
 
 
 class Configured(_Model):
-    """A model that takes the call argument `steering`, and reads it from configs."""
+    """A model that takes the arguments `steering` and `carrier`, and reads them from configs."""
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What `config["configurable"]` may hold."""
-        return [*super().config_specs, _spec()]
+        return [*super().config_specs, *_specs()]
 
     def _read(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return call arguments with their steering read once, for all who ask in this call."""
@@ -137,11 +139,12 @@ class Configured(_Model):
 
 
 def steered(config: RunnableConfig | None, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return call arguments with the steering of the config, if they say none themselves."""
-    if arguments.get("steering") is not None:
-        return arguments
-    configured = ensure_config(config).get("configurable", {}).get("steering")
-    return arguments if configured is None else {**arguments, "steering": configured}
+    """Return call arguments with what the config says of steering, where they say nothing."""
+    configured = ensure_config(config).get("configurable", {})
+    for name in ("steering", "carrier"):
+        if arguments.get(name) is None and configured.get(name) is not None:
+            arguments = {**arguments, name: configured[name]}
+    return arguments
 
 
 def _together(
@@ -154,13 +157,19 @@ def _together(
     ]
 
 
-def _spec() -> ConfigurableFieldSpec:
-    """Return what configs may say; the same for every model, or chains of two would be refused."""
+def _specs() -> Iterator[ConfigurableFieldSpec]:
+    """Yield what configs may say; the same for every model, or chains of two would be refused."""
     presets: list[str] = []
     with suppress(SteerplugError):  # a folder that cannot be read is no reason to hide the field
         presets = [listing.name for listing in list_presets() if listing.error is None]
     schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "examples": [*presets, "none"]}
-    return ConfigurableFieldSpec(
+    yield ConfigurableFieldSpec(
+        id="carrier",
+        annotation=Carrier | None,
+        name="Carrier",
+        description="What brings presets in: auto, steering, prompt or both.",
+    )
+    yield ConfigurableFieldSpec(
         id="steering",
         annotation=Annotated[str | None, WithJsonSchema(schema)],
         name="Steering",

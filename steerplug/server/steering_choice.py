@@ -132,7 +132,7 @@ class Chooser:
             ingredients = parse_mix(words)
             for ingredient in ingredients:
                 self._catalog.check(ingredient.reference)
-            steering = self._session.steering(Recipe(words, ingredients), carrier)
+            steering = self._session.resolve(Recipe(words, ingredients), carrier)
         except Refused:
             raise
         except SteerplugError as error:

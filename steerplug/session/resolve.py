@@ -15,7 +15,6 @@ from steerplug.engine.model import Model
 from steerplug.errors import EngineError, FitError, RequestError, SteeringError, StrengthError
 from steerplug.evaluate.bound import shortfall
 from steerplug.interchange.reading import read_vectors
-from steerplug.library.presets import LibraryFile
 from steerplug.library.recipe import Recipe
 from steerplug.preset import Preset, Teacher, check_range, check_strength
 from steerplug.preset.carrier import Carrier
@@ -24,7 +23,6 @@ from steerplug.session.prompts import joined
 from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity, chat_template_hash
-from steerplug.steering.terms import Phase
 from steerplug.steering.value import Mix, Steering, Term
 
 log = logging.getLogger(__name__)
@@ -253,8 +251,8 @@ def _missing(preset: Preset, model: str) -> str:
         "or take the carrier 'prompt'" if preset.teacher else "no prompt can carry a contrast"
     )
     return (
-        f"`{preset.name}` is not compiled for {model}; run `steerplug build {preset.name} -m MODEL` "
-        f"({instead})."
+        f"`{preset.name}` is not compiled for {model}; run `steerplug build {preset.name} -m "
+        f"MODEL` ({instead})."
     )
 
 

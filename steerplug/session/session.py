@@ -33,10 +33,11 @@ from steerplug.preset import Preset, Teacher
 from steerplug.preset.carrier import Carrier
 from steerplug.session.compiled import Compiled
 from steerplug.session.prompts import PromptLengths
-from steerplug.session.receipt import Reply, Scored
+from steerplug.session.receipt import AppliedPreset, Reply, Scored
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
 from steerplug.session.settings import Settings, Text
 from steerplug.session.task import Event, Task
+from steerplug.steering.value import Mix
 from steerplug.store.store import Store
 
 
@@ -194,7 +195,7 @@ class Session:
         check_messages(messages)
         if settings.max_tokens == 0:
             raise RequestError("max_tokens is 0; give at least 1.")
-        steered = self.steering(steering, settings.carrier)
+        steered = self.resolve(steering, settings.carrier)
         n_added = 0
         if teacher := steered.teacher:
             own = messages[0]["content"] if messages[0]["role"] == "system" else None
@@ -225,7 +226,7 @@ class Session:
             if getattr(settings, name):
                 raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
         prompt = self._prompt(text, settings.parse_special)
-        steered = self.steering(steering, settings.carrier)
+        steered = self.resolve(steering, settings.carrier)
         if steered.teacher:
             raise RequestError(_no_chat(steered))
         return self._task(prompt, steered, settings)
@@ -306,8 +307,17 @@ class Session:
             yield event
         yield task.reply()
 
-    def steering(self, words: SteeringWords, carrier: Carrier = "auto") -> Resolved:
-        """Return what presets are for a reply; nothing is fitted.
+    def steering(self, words: SteeringWords) -> tuple[Mix, tuple[AppliedPreset, ...]]:
+        """Return the steering that words mean, and what a receipt says of it; nothing is fitted.
+
+        Raises:
+            PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
+        """
+        resolved = self.resolve(words, "steering")
+        return resolved.mix, resolved.ingredients
+
+    def resolve(self, words: SteeringWords, carrier: Carrier = "auto") -> Resolved:
+        """Return what presets are for a reply: steering, prompts, or both; nothing is fitted.
 
         Raises:
             PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
