@@ -31,6 +31,7 @@ from steerplug.errors import (
     StrengthError,
 )
 from steerplug.fit import measure
+from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
 from steerplug.session import Session, Settings
 from steerplug.session.receipt import Receipt, Reply
@@ -219,7 +220,7 @@ def test_wrong_words_are_refused_by_the_call_itself(
         session.stream_chat(CHAT, words, GREEDY)
 
 
-def test_a_preset_that_was_never_built_is_built_when_first_used(
+def test_a_preset_is_built_once_when_asked_to_and_then_used(
     session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
@@ -227,12 +228,13 @@ def test_a_preset_that_was_never_built_is_built_when_first_used(
     monkeypatch.setattr(session, "report", lambda what, _done, _total: told.append(what))
     text = yaml_of("furious", fit={"method": "mean", "layers": [16], "coefficient": 0.5})
     (folder / "furious.yaml").write_text(text, encoding="utf-8")
-    reply = say(session, "furious")
+    session.build(load_preset("furious"))
     assert "reading activations" in told
+    reply = say(session, "furious")
     assert [one.layers for one in reply.receipt.steering] == [(16,)]
     assert reply.receipt.mean_moved > 0
     told.clear()
-    assert say(session, "furious").receipt.digest == reply.receipt.digest
+    assert session.build(load_preset("furious")).steering.digest == reply.receipt.steering[0].digest
     assert told == []
 
 
