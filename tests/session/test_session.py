@@ -537,7 +537,9 @@ def test_an_earlier_reply_in_the_chat_is_steered_again(session: Session, plant: 
 
 def test_a_seed_is_told_and_draws_the_same_reply_again(session: Session) -> None:
     warm = Settings(Sampling(temperature=1.5), max_tokens=12)
+    session.engine.forget()  # cells of a cached prompt differ by rounding
     reply = say(session, None, warm)
+    session.engine.forget()
     again = say(session, None, replace(warm, sampling=replace(warm.sampling, seed=reply.seed)))
     assert again.text == reply.text
 
