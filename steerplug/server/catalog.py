@@ -20,6 +20,7 @@ from steerplug.packs.lock import lock_in_use
 from steerplug.preset import Preset
 from steerplug.server.errors import Refused
 from steerplug.session import Session
+from steerplug.session.compiler import Job
 from steerplug.session.resolve import NOT_COMPILED
 
 log = logging.getLogger("steerplug.server")
@@ -29,14 +30,14 @@ _TOO_MUCH = "Too much"
 
 @dataclass(frozen=True)
 class Offer:
-    """A preset that can be used at once.
+    """A preset, and what carries it.
 
     Args:
         name: what it is called in a mix.
         preset: what its file says.
         built: its steering for the model, if it is compiled.
-        reason: why its prompt carries it nevertheless; empty where steering does.
-        n_tokens: how many tokens its prompt is, in each request that it carries.
+        reason: why steering does not carry it; empty where it does.
+        n_tokens: how many tokens its prompt is in each request; None where none can carry it.
     """
 
     name: str
@@ -45,8 +46,15 @@ class Offer:
     reason: str
     n_tokens: int | None
 
-    def describe(self) -> dict[str, Any]:
-        """Return what clients may know of it."""
+    @property
+    def carrier(self) -> str | None:
+        """What brings it into a reply if nobody says; None: nothing can, until it is compiled."""
+        if not self.reason:
+            return "steering"
+        return None if self.n_tokens is None else "prompt"
+
+    def describe(self, job: Job | None = None) -> dict[str, Any]:
+        """Return what clients may know of it, with how far its compiling is."""
         preset = self.preset
         does, mark, rest = one_line(preset.description).partition(_TOO_MUCH)
         strength, built = preset.strength, None if self.reason else self.built
@@ -58,9 +66,10 @@ class Offer:
                 "min": strength.min, "max": strength.max,
                 "default": built.default_strength(preset) if built else 1.0,
             },
-            "carrier": "steering" if built else "prompt",
+            "carrier": self.carrier,
             "reason": self.reason or None,
             "prompt_tokens": self.n_tokens,
+            "compiling": job and job.describe(),
             "tokens_saved": built and built.identity.fidelity.get("prompt_tokens_saved"),
             "version": preset.version,
             "tags": list(preset.tags),
@@ -82,6 +91,7 @@ class Catalog:
         self._seen: object = None
         self._missing: dict[str, str] = {}
         self.offers: dict[str, Offer] = {}
+        self.listed: dict[str, Offer] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -89,18 +99,24 @@ class Catalog:
         seen = self._stamp()
         if seen == self._seen:
             return
-        before, self._seen = set(self.offers), seen
-        offers, missing = dict[str, Offer](), dict[str, str]()
+        before, self._seen = self.offers, seen
+        listed, missing = dict[str, Offer](), dict[str, str]()
         for listing in list_presets():
             offer_or_reason = self._offer(listing)
             if isinstance(offer_or_reason, Offer):
-                offers[listing.name] = offer_or_reason
+                listed[listing.name] = offer_or_reason
             else:
                 missing[listing.name] = offer_or_reason
-        self.offers, self._missing = offers, missing
+        offers = {name: offer for name, offer in listed.items() if offer.carrier}
+        waiting = {name: self._why_not(offer) for name, offer in listed.items()}
+        self.offers, self.listed, self._missing = offers, listed, {**waiting, **missing}
         if before:
-            added, gone = sorted(set(offers) - before), sorted(before - set(offers))
-            log.info("presets reloaded", extra={"added": added, "removed": gone})
+            log.info("presets reloaded", extra=_changes(before, offers))
+
+    @staticmethod
+    def _why_not(offer: Offer) -> str:
+        cure = f"run `steerplug build {offer.name} -m MODEL` on the server"
+        return f"the preset `{offer.name}` cannot be used, {offer.reason}; {cure}."
 
     def _offer(self, listing: Listing) -> Offer | str:
         """Return a preset that can be used, or why it cannot."""
@@ -116,22 +132,15 @@ class Catalog:
         except SteerplugError as error:
             log.warning("preset `%s` cannot be used: %s", name, error)
             return f"the steering of `{name}` cannot be used; the server's log says why."
-        if preset.teacher is None:
-            if built is None:
-                cure = f"run `steerplug build {name} -m MODEL` on the server"
-                log.warning("preset `%s` is not offered; %s.", name, cure)
-                return (
-                    f"the preset `{name}` is {NOT_COMPILED}, and no prompt can carry a contrast; "
-                    f"{cure}."
-                )
-            return Offer(name, preset, built, "", None)
         reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
+        if preset.teacher is None:
+            nothing = f"{reason}, and no prompt can carry a contrast" if reason else ""
+            return Offer(name, preset, built, nothing, None)
         try:
             n_tokens = self._session.prompt_tokens(preset.teacher)
         except SteerplugError as error:  # no chat template, or one that refuses the chat
-            if reason:
-                return f"the preset `{name}` is {NOT_COMPILED}, and cannot be its prompt: {error}"
-            n_tokens = None
+            reason = reason and f"{reason}, and no prompt can carry it: {error}".removesuffix(".")
+            return Offer(name, preset, built, reason, None)
         return Offer(name, preset, built, reason, n_tokens)
 
     def check(self, name: str) -> None:
@@ -156,6 +165,16 @@ class Catalog:
             _stat(lock_in_use()),
             [_stat(path) for path in _entries(store)],
         ]
+
+
+def _changes(before: dict[str, Offer], now: dict[str, Offer]) -> dict[str, list[str]]:
+    """Return what came, what went, and what is carried by something else."""
+    both = before.keys() & now.keys()
+    return {
+        "added": sorted(now.keys() - before.keys()),
+        "removed": sorted(before.keys() - now.keys()),
+        "carried_otherwise": sorted(n for n in both if before[n].carrier != now[n].carrier),
+    }
 
 
 def _entries(folder: Path) -> list[Path]:

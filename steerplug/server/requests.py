@@ -225,6 +225,12 @@ class CompletionBody(Body):
     best_of: int | None = None
 
 
+class PresetBody(BaseModel):
+    """A preset by its name."""
+
+    name: Annotated[str, Field(max_length=200)]
+
+
 class AdapterBody(BaseModel):
     """The strength of one preset among the server's defaults, by name or by number."""
 

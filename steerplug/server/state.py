@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from steerplug.errors import SteerplugError
+from steerplug.preset.mix import Ingredient, format_mix
 from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused, envelope, status_of
@@ -50,6 +51,27 @@ class ServerState:
         self.catalog = Catalog(self.session)
         self.chooser = Chooser(self.session, self.catalog, self.config.name, self.config.steer)
         self.metrics = Metrics(self.session.engine)
+        for name in self.config.to_compile:
+            self.compile(name)
+        self._compile_all()
+
+    def compile(self, name: str) -> None:
+        """Have a preset compiled in idle time, unless it is.
+
+        Raises:
+            Refused: there is no preset of that name.
+        """
+        if name not in self.catalog.listed:
+            self.catalog.check(name)
+        self.session.compile(format_mix((Ingredient(name),)))
+
+    def _compile_all(self) -> None:
+        """Have all presets compiled that are not, if the server was told to; each is tried once."""
+        if self.config.compiles_all:
+            tried = self.session.compiler.jobs
+            for name, offer in self.catalog.listed.items():
+                if offer.built is None and name not in tried:
+                    self.compile(name)
 
     async def keep_looking(self) -> None:
         """Notice for ever what changes in the library."""
@@ -57,6 +79,7 @@ class ServerState:
             await asyncio.sleep(_LOOK_AGAIN)
             try:
                 await asyncio.to_thread(self.catalog.refresh)
+                await asyncio.to_thread(self._compile_all)
             except (SteerplugError, OSError) as error:
                 log.warning("the presets cannot be read: %s", error)
 

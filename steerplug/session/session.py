@@ -28,10 +28,13 @@ from steerplug.engine.sizes import N_CTX, N_SEQ
 from steerplug.errors import ContextOverflow, RequestError, SteeringError
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import prompted_chat
+from steerplug.library.recipe import Recipe
 from steerplug.model_file import find_model
 from steerplug.preset import Preset, Teacher
 from steerplug.preset.carrier import Carrier
+from steerplug.session.activity import Activity
 from steerplug.session.compiled import Compiled
+from steerplug.session.compiler import Compiler
 from steerplug.session.prompts import PromptLengths
 from steerplug.session.receipt import AppliedPreset, Reply, Scored
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
@@ -79,6 +82,7 @@ class Session:
         self._resolver = Resolver(self.model, self._compiled.find)
         self._prompts = PromptLengths(self.template)
         self._building = threading.RLock()
+        self._begin_idle()
         fork.carry(self)
 
     def chat(
@@ -291,18 +295,20 @@ class Session:
         return Task(request, steering, reading, promise, n_added)
 
     def _events(self, task: Task, whole: bool) -> Iterator[Event]:
-        with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
+        generated = self.engine.generate(task.request, task.progress, whole=whole)
+        with self._activity.reply(), closing(generated) as pieces:
             for piece in pieces:
                 yield from task.take(piece)
         yield from task.finish()
         yield task.reply()
 
     async def _aevents(self, task: Task, whole: bool) -> AsyncGenerator[Event, None]:
-        pieces_of = self.engine.agenerate(task.request, task.progress, whole=whole)
-        async with aclosing(pieces_of) as pieces:
-            async for piece in pieces:
-                for event in task.take(piece):
-                    yield event
+        generated = self.engine.agenerate(task.request, task.progress, whole=whole)
+        with self._activity.reply():
+            async with aclosing(generated) as pieces:
+                async for piece in pieces:
+                    for event in task.take(piece):
+                        yield event
         for event in task.finish():
             yield event
         yield task.reply()
@@ -348,6 +354,21 @@ class Session:
                 preset, self.engine, store=self.store, report=self.report
             )
 
+    def compile(self, words: str) -> None:
+        """Have the presets of a mix compiled in idle time, as far as they are not; see `compiler`.
+
+        Raises:
+            PresetError: the words are no mix, or a preset is not there or not good.
+        """
+        for ingredient, file in Recipe.read(words).parts:
+            if file.preset is not None and self.compiled(file.preset) is None:
+                self.compiler.ask(ingredient.reference)
+
+    def _begin_idle(self) -> None:
+        self._activity = Activity(lambda: self.compiler.pause())
+        order = {"model": str(self.model.path), "store": str(self.store.folder)}
+        self.compiler = Compiler(order, self._activity)
+
     def before_fork(self) -> None:
         """Go on: what is being built is built in the parent."""
 
@@ -355,9 +376,11 @@ class Session:
         """Wait for no build in the child that only the parent makes."""
         if in_child:
             self._building = threading.RLock()
+            self._begin_idle()
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model; compiling ends."""
+        self.compiler.close()
         self.engine.close()
         self.model.close()
 
