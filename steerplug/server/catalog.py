@@ -153,7 +153,7 @@ class Catalog:
             return
         reason = self._missing.get(name)
         if reason is None:
-            guess = nearest(name.lower(), self.offers) or "; GET /steering/presets lists all."
+            guess = nearest(name.lower(), self.listed) or "; GET /steering/presets lists all."
             reason = f"there is no preset `{name[:80]}`{guess}"
         raise Refused(reason, 404, "model_not_found", "steering")
 

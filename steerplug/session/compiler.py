@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -168,15 +169,13 @@ class Compiler:
         """Take note of what the process says, until it ends."""
         assert process.stdin is not None
         assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps({**self._order, "preset": preset}))
-            process.stdin.close()
-        except OSError:
-            return  # it has ended, and its code says so
-        for line in process.stdout:
-            told = json.loads(line)
-            with self._lock:
-                self._jobs[preset] = replace(self._jobs[preset], **told)
+        with process.stdout as lines:
+            with suppress(OSError), process.stdin as order:  # its code says that it has ended
+                json.dump({**self._order, "preset": preset}, order)
+            for line in lines:
+                told = json.loads(line)
+                with self._lock:
+                    self._jobs[preset] = replace(self._jobs[preset], **told)
 
     def _keep_going(self, process: "subprocess.Popen[str]") -> None:
         """Let a stopped process go on whenever the session has been idle for a while."""
