@@ -13,6 +13,7 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import amx, ggml, log
+from steerplug.engine.block_output import BlockOutput, block_output
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError
 from steerplug.files.shards import shards
@@ -102,6 +103,11 @@ class Model:
             if n < size:
                 return buffer.value.decode("utf-8", "replace") if n >= 0 else None
             size = n + 1
+
+    @property
+    def block_output(self) -> BlockOutput:
+        """Where llama.cpp's graph holds the output of its blocks."""
+        return block_output(self.architecture, self.metadata)
 
     @property
     def chat_template(self) -> str | None:

@@ -87,7 +87,7 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Array:
         x = np.geomspace(1, 8, shape[0]).astype(np.float32)
     elif "ssm_a" in name:  # a state that fades
         x = -np.abs(x) - np.float32(0.1)
-    elif name.endswith("weight") and re.search(r"norm|ln\.weight|_scale\.weight", name):
+    elif not name.endswith(".bias") and re.search(r"norm|ln\.weight|_scale\.weight", name):
         x = 1 + np.float32(0.1) * x
     elif len(shape) == 1 or name.endswith(".bias"):
         x = np.float32(0.1) * x
