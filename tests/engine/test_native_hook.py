@@ -472,7 +472,7 @@ def test_a_tensor_that_is_not_rows_of_float32_is_refused_unread(
     before = rows_of(3, 8, seed=16)
     after = before.copy()
     assert not fake.hands_over("l_out-2", after, nbytes, nelements)
-    with pytest.raises(EngineError, match=r"block 2 .* not float32 rows of 8.*steerplug doctor"):
+    with pytest.raises(EngineError, match=r"block 2 .* not float32 rows of 8.*use another model"):
         hook.disarm()
     assert same_bits(after, before)
 
