@@ -61,6 +61,7 @@ class Student:
     def __init__(self, module: Any, device: torch.device) -> None:
         self.module, self.device = module, device
         self.decoder, self.head = module.get_decoder(), module.get_output_embeddings()
+        self._cap: float | None = getattr(module.config, "final_logit_softcapping", None)
         renamed = "cache" in inspect.signature(self.decoder.forward).parameters
         self._cache_name = "cache" if renamed else "past_key_values"  # before transformers 5.24
 
@@ -126,7 +127,7 @@ class Student:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
         logits: torch.Tensor = self.head(hidden)
-        return logits
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
         cache = DynamicCache()
