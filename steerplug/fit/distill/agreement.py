@@ -16,7 +16,10 @@ import torch
 from steerplug.engine.context import Row
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.errors import FitError
+from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.student import Passage, Prefix, Student
+from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.measure import divergence, log_softmax
 from steerplug.fit.questions import general_prompts
 from steerplug.steering.value import Array
@@ -38,6 +41,27 @@ class Agreement(NamedTuple):
     def holds(self, *, quantised: bool) -> bool:
         """Whether rounding explains it."""
         return self.kl <= MAX_KL and (quantised or self.error <= MAX_ERROR)
+
+
+def read_student(model: Model, cells: Reader) -> Student:
+    """Return the torch copy of a model, which computes what llama.cpp does.
+
+    Args:
+        model: the model; its file is read again.
+        cells: of a context on it; what they held is dropped.
+
+    Raises:
+        FitError: transformers cannot read it, or computes something else.
+    """
+    student = Student(*read_weights(model, cells.context.n_ctx))
+    found = agreement(student, model, cells)
+    if len(student.blocks) != model.n_layer or not found.holds(quantised=model.header.is_quantised):
+        raise FitError(
+            f"the torch copy of {model.path.name} ({model.architecture}) is another model: its "
+            f"logits are {found.error:.0%} off llama.cpp's ({found.kl:.3f} nats per token); {CURE}."
+        )
+    student.to_fastest_type()
+    return student
 
 
 def agreement(student: Student, model: Model, cells: Reader) -> Agreement:

@@ -7,7 +7,6 @@ set, and a hyper-parameter that nobody reads is a reason to refuse: it may chang
 from typing import Any
 
 from steerplug.engine.model import Model
-from steerplug.fit.distill.rotary import rotary_values
 
 _SIZES = {
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
@@ -39,9 +38,13 @@ _ALSO_READ = {
     "falcon": {"tensor_data_layout"},
     "gemma3": {"attention.sliding_window_pattern", "rope.freq_base_swa"},
     "gemma4": {
-        "attention.key_length_swa", "attention.shared_kv_layers",
-        "attention.sliding_window_pattern", "attention.value_length_swa",
-        "embedding_length_per_layer_input", "rope.dimension_count_swa", "rope.freq_base_swa",
+        "attention.key_length_swa",
+        "attention.shared_kv_layers",
+        "attention.sliding_window_pattern",
+        "attention.value_length_swa",
+        "embedding_length_per_layer_input",
+        "rope.dimension_count_swa",
+        "rope.freq_base_swa",
     },
     "gpt-oss": {"rope.freq_base_swa"},
     "llama": {"tensor_data_layout"},
@@ -84,6 +87,16 @@ def configured(config: Any, model: Model) -> Any:
         known |= _gemma4(model)
         places.pop("per_layer_config", None)
     return type(config).from_dict({**places, **known})
+
+
+def rotary_values(model: Model, sliding: bool = False) -> int:
+    """Return how many values of a head are turned."""
+    return int(
+        (sliding and model.number("rope.dimension_count_swa"))
+        or model.number("rope.dimension_count")
+        or model.number("attention.key_length")
+        or model.n_embd // int(model.number("attention.head_count") or 1)
+    )
 
 
 def _share_turned(model: Model) -> float:

@@ -7,8 +7,8 @@ A pair i of a head's values is turned by position * w_i and stretched by m:
 
 r_i falls from 1 to 0 between the pairs that turn `beta_fast` and `beta_slow` times within the
 original context. Factors are tensors: `rope_freqs` (Llama 3), `rope_factors_short` and `_long`,
-of which the size of the context chooses. Source: llama.cpp (`ggml_rope_ext`, `llama_context`), whose
-student must turn alike; YaRN, arXiv 2309.00071.
+of which the size of the context chooses. Sources: llama.cpp (`ggml_rope_ext`, `llama_context`), as
+which the copy must turn; YaRN, arXiv 2309.00071.
 """
 
 import math
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from steerplug.engine.model import Model
+from steerplug.fit.distill.configuration import rotary_values
 
 _OWN_BASE = {"gemma3": 10_000.0, "gemma4": 10_000.0}
 """Where blocks with a sliding window turn by a base of their own, unscaled: its default."""
@@ -49,16 +50,6 @@ def turn_alike(module: Any, model: Model, tensors: Mapping[str, torch.Tensor], n
                     )
                 buffer.copy_(frequencies)
                 setattr(part, f"{kind}attention_scaling", stretch)
-
-
-def rotary_values(model: Model, sliding: bool = False) -> int:
-    """Return how many values of a head are turned."""
-    return int(
-        (sliding and model.number("rope.dimension_count_swa"))
-        or model.number("rope.dimension_count")
-        or model.number("attention.key_length")
-        or model.n_embd // int(model.number("attention.head_count") or 1)
-    )
 
 
 def _frequencies(

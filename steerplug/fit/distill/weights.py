@@ -1,4 +1,4 @@
-"""Reading a GGUF's weights, dequantised, into torch: where, in what type, and whether they fit."""
+"""Reading a GGUF's weights, dequantised, into torch: where, and in what type."""
 
 import contextlib
 import functools
@@ -9,25 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from steerplug.engine.model import Model
 from steerplug.errors import FitError
 from steerplug.fit.distill.configuration import configured
+from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.rotary import turn_alike
-
-_BYTES_PER_WEIGHT = 10
-"""While loading: the dequantised file and the module in float32, and the copy that is kept."""
 
 _OVERLOOKED = {"layer_scalar": "layer_output_scale.weight"}
 """Parameters of a block, by transformers' names, that its reader finds no tensor for: Gemma 4."""
 
 _MOST_AHEAD = 8
 """Blocks behind the last one, if any, predict tokens ahead, and are no part of the model here."""
-
-_WORKING_BYTES = 2**30
-"""For prompts computed once, and the activations of a training step."""
 
 
 def read_weights(model: Model, n_ctx: int) -> tuple[Any, torch.device]:
@@ -38,16 +32,15 @@ def read_weights(model: Model, n_ctx: int) -> tuple[Any, torch.device]:
         n_ctx: the context in which llama.cpp reads it.
 
     Raises:
-        FitError: transformers cannot read this architecture, or memory will not do.
+        FitError: transformers cannot read this model.
     """
-    _check_memory(model)
     device = _device()
     try:
         return _dequantised(model, n_ctx).to(device), device
     except Exception as error:  # of a reader that raises whatever its library does
         raise FitError(
             f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
-            f"({_reason(error)}); write `method: chain`, which needs llama.cpp alone."
+            f"({_reason(error)}); {CURE}."
         ) from None
 
 
@@ -56,17 +49,6 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.endswith(":")] or lines
     return telling[0][:160] if telling else type(error).__name__
-
-
-def _check_memory(model: Model) -> None:
-    needed = model.n_weights * _BYTES_PER_WEIGHT + _WORKING_BYTES
-    available = int(psutil.virtual_memory().available)
-    if needed > available:
-        raise FitError(
-            f"gradients through {model.path.name} need about {needed / 1e9:.0f} GB of memory and "
-            f"{available / 1e9:.0f} GB are free; write `method: chain`, which needs no more than "
-            "llama.cpp does."
-        )
 
 
 def _device() -> torch.device:
@@ -203,7 +185,7 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _fastest_type(device: torch.device) -> torch.dtype:
+def fastest_type(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies in it, else float32.
 
     Nothing is timed, so that a machine always trains in the same type.
