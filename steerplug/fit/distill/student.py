@@ -116,7 +116,8 @@ class Student:
 
     def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
         cache = DynamicCache()
-        for il in range(len(self.blocks) if n_prefix else 0):
+        n_held = max(len(passage.prefix.keys) for passage in batch)  # some blocks share theirs
+        for il in range(n_held if n_prefix else 0):
             keys = [_padded(passage.prefix.keys[il], n_prefix) for passage in batch]
             values = [_padded(passage.prefix.values[il], n_prefix) for passage in batch]
             cache.update(torch.stack(keys), torch.stack(values), il)
