@@ -289,9 +289,7 @@ def psr_fits(model: Model) -> str:
         assert agreement(copy, model, cells).error < STUDENT
         assert _steered_apart(copy, model, cells) < STUDENT
         student = student_of("gated", "psr", model, cells)
-    steering = distill(
-        "gated", model, student, lessons(model), [1], method="psr", scope="response"
-    )
+    steering = distill("gated", model, student, lessons(model), [1], method="psr", scope="response")
     assert np.isfinite(steering.layers[1].Z).all()
     return ""
 
