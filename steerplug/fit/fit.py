@@ -18,7 +18,7 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
-from steerplug.errors import FitError
+from steerplug.errors import FitError, MethodError
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.activations import Activations
 from steerplug.fit.chain import Chain, fit_chain
@@ -54,11 +54,15 @@ def fit_teacher(
         report: told how far the work is.
 
     Raises:
-        FitError: the method cannot be used here, or there is nothing to learn.
+        MethodError: the method cannot be used here.
+        FitError: there is nothing to learn.
     """
     method, student = preset.fit.method, None
     if method == "psr" or method == "const":
-        student = student_of(preset.name, method, engine.model, cells)
+        try:
+            student = student_of(preset.name, method, engine.model, cells)
+        except FitError as error:
+            raise MethodError(str(error)) from None
     with quick(engine, cells) as (asked, reader):
         return _imitation(preset, engine.model, student, asked, reader, kept, report)
 
