@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerplug.build import Built
 from steerplug.errors import FitError, SteerplugError, nearest
-from steerplug.evaluate.bound import shortfall
 from steerplug.files.text import one_line
 from steerplug.library.presets import Listing, list_presets, user_folder
 from steerplug.packs.lock import lock_in_use
 from steerplug.preset import Preset
 from steerplug.server.errors import Refused
 from steerplug.session import Session
+from steerplug.session.carrying import Carrying
 from steerplug.session.compiler import Job
-from steerplug.session.resolve import NOT_COMPILED
 
 log = logging.getLogger("steerplug.server")
 
@@ -35,29 +33,18 @@ class Offer:
     Args:
         name: what it is called in a mix.
         preset: what its file says.
-        built: its steering for the model, if it is compiled.
-        reason: why steering does not carry it; empty where it does.
-        n_tokens: how many tokens its prompt is in each request; None where none can carry it.
+        carrying: what carries it.
     """
 
     name: str
     preset: Preset
-    built: Built | None
-    reason: str
-    n_tokens: int | None
-
-    @property
-    def carrier(self) -> str | None:
-        """What brings it into a reply if nobody says; None: nothing can, until it is compiled."""
-        if not self.reason:
-            return "steering"
-        return None if self.n_tokens is None else "prompt"
+    carrying: Carrying
 
     def describe(self, job: Job | None = None) -> dict[str, Any]:
         """Return what clients may know of it, with how far its compiling is."""
-        preset = self.preset
+        preset, carrying = self.preset, self.carrying
         does, mark, rest = one_line(preset.description).partition(_TOO_MUCH)
-        strength, built = preset.strength, None if self.reason else self.built
+        strength, built = preset.strength, None if carrying.reason else carrying.built
         return {
             "name": self.name,
             "description": does.strip(),
@@ -66,9 +53,9 @@ class Offer:
                 "min": strength.min, "max": strength.max,
                 "default": built.default_strength(preset) if built else 1.0,
             },
-            "carrier": self.carrier,
-            "reason": self.reason or None,
-            "prompt_tokens": self.n_tokens,
+            "carrier": carrying.carrier,
+            "reason": carrying.reason or None,
+            "prompt_tokens": carrying.n_tokens,
             "compiling": job and job.describe(),
             "tokens_saved": built and built.identity.fidelity.get("prompt_tokens_saved"),
             "version": preset.version,
@@ -107,7 +94,7 @@ class Catalog:
                 listed[listing.name] = offer_or_reason
             else:
                 missing[listing.name] = offer_or_reason
-        offers = {name: offer for name, offer in listed.items() if offer.carrier}
+        offers = {name: offer for name, offer in listed.items() if offer.carrying.carrier}
         waiting = {name: self._why_not(offer) for name, offer in listed.items()}
         self.offers, self.listed, self._missing = offers, listed, {**waiting, **missing}
         if before:
@@ -116,7 +103,7 @@ class Catalog:
     @staticmethod
     def _why_not(offer: Offer) -> str:
         cure = f"run `steerplug build {offer.name} -m MODEL` on the server"
-        return f"the preset `{offer.name}` cannot be used, {offer.reason}; {cure}."
+        return f"the preset `{offer.name}` cannot be used, {offer.carrying.reason}; {cure}."
 
     def _offer(self, listing: Listing) -> Offer | str:
         """Return a preset that can be used, or why it cannot."""
@@ -125,23 +112,13 @@ class Catalog:
             log.warning("preset `%s` is broken: %s", name, listing.error)
             return f"the preset `{name}` is broken; `steerplug lint {name}` says why."
         try:
-            built = self._session.compiled(preset)
+            return Offer(name, preset, self._session.carrying(preset))
         except FitError as error:
             log.warning("preset `%s` is not offered: %s", name, error)
             return str(error)
         except SteerplugError as error:
             log.warning("preset `%s` cannot be used: %s", name, error)
             return f"the steering of `{name}` cannot be used; the server's log says why."
-        reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
-        if preset.teacher is None:
-            nothing = f"{reason}, and no prompt can carry a contrast" if reason else ""
-            return Offer(name, preset, built, nothing, None)
-        try:
-            n_tokens = self._session.prompt_tokens(preset.teacher)
-        except SteerplugError as error:  # no chat template, or one that refuses the chat
-            reason = reason and f"{reason}, and no prompt can carry it: {error}".removesuffix(".")
-            return Offer(name, preset, built, reason, None)
-        return Offer(name, preset, built, reason, n_tokens)
 
     def check(self, name: str) -> None:
         """Refuse what is no preset on offer; paths never are.
@@ -169,11 +146,14 @@ class Catalog:
 
 def _changes(before: dict[str, Offer], now: dict[str, Offer]) -> dict[str, list[str]]:
     """Return what came, what went, and what is carried by something else."""
-    both = before.keys() & now.keys()
+    carriers = {name: offer.carrying.carrier for name, offer in before.items()}
     return {
         "added": sorted(now.keys() - before.keys()),
         "removed": sorted(before.keys() - now.keys()),
-        "carried_otherwise": sorted(n for n in both if before[n].carrier != now[n].carrier),
+        "carried_otherwise": sorted(
+            name for name in before.keys() & now.keys()
+            if carriers[name] != now[name].carrying.carrier
+        ),
     }
 
 

@@ -70,7 +70,7 @@ class ServerState:
         if self.config.compiles_all:
             tried = self.session.compiler.jobs
             for name, offer in self.catalog.listed.items():
-                if offer.built is None and name not in tried:
+                if offer.carrying.built is None and name not in tried:
                     self.compile(name)
 
     async def keep_looking(self) -> None:
@@ -122,6 +122,7 @@ class ServerState:
 
     def note(self, request: Request, choice: SteeringChoice, replies: list[Reply]) -> None:
         """Note what was answered for the log; texts only if the server was told to."""
+        self.metrics.count_replies(replies)
         facts: dict[str, Any] = {
             "steering": choice.mix,
             "carrier": choice.carrier,

@@ -19,6 +19,7 @@ from steerplug.library.recipe import Recipe
 from steerplug.preset import Preset, Teacher, check_range, check_strength
 from steerplug.preset.carrier import Carrier
 from steerplug.preset.mix import Ingredient
+from steerplug.session.carrying import NOT_COMPILED
 from steerplug.session.prompts import joined
 from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
@@ -26,9 +27,6 @@ from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.value import Mix, Steering, Term
 
 log = logging.getLogger(__name__)
-
-NOT_COMPILED = "not compiled for this model"
-
 
 @dataclass(frozen=True)
 class Resolved:

@@ -25,14 +25,16 @@ from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
 from steerplug.engine.sizes import N_CTX, N_SEQ
-from steerplug.errors import ContextOverflow, RequestError, SteeringError
+from steerplug.errors import ContextOverflow, RequestError, SteeringError, SteerplugError
+from steerplug.evaluate.bound import shortfall
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import prompted_chat
 from steerplug.library.recipe import Recipe
 from steerplug.model_file import find_model
-from steerplug.preset import Preset, Teacher
+from steerplug.preset import Preset
 from steerplug.preset.carrier import Carrier
 from steerplug.session.activity import Activity
+from steerplug.session.carrying import NOT_COMPILED, Carrying
 from steerplug.session.compiled import Compiled
 from steerplug.session.compiler import Compiler
 from steerplug.session.prompts import PromptLengths
@@ -340,9 +342,17 @@ class Session:
         """
         return self._compiled.find(preset)
 
-    def prompt_tokens(self, teacher: Teacher) -> int:
-        """Return how many tokens a teacher adds to a chat that has no system text of its own."""
-        return self._prompts.added(teacher, None)
+    def carrying(self, preset: Preset) -> Carrying:
+        """Return what carries a preset on this model now; errors are those of `compiled`."""
+        built = self.compiled(preset)
+        reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
+        if preset.teacher is None:
+            return Carrying(built, reason and f"{reason}, and no prompt can carry a contrast", None)
+        try:
+            return Carrying(built, reason, self._prompts.added(preset.teacher, None))
+        except SteerplugError as error:  # no chat template, or one that refuses the chat
+            why = str(error).removesuffix(".")
+            return Carrying(built, reason and f"{reason}, and no prompt can carry it: {why}", None)
 
     def build(self, preset: Preset) -> Built:
         """Return the steering of a preset for this model, which is fitted if it is not compiled."""

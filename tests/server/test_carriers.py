@@ -117,6 +117,18 @@ def test_the_carrier_is_said_in_body_model_or_header(
     assert answer.json()["steering"]["carrier"] == ("" if carrier == "none" else carrier)
 
 
+def test_what_carried_replies_is_counted(client: Client) -> None:
+    for carrier in ("prompt", "prompt", "steering"):
+        client.chat(steering="pirate", carrier=carrier)
+    client.chat()
+    counts = client.get("/metrics").text
+    assert 'steerplug_replies_total{carrier="prompt"} 2.0' in counts
+    assert 'steerplug_replies_total{carrier="steering"} 1.0' in counts
+    assert 'steerplug_replies_total{carrier="none"} 1.0' in counts
+    cost = described(client)["pirate"]["prompt_tokens"]
+    assert f"steerplug_carrier_tokens_total {2.0 * cost}" in counts
+
+
 @pytest.mark.parametrize(
     ("said", "status", "told"),
     [

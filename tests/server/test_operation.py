@@ -183,7 +183,7 @@ def test_presets_are_noticed_while_serving(
     catalog.refresh()
     assert catalog.offers["pirate"].describe()["description"].startswith("Says arr")
     catalog.check("sailor")
-    assert catalog.offers["sailor"].carrier == "prompt"
+    assert catalog.offers["sailor"].carrying.carrier == "prompt"
     (tmp_path / "pirate.yaml").write_text("nonsense: 1")
     catalog.refresh()
     with pytest.raises(Refused, match="steerplug lint pirate"):
