@@ -26,13 +26,16 @@ def opened(model: str) -> Iterator["Session"]:
 
 def prepare(session: "Session", words: str, carrier: "Carrier" = "auto") -> "Resolved":
     """Return what a mix means on a model, and say which presets their prompts carry unasked."""
+    from steerplug.session.carrying import NOT_COMPILED
+
     resolved = session.resolve(words, carrier)
     for applied in resolved.ingredients:
-        if applied.reason:
-            say(
-                f"{applied.name} is carried by its prompt: {applied.reason}. `steerplug build "
-                f"{applied.name} -m MODEL` makes it steering."
-            )
+        if applied.reason == NOT_COMPILED:
+            cure = f"`steerplug build {applied.name} -m MODEL` makes it steering"
+            say(f"{applied.name} is carried by its prompt: {applied.reason}. {cure}.")
+        elif applied.reason:
+            cure = "--carrier steering takes it nevertheless"
+            say(f"{applied.name} is carried by its prompt: its steering {applied.reason}. {cure}.")
     return resolved
 
 

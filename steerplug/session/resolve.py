@@ -67,7 +67,7 @@ class _Portion:
         """Return the same at the sum of strengths, which must be within its range."""
         total = round(self.applied.strength + strength, 9)
         if self.steering is None:
-            _check_prompt_strength(self.applied.name, total)
+            _check_prompt_strength(self.applied.name, total, self.applied.reason)
         elif self.allowed:
             check_range(self.steering.name, total, *self.allowed)
         return replace(self, applied=replace(self.applied, strength=total))
@@ -257,19 +257,24 @@ def _missing(preset: Preset, model: str) -> str:
 def _prompted(preset: Preset, ingredient: Ingredient, reason: str) -> _Portion:
     """Return a preset as its prompt, whole."""
     strength = ingredient.strength_at(1.0)
-    _check_prompt_strength(preset.name, strength)
+    _check_prompt_strength(preset.name, strength, reason)
     applied = replace(
         _said(preset, strength), digest=preset.digest, carrier="prompt", reason=reason
     )
     return _Portion(None, applied, preset.teacher)
 
 
-def _check_prompt_strength(name: str, strength: float) -> None:
-    if strength not in (0.0, 1.0):
-        raise StrengthError(
-            f"`{name}` is carried by its prompt here, which has no strength {strength:g}; leave "
-            f"the number out, or run `steerplug build {name} -m MODEL` for steering, which has."
-        )
+def _check_prompt_strength(name: str, strength: float, reason: str) -> None:
+    if strength in (0.0, 1.0):
+        return
+    cure = f"run `steerplug build {name} -m MODEL` for steering, which has"
+    if reason != NOT_COMPILED:
+        cure = "take the carrier 'steering', which has"
+    why = f" ({reason})" if reason else ""
+    raise StrengthError(
+        f"`{name}` is carried by its prompt here{why}, which has no strength {strength:g}; leave "
+        f"the number out, or {cure}."
+    )
 
 
 def _said(preset: Preset, strength: float) -> AppliedPreset:

@@ -10,7 +10,9 @@ from tests.helpers.command import Call, Ended
 KNIGHT = """\
 schema: steerplug/preset-v1
 name: knight
-teacher: {system: You are a knight of the old forest who answers every question with Ni and asks for a shrubbery, a nice one.}
+teacher:
+  system: You are a knight of the old forest who answers every question with Ni, and who asks all
+    the time for a shrubbery, one that looks nice.
 """
 DARK = """\
 schema: steerplug/preset-v1
