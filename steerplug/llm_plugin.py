@@ -14,6 +14,7 @@ from pydantic import Field
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import list_presets
 from steerplug.model_file import ALIASES
+from steerplug.session.loading_fields import LoadingFields
 from steerplug.session.sampling_fields import SamplingFields
 from steerplug.session.shared import session_for
 
@@ -40,7 +41,7 @@ class SteeredModel(llm.Model):
     can_stream = True
     supports_schema = True
 
-    class Options(SamplingFields, llm.Options):
+    class Options(SamplingFields, LoadingFields, llm.Options):
         """What `llm -o NAME VALUE` may say."""
 
         steering: str | None = Field(None, description="A mix, in place of the model's preset.")
@@ -59,12 +60,11 @@ class SteeredModel(llm.Model):
     ) -> Iterator[str]:
         """Yield the pieces of a reply."""
         from steerplug.engine.engine import Piece
-        from steerplug.engine.sizes import N_CTX
         from steerplug.session.receipt import Reply
 
         options: Any = prompt.options
         try:
-            session = session_for(self._model, N_CTX, None)
+            session = session_for(self._model, options.loading())
             steering = self._preset if options.steering is None else options.steering
             messages = list(_messages(prompt, conversation))
             for event in session.stream_chat(messages, steering, _settings(prompt)):

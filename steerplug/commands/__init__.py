@@ -72,6 +72,11 @@ def _usage(error: Exception) -> str:
     describe = getattr(error, "format_message", None)
     if describe is None:
         raise error
+
+    from steerplug.engine.elsewhere import sentence
+
+    if elsewhere := sentence(getattr(error, "option_name", "")):
+        return elsewhere
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "steerplug"
     complaint = " ".join(describe().split()).rstrip(".")

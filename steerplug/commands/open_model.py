@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from steerplug.commands.output import Building
+from steerplug.engine.loading import DEFAULT, Loading
 
 if TYPE_CHECKING:
     from steerplug.session import Session
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(model: str, steering: str = "none") -> Iterator["Session"]:
+def opened(
+    model: str, steering: str = "none", loading: Loading = DEFAULT
+) -> Iterator["Session"]:
     """Open a model, build what `steering` needs, and free the model in the end."""
     from steerplug.session import Session
 
-    session = Session(model)
+    session = Session(model, **vars(loading))
     try:
         prepare(session, steering)
         yield session

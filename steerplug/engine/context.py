@@ -102,7 +102,8 @@ class Context:
             self.hook.disarm()
         if not self._handle:
             reason = log.complaint()
-            cure = "choose a smaller n_ctx" if "alloc" in reason else "change what it names"
+            is_of_types = "cache" in reason and "alloc" not in reason
+            cure = "take other types" if is_of_types else "choose a smaller n_ctx"
             raise ModelError(
                 f"no context of {n_ctx} tokens could be made for {model.path.name} ({reason}); "
                 f"{cure}."

@@ -1,7 +1,7 @@
 """Names that llama.cpp's users know and that are no settings here: for each, what to do instead.
 
-steerplug sets some of them itself, because steering depends on it; some belong to each request; some
-it does not do.
+steerplug sets some of them itself, because steering depends on it; some belong to each request, and
+some it does not do.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _REQUEST = "it belongs to each request; say it there"
 _VECTORS = "name its file in the steering, such as `0.8*FILE.gguf`; see `steerplug import`"
 _ROWS = "logits are kept where they are needed; ask for logprobs with a request"
 _EXPERTS = r"write override_tensor, such as \.ffn_(up|down|gate)_exps\.=CPU"
-_MEMORY = "write use_mmap and use_mlock"
+_MEMORY = "write use_mmap and use_mlock, or --no-mmap and --mlock"
 
 ELSEWHERE: dict[str, str] = {
     "n_ubatch": _BATCH, "ubatch_size": _BATCH, "ub": _BATCH,
@@ -32,7 +32,8 @@ ELSEWHERE: dict[str, str] = {
     "attention_type": _TEXTS, "attention": _TEXTS, "reranking": _TEXTS, "rerank": _TEXTS,
     "draft_model": _DRAFTS, "model_draft": _DRAFTS, "md": _DRAFTS, "draft": _DRAFTS,
     "draft_max": _DRAFTS, "draft_min": _DRAFTS, "draft_n": _DRAFTS, "spec_type": _DRAFTS,
-    "spec_draft_model": _DRAFTS, "hf_repo_draft": _DRAFTS, "hfd": _DRAFTS, "num_pred_tokens": _DRAFTS,
+    "spec_draft_model": _DRAFTS, "hf_repo_draft": _DRAFTS, "hfd": _DRAFTS,
+    "num_pred_tokens": _DRAFTS,
     "mmproj": _IMAGES, "mm": _IMAGES, "mmproj_url": _IMAGES, "mmproj_path": _IMAGES,
     "clip_model_path": _IMAGES, "chat_handler": _IMAGES, "image": _IMAGES, "audio": _IMAGES,
     "control_vector": _VECTORS, "control_vector_scaled": _VECTORS,
@@ -43,7 +44,8 @@ ELSEWHERE: dict[str, str] = {
     "kv_overrides": "write override_kv", "override_tensors": "write override_tensor",
     "tensor_buft_overrides": "write override_tensor",
     "cpu_moe": _EXPERTS, "n_cpu_moe": _EXPERTS, "ncmoe": _EXPERTS, "cmoe": _EXPERTS,
-    "lora_path": "write lora", "lora_base": "llama.cpp takes adapters to any quantisation; leave it out",
+    "lora_path": "write lora",
+    "lora_base": "adapters go with any quantisation; leave it out",
     "lora_scale": "write lora as FILE:SCALE", "lora_scaled": "write lora as FILE:SCALE",
     "chat_format": "write chat_template, with a text in Jinja or its file",
     "chat_template_file": "write chat_template, which takes a file as well",

@@ -16,7 +16,8 @@ from steerplug.errors import ModelError
 _TEXT, _WHOLE = 8, 4
 _OF_GGUF = {
     "find_key": ctypes.c_int64, "get_kv_type": ctypes.c_int, "get_val_str": ctypes.c_char_p,
-    "get_val_u32": ctypes.c_uint32, "get_n_tensors": ctypes.c_int64, "get_tensor_name": ctypes.c_char_p,
+    "get_val_u32": ctypes.c_uint32,
+    "get_n_tensors": ctypes.c_int64, "get_tensor_name": ctypes.c_char_p,
     "get_tensor_offset": ctypes.c_size_t, "get_tensor_size": ctypes.c_size_t,
     "get_data_offset": ctypes.c_size_t,
 }  # fmt: skip

@@ -32,6 +32,7 @@ ROPE_SCALINGS = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 NUMA = {"distribute": 1, "isolate": 2, "numactl": 3}
 
+_BESIDE_THE_MODEL = ("n_ctx", "type_k", "type_v", "chat_template")
 _OFFLOAD, _CONTEXT, _CACHE, _MEMORY, _MODEL = (
     "Offload to GPUs", "Context", "KV cache", "Memory", "What is loaded",
 )  # fmt: skip
@@ -39,7 +40,7 @@ _OFFLOAD, _CONTEXT, _CACHE, _MEMORY, _MODEL = (
 
 def _cache_type(flag: str, short: str, what: str) -> Any:
     return setting(
-        "f16", f"Type of the cache of {what}: {', '.join(CACHE_TYPES)}.", short, flag,
+        "f16", f"Type of the cache of {what}: {', '.join(CACHE_TYPES)}.", flag, short,
         read=choice(CACHE_TYPES, {None: "f16"}), kind=str, metavar="TYPE", group=_CACHE,
         shapes_replies=True,
     )  # fmt: skip
@@ -71,19 +72,19 @@ class Loading:
 
     n_ctx: int = setting(
         N_CTX, "Tokens of one conversation; 0: as many as the model was trained for.",
-        "-c", "--ctx-size", read=whole(0, _MOST), kind=int, group=_CONTEXT, shapes_replies=True,
+        "--ctx-size", "-c", read=whole(0, _MOST), kind=int, group=_CONTEXT, shapes_replies=True,
     )  # fmt: skip
     n_batch: int = setting(
-        512, "Most tokens of one decode, all in one piece.", "-b", "--batch-size",
+        512, "Most tokens of one decode, all in one piece.", "--batch-size", "-b",
         read=whole(1, 65_536), kind=int, group=_CONTEXT,
     )  # fmt: skip
     n_threads: int | None = setting(
-        None, "Threads; as many as there are processors at hand unless said.", "-t", "--threads",
+        None, "Threads; as many as there are processors at hand unless said.", "--threads", "-t",
         read=whole(1, _MOST_THREADS, unset=-1), kind=int, group=_CONTEXT,
     )  # fmt: skip
     n_threads_batch: int | None = setting(
         None, "Threads for more than one token at a time; as n_threads unless said.",
-        "-tb", "--threads-batch", read=whole(1, _MOST_THREADS, unset=-1), kind=int, group=_CONTEXT,
+        "--threads-batch", "-tb", read=whole(1, _MOST_THREADS, unset=-1), kind=int, group=_CONTEXT,
     )  # fmt: skip
     rope_scaling_type: str | None = setting(
         None, f"How positions are scaled: {', '.join(ROPE_SCALINGS)}; as trained unless said.",
@@ -93,9 +94,7 @@ class Loading:
     rope_freq_base: float = _rope("Base of the rotary frequencies; 0: the model's own.")
     rope_freq_scale: float = _rope("By what positions are multiplied; 0: the model's own.")
     yarn_ext_factor: float = _rope("YaRN: share of extrapolation; -1: the model's own.", unset=-1.0)
-    yarn_attn_factor: float = _rope(
-        "YaRN: scale of attention; -1: the model's own.", unset=-1.0
-    )
+    yarn_attn_factor: float = _rope("YaRN: scale of attention; -1: the model's own.", unset=-1.0)
     yarn_beta_fast: float = _rope("YaRN: high correction; -1: the model's own.", unset=-1.0)
     yarn_beta_slow: float = _rope("YaRN: low correction; -1: the model's own.", unset=-1.0)
     yarn_orig_ctx: int = setting(
@@ -105,7 +104,7 @@ class Loading:
 
     n_gpu_layers: int = setting(
         -1, "Blocks that GPUs compute; -1, all or auto: all, where there is a GPU.",
-        "-ngl", "--gpu-layers", read=layers, kind=str, metavar="N", group=_OFFLOAD,
+        "--gpu-layers", "-ngl", read=layers, kind=str, metavar="N", group=_OFFLOAD,
     )  # fmt: skip
     split_mode: str = setting(
         "layer", f"How several GPUs share the model: {', '.join(SPLIT_MODES)}.", "-sm",
@@ -124,7 +123,7 @@ class Loading:
         kind=str, many=True, metavar="PATTERN=BUFFER", group=_OFFLOAD,
     )  # fmt: skip
     devices: tuple[str, ...] = setting(
-        (), "GPUs to use, by llama.cpp's names; none: no GPU.", "-dev", "--device", read=devices,
+        (), "GPUs to use, by llama.cpp's names; none: no GPU.", "--device", "-dev", read=devices,
         kind=str, metavar="NAME,...", group=_OFFLOAD,
     )  # fmt: skip
 
@@ -136,10 +135,16 @@ class Loading:
         metavar="on|off|auto", group=_CACHE,
     )  # fmt: skip
     swa_full: bool = _switch(
-        True, "Keep all cells of sliding-window layers.", "--swa-full/--no-swa-full", group=_CACHE,
+        True,
+        "Keep all cells of sliding-window layers.",
+        "--swa-full/--no-swa-full",
+        group=_CACHE,
     )
     offload_kqv: bool = _switch(
-        True, "Keep the cache on the GPU.", "-kvo/-nkvo", "--kv-offload/--no-kv-offload",
+        True,
+        "Keep the cache on the GPU.",
+        "--kv-offload/--no-kv-offload",
+        "-kvo/-nkvo",
         group=_CACHE,
     )
     op_offload: bool = _switch(
@@ -153,7 +158,7 @@ class Loading:
     )
     numa: str | None = setting(
         None, f"Spread over the nodes of a NUMA machine: {', '.join(NUMA)}.",
-        read=choice(NUMA, {None: None, False: None, 0: None, "": None, True: "distribute"}),
+        read=choice(NUMA, {None: None, False: None, "": None, True: "distribute"}),
         kind=str, metavar="TYPE", group=_MEMORY,
     )  # fmt: skip
     use_extra_bufts: bool = _switch(
@@ -206,10 +211,18 @@ class Loading:
         }  # fmt: skip
 
     @property
+    def changes(self) -> list[str]:
+        """The settings that were said by which the model computes otherwise than its file says."""
+        names = (name for name in self.shaping if name not in _BESIDE_THE_MODEL)
+        return list(names)
+
+    @property
     def stretches(self) -> bool:
         """Whether positions are scaled by hand, so that the trained length is no limit."""
         return bool(
-            self.rope_freq_base or self.rope_freq_scale or self.yarn_orig_ctx
+            self.rope_freq_base
+            or self.rope_freq_scale
+            or self.yarn_orig_ctx
             or self.rope_scaling_type not in (None, "none")
         )
 

@@ -80,7 +80,7 @@ def placements(name: str, value: Any) -> tuple[str, ...]:
 
 
 def overrides(name: str, value: Any) -> tuple[str, ...]:
-    """Read metadata in place of the file's, as texts that llama.cpp would read: `KEY=TYPE:VALUE`."""
+    """Read metadata in place of the file's, as texts as llama.cpp reads them: `KEY=TYPE:VALUE`."""
     if isinstance(value, Mapping):
         value = [f"{key}={_spelled(name, key, given)}" for key, given in value.items()]
         return tuple(_override(name, text) for text in value)
@@ -150,16 +150,21 @@ def _loras(name: str, value: Any) -> Iterator[tuple[str, float]]:
         raise ModelError(f"{name} is {value!r}; give the path of an adapter in GGUF.")
     for item in value:
         path, scale = item if _is_pair(item) else _scaled(name, item)
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        if isinstance(scale, bool) or not _is_finite(scale):
             raise ModelError(f"{name} {path} has the scale {scale!r}; give a number such as 0.5.")
         yield str(Path(fspath(path)).expanduser().absolute()), float(scale)
 
 
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
 def _is_pair(item: Any) -> bool:
-    return (
-        isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2
-        and isinstance(item[0], str | PathLike) and not isinstance(item[1], str | PathLike | Sequence)
-    )  # fmt: skip
+    """Whether this is a path with its scale, rather than two paths."""
+    if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 2:
+        return False
+    path, scale = item
+    return isinstance(path, str | PathLike) and not isinstance(scale, str | PathLike | Sequence)
 
 
 def _scaled(name: str, item: Any) -> tuple[Any, float]:
@@ -203,9 +208,7 @@ def _override(name: str, text: str) -> str:
             "tokenizer.ggml.add_bos_token=bool:false."
         )
     if kind not in _TYPES:
-        raise ModelError(
-            f"{name} gives {key} the type {kind!r}; types are {', '.join(_TYPES)}."
-        )
+        raise ModelError(f"{name} gives {key} the type {kind!r}; types are {', '.join(_TYPES)}.")
     if len(key.encode()) > _MAX_KEY or len(value.encode()) > _MAX_TEXT or "\0" in text:
         raise ModelError(f"{name} {text[:40]!r}... is too long; llama.cpp takes 127 bytes of each.")
     try:

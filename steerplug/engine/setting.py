@@ -81,11 +81,10 @@ def real(low: float, high: float, unset: float | None = None) -> Read:
 
 def switch(name: str, value: Any) -> bool:
     """Read what is on or off."""
-    words = {True: True, False: False, **dict.fromkeys(_ON, True), **dict.fromkeys(_OFF, False)}
-    key = value.lower() if isinstance(value, str) else value
-    if not isinstance(key, bool | str) or key not in words:
+    word = str(value).lower() if isinstance(value, bool | str) else ""
+    if word not in (*_ON, *_OFF):
         raise ModelError(f"{name} is {value!r}; say true or false.")
-    return words[key]
+    return word in _ON
 
 
 def choice(names: Mapping[str, int], also: Mapping[Any, str | None] | None = None) -> Read:

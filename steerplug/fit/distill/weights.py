@@ -27,6 +27,7 @@ def read_weights(model: Model) -> tuple[Any, torch.device]:
     Raises:
         FitError: transformers cannot read this architecture, or memory will not do.
     """
+    _check_is_its_file(model)
     _check_memory(model)
     device = _device()
     try:
@@ -39,6 +40,15 @@ def read_weights(model: Model) -> tuple[Any, torch.device]:
             f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
             f"({reason}); write `method: chain`, which needs llama.cpp alone."
         ) from None
+
+
+def _check_is_its_file(model: Model) -> None:
+    if changed := model.loading.changes:
+        raise FitError(
+            f"{model.path.name} is loaded with {', '.join(changed)}, of which torch knows nothing, "
+            "so gradients would go through another model; write `method: chain`, which needs "
+            "llama.cpp alone."
+        )
 
 
 def _check_memory(model: Model) -> None:
