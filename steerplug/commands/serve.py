@@ -13,6 +13,7 @@ import typer
 from steerplug.commands.options import MODEL
 from steerplug.commands.server_options import given, with_options
 from steerplug.engine.elsewhere import sentence
+from steerplug.engine.loading import SETTINGS as LOADING
 from steerplug.errors import SteerplugError, nearest
 from steerplug.server.config import Config
 
@@ -41,9 +42,15 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
                 guess = nearest(str(key), [option.replace("_", "-") for option in known]) or "."
                 raise SteerplugError(f"{path}: there is no setting `{key}`{guess}")
             many = getattr(known[name], "multiple", False)
-            settings[name] = [value] if many and not isinstance(value, list) else value
+            settings[name] = _items(name, value) if many else value
         context.default_map = settings
     return path
+
+
+def _items(name: str, value: Any) -> list[Any]:
+    """Return what a setting that may be given several times is given; a list's items are whole."""
+    items = value if isinstance(value, list) else [value]
+    return [[item] for item in items] if name in LOADING and items is value else items
 
 
 Setup = Annotated[

@@ -70,6 +70,9 @@ ELSEWHERE: dict[str, str] = {
 }  # fmt: skip
 """Why a name is no setting, or what to write; names as in Python, flags without their dashes."""
 
+SHORT_FLAGS = ("-md", "-ub", "-mm", "-np", "-kvu", "-hfd", "-lm", "-cb", "-ncmoe", "-cmoe")
+"""Flags of llama.cpp among them that a shell would take for a letter's flag and its value."""
+
 
 def refuse(words: Iterable[str], known: Iterable[str]) -> None:
     """Refuse the first of these names that is no setting.

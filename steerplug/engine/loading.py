@@ -75,8 +75,8 @@ class Loading:
         "--ctx-size", "-c", read=whole(0, _MOST), kind=int, group=_CONTEXT, shapes_replies=True,
     )  # fmt: skip
     n_batch: int = setting(
-        512, "Most tokens of one decode, all in one piece.", "--batch-size", "-b",
-        read=whole(1, 65_536), kind=int, group=_CONTEXT,
+        512, "Most tokens of one decode, in one piece; at least one for each sequence.",
+        "--batch-size", "-b", read=whole(1, 65_536), kind=int, group=_CONTEXT,
     )  # fmt: skip
     n_threads: int | None = setting(
         None, "Threads; as many as there are processors at hand unless said.", "--threads", "-t",
