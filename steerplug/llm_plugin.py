@@ -6,10 +6,10 @@ the library; `$STEERPLUG_MODEL` adds another, by its path or hub address.
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import llm
-from pydantic import Field
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import list_presets
@@ -46,6 +46,14 @@ class SteeredModel(llm.Model):
 
         steering: str | None = Field(None, description="A mix, in place of the model's preset.")
         max_tokens: int | None = Field(None, description="Most tokens to write; -1: all that fit.")
+
+        @model_validator(mode="wrap")
+        @classmethod
+        def _refuse_as_llm_does(cls, words: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+            try:
+                return read(words)
+            except SteerplugError as error:
+                raise ValueError(str(error)) from None
 
     def __init__(self, model: str, preset: str | None) -> None:
         self.model_id = f"{model}@{preset}" if preset else model
