@@ -59,9 +59,11 @@ Timings = list[tuple["Task", "dict[str, Timing]"]]
 
 def _timed(model: str, loading: Loading, rounds: int, report: Building) -> Timings:
     from steerplug.benchmark import decode, langchain, replies
+    from steerplug.benchmark.peers import loaded_alike
     from steerplug.benchmark.turns import take_turns
     from steerplug.session.opening import open_model
 
+    loaded_alike(loading)  # or refuse it now
     weights = open_model(model, loading)
     tasks = [decode.prefill, decode.decode, decode.switch, replies.reply, replies.crowd]
     if weights.chat_template:

@@ -17,7 +17,6 @@ _IMAGES = (
     "images and sounds are not read; texts are, by the same GGUF without its projector: leave it "
     "out"
 )
-_REQUEST = "it belongs to each request; say it there"
 _VECTORS = "name its file in the steering, such as `0.8*FILE.gguf`; see `steerplug import`"
 _ROWS = "logits are kept where they are needed; ask for logprobs with a request"
 _EXPERTS = r"write override_tensor, such as \.ffn_(up|down|gate)_exps\.=CPU"
@@ -60,8 +59,6 @@ ELSEWHERE: dict[str, str] = {
     "load_mode": _MEMORY, "lm": _MEMORY, "direct_io": _MEMORY,
     "repack": "write use_extra_bufts", "no_repack": "write use_extra_bufts",
     "flash_attn_type": "write flash_attn",
-    "seed": _REQUEST, "temperature": _REQUEST, "temp": _REQUEST, "max_tokens": _REQUEST,
-    "stop": _REQUEST, "top_k": _REQUEST, "top_p": _REQUEST, "min_p": _REQUEST,
     "model_path": "write model",
     "verbose": "llama.cpp's log is the logger `steerplug.llama`",
     "cont_batching": "requests always share batches", "cb": "requests always share batches",
@@ -69,6 +66,8 @@ ELSEWHERE: dict[str, str] = {
     "context_shift": "a conversation ends where its context does; raise n_ctx",
 }  # fmt: skip
 """Why a name is no setting, or what to write; names as in Python, flags without their dashes."""
+
+_OF_REQUESTS = ("seed", "temperature", "max_tokens", "stop", "top_k", "top_p", "min_p")
 
 SHORT_FLAGS = ("-md", "-ub", "-mm", "-np", "-kvu", "-hfd", "-lm", "-cb", "-ncmoe", "-cmoe")
 """Flags of llama.cpp among them that a shell would take for a letter's flag and its value."""
@@ -97,4 +96,6 @@ def sentence(word: str) -> str | None:
 
 
 def _unknown(word: str, known: list[str]) -> str:
+    if word in _OF_REQUESTS:
+        return f"`{word}` is no setting here: it belongs to each request; say it there."
     return f"there is no setting `{word}`{nearest(word, known) or '; leave it out.'}"

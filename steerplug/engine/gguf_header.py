@@ -18,6 +18,7 @@ _OF_GGUF = {
     "find_key": ctypes.c_int64, "get_kv_type": ctypes.c_int, "get_val_str": ctypes.c_char_p,
     "get_val_u32": ctypes.c_uint32,
     "get_n_tensors": ctypes.c_int64, "get_tensor_name": ctypes.c_char_p,
+    "get_tensor_type": ctypes.c_int,
     "get_tensor_offset": ctypes.c_size_t, "get_tensor_size": ctypes.c_size_t,
     "get_data_offset": ctypes.c_size_t,
 }  # fmt: skip
@@ -42,6 +43,16 @@ class GgufHeader:
         """Return a text, or an empty one where there is none under this key."""
         text = self._value(key, _TEXT, "get_val_str")
         return str(text.decode("utf-8", "replace")) if text else ""
+
+    def is_kind(self, key: str, kind: int) -> bool:
+        """Whether there is nothing under a key, or a value of this kind, by GGUF's number of it."""
+        i = self._ask("find_key", ctypes.c_char_p(key.encode()))
+        return i < 0 or self._ask("get_kv_type", ctypes.c_int64(i)) == kind
+
+    def types(self) -> set[int]:
+        """Return which of ggml's types its tensors have."""
+        n = self._ask("get_n_tensors")
+        return {int(self._ask("get_tensor_type", ctypes.c_int64(i))) for i in range(n)}
 
     def number(self, key: str) -> int | None:
         """Return a whole number, or None where there is none under this key, or several are."""

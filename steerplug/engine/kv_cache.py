@@ -68,7 +68,8 @@ def _cell_bytes(number: Number, n_layer: int, asked: Loading) -> float | None:
     """Return how many bytes a token takes; None where blocks differ in what they keep."""
     keys, values = _head_sizes(number)
     n_heads = number("attention.head_count_kv") or number("attention.head_count")
-    others = ("attention.sliding_window", "attention.kv_lora_rank", "ssm.state_size")
+    others = ["attention.kv_lora_rank", "ssm.state_size"]
+    others += [] if asked.swa_full else ["attention.sliding_window"]
     if any(number(key) for key in others) or not (keys and values and n_heads):
         return None
     bits = keys * _BITS[asked.type_k] + values * _BITS[asked.type_v]

@@ -22,6 +22,12 @@ Lora = tuple[str, float]
 
 _PARTS = (".lora_a", ".lora_b")
 _MAGIC = b"GGUF"
+_FLOAT32 = 6
+_NO_WEIGHTS = {
+    llama.GGML_TYPE_I8, llama.GGML_TYPE_I16, llama.GGML_TYPE_I32, llama.GGML_TYPE_I64,
+    llama.GGML_TYPE_F64,
+}  # fmt: skip
+"""With these, or an alpha of another kind, llama.cpp ends the process."""
 
 
 def check_loras(loras: Sequence[Lora], model: Path) -> None:
@@ -98,6 +104,11 @@ def _check(path: Path, model: Path) -> None:
         if kind != ("adapter", "lora"):
             raise ModelError(f"{path} is no LoRA adapter ({' '.join(kind).strip() or 'no type'}); "
                              "give one made by llama.cpp's convert_lora_to_gguf.py.")  # fmt: skip
+        if not adapter.is_kind("adapter.lora.alpha", _FLOAT32) or adapter.types() & _NO_WEIGHTS:
+            raise ModelError(
+                f"the LoRA {path} holds numbers of a kind that llama.cpp does not compute with; "
+                "convert it again."
+            )
         if size < adapter.end():
             raise ModelError(
                 f"the LoRA {path} has {size} of {adapter.end()} bytes; fetch it again."

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from steerplug.engine.context import Context, Row
+from steerplug.engine.devices import Device, check_devices
 from steerplug.engine.elsewhere import ELSEWHERE
 from steerplug.engine.engine import Engine
 from steerplug.engine.hook import lay_out
@@ -218,6 +219,7 @@ NONSENSE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"draft_model": "x"}, "`draft_model` is no setting here: speculation with a draft is out of"),
     ({"mmproj": "x"}, "`mmproj` is no setting here: images and sounds are not read; texts are"),
     ({"clip_model_path": "x"}, "images and sounds are not read; texts are"),
+    ({"temperature": 0}, "`temperature` is no setting here: it belongs to each request; say it th"),
     ({"kv_overrides": {}}, "`kv_overrides` is no setting here: write override_kv."),
 )  # fmt: skip
 
@@ -386,6 +388,8 @@ ILL: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("an architecture", {"architecture": "qwen2"}, "is for the architecture `qwen2`, and .* is `l"),
     ("a width", {"n_embd": 32}, "changes blk.1.attn_q.weight, which .* has 64 by 64; use the mod"),
     ("a tensor", {"tensors": ("blk.9.attn_q.weight",)}, "changes blk.9.attn_q.weight, which .* la"),
+    ("whole numbers", {"dtype": np.int32}, "holds numbers of a kind that llama.cpp does not comp"),
+    ("a whole alpha", {"alpha": 8}, "holds numbers of a kind that llama.cpp does not compute with"),
     ("a model", {"kind": "model"}, r"is no LoRA adapter \(model lora\); give one made by"),
 )
 
@@ -452,6 +456,33 @@ def test_what_needs_a_gpu_is_refused_where_there_is_none_before_weights_are_read
     tiny: Path, monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], sentence: str
 ) -> None:
     refuse_before_weights(monkeypatch, tiny, re.escape(sentence), **words)
+
+
+CUDA: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"n_gpu_layers": 20, "main_gpu": 1, "tensor_split": "3,1", "split_mode": "tensor"}, ""),
+    ({"devices": "CUDA1", "tensor_split": "1", "override_tensor": "a=CUDA1,b=CPU"}, ""),
+    ({"devices": "CUDA1,CUDA0", "tensor_split": "1,2"}, ""),
+    ({"devices": "none"}, ""),
+    ({"devices": "CUDA2"}, "devices names CUDA2, and this build of llama.cpp finds 2 GPUs (CUDA0"),
+    ({"tensor_split": "3"}, "tensor_split has 1 shares, and this build of llama.cpp finds 2 GPUs"),
+    ({"main_gpu": 2}, "main_gpu is 2, and this build of llama.cpp finds 2 GPUs (CUDA0, CUDA1) her"),
+    ({"override_tensor": "a=CUDA2"}, "the buffer CUDA2; there is CPU, CUDA0, CUDA1."),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "sentence"), CUDA)
+def test_with_gpus_what_they_can_do_is_taken_and_the_rest_is_refused(
+    monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], sentence: str
+) -> None:
+    names = ("CPU", "CUDA0", "CUDA1")
+    every = [Device(name, 1, name, 2, name != "CPU") for name in names]
+    monkeypatch.setattr("steerplug.engine.devices.devices", lambda: every)
+    monkeypatch.setattr(llama, "llama_supports_gpu_offload", lambda: True)
+    if not sentence:
+        check_devices(Loading.of(words))
+        return
+    with pytest.raises(ModelError, match=re.escape(sentence)):
+        check_devices(Loading.of(words))
 
 
 def test_types_whose_blocks_do_not_fit_the_heads_are_refused_before_weights_are_read(
