@@ -47,7 +47,7 @@ class GgufHeader:
     def is_kind(self, key: str, kind: int) -> bool:
         """Whether there is nothing under a key, or a value of this kind, by GGUF's number of it."""
         i = self._ask("find_key", ctypes.c_char_p(key.encode()))
-        return i < 0 or self._ask("get_kv_type", ctypes.c_int64(i)) == kind
+        return bool(i < 0 or self._ask("get_kv_type", ctypes.c_int64(i)) == kind)
 
     def types(self) -> set[int]:
         """Return which of ggml's types its tensors have."""

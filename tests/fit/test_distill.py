@@ -108,7 +108,6 @@ def test_the_processor_alone_decides_in_which_type_it_trains(
     assert weights._fastest_type(torch.device("mps")) == torch.float32
 
 
-@pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("words", [{"lora": True}, {"rope_freq_scale": 0.5}])
 def test_a_model_that_computes_otherwise_than_its_file_says_is_left_to_chain(
     tiny_llama: Callable[..., Path], tmp_path: Path, words: dict[str, Any]
@@ -123,6 +122,7 @@ def test_a_model_that_computes_otherwise_than_its_file_says_is_left_to_chain(
     model.close()
 
 
+@pytest.mark.parametrize("before", [True, False])
 def test_the_hub_is_reachable_again_after_weights_were_read(
     tiny: Tiny, before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
