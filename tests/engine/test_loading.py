@@ -307,6 +307,7 @@ def test_a_prompt_longer_than_a_batch_is_read_in_pieces(
     steering = Steering("push", model.n_embd, model.n_layer, {2: Delta.constant(z)})
     for mix in (None, 1.0 * steering):
         np.testing.assert_allclose(logits(model, mix), logits(loaded(tiny), mix), atol=1e-3)
+    prove(model)
 
 
 def test_weights_are_locked_or_it_is_said_that_they_are_not(

@@ -113,10 +113,9 @@ def test_a_model_that_computes_otherwise_than_its_file_says_is_left_to_chain(
     tiny_llama: Callable[..., Path], tmp_path: Path, words: dict[str, Any]
 ) -> None:
     (name,) = words
-    if name == "lora":
-        words["lora"] = tmp_path / "lora.gguf"
-        write_lora(words["lora"])
-    model = Model(tiny_llama(), Loading.of(words))
+    lora = tmp_path / "lora.gguf"
+    write_lora(lora)
+    model = Model(tiny_llama(), Loading.of({**words, **({"lora": lora} if name == "lora" else {})}))
     with pytest.raises(FitError, match=f"is loaded with {name}, of which torch knows nothing"):
         read_weights(model)
     model.close()
