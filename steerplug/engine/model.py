@@ -9,6 +9,8 @@ of the file's make another model, and are hashed as well.
 import ctypes
 import hashlib
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from llama_cpp import llama_cpp as llama
@@ -167,8 +169,9 @@ class Model:
             llama.llama_model_free(self._handle)
             self._handle = None
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # llama.cpp's log would call into what is gone
+            self.close()
 
 
 def _read_header(path: Path) -> bytes:

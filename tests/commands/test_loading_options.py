@@ -121,9 +121,7 @@ chat-template: "{{ messages }}"
 """
 
 
-def test_a_servers_file_says_the_same_in_yaml(
-    asked: list[Loading], tmp_path: Path
-) -> None:
+def test_a_servers_file_says_the_same_in_yaml(asked: list[Loading], tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text(FILE)
     main(["serve", "--port", "0", "--config", str(tmp_path / "serve.yaml")])
     assert asked == [Loading(

@@ -246,6 +246,7 @@ OBEYED: tuple[tuple[dict[str, Any], dict[str, Any], bool], ...] = (
     ({"flash_attn": "on"}, {"flash_attn_type": 1}, False),
     ({"type_k": "q4_0"}, {"type_k": llama.GGML_TYPE_Q4_0}, True),
     ({"type_v": "q4_0"}, {"type_v": llama.GGML_TYPE_Q4_0}, True),
+    ({"type_k": "iq4_nl"}, {"type_k": llama.GGML_TYPE_IQ4_NL}, True),
     ({"type_k": "bf16", "type_v": "bf16"}, {"type_k": 30, "type_v": 30}, True),
     ({"rope_freq_base": 500.0}, {"rope_freq_base": 500.0}, True),
     ({"rope_scaling_type": "linear", "rope_freq_scale": 0.25},

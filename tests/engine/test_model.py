@@ -284,3 +284,15 @@ def write_tiny_plamo2(path: Path) -> Path:
         writer.add_tensor(name, (0.1 * rng.standard_normal(shape)).astype(np.float32))
     write(writer)
     return path
+
+
+def test_what_nobody_closed_is_left_in_peace_when_python_ends(
+    tiny_llama: Callable[..., Path],
+) -> None:
+    model = Model(tiny_llama())
+    context = Context(model, n_ctx=64, n_threads=1)
+    context.__del__(lambda: True)  # while Python ends, llama.cpp's log may lead nowhere
+    model.__del__(lambda: True)
+    assert context.handle
+    assert model.handle
+    model.close()
