@@ -6,9 +6,9 @@ Both are told for models whose blocks are alike; of others, llama.cpp itself say
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from steerplug.engine.gguf_header import opened_header
+from steerplug.engine.free_memory import available
 from steerplug.engine.loading import FULL_TYPES, Loading
-from steerplug.engine.memory import available
+from steerplug.engine.tensor_table import opened_table
 from steerplug.errors import ModelError
 
 _BITS: Mapping[str, float] = {
@@ -31,7 +31,7 @@ def check_types(path: Path, asked: Loading) -> None:
     types = {"type_k": asked.type_k, "type_v": asked.type_v}
     if asked.flash_attn == "off" or all(kind in FULL_TYPES for kind in types.values()):
         return
-    with opened_header(path) as header:
+    with opened_table(path) as header:
         architecture = header.text("general.architecture")
         sizes = _head_sizes(lambda key: header.number(f"{architecture}.{key}"))
     for (name, kind), size in zip(types.items(), sizes, strict=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import log
-from steerplug.engine.gguf_header import GgufHeader, opened_header
+from steerplug.engine.tensor_table import TensorTable, opened_table
 from steerplug.errors import ModelError
 from steerplug.files.shards import shards
 
@@ -99,7 +99,7 @@ def _check(path: Path, model: Path) -> None:
         raise ModelError(
             f"the LoRA {path} is not in GGUF; convert it with llama.cpp's convert_lora_to_gguf.py."
         )
-    with opened_header(path) as adapter:
+    with opened_table(path) as adapter:
         kind = adapter.text("general.type"), adapter.text("adapter.type")
         if kind != ("adapter", "lora"):
             raise ModelError(f"{path} is no LoRA adapter ({' '.join(kind).strip() or 'no type'}); "
@@ -116,14 +116,14 @@ def _check(path: Path, model: Path) -> None:
         _check_fits(path, adapter, model)
 
 
-def _check_fits(path: Path, adapter: GgufHeader, model: Path) -> None:
+def _check_fits(path: Path, adapter: TensorTable, model: Path) -> None:
     wanted = {
         name.removesuffix(_PARTS[0]): adapter.shape(name)
         for name in adapter.names() if name.endswith(_PARTS[0])
     }  # fmt: skip
     found: dict[str, tuple[int, int] | None] = {}
     for i, file in enumerate(shards(model)):
-        with opened_header(file) as base:
+        with opened_table(file) as base:
             ours, theirs = (head.text("general.architecture") for head in (base, adapter))
             if i == 0 and ours != theirs:
                 raise ModelError(

@@ -19,9 +19,9 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.devices import Device, check_devices
 from steerplug.engine.elsewhere import ELSEWHERE
 from steerplug.engine.engine import Engine
+from steerplug.engine.free_memory import available
 from steerplug.engine.hook import lay_out
 from steerplug.engine.loading import CACHE_TYPES, DEFAULT, FULL_TYPES, SETTINGS, Loading
-from steerplug.engine.memory import available
 from steerplug.engine.model import Model
 from steerplug.engine.proofs import Proofs
 from steerplug.errors import ModelError

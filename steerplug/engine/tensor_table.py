@@ -28,8 +28,8 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("tensors", ctypes.POINTER(ctypes.c_void_p)))
 
 
-class GgufHeader:
-    """The open header of a GGUF."""
+class TensorTable:
+    """The open header of a GGUF: its tensors, and what it says of itself."""
 
     def __init__(self, handle: int, tensors: int) -> None:
         self._handle, self._tensors = ctypes.c_void_p(handle), ctypes.c_void_p(tensors)
@@ -95,7 +95,7 @@ class GgufHeader:
 
 
 @contextmanager
-def opened_header(path: Path) -> Iterator[GgufHeader]:
+def opened_table(path: Path) -> Iterator[TensorTable]:
     """Open the header of a GGUF.
 
     Raises:
@@ -112,7 +112,7 @@ def opened_header(path: Path) -> Iterator[GgufHeader]:
     if not handle:
         raise ModelError(f"{path} is a damaged GGUF ({log.complaint()}); make or fetch it again.")
     try:
-        yield GgufHeader(handle, tensors.value or 0)
+        yield TensorTable(handle, tensors.value or 0)
     finally:
         free(handle)
         forget(tensors)
