@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,15 @@ def plain_logits(model: Model) -> PlainLogits:
     return logits
 
 
-def write_tiny_llama(path: Path, *, seed: int = 0, name: str = "tiny", n_layer: int = 5) -> Path:
-    """Write a random float32 llama of width 64 with 96 tokens and no tokeniser."""
-    n_embd, n_ff, n_head, n_kv, n_vocab = 64, 160, 4, 2, 96
+def write_tiny_llama(
+    path: Path, *, seed: int = 0, name: str = "tiny", n_layer: int = 5, n_head: int = 4,
+    added: Mapping[str, Array] | None = None,
+) -> Path:  # fmt: skip
+    """Write a random float32 llama of width 64 with 96 tokens and no tokeniser.
+
+    `added` is what is added to weights, by the names of their tensors.
+    """
+    n_embd, n_ff, n_kv, n_vocab = 64, 160, n_head // 2, 96
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
@@ -168,6 +174,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, name: str = "tiny", n_layer: 
 
     def matrix(tensor: str, rows: int, columns: int, scale: float = 1.0) -> None:
         values = scale * rng.standard_normal((rows, columns)) / np.sqrt(columns)
+        values = values + (added or {}).get(f"{tensor}.weight", 0)
         writer.add_tensor(f"{tensor}.weight", values.astype(np.float32))
 
     def norm(tensor: str) -> None:
@@ -196,7 +203,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, name: str = "tiny", n_layer: 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Write a tiny random float32 llama: `(seed=0, name="tiny", n_layer=5)`; returns its path."""
+    """Write a tiny random float32 llama: `(**settings of write_tiny_llama)`; returns its path."""
     folder = tmp_path_factory.mktemp("tiny")
 
     def write(**settings: Any) -> Path:

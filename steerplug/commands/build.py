@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerplug.commands.build_all import build_all
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_fields, print_json, say, screen
 from steerplug.commands.scopes import build_both
 from steerplug.commands.show_reply import blocks
+from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError
 from steerplug.evaluate.dial import is_weak
 from steerplug.preset.methods import MethodName
@@ -36,6 +38,7 @@ OnePreset = Annotated[
 ]  # fmt: skip
 
 
+@with_loading
 def build(
     preset: OnePreset = None,
     model: Model = MODEL,
@@ -49,6 +52,8 @@ def build(
         bool, typer.Option("--both-scopes", help="Make it for replies and for all tokens; compare.")
     ] = False,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Make a preset's steering for a model; it is kept."""
     from steerplug.library.presets import load_preset
@@ -58,11 +63,11 @@ def build(
     if everything and both_scopes:
         raise PresetError("--both-scopes compares one preset; name it instead of --all.")
     if preset is None:
-        with opened(model) as session:
+        with opened(model, loading) as session:
             build_all(lambda each: _build(session, each, force, method), model, as_json)
         return
     wanted = load_preset(preset)
-    with opened(model) as session:
+    with opened(model, loading) as session:
         if both_scopes:
             build_both(wanted, lambda each: _build(session, each, force, method), model, as_json)
             return

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Carrier, Json, Model, Steer
 from steerplug.commands.output import complain, print_json, say
 from steerplug.commands.show_reply import stream, summary
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError, SteerplugError, nearest
 
@@ -28,6 +30,7 @@ HELP = """\
 /quit          end, as does Ctrl-D; Ctrl-C stops a reply"""
 
 
+@with_loading
 @with_sampling
 def chat(
     model: Model = MODEL,
@@ -38,12 +41,13 @@ def chat(
     as_json: Json = False,
     *,
     sampling: Sampling,
+    loading: Loading,
 ) -> None:
     """Hold a conversation; /steer changes it."""
     from steerplug.session import Settings
 
     settings = Settings(sampling, tuple(stop or ()), max_tokens, carrier=carrier)
-    with opened(model) as session:
+    with opened(model, loading) as session:
         prepare(session, steer, carrier)
         session.template.prompt([{"role": "user", "content": "Hello"}])  # refuse now, or not at all
         conversation = Conversation(session, model, steer, as_json, settings)

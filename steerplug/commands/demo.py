@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import is_wide, print_json, say, screen, visible
 from steerplug.commands.show_reply import steered
+from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
@@ -25,12 +27,15 @@ Replies = dict[str, "Reply | None"]
 BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
 
 
+@with_loading
 def demo(
     preset: Annotated[str, typer.Option(help="A preset's name or path.")] = "pirate",
     question: Annotated[str, typer.Option(help="What to ask.")] = "How do I learn to swim?",
     model: Model = MODEL,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 60,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Ask one question bare, prompted and steered."""
     from steerplug.library.presets import load_preset
@@ -39,7 +44,7 @@ def demo(
     if not question.strip():
         raise RequestError("the question is empty; write what to ask.")
     shown, mix = load_preset(preset), format_mix((Ingredient(preset),))
-    with opened(model) as session:
+    with opened(model, loading) as session:
         is_steered = bool(prepare(session, mix).mix)
         say("Asking the same question each way, always taking the likeliest token (greedy) ...")
         replies = _ask(session, shown, mix if is_steered else None, question, max_tokens)

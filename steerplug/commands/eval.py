@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_json, say
 from steerplug.commands.show_fidelity import show
+from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError, RequestError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ Plot = Annotated[
 ]  # fmt: skip
 
 
+@with_loading
 def eval(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET", help="A preset's name or path, or a mix of them.")
@@ -47,6 +50,8 @@ def eval(
         float | None, typer.Option(help="Instead of the preset's default.", show_default=False)
     ] = None,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
     from steerplug.evaluate.questions import read_prompts, reported_on
@@ -57,7 +62,7 @@ def eval(
     questions = reported_on(subject.preset, read_prompts(prompts) if prompts else ())
     if plot:
         check_picture(plot)
-    with opened(model) as session:
+    with opened(model, loading) as session:
         steered = compiled(session, subject.words)
         measured = _measured(session, subject, steered.mix, questions)
         applied = steered.ingredients

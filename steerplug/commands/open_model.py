@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from steerplug.commands.output import Building, say
+from steerplug.engine.loading import DEFAULT, Loading
 
 if TYPE_CHECKING:
     from steerplug.preset.carrier import Carrier
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(model: str) -> Iterator["Session"]:
+def opened(model: str, loading: Loading = DEFAULT) -> Iterator["Session"]:
     """Open a model, and free it in the end."""
     from steerplug.session import Session
 
-    session = Session(model)
+    session = Session(model, **vars(loading))
     try:
         yield session
     finally:

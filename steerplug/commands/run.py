@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Carrier, Json, Model, Steer
 from steerplug.commands.output import print_json, say
 from steerplug.commands.piped import read_prompt
 from steerplug.commands.show_reply import stream, summary
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError
 
@@ -27,6 +29,7 @@ System = Annotated[str | None, typer.Option(help="A system prompt.", show_defaul
 Raw = Annotated[bool, typer.Option("--raw", help="Continue plain text, without chat template.")]
 
 
+@with_loading
 @with_sampling
 def run(
     prompt: Prompt = "",
@@ -40,6 +43,7 @@ def run(
     as_json: Json = False,
     *,
     sampling: Sampling,
+    loading: Loading,
 ) -> None:
     """Answer one prompt, steered."""
     if raw and system is not None:
@@ -49,7 +53,7 @@ def run(
     from steerplug.session import Settings
 
     settings = Settings(sampling, tuple(stop or ()), max_tokens, carrier=carrier)
-    with opened(model) as session:
+    with opened(model, loading) as session:
         ask, steering = _continue if raw else _chat, prepare(session, steer, carrier)
         reply = stream(ask(session, text, system, steering, settings), shown=not as_json)
     if as_json:

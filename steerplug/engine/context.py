@@ -6,7 +6,8 @@ for). The hook refuses any other arrangement rather than guess.
 """
 
 import ctypes
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml, log, threads
 from steerplug.engine.hook import Applied, Capture, Hook
+from steerplug.engine.kv_cache import check_memory
 from steerplug.engine.model import Model
+from steerplug.engine.params import set_context_params
 from steerplug.engine.processors import n_processors
 from steerplug.engine.sizes import N_CTX
 from steerplug.errors import EngineError, ModelError
@@ -37,9 +40,10 @@ class Context:
     Args:
         model: the loaded model.
         n_ctx: how many tokens the KV cache holds.
-        n_batch: how many rows one decode takes.
+        n_batch: how many rows one decode takes; default: as the model was loaded for.
         n_seq: how many sequences share the cache.
-        n_threads: threads; default: as many as there are processors at hand (`processors`).
+        n_threads: threads; default: as the model was loaded for, or as many as there are processors
+            at hand (`processors`).
         on_host: override how the hook reaches tensors; default: as the build needs.
         hooked: set the hook; without it nothing can be steered, which is what `bench` compares
             with.
@@ -53,7 +57,7 @@ class Context:
         model: Model,
         *,
         n_ctx: int = N_CTX,
-        n_batch: int = 512,
+        n_batch: int | None = None,
         n_seq: int = 1,
         n_threads: int | None = None,
         on_host: bool | None = None,
@@ -63,6 +67,8 @@ class Context:
         self._logits_row = ctypes.c_float * model.vocab.n_tokens  # a type, slow to make anew
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
+        asked = model.loading
+        n_batch = asked.n_batch if n_batch is None else n_batch
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
             if value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
@@ -74,15 +80,19 @@ class Context:
         n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
         self.n_batch = min(max(n_batch, n_seq), n_ctx)
         host = ggml.tensors_on_host() if on_host is None else on_host
+        if ggml.tensors_on_host():
+            check_memory(model.whole_number, model.n_layer, n_ctx, asked)
         self.hook = Hook(
             model.n_embd, model.n_layer, self.n_batch, on_host=host, output=model.block_output
         )
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
-        self.n_threads = n_threads or n_processors()
-        params.n_threads = params.n_threads_batch = self.n_threads
+        self.n_threads = n_threads or asked.n_threads or n_processors()
+        params.n_threads = self.n_threads
+        params.n_threads_batch = asked.n_threads_batch or self.n_threads
         params.kv_unified, params.no_perf = True, True
+        set_context_params(params, asked)
         if hooked:
             params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
             params.cb_eval_user_data = self.hook.user_data
@@ -94,9 +104,12 @@ class Context:
         finally:
             self.hook.disarm()
         if not self._handle:
+            reason = log.complaint()
+            is_of_types = "cache" in reason and "alloc" not in reason
+            cure = "take other types" if is_of_types else "choose a smaller n_ctx"
             raise ModelError(
-                f"no context of {n_ctx} tokens could be made for {model.path.name} "
-                f"({log.complaint()}); choose a smaller n_ctx."
+                f"no context of {n_ctx} tokens could be made for {model.path.name} ({reason}); "
+                f"{cure}."
             )
         self.n_ctx = int(llama.llama_n_ctx(self._handle))
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
@@ -227,5 +240,6 @@ class Context:
             self.model.free_context(self._handle)
             self._handle = None
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # llama.cpp's log would call into what is gone
+            self.close()

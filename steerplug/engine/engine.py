@@ -19,7 +19,7 @@ from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.sizes import N_SEQ
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError
 
@@ -62,11 +62,13 @@ class Engine:
 
     Args:
         model: the loaded model.
-        n_ctx: most tokens of one conversation.
+        n_ctx: most tokens of one conversation; default: as the model was loaded for; 0: as many as
+            it was trained for.
         n_cells: KV cells, which all requests share; default: n_ctx.
         n_seq: most sequences, running or kept for later; 1 where the model is recurrent.
         n_queue: most requests that wait to take part.
-        n_threads: threads; default: as many as there are processors at hand (`processors`).
+        n_threads: threads; default: as the model was loaded for, or as many as there are processors
+            at hand (`processors`).
 
     Raises:
         ModelError: the model cannot be steered, or a size makes no sense.
@@ -76,7 +78,7 @@ class Engine:
         self,
         model: Model,
         *,
-        n_ctx: int = N_CTX,
+        n_ctx: int | None = None,
         n_cells: int | None = None,
         n_seq: int = N_SEQ,
         n_queue: int = 256,
@@ -86,7 +88,7 @@ class Engine:
         for name, value in (("n_seq", n_seq), ("n_queue", n_queue)):
             if value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
-        n_ctx = min(n_ctx, model.n_ctx_train)
+        n_ctx = _conversation(model, n_ctx)
         if n_cells is not None and n_cells < n_ctx:
             raise ModelError(
                 f"n_cells is {n_cells}, too few for one conversation of n_ctx = {n_ctx} tokens; "
@@ -220,6 +222,17 @@ class Engine:
     def close(self) -> None:
         """End all replies and free the context; the model stays."""
         self._close()
+
+
+def _conversation(model: Model, n_ctx: int | None) -> int:
+    """Return how many tokens a conversation may have: no more than the model was trained for.
+
+    Where positions are scaled by hand, that is no limit.
+    """
+    asked = model.loading.n_ctx if n_ctx is None else n_ctx
+    if asked == 0:
+        return model.n_ctx_train
+    return asked if model.loading.stretches else min(asked, model.n_ctx_train)
 
 
 def _check_process(process: int) -> None:

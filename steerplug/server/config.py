@@ -2,14 +2,15 @@
 
 A setting stands here once, with its default and its meaning. Those that have a `Flag` are options
 of `steerplug serve`, and so variables and keys of its file; `commands/server_options.py` makes them
-of these.
+of these. How the model is loaded is said in `engine.loading`.
 """
 
 import ipaddress
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.loading import DEFAULT, Loading
+from steerplug.engine.sizes import N_SEQ
 from steerplug.errors import SteerplugError
 
 KIB = 1024
@@ -37,14 +38,12 @@ def _setting(default: Any, meaning: str, *names: str, **about: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the engine of a server is; see `Engine`."""
+    """How much the engine of a server does at a time; see `Engine`."""
 
-    n_ctx: int = _setting(N_CTX, "Tokens of one conversation.", min=1)
     n_cells: int | None = _setting(
         None, "KV cells that all share.", show_default="as many as --n-ctx"
     )
     n_seq: int = _setting(N_SEQ, "Most replies made at a time.", min=1)
-    n_threads: int | None = _setting(None, "Threads.", show_default="all processors", min=1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ class Config:
         (), "Compile presets while no reply is made: names, or all; may be given many times.",
         "--compile", metavar="NAMES",
     )  # fmt: skip
+    loading: Loading = DEFAULT
     sizes: Sizes = Sizes()
     limits: Limits = Limits()
     grace: float = _setting(20.0, "Seconds for streams to end when stopped.")

@@ -26,8 +26,9 @@ def main() -> None:
     order: dict[str, Any] = json.load(sys.stdin)
     try:
         preset = load_preset(order["preset"])
-        session = Session(order["model"], store=Store(Path(order["store"])))
-        build_preset(preset, session.engine, store=session.store, near=False, report=_report)
+        store = Store(Path(order["store"]))
+        session = Session(order["model"], store=store, **order["loading"])
+        build_preset(preset, session.engine, store=store, near=False, report=_report)
     except SteerplugError as error:
         _tell(state="failed", problem=str(error))
     else:

@@ -195,7 +195,7 @@ class Resolver:
         template = chat_template_hash(self._model.chat_template)
         differs = []
         if identity.model != self._model.fingerprint:
-            differs.append("quantisation or version of the model")
+            differs.append("quantisation, version or LoRA of the model")
         if identity.chat_template not in ("", template):
             differs.append("chat template")
         if differs and path not in self._warned:

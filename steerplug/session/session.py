@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from steerplug.build import Built, build_preset
 from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
@@ -22,21 +23,21 @@ from steerplug.chat.tool import AUTO, NONE
 from steerplug.engine import fork
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
-from steerplug.engine.model import Model
+from steerplug.engine.loading import Loading
 from steerplug.engine.scope import Prompt
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.sizes import N_SEQ
 from steerplug.errors import ContextOverflow, RequestError, SteeringError, SteerplugError
 from steerplug.evaluate.bound import shortfall
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import prompted_chat
 from steerplug.library.recipe import Recipe
-from steerplug.model_file import find_model
 from steerplug.preset import Preset
 from steerplug.preset.carrier import Carrier
 from steerplug.session.activity import Activity
 from steerplug.session.carrying import NOT_COMPILED, Carrying
 from steerplug.session.compiled import Compiled
 from steerplug.session.compiler import Compiler
+from steerplug.session.opening import open_model
 from steerplug.session.prompts import PromptLengths
 from steerplug.session.receipt import AppliedPreset, Reply, Scored
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
@@ -51,32 +52,29 @@ class Session:
 
     Args:
         model: a path, `hf:org/repo/file.gguf`, or an alias such as `smollm2`.
-        n_ctx: how many tokens a conversation may have.
         n_cells: KV cells, which all conversations share; default: n_ctx.
         n_seq: most sequences, running or kept for later.
-        n_threads: threads; default: as many as there are processors at hand.
         store: where built steering is kept; default: the user's cache.
         report: told how far a first build is.
+        loading: how the model is loaded, by llama.cpp's names: `n_ctx`, `n_gpu_layers`, `type_k`,
+            `lora`, `chat_template` and all others of `engine.loading.Loading`.
 
     Raises:
-        ModelNotFound, ModelError: the model is not there or cannot be steered.
+        ModelNotFound, ModelError: the model is not there, cannot be steered, or not be loaded so.
     """
 
     def __init__(
         self,
         model: str | Path,
         *,
-        n_ctx: int = N_CTX,
         n_cells: int | None = None,
         n_seq: int = N_SEQ,
-        n_threads: int | None = None,
         store: Store | None = None,
         report: Report = silent,
+        **loading: Any,
     ) -> None:
-        self.model = Model(find_model(str(model)))
-        self.engine = Engine(
-            self.model, n_ctx=n_ctx, n_cells=n_cells, n_seq=n_seq, n_threads=n_threads
-        )
+        self.model = open_model(str(model), Loading.of(loading))
+        self.engine = Engine(self.model, n_cells=n_cells, n_seq=n_seq)
         self.template = ChatTemplate.of(self.model)
         self.store = store or Store()
         self.report = report
@@ -376,7 +374,10 @@ class Session:
 
     def _begin_idle(self) -> None:
         self._activity = Activity(lambda: self.compiler.pause())
-        order = {"model": str(self.model.path), "store": str(self.store.folder)}
+        order = {
+            "model": str(self.model.path), "loading": vars(self.model.loading),
+            "store": str(self.store.folder),
+        }  # fmt: skip
         self.compiler = Compiler(order, self._activity)
 
     def before_fork(self) -> None:

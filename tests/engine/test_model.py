@@ -261,3 +261,15 @@ def write(writer: gguf.GGUFWriter) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def test_what_nobody_closed_is_left_in_peace_when_python_ends(
+    tiny_llama: Callable[..., Path],
+) -> None:
+    model = Model(tiny_llama())
+    context = Context(model, n_ctx=64, n_threads=1)
+    context.__del__(lambda: True)  # while Python ends, llama.cpp's log may lead nowhere
+    model.__del__(lambda: True)
+    assert context.handle
+    assert model.handle
+    model.close()

@@ -24,6 +24,7 @@ import torch
 
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.context import Context
+from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
@@ -39,6 +40,7 @@ from steerplug.fit.progress import at_once, silent
 from steerplug.fit.teacher import Lesson, prompted_chat
 from steerplug.preset import Teacher
 from steerplug.steering.value import NOTHING, Mix, Scope, Steering
+from tests.helpers.loras import write_lora
 from tests.helpers.oracle import Oracle, relative
 from tests.test_import import loaded_by
 
@@ -101,6 +103,19 @@ def test_the_processor_alone_decides_in_which_type_it_trains(
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert weights.fastest_type(cpu) == torch.float32
     assert weights.fastest_type(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize("words", [{"lora": True}, {"rope_freq_scale": 0.5}])
+def test_a_model_that_computes_otherwise_than_its_file_says_is_left_to_chain(
+    tiny_llama: Callable[..., Path], tmp_path: Path, words: dict[str, Any]
+) -> None:
+    (name,) = words
+    lora = tmp_path / "lora.gguf"
+    write_lora(lora)
+    model = Model(tiny_llama(), Loading.of({**words, **({"lora": lora} if name == "lora" else {})}))
+    with pytest.raises(FitError, match=f"is loaded with {name}, of which torch knows nothing"):
+        readable.check_readable(model)
+    model.close()
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -16,6 +16,7 @@ from langchain_openai import ChatOpenAI
 from llm.cli import cli
 from pydantic import BaseModel, SecretStr
 
+from steerplug.engine.loading import SETTINGS as LOADING
 from steerplug.engine.sampling import SETTINGS
 from tests.helpers.serving import NAME, PIRATE, QUESTION, Client, served
 
@@ -229,6 +230,22 @@ def test_llm_takes_every_setting_of_the_sampler(run_llm: Any) -> None:
     refused = run_llm("-m", NAME, "Hi", "-o", "typical_p", "2")
     assert refused.exit_code != 0
     assert "typical_p" in refused.output
+
+
+def test_llm_takes_every_setting_of_loading(run_llm: Any) -> None:
+    assert set(LOADING) <= set(llm.get_model(NAME).Options.model_fields)
+    few = ["-m", NAME, "Hi", "-o", "max_tokens", "2", "-o", "n_threads", "1"]
+    loaded = run_llm(*few, "-o", "n_ctx", "128", "-o", "type_k", "q8_0", "-o", "use_mmap", "off")
+    assert loaded.exit_code == 0, loaded.output
+    for words, sentence in (
+        (("n_ctx", "-1"), "n_ctx is -1; choose 0 to"),
+        (("mmproj", "a.gguf"), "`mmproj` is no setting here: images"),
+    ):
+        refused = run_llm(*few, "-o", *words)
+        assert refused.exit_code != 0
+        assert sentence in refused.output
+    no_gpu = run_llm(*few, "-o", "devices", "CUDA9")
+    assert "devices names CUDA9, and this build of llama.cpp finds" in no_gpu.output
 
 
 def test_llm_follows_schemas_goes_on_and_says_what_is_wrong(run_llm: Any) -> None:

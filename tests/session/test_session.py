@@ -354,7 +354,7 @@ def test_a_file_for_another_model_is_refused(
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ({"model": "llama-576x30-0"}, "another quantisation or version of the model; it is used"),
+        ({"model": "llama-576x30-0"}, "another quantisation, version or LoRA of the model; it is"),
         ({"chat_template": "0" * 64}, "another chat template; it is used as it is"),
         ({}, ""),
     ],

@@ -50,6 +50,8 @@ def unreadable(model: Model) -> str | None:
     """
     if missing := _missing():
         return f"{' and '.join(missing)} is not installed"
+    if changed := model.loading.changes:
+        return f"it is loaded with {', '.join(changed)}, of which torch knows nothing"
     if model.is_recurrent:
         return "its memory is a running state, without keys and values to go on from"
     if model.architecture not in ARCHITECTURES:
