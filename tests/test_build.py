@@ -411,7 +411,7 @@ def test_without_torch_a_preset_that_needs_it_is_refused_before_any_work(
     method: str, engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "generate", no_fit)
-    monkeypatch.setattr(distill, "find_spec", lambda _: None)
+    monkeypatch.setattr(readable, "find_spec", lambda _: None)
     wanted = preset(contrast=None, teacher=TEACHER, fit={"method": method})
     with pytest.raises(FitError, match=r"needs torch and .*pip install 'steerplug\[fit\]'.* chain"):
         build_preset(wanted, engine, store=store)

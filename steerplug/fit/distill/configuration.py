@@ -7,6 +7,7 @@ set, and a hyper-parameter that nobody reads is a reason to refuse: it may chang
 from typing import Any
 
 from steerplug.engine.model import Model
+from steerplug.fit.distill.families import FAMILIES
 
 _SIZES = {
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
@@ -31,8 +32,11 @@ _SET: dict[str, tuple[str, type]] = {
 
 _NORM_NAMES = ("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 
-_WINDOWED = {"gemma2", "gemma3", "gemma4", "gpt-oss"}
-"""Where llama.cpp heeds `attention.sliding_window`; elsewhere all tokens see all before them."""
+_WINDOWED = {"cohere2", "gemma2", "gemma3", "gemma4"}
+"""Where llama.cpp heeds `attention.sliding_window`, and transformers as well."""
+
+_HEEDED_ELSEWHERE = {"exaone4", "olmo2"}
+"""Where llama.cpp heeds it, and the torch copy has no windows."""
 
 _ALSO_READ = {
     "falcon": {"tensor_data_layout"},
@@ -46,7 +50,6 @@ _ALSO_READ = {
         "rope.dimension_count_swa",
         "rope.freq_base_swa",
     },
-    "gpt-oss": {"rope.freq_base_swa"},
     "llama": {"tensor_data_layout"},
     "minimax-m2": {"expert_gating_func"},
     "stablelm": {"use_parallel_residual"},
@@ -57,10 +60,14 @@ _WIDE_SCALE = {("gemma2", 46), ("gemma3", 62)}
 
 def unread(model: Model) -> list[str]:
     """Return the hyper-parameters that no torch copy of this architecture would heed."""
-    known = {
-        *_SIZES, *_NORMS, *_ROTARY, *_SET, "attention.sliding_window",
-        *_ALSO_READ.get(model.architecture, ()),
-    }  # fmt: skip
+    architecture = model.architecture
+    known = {*_SIZES, *_NORMS, *_ROTARY, *_SET, *_ALSO_READ.get(architecture, ())}
+    if architecture in FAMILIES:
+        known |= {*FAMILIES[architecture].stated}
+    if architecture not in _HEEDED_ELSEWHERE:
+        known.add("attention.sliding_window")
+    if architecture == "granite":  # where it turns all rotation off
+        known.discard("rope.scaling.finetuned")
     return sorted(set(model.hyper_parameters) - known)
 
 

@@ -4,8 +4,9 @@ from importlib.util import find_spec
 
 from steerplug.engine.model import Model
 from steerplug.errors import FitError
+from steerplug.fit.distill.families import FAMILIES
 
-ARCHITECTURES = frozenset({
+ARCHITECTURES = frozenset(FAMILIES) | frozenset({
     "bloom", "falcon", "gemma2", "gemma3", "gemma4", "gpt2", "llama", "minimax-m2", "nemotron",
     "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
 })  # fmt: skip

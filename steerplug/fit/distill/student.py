@@ -60,7 +60,7 @@ class Student:
         self.module, self.device = module, device
         self.decoder, self.head = module.get_decoder(), module.get_output_embeddings()
         self.blocks = self._find_blocks()
-        self._cap: float | None = getattr(module.config, "final_logit_softcapping", None)
+        self._cap, self._scale = _of_logits(module.config)
         renamed = "cache" in inspect.signature(self.decoder.forward).parameters
         self._cache_name = "cache" if renamed else "past_key_values"  # before transformers 5.24
 
@@ -112,6 +112,7 @@ class Student:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
         logits: torch.Tensor = self.head(hidden)
+        logits = logits if self._scale == 1 else logits * self._scale
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
@@ -129,6 +130,12 @@ class Student:
             for il, block in enumerate(self.blocks if edit else ()):
                 hooks.callback(block.register_forward_hook(_hook(il, edit)).remove)
             yield
+
+
+def _of_logits(config: Any) -> tuple[float | None, float]:
+    """Return how an architecture caps and scales what its output matrix says."""
+    scale = getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
+    return getattr(config, "final_logit_softcapping", None), float(scale)
 
 
 def _laid_out(

@@ -1,0 +1,99 @@
+"""Architectures that transformers computes but does not read from a GGUF: read here, by one table.
+
+A configuration is made of what the GGUF states; `tensors` fills what is built of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerplug.engine.model import Model
+
+
+@dataclass(frozen=True)
+class Family:
+    """How an architecture of llama.cpp is read.
+
+    Args:
+        model_type: transformers' name for it.
+        stated: its hyper-parameters beyond those that all share, and what transformers calls them.
+        fixed: attributes that no GGUF states, as llama.cpp has them.
+        windowless: no block has a window, whatever transformers' default.
+        reordered: queries and keys have their rows paired by neighbours, and transformers pairs
+            the halves of a head.
+        norms_above: what the converter added to the weights of norms.
+    """
+
+    model_type: str
+    stated: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    windowless: bool = False
+    reordered: bool = False
+    norms_above: float = 0.0
+
+
+FAMILIES = {
+    "cohere2": Family("cohere2", {"logit_scale": "logit_scale"}),
+    "command-r": Family("cohere", {"logit_scale": "logit_scale"}),
+    "ernie4_5": Family("ernie4_5", fixed={"use_bias": False}),
+    "exaone4": Family("exaone4", windowless=True),
+    "gemma": Family("gemma", norms_above=1.0),
+    "glm4": Family("glm4"),
+    "granite": Family(
+        "granite",
+        {
+            "attention.scale": "attention_multiplier",
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+        reordered=True,
+    ),
+    "hunyuan-dense": Family("hunyuan_v1_dense"),
+    "mistral3": Family("mistral", fixed={"sliding_window": None}, reordered=True),
+    "olmo2": Family("olmo2"),
+    "phi2": Family("phi"),
+    "seed_oss": Family("seed_oss", fixed={"attention_out_bias": False}),
+    "smollm3": Family("smollm3", reordered=True),
+}
+
+_SHARED = {
+    "context_length": "max_position_embeddings",
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+
+
+def configuration(model: Model) -> Any:
+    """Return transformers' configuration for a model of one of the families."""
+    from transformers import AutoConfig
+
+    family, n_head = FAMILIES[model.architecture], model.hyper_parameters["attention.head_count"]
+    tensors = model.header.tensors
+    stated = {
+        attribute: model.hyper_parameters[name]
+        for name, attribute in {**_SHARED, **family.stated}.items()
+        if name in model.hyper_parameters
+    }
+    return AutoConfig.for_model(
+        family.model_type,
+        **{
+            "head_dim": model.n_embd // n_head,
+            "vocab_size": model.vocab.n_tokens,
+            "tie_word_embeddings": "output.weight" not in tensors,
+            "attention_bias": "blk.0.attn_q.bias" in tensors,
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+            **stated,
+            **family.fixed,
+            **(_windowless(model) if family.windowless else {}),
+        },
+    )
+
+
+def _windowless(model: Model) -> dict[str, Any]:
+    return {"sliding_window": None, "layer_types": ["full_attention"] * model.n_layer}

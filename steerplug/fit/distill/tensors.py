@@ -1,0 +1,58 @@
+"""The tensors of a GGUF as parameters of a transformers model, for the table of families.
+
+They are found by gguf's own table of names, and what llama.cpp's converter did to the weights is
+undone: rows of queries and keys that it reordered, and what it added to norms.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from steerplug.engine.model import Model
+from steerplug.fit.distill.families import FAMILIES
+
+
+def places(module: Any, model: Model) -> dict[str, str]:
+    """Return for each tensor of the GGUF the parameter of a transformers model that it fills."""
+    import gguf
+
+    architecture = next(
+        key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == model.architecture
+    )
+    names = gguf.get_tensor_name_map(architecture, model.n_layer)
+    found = {}
+    for parameter in module.state_dict():
+        stem, _, kind = parameter.rpartition(".")
+        if name := names.get_name(stem):
+            found[f"{name}.{kind}"] = parameter
+    return found
+
+
+def state(model: Model, tensors: Iterable[Any], placed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parameters of a transformers model, from the tensors of a GGUF reader."""
+    import gguf
+
+    family = FAMILIES[model.architecture]
+    parameters = {}
+    for tensor in tensors:
+        if tensor.name not in placed:
+            continue
+        values = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
+        if family.reordered and (".attn_q." in tensor.name or ".attn_k." in tensor.name):
+            values = _in_halves(values, _heads(model, tensor.name))
+        if "norm" in tensor.name and family.norms_above:
+            values = values - family.norms_above
+        parameters[placed[tensor.name]] = values
+    return parameters
+
+
+def _heads(model: Model, name: str) -> int:
+    keys = ".attn_k." in name and "attention.head_count_kv" in model.hyper_parameters
+    return int(model.hyper_parameters[f"attention.head_count{'_kv' if keys else ''}"])
+
+
+def _in_halves(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
+    """Return the rows of each head with the first of all pairs before the second ones."""
+    pairs = rows.reshape(n_heads, -1, 2, *rows.shape[1:])
+    return pairs.transpose(1, 2).reshape(rows.shape)
