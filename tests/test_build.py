@@ -17,10 +17,11 @@ from steerplug.engine.engine import Engine
 from steerplug.errors import FitError, SteeringError, StoreError
 from steerplug.evaluate import dial, fidelity, questions, report, sweep
 from steerplug.evaluate.questions import unseen
-from steerplug.fit import difference, distill, measure
+from steerplug.fit import difference, measure
 from steerplug.fit import fit as fitting
 from steerplug.fit import teacher as teaching
 from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.distill import readable
 from steerplug.fit.questions import for_choosing, general_prompts
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS

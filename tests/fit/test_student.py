@@ -4,7 +4,9 @@ llama.cpp is the oracle. What each file states of its function is left out on pu
 copy must then be seen to be another model.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -130,8 +132,7 @@ def test_a_tensor_that_torch_would_not_use_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mamba", "its memory is a running state"),
-        ("qwen35", "its memory is a running state"),
+        ("mamba", "its architecture cannot be read as torch weights"),
         ("llama4", "its architecture cannot be read as torch weights"),
     ],
 )
@@ -145,6 +146,7 @@ def test_what_cannot_be_read_is_known_before_a_weight_is_read(
 
 def test_what_can_be_read_is_known_as_well(opened: Opened) -> None:
     assert unreadable(opened("qwen3")[0]) is None
+    assert unreadable(opened("qwen35")[0]) is None
 
 
 def a_preset(method: str) -> Preset:
@@ -155,11 +157,11 @@ def a_preset(method: str) -> Preset:
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("why", ["architecture", "recurrence", "memory", "agreement"])
+@pytest.mark.parametrize("why", ["architecture", "running state", "memory", "agreement"])
 def test_nothing_is_asked_of_the_model_before_the_copy_is_there(
     why: str, opened: Opened, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = {"architecture": "llama4", "recurrence": "mamba"}.get(why, "llama3_rope")
+    name = {"architecture": "llama4", "running state": "mamba"}.get(why, "llama3_rope")
     if why == "memory":
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("", (), {"available": 1})())
     if why == "agreement":
@@ -181,3 +183,21 @@ def test_the_copy_trains_in_the_quickest_type_after_it_was_compared_in_float32(
     monkeypatch.setattr(students, "fastest_type", lambda _: torch.bfloat16)
     student = student_of("glad", "psr", *opened("llama"))
     assert student.head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(
+    os.environ.get("STEERPLUG_TEST_ALL_ARCHITECTURES") != "1"
+    or "STEERPLUG_TEST_MODELS" not in os.environ,
+    reason="takes a minute; STEERPLUG_TEST_MODELS names the folder of real models",
+)
+@pytest.mark.parametrize(
+    ("file", "kl"), [("qwen2.5-coder-0.5b.gguf", 0.005), ("gemma3-270m.gguf", 0.01)]
+)
+def test_the_copies_of_real_quantised_models_are_accepted(file: str, kl: float) -> None:
+    model = Model(Path(os.environ["STEERPLUG_TEST_MODELS"]) / file)
+    with reading(model, 1024) as cells:
+        copy = Student(*weights.read_weights(model, 1024))
+        found = agreement.agreement(copy, model, cells)
+    assert found.kl < kl
+    assert found.holds(quantised=model.header.is_quantised)
+    model.close()

@@ -285,7 +285,7 @@ def psr_fits(model: Model) -> str:
     if reason := unreadable(model):
         return reason
     with reading(model, N_CTX) as cells:
-        copy = Student(*read_weights(model, N_CTX))
+        copy = Student(*read_weights(model, N_CTX), is_recurrent=model.is_recurrent)
         assert agreement(copy, model, cells).error < STUDENT
         assert _steered_apart(copy, model, cells) < STUDENT
         student = student_of("gated", "psr", model, cells)

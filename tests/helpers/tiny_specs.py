@@ -125,7 +125,7 @@ QWEN_HYBRID = {
     **heads(HEAD),
     **ssm(32, 4, 2),
     "full_attention_interval": 2,
-    "rope.dimension_sections": [2, 3, 3, 0],
+    "rope.dimension_sections": [3, 3, 2, 0],  # as released: every pair is in one of them
 }
 NEMOTRON_HYBRID = {
     **LAYER_NORM,

@@ -20,7 +20,7 @@ from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
 from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.student import Passage, Prefix, Student
-from steerplug.fit.distill.weights import read_weights
+from steerplug.fit.distill.weights import quietly, read_weights
 from steerplug.fit.measure import divergence, log_softmax
 from steerplug.fit.questions import general_prompts
 from steerplug.steering.value import Array
@@ -54,8 +54,10 @@ def read_student(model: Model, cells: Reader) -> Student:
     Raises:
         FitError: transformers cannot read it, or computes something else.
     """
-    student = Student(*read_weights(model, cells.context.n_ctx))
-    found = agreement(student, model, cells)
+    weights, device = read_weights(model, cells.context.n_ctx)
+    student = Student(weights, device, is_recurrent=model.is_recurrent)
+    with quietly():
+        found = agreement(student, model, cells)
     if len(student.blocks) != model.n_layer or not found.holds(quantised=model.header.is_quantised):
         raise FitError(
             f"the torch copy of {model.path.name} ({model.architecture}) is another model: its "

@@ -35,7 +35,7 @@ _NORM_NAMES = ("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon
 _WINDOWED = {"cohere2", "gemma2", "gemma3", "gemma4"}
 """Where llama.cpp heeds `attention.sliding_window`, and transformers as well."""
 
-_HEEDED_ELSEWHERE = {"exaone4", "olmo2"}
+_HEEDED_ELSEWHERE = {"exaone4", "lfm2", "olmo2"}
 """Where llama.cpp heeds it, and the torch copy has no windows."""
 
 _ALSO_READ = {
@@ -50,8 +50,18 @@ _ALSO_READ = {
         "rope.dimension_count_swa",
         "rope.freq_base_swa",
     },
+    "lfm2": {"shortconv.l_cache"},
     "llama": {"tensor_data_layout"},
     "minimax-m2": {"expert_gating_func"},
+    "qwen35": {
+        "full_attention_interval",
+        "nextn_predict_layers",
+        "rope.dimension_sections",
+        *(
+            f"ssm.{size}"
+            for size in ("conv_kernel", "group_count", "inner_size", "state_size", "time_step_rank")
+        ),
+    },
     "stablelm": {"use_parallel_residual"},
 }
 _WIDE_SCALE = {("gemma2", 46), ("gemma3", 62)}

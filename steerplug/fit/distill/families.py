@@ -53,9 +53,13 @@ FAMILIES = {
     "mistral3": Family("mistral", fixed={"sliding_window": None}, reordered=True),
     "olmo2": Family("olmo2"),
     "phi2": Family("phi"),
+    "qwen35": Family("qwen3_5_text"),
     "seed_oss": Family("seed_oss", fixed={"attention_out_bias": False}),
     "smollm3": Family("smollm3", reordered=True),
 }
+
+_OWN_CONFIGURATION = {"qwen35"}
+"""Of which transformers reads the configuration itself, though its weights not without more."""
 
 _SHARED = {
     "context_length": "max_position_embeddings",
@@ -73,6 +77,8 @@ def configuration(model: Model) -> Any:
     """Return transformers' configuration for a model of one of the families."""
     from transformers import AutoConfig
 
+    if model.architecture in _OWN_CONFIGURATION:
+        return AutoConfig.from_pretrained(model.path.parent, gguf_file=model.path.name)
     family, n_head = FAMILIES[model.architecture], model.hyper_parameters["attention.head_count"]
     tensors = model.header.tensors
     stated = {

@@ -7,8 +7,8 @@ from steerplug.errors import FitError
 from steerplug.fit.distill.families import FAMILIES
 
 ARCHITECTURES = frozenset(FAMILIES) | frozenset({
-    "bloom", "falcon", "gemma2", "gemma3", "gemma4", "gpt2", "llama", "minimax-m2", "nemotron",
-    "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
+    "bloom", "falcon", "gemma2", "gemma3", "gemma4", "gpt2", "lfm2", "llama", "minimax-m2",
+    "nemotron", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
 })  # fmt: skip
 """Of which a torch copy agrees with llama.cpp: held against it in tests/architectures."""
 
@@ -51,8 +51,6 @@ def unreadable(model: Model) -> str | None:
     """
     if missing := _missing():
         return f"{' and '.join(missing)} is not installed"
-    if model.is_recurrent:
-        return "its memory is a running state, without keys and values to go on from"
     if model.architecture not in ARCHITECTURES:
         return "its architecture cannot be read as torch weights"
     from steerplug.fit.distill.configuration import unread

@@ -4,6 +4,7 @@ They are found by gguf's own table of names, and what llama.cpp's converter did 
 undone: rows of queries and keys that it reordered, and what it added to norms.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,9 +24,9 @@ def places(module: Any, model: Model) -> dict[str, str]:
     names = gguf.get_tensor_name_map(architecture, model.n_layer)
     found = {}
     for parameter in module.state_dict():
-        stem, _, kind = parameter.rpartition(".")
-        if name := names.get_name(stem):
-            found[f"{name}.{kind}"] = parameter
+        known = parameter.replace(".dt_bias", ".dt_proj.bias")
+        if name := names.get_name(known, (".weight", ".bias")):
+            found[name] = parameter
     return found
 
 
@@ -43,6 +44,8 @@ def state(model: Model, tensors: Iterable[Any], placed: Mapping[str, str]) -> di
             values = _in_halves(values, _heads(model, tensor.name))
         if "norm" in tensor.name and family.norms_above:
             values = values - family.norms_above
+        if model.architecture == "qwen35":
+            values = _qwen35(model, tensor.name, values)
         parameters[placed[tensor.name]] = values
     return parameters
 
@@ -56,3 +59,29 @@ def _in_halves(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
     """Return the rows of each head with the first of all pairs before the second ones."""
     pairs = rows.reshape(n_heads, -1, 2, *rows.shape[1:])
     return pairs.transpose(1, 2).reshape(rows.shape)
+
+
+def _qwen35(model: Model, name: str, values: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of Qwen3.5 as before llama.cpp's converter: linear attention differs most."""
+    n_keys = int(model.hyper_parameters["ssm.group_count"])
+    n_each = int(model.hyper_parameters["ssm.time_step_rank"]) // n_keys
+    kind = re.sub(r"^blk\.\d+\.", "", name)
+    if "norm" in kind and kind != "ssm_norm.weight":
+        return values - 1
+    if kind in ("attn_qkv.weight", "ssm_conv1d.weight"):  # after those of queries and keys
+        first = 2 * n_keys * int(model.hyper_parameters["ssm.state_size"])
+        values = torch.cat([values[:first], _by_key(values[first:], n_keys, n_each)])
+        return values[:, None] if "conv1d" in kind else values
+    if kind == "ssm_out.weight":
+        return _by_key(values.T, n_keys, n_each).T
+    if kind == "ssm_a":
+        return _by_key(torch.log(-values), n_keys, n_each)
+    if kind in ("attn_gate.weight", "ssm_alpha.weight", "ssm_beta.weight", "ssm_dt.bias"):
+        return _by_key(values, n_keys, n_each)
+    return values
+
+
+def _by_key(rows: torch.Tensor, n_keys: int, n_each: int) -> torch.Tensor:
+    """Return the rows of values' heads sorted by the head of keys that they belong to."""
+    tiled = rows.reshape(n_each, n_keys, -1, *rows.shape[1:])
+    return tiled.transpose(0, 1).reshape(rows.shape)

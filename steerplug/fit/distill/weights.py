@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,9 +67,7 @@ def _dequantised(model: Model, n_ctx: int) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with _offline(), _read_once(model.files[1:]), warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")
+    with _offline(), _read_once(model.files[1:]), quietly():
         config = configured(_configuration(model), model)
         with no_init_weights():  # of what is replaced below
             module = AutoModelForCausalLM.from_config(
@@ -104,9 +103,7 @@ def _parameters(module: Any, model: Model) -> tuple[dict[str, torch.Tensor], set
         placed = tensors.places(module, model)
         read = gguf.GGUFReader(str(model.path)).tensors
         return tensors.state(model, read, placed), set(placed)
-    loaded = reader.load_gguf_checkpoint(
-        str(model.path), return_tensors=True, model_to_load=module
-    )
+    loaded = reader.load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
     processor = reader.TENSOR_PROCESSORS.get(model.architecture, reader.TensorProcessor)
     names = reader.get_gguf_hf_weights_map(module, processor(config=loaded["config"]))
     return loaded["tensors"], set(names)
@@ -181,6 +178,20 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
     finally:
         for name, made in before.items():
             setattr(gguf, name, made)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' advice to those who write models from those who use them."""
+    log = logging.getLogger("transformers")
+    level, bars = log.level, contextlib.redirect_stderr(io.StringIO())
+    with warnings.catch_warnings(), bars:
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 @contextlib.contextmanager
