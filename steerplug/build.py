@@ -13,7 +13,7 @@ from pathlib import Path
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import reading
-from steerplug.errors import FitError, SteeringError
+from steerplug.errors import FitError, SteeringError, TorchCopyError
 from steerplug.evaluate.dial import check_dial, check_gap_closed, is_weak, weakness, works
 from steerplug.evaluate.questions import reported_on
 from steerplug.evaluate.report import measure_steering
@@ -152,6 +152,8 @@ def _make(
         kept.load()
         try:
             made.append(_fit(preset, engine, key, kept, report))
+        except TorchCopyError:
+            raise  # another time, or by another method, what was asked before serves
         except FitError:
             kept.drop()
             raise

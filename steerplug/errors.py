@@ -65,6 +65,10 @@ class FitError(SteerplugError):
     """A preset could not be turned into steering for this model."""
 
 
+class TorchCopyError(FitError):
+    """There is no torch copy of this model here for gradients to follow, or it is another model."""
+
+
 class StoreError(SteerplugError):
     """The cache on disk cannot be read or written."""
 

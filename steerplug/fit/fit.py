@@ -54,6 +54,8 @@ def fit_teacher(
         report: told how far the work is.
 
     Raises:
+        TorchCopyError: the method needs a torch copy of the model, and there is none; nothing has
+            been asked then.
         FitError: the method cannot be used here, or there is nothing to learn.
     """
     method, student = preset.fit.method, None

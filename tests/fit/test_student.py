@@ -17,7 +17,7 @@ from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
-from steerplug.errors import FitError
+from steerplug.errors import FitError, TorchCopyError
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import agreement, configuration, student_of, weights
 from steerplug.fit.distill.readable import unreadable
@@ -49,7 +49,7 @@ Opened = Callable[[str], tuple[Model, Reader]]
 
 def refusal(opened: Opened, name: str) -> str:
     """Ask for the torch copy of a tiny model; return the sentence that refuses it."""
-    with pytest.raises(FitError) as refused:
+    with pytest.raises(TorchCopyError) as refused:
         student_of("glad", "psr", *opened(name))
     sentence = str(refused.value)
     assert "\n" not in sentence

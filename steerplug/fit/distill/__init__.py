@@ -40,8 +40,8 @@ def student_of(name: str, method: Method, model: Model, cells: Reader) -> "Stude
         cells: of a context on the model, to compare with; what they held is dropped.
 
     Raises:
-        FitError: a package is missing, torch cannot read this model or computes something else, or
-            memory will not do.
+        TorchCopyError: a package is missing, torch cannot read this model or computes something
+            else, or memory will not do.
     """
     check_installed(name, method)
     check_readable(model)

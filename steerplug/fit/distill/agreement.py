@@ -17,7 +17,7 @@ import torch
 from steerplug.engine.context import Row
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
-from steerplug.errors import FitError
+from steerplug.errors import TorchCopyError
 from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.student import Passage, Prefix, Student
 from steerplug.fit.distill.weights import quietly, read_weights
@@ -52,14 +52,14 @@ def read_student(model: Model, cells: Reader) -> Student:
         cells: of a context on it; what they held is dropped.
 
     Raises:
-        FitError: transformers cannot read it, or computes something else.
+        TorchCopyError: transformers cannot read it, or computes something else.
     """
     weights, device = read_weights(model, cells.context.n_ctx)
     student = Student(weights, device, is_recurrent=model.is_recurrent)
     with quietly():
         found = agreement(student, model, cells)
     if len(student.blocks) != model.n_layer or not found.holds(quantised=model.header.is_quantised):
-        raise FitError(
+        raise TorchCopyError(
             f"the torch copy of {model.path.name} ({model.architecture}) is another model: its "
             f"logits are {found.error:.0%} off llama.cpp's ({found.kl:.3f} nats per token); {CURE}."
         )

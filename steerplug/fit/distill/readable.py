@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from steerplug.engine.model import Model
-from steerplug.errors import FitError
+from steerplug.errors import TorchCopyError
 from steerplug.fit.distill.families import FAMILIES
 
 ARCHITECTURES = frozenset(FAMILIES) | frozenset({
@@ -21,10 +21,10 @@ def check_installed(name: str, method: str) -> None:
     """Refuse a preset whose method needs what is not installed.
 
     Raises:
-        FitError: a package of the extra `fit` is missing.
+        TorchCopyError: a package of the extra `fit` is missing.
     """
     if missing := _missing():
-        raise FitError(
+        raise TorchCopyError(
             f"`{name}` asks for method `{method}`, which needs {' and '.join(missing)}; "
             "run `pip install 'steerplug[fit]'`, or write `method: chain`, which does without."
         )
@@ -34,10 +34,10 @@ def check_readable(model: Model) -> None:
     """Refuse a model through which gradients cannot be followed here.
 
     Raises:
-        FitError: why.
+        TorchCopyError: why.
     """
     if reason := unreadable(model):
-        raise FitError(
+        raise TorchCopyError(
             f"gradients cannot be followed through {model.path.name} ({model.architecture}): "
             f"{reason}; {CURE}."
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from steerplug.engine.model import Model
-from steerplug.errors import FitError
+from steerplug.errors import TorchCopyError
 from steerplug.fit.distill import families, tensors
 from steerplug.fit.distill.configuration import configured
 from steerplug.fit.distill.readable import CURE
@@ -34,13 +34,13 @@ def read_weights(model: Model, n_ctx: int) -> tuple[Any, torch.device]:
         n_ctx: the context in which llama.cpp reads it.
 
     Raises:
-        FitError: transformers cannot read this model.
+        TorchCopyError: transformers cannot read this model.
     """
     device = _device()
     try:
         return _dequantised(model, n_ctx).to(device), device
     except Exception as error:  # of a reader that raises whatever its library does
-        raise FitError(
+        raise TorchCopyError(
             f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
             f"({_reason(error)}); {CURE}."
         ) from None
