@@ -105,6 +105,16 @@ def test_logits_are_capped_as_the_file_says_or_the_copy_is_refused(
     assert "is another model" in refusal(opened, name)
 
 
+def test_where_activations_are_rounded_to_8_bits_divergence_alone_decides(opened: Opened) -> None:
+    off = agreement.Agreement(kl=0.006, error=0.05)
+    assert off.holds(coarse=True)
+    assert not off.holds(coarse=False)
+    assert not off._replace(kl=0.03).holds(coarse=True)
+    header = opened("llama")[0].header
+    assert not header.is_coarse
+    assert type(header)({}, {**header.tensors, "blk.0.ffn_up.weight": 30}).is_coarse  # BF16
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bloom", "falcon"])
 def test_blocks_of_another_name_are_watched_as_well(opened: Opened, name: str) -> None:
     model, cells = opened(name)
@@ -199,5 +209,5 @@ def test_the_copies_of_real_quantised_models_are_accepted(file: str, kl: float) 
         copy = Student(*weights.read_weights(model, 1024))
         found = agreement.agreement(copy, model, cells)
     assert found.kl < kl
-    assert found.holds(quantised=model.header.is_quantised)
+    assert found.holds(coarse=model.header.is_coarse)
     model.close()

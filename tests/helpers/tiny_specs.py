@@ -171,6 +171,7 @@ GEMMA4 = Spec(
     drop=(*TIED, "_exps", "ffn_gate_inp", "_norm_[12]"),
     keep=("layer_output_scale", "^rope_freqs"),
 )
+MISTRAL3 = Spec("mistral3", heads(HEAD), drop=("_exps", "ffn_gate_inp"))
 PHI3 = Spec("phi3", fused=True)
 GLM4_MOE = Spec(
     "glm4moe",
@@ -233,6 +234,7 @@ SPECS: dict[str, Spec] = {
             "rope.freq_base": 1000000.0,
         }
     ),
+    "gemma3_pattern": GEMMA3.but({"attention.sliding_window_pattern": 2}),
     "gemma3n": Spec(
         "gemma3n",
         {
@@ -258,7 +260,18 @@ SPECS: dict[str, Spec] = {
             "rope.freq_base": 1000000.0,
         }
     ),
-    "mistral3": Spec("mistral3", heads(HEAD), drop=("_exps", "ffn_gate_inp")),
+    "mistral3": MISTRAL3,
+    "mistral3_yarn": MISTRAL3.but(
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": N_CTX // 4,
+            "rope.scaling.yarn_beta_fast": 8.0,
+            "rope.scaling.yarn_beta_slow": 2.0,
+            "rope.scaling.yarn_log_multiplier": 0.5,
+            "attention.temperature_scale": 0.1,
+        }
+    ),
     "phi2": Spec("phi2", {**LAYER_NORM, **ALL_HEADS}, keep=BIASES),
     "phi3": PHI3,
     "phi3_longrope": PHI3.but(

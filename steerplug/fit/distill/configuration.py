@@ -19,7 +19,8 @@ _ROTARY = {
     "rope.dimension_count", "rope.freq_base", "rope.scale_linear",
     *(f"rope.scaling.{name}" for name in (
         "type", "factor", "attn_factor", "original_context_length", "finetuned",
-        "yarn_beta_fast", "yarn_beta_slow", "yarn_log_multiplier")),
+        "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor",
+        "yarn_log_multiplier")),
 }  # fmt: skip
 _SET: dict[str, tuple[str, type]] = {
     "attention.key_length": ("head_dim", int),
@@ -40,6 +41,8 @@ _HEEDED_ELSEWHERE = {"exaone4", "lfm2", "olmo2"}
 
 _ALSO_READ = {
     "falcon": {"tensor_data_layout"},
+    "cohere2": {"attention.sliding_window_pattern"},
+    "gemma2": {"attention.sliding_window_pattern"},
     "gemma3": {"attention.sliding_window_pattern", "rope.freq_base_swa"},
     "gemma4": {
         "attention.key_length_swa",
@@ -53,6 +56,7 @@ _ALSO_READ = {
     "lfm2": {"shortconv.l_cache"},
     "llama": {"tensor_data_layout"},
     "minimax-m2": {"expert_gating_func"},
+    "mistral3": {"attention.temperature_scale"},  # of positions beyond the original context
     "qwen35": {
         "full_attention_interval",
         "nextn_predict_layers",
@@ -96,6 +100,8 @@ def configured(config: Any, model: Model) -> Any:
         changes["sliding_window"] = int(window) if model.architecture in _WINDOWED else None
     if epsilon := model.number("attention.layer_norm_epsilon"):
         changes |= dict.fromkeys(_NORM_NAMES, epsilon)
+    if pattern := _layer_types(model):
+        changes["layer_types"] = pattern
     changes["query_pre_attn_scalar"] = _query_scale(model)
     if "partial_rotary_factor" in (rope := places.get("rope_parameters") or {}):
         changes["rope_parameters"] = {**rope, "partial_rotary_factor": _share_turned(model)}
@@ -131,14 +137,20 @@ def _query_scale(model: Model) -> int:
     return _head(model)
 
 
+def _layer_types(model: Model) -> list[str]:
+    """Return which blocks have a window, where the file says so: each, or all but every n-th."""
+    pattern = _list(model, "attention.sliding_window_pattern")
+    if len(pattern) == 1 and pattern[0]:
+        pattern = [(il + 1) % pattern[0] for il in range(model.n_layer)]
+    return [
+        "sliding_attention" if slides else "full_attention" for slides in pattern if any(pattern)
+    ]
+
+
 def _gemma4(model: Model) -> dict[str, Any]:
     """Return what Gemma 4's blocks differ in."""
     widths = _list(model, "feed_forward_length")
     return {
-        "layer_types": [
-            "sliding_attention" if slides else "full_attention"
-            for slides in _list(model, "attention.sliding_window_pattern")
-        ],
         "head_dim": int(model.number("attention.key_length_swa") or 0),
         "global_head_dim": _head(model),
         "intermediate_size": min(widths),
