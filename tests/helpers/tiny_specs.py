@@ -173,6 +173,7 @@ GEMMA4 = Spec(
 )
 MISTRAL3 = Spec("mistral3", heads(HEAD), drop=("_exps", "ffn_gate_inp"))
 PHI3 = Spec("phi3", fused=True)
+QWEN35 = Spec("qwen35", QWEN_HYBRID, drop=TIED, keep=(r"ssm_dt\.bias",))
 GLM4_MOE = Spec(
     "glm4moe",
     {
@@ -522,7 +523,7 @@ SPECS: dict[str, Spec] = {
         drop=("ssm_in",),
         keep=(r"ssm_dt\.bias",),
     ),
-    "qwen35": Spec("qwen35", QWEN_HYBRID, drop=TIED, keep=(r"ssm_dt\.bias",)),
+    "qwen35": QWEN35,
     "qwen35moe": Spec(
         "qwen35moe",
         {**QWEN_HYBRID, **experts(), "expert_shared_feed_forward_length": 32},
