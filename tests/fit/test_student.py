@@ -130,6 +130,19 @@ def test_a_hyper_parameter_that_torch_would_not_heed_is_refused_by_its_name(
     assert "it states `attention.temperature_length`, which" in refusal(opened, "llama")
 
 
+@pytest.mark.parametrize(
+    ("name", "hyper_parameter"),
+    [("granite", "attention.scale"), ("gemma4", "final_logit_softcapping")],
+)
+def test_what_is_not_stated_and_has_another_default_is_refused_by_its_name(
+    opened: Opened, name: str, hyper_parameter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = dict(opened(name)[0].hyper_parameters)
+    monkeypatch.setattr(Model, "hyper_parameters", stated)
+    del stated[hyper_parameter]
+    assert f"it does not state `{hyper_parameter}`, for which" in refusal(opened, name)
+
+
 def test_a_tensor_that_torch_would_not_use_is_refused_by_its_name(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:

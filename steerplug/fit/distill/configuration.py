@@ -85,6 +85,14 @@ def unread(model: Model) -> list[str]:
     return sorted(set(model.hyper_parameters) - known)
 
 
+def unstated(model: Model) -> list[str]:
+    """Return the hyper-parameters that llama.cpp and transformers take other defaults for."""
+    needed = {"gemma4": {"final_logit_softcapping"}}.get(model.architecture, set())
+    if model.architecture in FAMILIES:
+        needed = {*FAMILIES[model.architecture].stated}
+    return sorted(needed - set(model.hyper_parameters))
+
+
 def configured(config: Any, model: Model) -> Any:
     """Return transformers' configuration with what the GGUF states and it left at a default.
 

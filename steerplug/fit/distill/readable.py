@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 from steerplug.engine.model import Model
 from steerplug.errors import TorchCopyError
+from steerplug.fit.distill.configuration import unread, unstated
 from steerplug.fit.distill.families import FAMILIES
 
 ARCHITECTURES = frozenset(FAMILIES) | frozenset({
@@ -53,10 +54,10 @@ def unreadable(model: Model) -> str | None:
         return f"{' and '.join(missing)} is not installed"
     if model.architecture not in ARCHITECTURES:
         return "its architecture cannot be read as torch weights"
-    from steerplug.fit.distill.configuration import unread
-
-    if keys := unread(model):
-        return f"it states `{keys[0]}`, which a torch copy would not heed"
+    if names := unread(model):
+        return f"it states `{names[0]}`, which a torch copy would not heed"
+    if names := unstated(model):
+        return f"it does not state `{names[0]}`, for which a torch copy has another default"
     return _short_of_memory(model)
 
 
