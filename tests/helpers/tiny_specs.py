@@ -171,6 +171,12 @@ GEMMA4 = Spec(
     drop=(*TIED, "_exps", "ffn_gate_inp", "_norm_[12]"),
     keep=("layer_output_scale", "^rope_freqs"),
 )
+GRANITE_HYBRID = Spec(
+    "granitehybrid",
+    {**GRANITE, **ONE_OF_FOUR, **ssm(16, 8, 1)},
+    drop=NO_EXPERTS,
+    keep=(r"ssm_.*\.bias",),
+)
 MISTRAL3 = Spec("mistral3", heads(HEAD), drop=("_exps", "ffn_gate_inp"))
 PHI3 = Spec("phi3", fused=True)
 QWEN35 = Spec("qwen35", QWEN_HYBRID, drop=TIED, keep=(r"ssm_dt\.bias",))
@@ -557,6 +563,8 @@ SPECS: dict[str, Spec] = {
         drop=(r"ffn_(gate|up|down)\.weight",),
         keep=MAMBA_BIASES,
     ),
+    "granitehybrid_dense": GRANITE_HYBRID,  # of the small ones
+    "granitehybrid_nope": GRANITE_HYBRID.but({"rope.scaling.finetuned": False}),  # as released
     "nemotron_h": Spec("nemotron_h", NEMOTRON_HYBRID, keep=MAMBA_BIASES),
     "nemotron_h_moe": Spec(
         "nemotron_h_moe",

@@ -80,7 +80,7 @@ def unread(model: Model) -> list[str]:
         known |= {*FAMILIES[architecture].stated}
     if architecture not in _HEEDED_ELSEWHERE:
         known.add("attention.sliding_window")
-    if architecture == "granite":  # where it turns all rotation off
+    if architecture == "granite":  # where it may turn all rotation off
         known.discard("rope.scaling.finetuned")
     return sorted(set(model.hyper_parameters) - known)
 

@@ -21,6 +21,7 @@ class Family:
         windowless: no block has a window, whatever transformers' default.
         reordered: queries and keys have their rows paired by neighbours, and transformers pairs
             the halves of a head.
+        joined: parameters that hold several tensors, one after the other, in the order of names.
         norms_above: what the converter added to the weights of norms.
     """
 
@@ -29,25 +30,41 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     windowless: bool = False
     reordered: bool = False
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     norms_above: float = 0.0
 
 
+_GRANITE = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+_MAMBA = {
+    "ssm.conv_kernel": "mamba_d_conv",
+    "ssm.group_count": "mamba_n_groups",
+    "ssm.inner_size": "mamba_d_ssm",
+    "ssm.state_size": "mamba_d_state",
+    "ssm.time_step_rank": "mamba_n_heads",
+}
 FAMILIES = {
     "cohere2": Family("cohere2", {"logit_scale": "logit_scale"}),
     "command-r": Family("cohere", {"logit_scale": "logit_scale"}),
     "ernie4_5": Family("ernie4_5", fixed={"use_bias": False}),
     "exaone4": Family("exaone4", windowless=True),
+    "falcon-h1": Family("falcon_h1", _MAMBA),
     "gemma": Family("gemma", norms_above=1.0),
     "glm4": Family("glm4"),
-    "granite": Family(
-        "granite",
-        {
-            "attention.scale": "attention_multiplier",
-            "embedding_scale": "embedding_multiplier",
-            "residual_scale": "residual_multiplier",
-            "logit_scale": "logits_scaling",
-        },
+    "granite": Family("granite", _GRANITE, reordered=True),
+    "granitehybrid": Family(
+        "granitemoehybrid",
+        {**_GRANITE, **_MAMBA, "feed_forward_length": "shared_intermediate_size"},
+        fixed={"num_local_experts": 0},
         reordered=True,
+        joined={
+            "shared_mlp.input_linear": ("ffn_gate", "ffn_up"),
+            "shared_mlp.output_linear": ("ffn_down",),
+        },
     ),
     "hunyuan-dense": Family("hunyuan_v1_dense"),
     "mistral3": Family("mistral", fixed={"sliding_window": None}, reordered=True),
@@ -97,9 +114,26 @@ def configuration(model: Model) -> Any:
             **stated,
             **family.fixed,
             **(_windowless(model) if family.windowless else {}),
+            **(_mamba(model) if "ssm.inner_size" in model.hyper_parameters else {}),
         },
     )
 
 
 def _windowless(model: Model) -> dict[str, Any]:
     return {"sliding_window": None, "layer_types": ["full_attention"] * model.n_layer}
+
+
+def _mamba(model: Model) -> dict[str, Any]:
+    """Return how blocks with a running state are built, and which blocks attend instead."""
+    stated = model.hyper_parameters
+    shape = {
+        "mamba_d_head": stated["ssm.inner_size"] // stated["ssm.time_step_rank"],
+        "mamba_expand": stated["ssm.inner_size"] // model.n_embd,
+        "mamba_rms_norm": "blk.0.ssm_norm.weight" in model.header.tensors,
+        "position_embedding_type": "rope" if stated.get("rope.scaling.finetuned", True) else None,
+    }
+    n_keys = stated["attention.head_count_kv"]
+    if not isinstance(n_keys, list):  # all blocks do both
+        return shape
+    kinds = ["attention" if n else "mamba" for n in n_keys]
+    return {**shape, "layer_types": kinds, "num_key_value_heads": max(n_keys)}

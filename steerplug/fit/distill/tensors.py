@@ -22,8 +22,13 @@ def places(module: Any, model: Model) -> dict[str, str]:
         key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == model.architecture
     )
     names = gguf.get_tensor_name_map(architecture, model.n_layer)
-    found = {}
+    joined = FAMILIES[model.architecture].joined
+    found: dict[str, str] = {}
     for parameter in module.state_dict():
+        block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", parameter)
+        if block and block[2] in joined:
+            found |= {f"blk.{block[1]}.{name}.weight": parameter for name in joined[block[2]]}
+            continue
         known = parameter.replace(".dt_bias", ".dt_proj.bias")
         if name := names.get_name(known, (".weight", ".bias")):
             found[name] = parameter
@@ -35,8 +40,8 @@ def state(model: Model, tensors: Iterable[Any], placed: Mapping[str, str]) -> di
     import gguf
 
     family = FAMILIES[model.architecture]
-    parameters = {}
-    for tensor in tensors:
+    parameters: dict[str, torch.Tensor] = {}
+    for tensor in sorted(tensors, key=lambda each: str(each.name)):
         if tensor.name not in placed:
             continue
         values = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
@@ -44,15 +49,20 @@ def state(model: Model, tensors: Iterable[Any], placed: Mapping[str, str]) -> di
             values = _in_halves(values, _heads(model, tensor.name))
         if "norm" in tensor.name and family.norms_above:
             values = values - family.norms_above
+        kind = re.sub(r"^blk\.\d+\.", "", tensor.name)
         if model.architecture == "qwen35":
-            values = _qwen35(model, tensor.name, values)
-        parameters[placed[tensor.name]] = values
+            values = _qwen35(model, kind, values)
+        elif kind.startswith("ssm_"):
+            values = _mamba(kind, values)
+        name = placed[tensor.name]
+        parameters[name] = torch.cat([parameters[name], values]) if name in parameters else values
     return parameters
 
 
 def _heads(model: Model, name: str) -> int:
     keys = ".attn_k." in name and "attention.head_count_kv" in model.hyper_parameters
-    return int(model.hyper_parameters[f"attention.head_count{'_kv' if keys else ''}"])
+    n = model.hyper_parameters[f"attention.head_count{'_kv' if keys else ''}"]
+    return max(n) if isinstance(n, list) else int(n)
 
 
 def _in_halves(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
@@ -61,11 +71,19 @@ def _in_halves(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
     return pairs.transpose(1, 2).reshape(rows.shape)
 
 
-def _qwen35(model: Model, name: str, values: torch.Tensor) -> torch.Tensor:
+def _mamba(kind: str, values: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of a Mamba block as before llama.cpp's converter."""
+    if kind == "ssm_conv1d.weight":
+        return values[:, None]
+    if kind in ("ssm_a", "ssm_d", "ssm_norm.weight"):
+        values = values.flatten()
+    return torch.log(-values) if kind == "ssm_a" else values
+
+
+def _qwen35(model: Model, kind: str, values: torch.Tensor) -> torch.Tensor:
     """Return a tensor of Qwen3.5 as before llama.cpp's converter: linear attention differs most."""
     n_keys = int(model.hyper_parameters["ssm.group_count"])
     n_each = int(model.hyper_parameters["ssm.time_step_rank"]) // n_keys
-    kind = re.sub(r"^blk\.\d+\.", "", name)
     if "norm" in kind and kind != "ssm_norm.weight":
         return values - 1
     if kind in ("attn_qkv.weight", "ssm_conv1d.weight"):  # after those of queries and keys
