@@ -14,7 +14,7 @@ from pathlib import Path
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import reading
-from steerplug.errors import FitError, MethodError, SteeringError
+from steerplug.errors import FitError, SteeringError, TorchCopyError
 from steerplug.evaluate.dial import check_dial, check_gap_closed, is_weak, weakness, works
 from steerplug.evaluate.questions import reported_on
 from steerplug.evaluate.report import measure_steering
@@ -92,7 +92,7 @@ def build_preset(
     for one in others:
         try:
             return _make(preset, one, engine, store, force, report)
-        except MethodError as error:
+        except TorchCopyError as error:
             log.warning("%s Another method is tried.", error)
     return _make(preset, last, engine, store, force, report)
 
@@ -189,6 +189,8 @@ def _make(
         kept.load()
         try:
             made.append(_fit(by_method(preset, method), engine, key, kept, report))
+        except TorchCopyError:
+            raise  # another time, or by another method, what was asked before serves
         except FitError:
             kept.drop()
             raise

@@ -14,7 +14,7 @@ import steerplug
 from steerplug import build
 from steerplug.build import Built, build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
-from steerplug.errors import FitError, MethodError, SteeringError, StoreError
+from steerplug.errors import FitError, SteeringError, StoreError, TorchCopyError
 from steerplug.evaluate import dial, fidelity, questions, report, sweep
 from steerplug.evaluate.questions import unseen
 from steerplug.fit import difference, measure
@@ -389,6 +389,22 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     assert not list(store.folder.rglob("*.npz"))
 
 
+def test_replies_that_were_paid_for_outlive_a_refusal_of_the_torch_copy(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = preset(contrast=None, teacher=TEACHER, fit={"method": "psr"})
+    kept = Checkpoint(store.path(store_key(wanted, engine)))
+    store.folder.mkdir(parents=True, exist_ok=True)
+    kept.load()
+    kept.replies[0] = (5, 6, 7)
+    monkeypatch.setattr(readable, "_WORKING_BYTES", 2**60)
+    with pytest.raises(TorchCopyError, match=r"GB of memory, and \d+ GB are free"):
+        build_preset(wanted, engine, store=store)
+    again = Checkpoint(store.path(store_key(wanted, engine)))
+    again.load()
+    assert again.replies == {0: (5, 6, 7)}
+
+
 def test_the_default_strength_is_measured_unless_the_preset_says_one(
     glad: tuple[Built, Store]
 ) -> None:
@@ -434,7 +450,7 @@ class Tried:
     def __call__(self, preset: Preset, *_: Any) -> Steering:
         self.methods.append(preset.fit.method)
         if len(self.methods) <= self.refuse:
-            raise MethodError("the torch copy is another model.")
+            raise TorchCopyError("the torch copy is another model.")
         raise FitError("enough.")
 
 

@@ -17,7 +17,7 @@ _NUMBERS: dict[int, Any] = {
     10: ctypes.c_uint64, 11: ctypes.c_int64, 12: ctypes.c_double,
 }  # fmt: skip
 _TEXT = 8
-_UNQUANTISED = {0, 1, 30}  # F32, F16, BF16: values, not blocks of them
+_FINE = {0, 1}  # F32, F16
 _Value = Any
 """A number, a text, or a list of numbers."""
 
@@ -35,9 +35,12 @@ class GgufHeader:
     tensors: dict[str, int]
 
     @property
-    def is_quantised(self) -> bool:
-        """Whether any of its tensors is kept in blocks of few bits."""
-        return not set(self.tensors.values()) <= _UNQUANTISED
+    def is_coarse(self) -> bool:
+        """Whether activations are rounded to some 8 bits where its weights multiply them.
+
+        llama.cpp does so on a processor for quantised weights, and for BF16.
+        """
+        return not set(self.tensors.values()) <= _FINE
 
 
 def read_gguf_header(path: Path) -> GgufHeader:

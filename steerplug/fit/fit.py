@@ -18,14 +18,14 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
-from steerplug.errors import FitError, MethodError
+from steerplug.errors import FitError
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.activations import Activations
 from steerplug.fit.chain import Chain, fit_chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
-from steerplug.fit.distill import distill, student_of
+from steerplug.fit.distill import distill, give_back, student_of
 from steerplug.fit.measure import Probe
 from steerplug.fit.progress import Report
 from steerplug.fit.questions import SWEPT, for_choosing, to_fit
@@ -54,17 +54,14 @@ def fit_teacher(
         report: told how far the work is.
 
     Raises:
-        MethodError: the method cannot be used here.
-        FitError: there is nothing to learn.
+        TorchCopyError: the method needs a torch copy of the model, and there is none; nothing has
+            been asked then.
+        FitError: the method cannot be used here, or there is nothing to learn.
     """
-    method, student = preset.fit.method, None
-    if method == "psr" or method == "const":
-        try:
-            student = student_of(preset.name, method, engine.model, cells)
-        except FitError as error:
-            raise MethodError(str(error)) from None
-    with quick(engine, cells) as (asked, reader):
-        return _imitation(preset, engine.model, student, asked, reader, kept, report)
+    try:
+        return _taught(preset, engine, cells, kept, report)
+    finally:
+        give_back()
 
 
 def fit_contrast(
@@ -89,6 +86,17 @@ def fit_contrast(
         directions = _directions(preset, activations.of_texts(cells, pairs, blocks, report))
     probed = measure.probes(engine, cells, pairs, report)
     return _chosen(preset, engine.model, directions, _by_dial(cells, probed, report))
+
+
+def _taught(
+    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+) -> Steering:
+    """Return what `fit_teacher` does; a torch copy is there before anything is asked."""
+    method, student = preset.fit.method, None
+    if method == "psr" or method == "const":
+        student = student_of(preset.name, method, engine.model, cells)
+    with quick(engine, cells) as (asked, reader):
+        return _imitation(preset, engine.model, student, asked, reader, kept, report)
 
 
 def _imitation(

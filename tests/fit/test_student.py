@@ -4,7 +4,9 @@ llama.cpp is the oracle. What each file states of its function is left out on pu
 copy must then be seen to be another model.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,7 +17,7 @@ from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
-from steerplug.errors import FitError
+from steerplug.errors import FitError, TorchCopyError
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import agreement, configuration, student_of, weights
 from steerplug.fit.distill.readable import unreadable
@@ -47,7 +49,7 @@ Opened = Callable[[str], tuple[Model, Reader]]
 
 def refusal(opened: Opened, name: str) -> str:
     """Ask for the torch copy of a tiny model; return the sentence that refuses it."""
-    with pytest.raises(FitError) as refused:
+    with pytest.raises(TorchCopyError) as refused:
         student_of("glad", "psr", *opened(name))
     sentence = str(refused.value)
     assert "\n" not in sentence
@@ -103,6 +105,16 @@ def test_logits_are_capped_as_the_file_says_or_the_copy_is_refused(
     assert "is another model" in refusal(opened, name)
 
 
+def test_where_activations_are_rounded_to_8_bits_divergence_alone_decides(opened: Opened) -> None:
+    off = agreement.Agreement(kl=0.006, error=0.05)
+    assert off.holds(coarse=True)
+    assert not off.holds(coarse=False)
+    assert not off._replace(kl=0.03).holds(coarse=True)
+    header = opened("llama")[0].header
+    assert not header.is_coarse
+    assert type(header)({}, {**header.tensors, "blk.0.ffn_up.weight": 30}).is_coarse  # BF16
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bloom", "falcon"])
 def test_blocks_of_another_name_are_watched_as_well(opened: Opened, name: str) -> None:
     model, cells = opened(name)
@@ -118,6 +130,19 @@ def test_a_hyper_parameter_that_torch_would_not_heed_is_refused_by_its_name(
     assert "it states `attention.temperature_length`, which" in refusal(opened, "llama")
 
 
+@pytest.mark.parametrize(
+    ("name", "hyper_parameter"),
+    [("granite", "attention.scale"), ("gemma4", "final_logit_softcapping")],
+)
+def test_what_is_not_stated_and_has_another_default_is_refused_by_its_name(
+    opened: Opened, name: str, hyper_parameter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = dict(opened(name)[0].hyper_parameters)
+    monkeypatch.setattr(Model, "hyper_parameters", stated)
+    del stated[hyper_parameter]
+    assert f"it does not state `{hyper_parameter}`, for which" in refusal(opened, name)
+
+
 def test_a_tensor_that_torch_would_not_use_is_refused_by_its_name(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,8 +155,7 @@ def test_a_tensor_that_torch_would_not_use_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mamba", "its memory is a running state"),
-        ("qwen35", "its memory is a running state"),
+        ("mamba", "its architecture cannot be read as torch weights"),
         ("llama4", "its architecture cannot be read as torch weights"),
     ],
 )
@@ -145,6 +169,7 @@ def test_what_cannot_be_read_is_known_before_a_weight_is_read(
 
 def test_what_can_be_read_is_known_as_well(opened: Opened) -> None:
     assert unreadable(opened("qwen3")[0]) is None
+    assert unreadable(opened("qwen35")[0]) is None
 
 
 def a_preset(method: str) -> Preset:
@@ -155,11 +180,11 @@ def a_preset(method: str) -> Preset:
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("why", ["architecture", "recurrence", "memory", "agreement"])
+@pytest.mark.parametrize("why", ["architecture", "running state", "memory", "agreement"])
 def test_nothing_is_asked_of_the_model_before_the_copy_is_there(
     why: str, opened: Opened, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = {"architecture": "llama4", "recurrence": "mamba"}.get(why, "llama3_rope")
+    name = {"architecture": "llama4", "running state": "mamba"}.get(why, "llama3_rope")
     if why == "memory":
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("", (), {"available": 1})())
     if why == "agreement":
@@ -181,3 +206,21 @@ def test_the_copy_trains_in_the_quickest_type_after_it_was_compared_in_float32(
     monkeypatch.setattr(students, "fastest_type", lambda _: torch.bfloat16)
     student = student_of("glad", "psr", *opened("llama"))
     assert student.head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(
+    os.environ.get("STEERPLUG_TEST_ALL_ARCHITECTURES") != "1"
+    or "STEERPLUG_TEST_MODELS" not in os.environ,
+    reason="takes a minute; STEERPLUG_TEST_MODELS names the folder of real models",
+)
+@pytest.mark.parametrize(
+    ("file", "kl"), [("qwen2.5-coder-0.5b.gguf", 0.005), ("gemma3-270m.gguf", 0.01)]
+)
+def test_the_copies_of_real_quantised_models_are_accepted(file: str, kl: float) -> None:
+    model = Model(Path(os.environ["STEERPLUG_TEST_MODELS"]) / file)
+    with reading(model, 1024) as cells:
+        copy = Student(*weights.read_weights(model, 1024))
+        found = agreement.agreement(copy, model, cells)
+    assert found.kl < kl
+    assert found.holds(coarse=model.header.is_coarse)
+    model.close()

@@ -8,6 +8,7 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ def opened(name: str) -> Iterator[Model]:
 
 
 @contextmanager
-def context_on(model: Model, *, n_seq: int = 1, hooked: bool = True) -> Iterator[Context]:
-    context = Context(model, n_ctx=N_CTX, n_batch=64, n_seq=n_seq, n_threads=1, hooked=hooked)
+def context_on(model: Model, **settings: Any) -> Iterator[Context]:
+    context = Context(model, n_ctx=N_CTX, n_batch=64, n_threads=1, **settings)
     try:
         yield context
     finally:
@@ -155,6 +156,17 @@ def steering_is_llama_cpps(model: Model) -> None:
         steered, _ = run(context, tokens, 1.0 * steering)
     assert not np.array_equal(oracle, plain)
     assert np.array_equal(steered, oracle)
+
+
+def all_ways_are_one(model: Model) -> None:
+    """By callback, and by get and set as on a GPU, steering is that of the graph to the bit."""
+    tokens, mix = words(model), 1.0 * constants(model, range(model.n_layer))
+    with context_on(model) as context:
+        graph, _ = run(context, tokens, mix)
+        context.hook.in_graph = False
+        assert np.array_equal(run(context, tokens, mix)[0], graph), "by callback"
+    with context_on(model, on_host=False) as context:
+        assert np.array_equal(run(context, tokens, mix)[0], graph), "by get and set"
 
 
 def pieces_are_the_whole(model: Model) -> None:
@@ -285,7 +297,7 @@ def psr_fits(model: Model) -> str:
     if reason := unreadable(model):
         return reason
     with reading(model, N_CTX) as cells:
-        copy = Student(*read_weights(model, N_CTX))
+        copy = Student(*read_weights(model, N_CTX), is_recurrent=model.is_recurrent)
         assert agreement(copy, model, cells).error < STUDENT
         assert _steered_apart(copy, model, cells) < STUDENT
         student = student_of("gated", "psr", model, cells)
@@ -312,6 +324,7 @@ CHECKS: dict[str, Callable[[Model], None]] = {
     "exact": steering_is_exact,
     "strength 0": strength_0_is_nothing,
     "as llama.cpp": steering_is_llama_cpps,
+    "all ways": all_ways_are_one,
     "token by token": pieces_are_the_whole,
     "two sequences": batches_are_alone,
     "side by side": requests_are_alone,

@@ -40,8 +40,8 @@ def student_of(name: str, method: Method, model: Model, cells: Reader) -> "Stude
         cells: of a context on the model, to compare with; what they held is dropped.
 
     Raises:
-        FitError: a package is missing, torch cannot read this model or computes something else, or
-            memory will not do.
+        TorchCopyError: a package is missing, torch cannot read this model or computes something
+            else, or memory will not do.
     """
     check_installed(name, method)
     check_readable(model)
@@ -80,10 +80,7 @@ def distill(
     Raises:
         FitError: training did not converge.
     """
-    try:
-        deltas = _trained(student, model, lessons, layers, method, scope, seed, objective, report)
-    finally:
-        _give_back()
+    deltas = _trained(student, model, lessons, layers, method, scope, seed, objective, report)
     return Steering(name, model.n_embd, model.n_layer, deltas, scope)
 
 
@@ -110,7 +107,7 @@ def _trained(
     return trained
 
 
-def _give_back() -> None:
-    """Hand freed memory back to the system; glibc would keep a gigabyte of it after each fit."""
+def give_back() -> None:
+    """Hand memory of a freed copy back to the system; glibc would keep a gigabyte of it."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -7,6 +7,7 @@ set, and a hyper-parameter that nobody reads is a reason to refuse: it may chang
 from typing import Any
 
 from steerplug.engine.model import Model
+from steerplug.fit.distill.families import FAMILIES
 
 _SIZES = {
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
@@ -18,7 +19,8 @@ _ROTARY = {
     "rope.dimension_count", "rope.freq_base", "rope.scale_linear",
     *(f"rope.scaling.{name}" for name in (
         "type", "factor", "attn_factor", "original_context_length", "finetuned",
-        "yarn_beta_fast", "yarn_beta_slow", "yarn_log_multiplier")),
+        "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor",
+        "yarn_log_multiplier")),
 }  # fmt: skip
 _SET: dict[str, tuple[str, type]] = {
     "attention.key_length": ("head_dim", int),
@@ -31,11 +33,16 @@ _SET: dict[str, tuple[str, type]] = {
 
 _NORM_NAMES = ("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 
-_WINDOWED = {"gemma2", "gemma3", "gemma4", "gpt-oss"}
-"""Where llama.cpp heeds `attention.sliding_window`; elsewhere all tokens see all before them."""
+_WINDOWED = {"cohere2", "gemma2", "gemma3", "gemma4"}
+"""Where llama.cpp heeds `attention.sliding_window`, and transformers as well."""
+
+_HEEDED_ELSEWHERE = {"exaone4", "lfm2", "olmo2"}
+"""Where llama.cpp heeds it, and the torch copy has no windows."""
 
 _ALSO_READ = {
     "falcon": {"tensor_data_layout"},
+    "cohere2": {"attention.sliding_window_pattern"},
+    "gemma2": {"attention.sliding_window_pattern"},
     "gemma3": {"attention.sliding_window_pattern", "rope.freq_base_swa"},
     "gemma4": {
         "attention.key_length_swa",
@@ -46,9 +53,19 @@ _ALSO_READ = {
         "rope.dimension_count_swa",
         "rope.freq_base_swa",
     },
-    "gpt-oss": {"rope.freq_base_swa"},
+    "lfm2": {"shortconv.l_cache"},
     "llama": {"tensor_data_layout"},
     "minimax-m2": {"expert_gating_func"},
+    "mistral3": {"attention.temperature_scale"},  # of positions beyond the original context
+    "qwen35": {
+        "full_attention_interval",
+        "nextn_predict_layers",
+        "rope.dimension_sections",
+        *(
+            f"ssm.{size}"
+            for size in ("conv_kernel", "group_count", "inner_size", "state_size", "time_step_rank")
+        ),
+    },
     "stablelm": {"use_parallel_residual"},
 }
 _WIDE_SCALE = {("gemma2", 46), ("gemma3", 62)}
@@ -57,11 +74,23 @@ _WIDE_SCALE = {("gemma2", 46), ("gemma3", 62)}
 
 def unread(model: Model) -> list[str]:
     """Return the hyper-parameters that no torch copy of this architecture would heed."""
-    known = {
-        *_SIZES, *_NORMS, *_ROTARY, *_SET, "attention.sliding_window",
-        *_ALSO_READ.get(model.architecture, ()),
-    }  # fmt: skip
+    architecture = model.architecture
+    known = {*_SIZES, *_NORMS, *_ROTARY, *_SET, *_ALSO_READ.get(architecture, ())}
+    if architecture in FAMILIES:
+        known |= {*FAMILIES[architecture].stated}
+    if architecture not in _HEEDED_ELSEWHERE:
+        known.add("attention.sliding_window")
+    if architecture == "granite":  # where it may turn all rotation off
+        known.discard("rope.scaling.finetuned")
     return sorted(set(model.hyper_parameters) - known)
+
+
+def unstated(model: Model) -> list[str]:
+    """Return the hyper-parameters that llama.cpp and transformers take other defaults for."""
+    needed = {"gemma4": {"final_logit_softcapping"}}.get(model.architecture, set())
+    if model.architecture in FAMILIES:
+        needed = {*FAMILIES[model.architecture].stated}
+    return sorted(needed - set(model.hyper_parameters))
 
 
 def configured(config: Any, model: Model) -> Any:
@@ -79,6 +108,8 @@ def configured(config: Any, model: Model) -> Any:
         changes["sliding_window"] = int(window) if model.architecture in _WINDOWED else None
     if epsilon := model.number("attention.layer_norm_epsilon"):
         changes |= dict.fromkeys(_NORM_NAMES, epsilon)
+    if pattern := _layer_types(model):
+        changes["layer_types"] = pattern
     changes["query_pre_attn_scalar"] = _query_scale(model)
     if "partial_rotary_factor" in (rope := places.get("rope_parameters") or {}):
         changes["rope_parameters"] = {**rope, "partial_rotary_factor": _share_turned(model)}
@@ -114,14 +145,20 @@ def _query_scale(model: Model) -> int:
     return _head(model)
 
 
+def _layer_types(model: Model) -> list[str]:
+    """Return which blocks have a window, where the file says so: each, or all but every n-th."""
+    pattern = _list(model, "attention.sliding_window_pattern")
+    if len(pattern) == 1 and pattern[0]:
+        pattern = [(il + 1) % pattern[0] for il in range(model.n_layer)]
+    return [
+        "sliding_attention" if slides else "full_attention" for slides in pattern if any(pattern)
+    ]
+
+
 def _gemma4(model: Model) -> dict[str, Any]:
     """Return what Gemma 4's blocks differ in."""
     widths = _list(model, "feed_forward_length")
     return {
-        "layer_types": [
-            "sliding_attention" if slides else "full_attention"
-            for slides in _list(model, "attention.sliding_window_pattern")
-        ],
         "head_dim": int(model.number("attention.key_length_swa") or 0),
         "global_head_dim": _head(model),
         "intermediate_size": min(widths),

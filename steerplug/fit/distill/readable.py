@@ -3,11 +3,13 @@
 from importlib.util import find_spec
 
 from steerplug.engine.model import Model
-from steerplug.errors import FitError
+from steerplug.errors import TorchCopyError
+from steerplug.fit.distill.configuration import unread, unstated
+from steerplug.fit.distill.families import FAMILIES
 
-ARCHITECTURES = frozenset({
-    "bloom", "falcon", "gemma2", "gemma3", "gemma4", "gpt2", "llama", "minimax-m2", "nemotron",
-    "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
+ARCHITECTURES = frozenset(FAMILIES) | frozenset({
+    "bloom", "falcon", "gemma2", "gemma3", "gemma4", "gpt2", "lfm2", "llama", "minimax-m2",
+    "nemotron", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
 })  # fmt: skip
 """Of which a torch copy agrees with llama.cpp: held against it in tests/architectures."""
 
@@ -20,10 +22,10 @@ def check_installed(name: str, method: str) -> None:
     """Refuse a preset whose method needs what is not installed.
 
     Raises:
-        FitError: a package of the extra `fit` is missing.
+        TorchCopyError: a package of the extra `fit` is missing.
     """
     if missing := _missing():
-        raise FitError(
+        raise TorchCopyError(
             f"`{name}` asks for method `{method}`, which needs {' and '.join(missing)}; "
             "run `pip install 'steerplug[fit]'`, or write `method: chain`, which does without."
         )
@@ -33,10 +35,10 @@ def check_readable(model: Model) -> None:
     """Refuse a model through which gradients cannot be followed here.
 
     Raises:
-        FitError: why.
+        TorchCopyError: why.
     """
     if reason := unreadable(model):
-        raise FitError(
+        raise TorchCopyError(
             f"gradients cannot be followed through {model.path.name} ({model.architecture}): "
             f"{reason}; {CURE}."
         )
@@ -52,14 +54,12 @@ def unreadable(model: Model) -> str | None:
         return f"{' and '.join(missing)} is not installed"
     if changed := model.loading.changes:
         return f"it is loaded with {', '.join(changed)}, of which torch knows nothing"
-    if model.is_recurrent:
-        return "its memory is a running state, without keys and values to go on from"
     if model.architecture not in ARCHITECTURES:
         return "its architecture cannot be read as torch weights"
-    from steerplug.fit.distill.configuration import unread
-
-    if keys := unread(model):
-        return f"it states `{keys[0]}`, which a torch copy would not heed"
+    if names := unread(model):
+        return f"it states `{names[0]}`, which a torch copy would not heed"
+    if names := unstated(model):
+        return f"it does not state `{names[0]}`, for which a torch copy has another default"
     return _short_of_memory(model)
 
 

@@ -23,6 +23,9 @@ from steerplug.fit.distill.configuration import rotary_values
 _OWN_BASE = {"gemma3": 10_000.0, "gemma4": 10_000.0}
 """Where blocks with a sliding window turn by a base of their own, unscaled: its default."""
 
+_OWN_YARN = {"mistral3"}
+"""Where llama.cpp heeds `yarn_beta_fast`, `_slow` and `yarn_log_multiplier`: elsewhere 32, 1, 0."""
+
 
 def turn_alike(module: Any, model: Model, tensors: Mapping[str, torch.Tensor], n_ctx: int) -> None:
     """Set the rotary frequencies of a transformers model to the GGUF's.
@@ -97,11 +100,16 @@ def _extrapolated(model: Model, n_rot: int, base: float) -> torch.Tensor:
         wave = _original_context(model) / (turns * 2 * math.pi)
         return n_rot * math.log(wave) / (2 * math.log(base))
 
-    low = max(0, math.floor(pair(model.number("rope.scaling.yarn_beta_fast") or 32.0)))
-    high = min(n_rot - 1, math.ceil(pair(model.number("rope.scaling.yarn_beta_slow") or 1.0)))
+    fast, slow = (
+        model.number(f"rope.scaling.yarn_beta_{speed}") if model.architecture in _OWN_YARN else None
+        for speed in ("fast", "slow")
+    )
+    low = max(0, math.floor(pair(fast or 32.0)))
+    high = min(n_rot - 1, math.ceil(pair(slow or 1.0)))
     return 1 - ((torch.arange(n_rot // 2) - low) / max(0.001, high - low)).clamp(0, 1)
 
 
 def _yarn_stretch(model: Model, factor: float) -> float:
-    share = model.number("rope.scaling.yarn_log_multiplier") or 0.0
+    named = model.number("rope.scaling.yarn_log_multiplier")
+    share = (model.architecture in _OWN_YARN and named) or 0.0
     return (1 + 0.1 * math.log(factor)) / (1 + 0.1 * share * math.log(factor))

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 
 from steerplug.engine.model import Model
-from steerplug.errors import FitError
+from steerplug.errors import TorchCopyError
+from steerplug.fit.distill import families, tensors
 from steerplug.fit.distill.configuration import configured
 from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.rotary import turn_alike
@@ -32,13 +34,13 @@ def read_weights(model: Model, n_ctx: int) -> tuple[Any, torch.device]:
         n_ctx: the context in which llama.cpp reads it.
 
     Raises:
-        FitError: transformers cannot read this model.
+        TorchCopyError: transformers cannot read this model.
     """
     device = _device()
     try:
         return _dequantised(model, n_ctx).to(device), device
     except Exception as error:  # of a reader that raises whatever its library does
-        raise FitError(
+        raise TorchCopyError(
             f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
             f"({_reason(error)}); {CURE}."
         ) from None
@@ -62,40 +64,49 @@ def _dequantised(model: Model, n_ctx: int) -> Any:
 
     `from_pretrained(gguf_file=...)` would keep the weights packed, which is slow to train through.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
-    from transformers.modeling_gguf_pytorch_utils import (
-        get_gguf_hf_weights_map,
-        load_gguf_checkpoint,
-    )
 
-    folder, file = model.path.parent, model.path.name
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with _offline(), _read_once(model.files[1:]), warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")
-        config = configured(AutoConfig.from_pretrained(folder, gguf_file=file), model)
+    with _offline(), _read_once(model.files[1:]), quietly():
+        config = configured(_configuration(model), model)
         with no_init_weights():  # of what is replaced below
             module = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="eager"
             )
-        loaded = load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
-        places = get_gguf_hf_weights_map(module, _processor(model, loaded["config"]))
+        parameters, placed = _parameters(module, model)
         besides = _besides(str(model.path))
     turn_alike(module, model, besides, n_ctx)
-    absent = module.load_state_dict(loaded["tensors"], strict=False)
+    absent = module.load_state_dict(parameters, strict=False)
     module.tie_weights()
     left = _fill(module, absent.missing_keys, besides)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    odd = [*absent.unexpected_keys, *sorted(left - tied), *_unused(model, {*places, *besides})]
+    odd = [*absent.unexpected_keys, *sorted(left - tied), *_unused(model, {*placed, *besides})]
     if odd:
         raise ValueError(f"its tensors do not match, first {odd[0]}")
     return module.eval().requires_grad_(False)
 
 
-def _processor(model: Model, config: dict[str, Any]) -> Any:
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+def _configuration(model: Model) -> Any:
+    from transformers import AutoConfig
 
-    return TENSOR_PROCESSORS.get(model.architecture, TensorProcessor)(config=config)
+    if model.architecture in families.FAMILIES:
+        return families.configuration(model)
+    return AutoConfig.from_pretrained(model.path.parent, gguf_file=model.path.name)
+
+
+def _parameters(module: Any, model: Model) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """Return a module's parameters, and the names of the tensors that they are of."""
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    if model.architecture in families.FAMILIES:
+        placed = tensors.places(module, model)
+        read = gguf.GGUFReader(str(model.path)).tensors
+        return tensors.state(model, read, placed), set(placed)
+    loaded = reader.load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
+    processor = reader.TENSOR_PROCESSORS.get(model.architecture, reader.TensorProcessor)
+    names = reader.get_gguf_hf_weights_map(module, processor(config=loaded["config"]))
+    return loaded["tensors"], set(names)
 
 
 def _besides(path: str) -> dict[str, torch.Tensor]:
@@ -167,6 +178,20 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
     finally:
         for name, made in before.items():
             setattr(gguf, name, made)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' advice to those who write models from those who use them."""
+    log = logging.getLogger("transformers")
+    level, bars = log.level, contextlib.redirect_stderr(io.StringIO())
+    with warnings.catch_warnings(), bars:
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 @contextlib.contextmanager
