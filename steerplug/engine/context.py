@@ -3,22 +3,35 @@
 Batches are at most `n_batch` rows and are evaluated in one piece, in batch order, so row r of a
 batch is row r of every `l_out-{il}` (the last block may hold only the rows whose logits are asked
 for). The hook refuses any other arrangement rather than guess.
+
+A recurrent state cannot be cut back, and neither can sliding windows that keep no more than they
+reach (`swa_full` off). That part of a sequence can be saved, and restored into any that holds the
+cells of the rest.
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from llama_cpp import llama_cpp as llama
+from numpy.typing import NDArray
 
-from steerplug.engine import ggml, log, threads
+from steerplug.engine import ggml, log, row_order, threads
 from steerplug.engine.hook import Applied, Capture, Hook
 from steerplug.engine.model import Model
 from steerplug.engine.processors import n_processors
-from steerplug.engine.sizes import N_CTX
+from steerplug.engine.sizes import N_BATCH, N_CTX
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array
+
+State = NDArray[np.uint8]
+"""A copy of what of a sequence cannot be cut back."""
+
+_PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+_WINDOW_PADDING = 256
+_NO_ROOM = 1
 
 
 class Row(NamedTuple):
@@ -39,6 +52,8 @@ class Context:
         n_ctx: how many tokens the KV cache holds.
         n_batch: how many rows one decode takes.
         n_seq: how many sequences share the cache.
+        swa_full: keep every token that sliding windows have passed; if not, and where it takes less
+            memory, they keep what they reach, and a sequence can be cut back no further.
         n_threads: threads; default: as many as there are processors at hand (`processors`).
         on_host: override how the hook reaches tensors; default: as the build needs.
         hooked: set the hook; without it nothing can be steered, which is what `bench` compares
@@ -53,8 +68,9 @@ class Context:
         model: Model,
         *,
         n_ctx: int = N_CTX,
-        n_batch: int = 512,
+        n_batch: int = N_BATCH,
         n_seq: int = 1,
+        swa_full: bool = True,
         n_threads: int | None = None,
         on_host: bool | None = None,
         hooked: bool = True,
@@ -66,11 +82,6 @@ class Context:
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
             if value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
-        if n_seq > 1 and model.is_recurrent:
-            raise ModelError(
-                f"{model.path.name} ({model.architecture}) is recurrent, and llama.cpp may regroup "
-                "the rows of several sequences; use n_seq = 1."
-            )
         n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
         self.n_batch = min(max(n_batch, n_seq), n_ctx)
         host = ggml.tensors_on_host() if on_host is None else on_host
@@ -81,6 +92,9 @@ class Context:
         self.n_threads = n_threads or n_processors()
         params.n_threads = params.n_threads_batch = self.n_threads
         params.kv_unified, params.no_perf = True, True
+        self._n_window_cells = min(n_window_cells(model, n_seq, self.n_batch), n_ctx)
+        self.is_windowed = not swa_full and self._n_window_cells < n_ctx
+        params.swa_full = not self.is_windowed
         if hooked:
             params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
             params.cb_eval_user_data = self.hook.user_data
@@ -100,6 +114,8 @@ class Context:
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
         if hooked:
             self._probe()
+            if n_seq > 1 and model.is_recurrent:
+                self._prove_row_order()
 
     def _probe(self) -> None:
         """Decode one token and count: every block must be met exactly once, by node or callback."""
@@ -118,11 +134,52 @@ class Context:
 
     def _missing(self) -> list[int]:
         """Return the blocks that the hook does not meet exactly once in a decode."""
-        token = self.model.vocab.bos if self.model.vocab.bos >= 0 else 0
+        token = max(self.model.vocab.bos, 0)
         self.decode([Row(token, 0, output=True)], watch_all=True)
-        self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
+        self._measure()
         self.clear()
         return [il for il, count in enumerate(self.hook.seen) if count != 1]
+
+    def _prove_row_order(self) -> None:
+        """Refuse a model whose rows llama.cpp regroups; see `row_order`."""
+        token = max(self.model.vocab.bos, 0)
+
+        def decode(applied: Sequence[Applied | None]) -> list[Array]:
+            self.clear()
+            self.decode([Row(token, 0, True, what, i) for i, what in enumerate(applied)])
+            return [self.logits(i) for i in range(len(applied))]
+
+        try:
+            row_order.prove(self.model, self.n_seq, decode)
+        except ModelError:
+            self.close()
+            raise
+        self.clear()
+        threads.give_back()
+
+    def _measure(self) -> None:
+        """Measure what a sequence of one token takes."""
+        self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
+        self.state_bytes = 0
+        if not self.can_be_cut:
+            self.state_bytes = int(llama.llama_state_seq_get_size_ext(self.handle, 0, _PARTIAL))
+            self.cell_bytes -= self.state_bytes
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether any sequence can be cut back to any of its positions."""
+        return not (self.is_windowed or self.model.is_recurrent)
+
+    @property
+    def n_cells(self) -> int:
+        """How many tokens all sequences hold; a state alone takes no more for a longer one."""
+        return self.n_ctx if self.model.has_attention else self.n_ctx * self.n_seq
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory of all cells, and of the states of all sequences."""
+        n_states = self._n_window_cells if self.is_windowed else self.n_seq
+        return self.cell_bytes * self.n_ctx + self.state_bytes * int(n_states)
 
     @property
     def handle(self) -> ctypes.c_void_p:
@@ -163,9 +220,9 @@ class Context:
         elif self._hooked:
             self.hook.stand_by(len(rows))
         log.forget()
-        code = -1
+        self._code = code = -1
         try:
-            code = llama.llama_decode(handle, batch)
+            self._code = code = llama.llama_decode(handle, batch)
         finally:  # also when Ctrl-C arrives here: nothing armed may reach the next decode
             self.hook.disarm(decoded=code == 0)
         if code:
@@ -174,6 +231,11 @@ class Context:
                 "shorten the prompt or raise n_ctx."
             )
         return captured
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the last decode, which failed, may have been evaluated in part."""
+        return self._code not in (0, _NO_ROOM) or not self.hook.in_graph
 
     def logits(self, row: int) -> Array:
         """Return a copy of the logits of batch row `row` of the last decode, (n_vocab,)."""
@@ -191,12 +253,38 @@ class Context:
     def keep(self, n: int, sequence: int = 0) -> int:
         """Drop a sequence's cells from position n on; return how many are left (n, or 0).
 
-        A recurrent state cannot be cut back, so it is dropped whole.
+        Where it cannot be cut back so far, it is dropped whole.
         """
-        if llama.llama_memory_seq_rm(self._memory, sequence, n, -1):
+        if self.reaches(n, sequence) and llama.llama_memory_seq_rm(self._memory, sequence, n, -1):
             return n
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return 0
+
+    def reaches(self, n: int, sequence: int) -> bool:
+        """Whether a sequence can be cut back to its first n positions."""
+        if self.can_be_cut or n == 0:
+            return True
+        first = int(llama.llama_memory_seq_pos_min(self._memory, sequence))
+        return first < n if self.model.is_recurrent else first <= max(n - self.model.n_swa, 0)
+
+    def save(self, sequence: int) -> State:
+        """Return a copy of what of a sequence cannot be cut back."""
+        n = llama.llama_state_seq_get_size_ext(self.handle, sequence, _PARTIAL)
+        state = np.empty(n, np.uint8)
+        n_saved = llama.llama_state_seq_get_data_ext(
+            self.handle, _bytes(state), n, sequence, _PARTIAL
+        )
+        if n_saved != n:
+            raise EngineError(f"the state of sequence {sequence} could not be saved.")
+        return state
+
+    def restore(self, state: State, sequence: int) -> None:
+        """Put a saved state into a sequence that holds the other cells, and maybe more of them."""
+        n_read = llama.llama_state_seq_set_data_ext(
+            self.handle, _bytes(state), state.size, sequence, _PARTIAL
+        )
+        if n_read != state.size:
+            raise EngineError(f"the state of sequence {sequence} could not be restored.")
 
     def share(self, source: int, sequence: int, begin: int, end: int) -> None:
         """Let a sequence hold another's cells of positions [begin, end) as well; none is copied."""
@@ -221,3 +309,16 @@ class Context:
 
     def __del__(self) -> None:
         self.close()
+
+
+def n_window_cells(model: Model, n_seq: int, n_batch: int = N_BATCH) -> float:
+    """Return how many cells llama.cpp has for sliding windows that keep what they reach.
+
+    Infinite for a model that looks back at everything.
+    """
+    n = n_seq * model.n_swa + n_batch
+    return -(-n // _WINDOW_PADDING) * _WINDOW_PADDING if model.n_swa else math.inf
+
+
+def _bytes(state: State) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from steerplug.engine import fork, ggml
-from steerplug.engine.context import Context
+from steerplug.engine.context import Context, n_window_cells
 from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.sizes import N_CTX, N_SEQ, N_SEQ_OF_STATES
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError
 
@@ -64,8 +64,11 @@ class Engine:
         model: the loaded model.
         n_ctx: most tokens of one conversation.
         n_cells: KV cells, which all requests share; default: n_ctx.
-        n_seq: most sequences, running or kept for later; 1 where the model is recurrent.
+        n_seq: most sequences, running or kept for later; default: 32, or 8 where each has memory of
+            its own, which is a running state, or sliding windows without `swa_full`.
         n_queue: most requests that wait to take part.
+        swa_full: keep every token that sliding windows have passed: more memory, and a conversation
+            can be gone on from at any of its tokens, not at checkpoints alone.
         n_threads: threads; default: as many as there are processors at hand (`processors`).
 
     Raises:
@@ -78,13 +81,14 @@ class Engine:
         *,
         n_ctx: int = N_CTX,
         n_cells: int | None = None,
-        n_seq: int = N_SEQ,
+        n_seq: int | None = None,
         n_queue: int = 256,
+        swa_full: bool = False,
         n_threads: int | None = None,
     ) -> None:
         self.model = model
         for name, value in (("n_seq", n_seq), ("n_queue", n_queue)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
         n_ctx = min(n_ctx, model.n_ctx_train)
         if n_cells is not None and n_cells < n_ctx:
@@ -93,19 +97,27 @@ class Engine:
                 "raise it, or lower n_ctx."
             )
         self._n_queue, self._n_threads = n_queue, n_threads
-        self._n_seq = 1 if model.is_recurrent else n_seq + 1  # one more for pending cells
+        self._n_seq, self._swa_full = n_seq, swa_full
         self._beginning = threading.Lock()
         self._begin(n_cells or n_ctx)
         self.n_ctx = self.context.n_ctx if n_cells is None else n_ctx
         fork.carry(self)
 
     def _begin(self, n_cells: int) -> None:
-        self.context = Context(
-            self.model, n_ctx=n_cells, n_seq=self._n_seq, n_threads=self._n_threads
-        )
+        self.context = self._new_context(n_cells)
         self._own = Worker(self.context, self._n_queue)
         self._close = weakref.finalize(self, self._own.close)  # also when the process ends
         self._process = os.getpid()
+
+    def _new_context(self, n_cells: int) -> Context:
+        """Return a context of as many sequences as were asked for, or as suit the model."""
+        n_seq = self._n_seq or N_SEQ_OF_STATES
+        swa_full = self._swa_full or n_window_cells(self.model, n_seq) >= n_cells
+        if swa_full and not self.model.is_recurrent:
+            n_seq = (self._n_seq or N_SEQ) + 1  # one more for pending cells
+        return Context(
+            self.model, n_ctx=n_cells, n_seq=n_seq, swa_full=swa_full, n_threads=self._n_threads
+        )
 
     @property
     def _worker(self) -> Worker:
@@ -210,7 +222,7 @@ class Engine:
             n_cells=cache.n_cells,
             sequences_used=sum(len(held) > 0 for held in cache.sequences),
             n_seq=len(cache.sequences),
-            kv_bytes=self.context.cell_bytes * cache.n_cells,
+            kv_bytes=self.context.kv_bytes,
         )
 
     def forget(self) -> None:

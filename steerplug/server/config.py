@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.sizes import N_CTX
 from steerplug.errors import SteerplugError
 
 KIB = 1024
@@ -42,7 +42,9 @@ class Sizes:
     n_cells: int | None = _setting(
         None, "KV cells that all share.", show_default="as many as --n-ctx"
     )
-    n_seq: int = _setting(N_SEQ, "Most replies made at a time.", min=1)
+    n_seq: int | None = _setting(
+        None, "Most replies made at a time.", show_default="as suits the model", min=1
+    )
     n_threads: int | None = _setting(None, "Threads.", show_default="all processors", min=1)
 
 

@@ -24,7 +24,7 @@ from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.sizes import N_CTX
 from steerplug.errors import RequestError
 from steerplug.fit.progress import Report, silent
 from steerplug.model_file import find_model
@@ -44,7 +44,7 @@ class Session:
         model: a path, `hf:org/repo/file.gguf`, or an alias such as `smollm2`.
         n_ctx: how many tokens a conversation may have.
         n_cells: KV cells, which all conversations share; default: n_ctx.
-        n_seq: most sequences, running or kept for later.
+        n_seq: most sequences, running or kept for later; default: as suits the model, see `Engine`.
         n_threads: threads; default: as many as there are processors at hand.
         store: where built steering is kept; default: the user's cache.
         report: told how far a first build is.
@@ -59,7 +59,7 @@ class Session:
         *,
         n_ctx: int = N_CTX,
         n_cells: int | None = None,
-        n_seq: int = N_SEQ,
+        n_seq: int | None = None,
         n_threads: int | None = None,
         store: Store | None = None,
         report: Report = silent,
