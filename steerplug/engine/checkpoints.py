@@ -20,7 +20,7 @@ from steerplug.engine.context import State
 from steerplug.engine.prefix_cache import Held, PrefixCache, common, token_of
 from steerplug.engine.sizes import CHECKPOINT_BYTES, FEWEST_CHECKPOINTS
 
-_APART = 16
+_APART, _WORTH_CUTTING = 16, 64
 
 
 @dataclass
@@ -66,9 +66,11 @@ class Checkpoints(PrefixCache):
 
         def reach(held: Held) -> int:
             same = common(held.keys, keys)
-            if not held.taken and self.context.reaches(same, held.number):
-                return same
-            return max((n for n in ends if n <= same), default=0)
+            last = max((n for n in ends if n <= same), default=0)
+            cuts = same < len(held)  # and what is cut off, another may have gone on from
+            if held.taken or (cuts and same < last + _WORTH_CUTTING):
+                return last
+            return same if self.context.reaches(same, held.number) else last
 
         return max(((held, reach(held)) for held in self.sequences),
                    key=lambda at: (at[1], not at[0].taken, len(at[0]) == at[1]))
@@ -147,13 +149,12 @@ class Checkpoints(PrefixCache):
     def _places(self, keys: "array[int]", n: int) -> list[int]:
         """Return where to make checkpoints of a prompt, of which n cells are there."""
         vocab, end = self.context.model.vocab, len(keys)
-        turns = [i + 1 for i in range(end) if vocab.ends_generation(token_of(keys[i]))]
+        ends = [i + 1 for i in range(end) if vocab.ends_generation(token_of(keys[i]))]
         parting = max(common(held.keys, keys) for held in self.sequences)
-        places, last = [], n
-        for place in sorted({*turns[:1], *turns[-2:-1], parting}):
-            if last + _APART <= place <= end - _APART:
+        places = []
+        for place in sorted({*ends[:-1][:1], *ends[:-1][-1:], parting}):  # the last is the question
+            if (places[-1] if places else n) + _APART <= place < end:
                 places.append(place)
-                last = place
         return [*places, end] if end > n else places
 
     def _save(self, held: Held) -> None:

@@ -176,6 +176,11 @@ class Context:
         return self.n_ctx if self.model.has_attention else self.n_ctx * self.n_seq
 
     @property
+    def checkpoint_bytes(self) -> int:
+        """Memory of a copy of what of a sequence cannot be cut back."""
+        return self.state_bytes * (self.model.n_swa if self.is_windowed else 1)
+
+    @property
     def kv_bytes(self) -> int:
         """Memory of all cells, and of the states of all sequences."""
         n_states = self._n_window_cells if self.is_windowed else self.n_seq
