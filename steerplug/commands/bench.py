@@ -53,7 +53,7 @@ Timings = list[tuple["Task", "dict[str, Timing]"]]
 
 
 def _timed(model: str, rounds: int, report: Building) -> Timings:
-    from steerplug.benchmark import decode, langchain, replies
+    from steerplug.benchmark import decode, langchain, prompts, replies
     from steerplug.benchmark.turns import take_turns
     from steerplug.engine.model import Model as Weights
     from steerplug.model_file import find_model
@@ -61,7 +61,7 @@ def _timed(model: str, rounds: int, report: Building) -> Timings:
     weights = Weights(find_model(model))
     tasks = [decode.prefill, decode.decode, decode.switch, replies.reply, replies.crowd]
     if weights.chat_template:
-        tasks += [replies.first_token, langchain.layer, langchain.batch]
+        tasks += [prompts.first_token, prompts.second_request, langchain.layer, langchain.batch]
     try:
         return [take_turns(task(weights), rounds, report) for task in tasks]
     finally:

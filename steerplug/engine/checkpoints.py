@@ -151,7 +151,7 @@ class Checkpoints(PrefixCache):
         vocab, end = self.context.model.vocab, len(keys)
         ends = [i + 1 for i in range(end) if vocab.ends_generation(token_of(keys[i]))]
         parting = max(common(held.keys, keys) for held in self.sequences)
-        places = []
+        places: list[int] = []
         for place in sorted({*ends[:-1][:1], *ends[:-1][-1:], parting}):  # the last is the question
             if (places[-1] if places else n) + _APART <= place < end:
                 places.append(place)

@@ -161,7 +161,7 @@ class Context:
         """Measure what a sequence of one token takes."""
         self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
         self.state_bytes = 0
-        if not self.can_be_cut:
+        if self.model.has_states:
             self.state_bytes = int(llama.llama_state_seq_get_size_ext(self.handle, 0, _PARTIAL))
             self.cell_bytes -= self.state_bytes
 
@@ -178,13 +178,14 @@ class Context:
     @property
     def checkpoint_bytes(self) -> int:
         """Memory of a copy of what of a sequence cannot be cut back."""
-        return self.state_bytes * (self.model.n_swa if self.is_windowed else 1)
+        return self.state_bytes * (1 if self.model.is_recurrent else self.model.n_swa)
 
     @property
     def kv_bytes(self) -> int:
         """Memory of all cells, and of the states of all sequences."""
-        n_states = self._n_window_cells if self.is_windowed else self.n_seq
-        return self.cell_bytes * self.n_ctx + self.state_bytes * int(n_states)
+        n_window_cells = int(self._n_window_cells) if self.is_windowed else self.n_ctx
+        n_states = self.n_seq if self.model.is_recurrent else n_window_cells
+        return self.cell_bytes * self.n_ctx + self.state_bytes * n_states
 
     @property
     def handle(self) -> ctypes.c_void_p:

@@ -116,6 +116,11 @@ class Model:
         )
 
     @property
+    def has_states(self) -> bool:
+        """Whether part of its memory may not be cut back: a running state, or sliding windows."""
+        return self.is_recurrent or self.n_swa > 0
+
+    @property
     def has_attention(self) -> bool:
         """Whether any of its blocks looks back at earlier tokens."""
         return not llama.llama_model_is_recurrent(self.handle)

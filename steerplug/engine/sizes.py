@@ -12,7 +12,7 @@ N_SEQ = 32
 N_SEQ_OF_STATES = 8
 """The same where each has memory of its own: a running state, or sliding windows."""
 
-CHECKPOINT_BYTES = 1024 * 1024 * 1024
+CHECKPOINT_BYTES = 1_000_000_000
 """Most memory of checkpoints, see `checkpoints`."""
 
 FEWEST_CHECKPOINTS = 4

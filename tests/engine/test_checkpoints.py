@@ -1,5 +1,6 @@
 """Checkpoints: what of a prompt is read again where a model cannot be cut back to any prefix."""
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -8,12 +9,14 @@ import pytest
 
 from steerplug.engine import checkpoints
 from steerplug.engine.checkpoints import Checkpoints
-from steerplug.engine.context import Context
+from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Progress
+from steerplug.engine.hook import lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.request import tokens_of
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
+from steerplug.errors import EngineError
 from steerplug.steering.value import NOTHING, Mix
 from tests.helpers.alone import chat, check_accounts, far_from_alone, steering
 from tests.helpers.asking import Reader, asks
@@ -255,3 +258,67 @@ def test_any_chats_in_any_order_are_what_they_are_alone(
             text = texts[rng.integers(len(texts))]
             prompts.append(goes_on(model, prompt, asked.tokens, text))
     assert n_cached > 1000
+
+
+@pytest.mark.parametrize("model", ["qwen35", "lfm2"], indirect=True)
+def test_a_decode_that_ends_midway_costs_no_bystander_its_state(model: Model) -> None:
+    """The states of two sequences are gathered first, over the place of one that is not meant."""
+    context = Context(model, n_ctx=512, n_seq=4, n_threads=1)
+    context.hook.in_graph = False  # a callback ends the evaluation where steering fails
+    cache, n = Checkpoints(context), 8
+    for i in range(4):
+        keys = array("q", range(20 * i + 20, 20 * i + 20 + n))
+        held = cache.take(keys)
+        assert held is not None
+        context.decode([Row(key, at, False, None, held.number) for at, key in enumerate(keys)])
+        cache.extend(held, keys)
+    states = [context.save(held.number) for held in cache.sequences]
+    huge = lay_out(1e6 * steering(model, size=1e36, layers=[0]))
+    with pytest.raises(EngineError, match="choose a smaller strength"):
+        context.decode([Row(5, n, True, huge, 0), Row(6, n, True, None, 3)])
+    cache.recover(cache.sequences[::3])
+    for held, state in zip(cache.sequences, states, strict=True):
+        assert np.array_equal(context.save(held.number), state)
+    cache.check()
+    context.close()
+
+
+# Sliding windows
+
+
+@pytest.mark.parametrize("model", WINDOWS, indirect=True)
+def test_windows_take_less_memory_than_all_tokens_and_give_the_same(
+    model: Model, new_engine: Callable[..., Engine], alone: Context
+) -> None:
+    small, full = new_engine(), new_engine(swa_full=True)
+    assert small.metrics().kv_bytes < 0.7 * full.metrics().kv_bytes
+    assert (small.metrics().n_seq, full.metrics().n_seq) == (8, 32)
+    mix = mix_of(model)
+    for text in (LONG * 6, "Short. ", LONG * 3):  # all of them beyond the window of 16 tokens
+        a, b = (Asked(engine, alone, chat(model, text), mix) for engine in (small, full))
+        a, b = (Asked(engine, alone, goes_on(model, a.prompt, a.tokens, "And then?"), mix)
+                for engine in (small, full))
+        assert a.tokens == b.tokens
+
+
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
+def test_windows_as_large_as_the_context_are_kept_full(
+    model: Model, new_engine: Callable[..., Engine]
+) -> None:
+    """There would be nothing to save."""
+    engine = new_engine(n_ctx=512)
+    assert model.n_swa == 16
+    assert engine.context.can_be_cut
+    assert engine.metrics().n_seq == 32
+    assert new_engine(n_seq=5).metrics().n_seq == 5
+
+
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
+def test_a_window_that_still_reaches_back_is_cut(
+    model: Model, engine: Engine, alone: Context
+) -> None:
+    """No checkpoint is near; llama.cpp's cache keeps more than it must, as long as it can."""
+    prompt = chat(model, "Hm. " + LONG * 8)
+    Asked(engine, alone, prompt)
+    other = Prompt((*prompt.tokens[:80], *prompt.tokens[90:]))
+    assert Asked(engine, alone, other).n_cached == 80
