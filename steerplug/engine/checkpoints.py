@@ -16,7 +16,7 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from steerplug.engine.context import State
+from steerplug.engine.memory import State
 from steerplug.engine.prefix_cache import Held, PrefixCache, common, token_of
 from steerplug.engine.sizes import CHECKPOINT_BYTES, FEWEST_CHECKPOINTS
 
