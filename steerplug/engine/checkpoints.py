@@ -16,8 +16,8 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from steerplug.engine.memory import State
 from steerplug.engine.prefix_cache import Held, PrefixCache, common, token_of
+from steerplug.engine.sequences import State
 from steerplug.engine.sizes import CHECKPOINT_BYTES, FEWEST_CHECKPOINTS
 
 _APART, _WORTH_CUTTING = 16, 64

@@ -14,9 +14,9 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml, log, row_order, threads
 from steerplug.engine.hook import Applied, Capture, Hook
-from steerplug.engine.memory import Memory, n_window_cells
 from steerplug.engine.model import Model
 from steerplug.engine.processors import n_processors
+from steerplug.engine.sequences import Sequences, n_window_cells
 from steerplug.engine.sizes import N_BATCH, N_CTX
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     sequence: int = 0
 
 
-class Context(Memory):
+class Context(Sequences):
     """A context of `n_ctx` cells on a model.
 
     Args:

@@ -17,9 +17,9 @@ from steerplug.engine import fork, ggml
 from steerplug.engine.context import Context
 from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
-from steerplug.engine.memory import n_window_cells
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
+from steerplug.engine.sequences import n_window_cells
 from steerplug.engine.sizes import N_CTX, N_SEQ, N_SEQ_OF_STATES
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError

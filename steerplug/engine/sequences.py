@@ -25,8 +25,8 @@ _PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 _WINDOW_PADDING = 256
 
 
-class Memory(ABC):
-    """The memory of a context, see there."""
+class Sequences(ABC):
+    """The sequences of a context, see there."""
 
     model: Model
     n_ctx: int
