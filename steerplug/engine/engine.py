@@ -39,7 +39,8 @@ class Metrics:
         tokens_per_second: of replies, over the latest steps.
         cells_used, n_cells: KV cells that hold a token, and how many there are.
         sequences_used, n_seq: the same for sequences.
-        kv_bytes: memory of all KV cells.
+        kv_bytes: memory of all KV cells and running states.
+        checkpoint_bytes: memory of states that were copied to go on from, see `checkpoints`.
     """
 
     n_running: int
@@ -54,6 +55,7 @@ class Metrics:
     sequences_used: int
     n_seq: int
     kv_bytes: int
+    checkpoint_bytes: int
 
 
 class Engine:
@@ -224,6 +226,7 @@ class Engine:
             sequences_used=sum(len(held) > 0 for held in cache.sequences),
             n_seq=len(cache.sequences),
             kv_bytes=self.context.kv_bytes,
+            checkpoint_bytes=cache.checkpoint_bytes,
         )
 
     def forget(self) -> None:

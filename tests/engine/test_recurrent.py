@@ -9,6 +9,7 @@ import pytest
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
+from steerplug.engine.proofs import Proofs
 from steerplug.engine.request import tokens_of
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import EngineError, ModelError
@@ -253,3 +254,18 @@ def test_stop_strings_grammars_and_limits_end_replies_as_alone(
     together = read_all(engine, requests, held_back)
     assert [tokens_of(pieces) for pieces in solitary] == [tuple(r.tokens) for r in together]
     check_accounts(engine)
+
+
+@pytest.mark.parametrize("model", ["qwen35", "mamba2", "gemma3"], indirect=True)
+def test_doctor_says_what_memory_sequences_take(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs = Proofs(model)
+    monkeypatch.setattr("steerplug.engine.proofs._MB", 100)  # these are tiny
+    each = proofs.context.checkpoint_bytes / 100
+    said = proofs.all()["sequences"]()
+    kind = "has a state" if model.is_recurrent else f"windows of {model.n_swa} tokens take"
+    assert kind in said
+    assert f"{each:.1f} MB" in said
+    assert "up to 10000000 MB" in said
+    proofs.close()
