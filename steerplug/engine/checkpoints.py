@@ -1,11 +1,11 @@
 """The prefix cache of models that cannot be cut back to any prefix.
 
 Those are recurrent ones, hybrids, and those whose sliding windows keep no more than they reach.
-What of a sequence cannot be cut is copied where another may go on: at the end of each prompt, of
-its first turn, which a system prompt is, and of the last turn before the question; at the end of a
-conversation that goes on; and where two prompts were seen to part. Cells are not copied: such a
-checkpoint is of use as long as some sequence holds its cells. Those are shared, and then the copy
-is put in place. The cache rule is that of all cells.
+What of a sequence cannot be cut is copied where another may go on: at the end of each prompt, or of
+the question that it ends with; of its first turn, which a system prompt is; of the turn before the
+question; of a conversation that goes on; and where two prompts were seen to part. Cells are not
+copied: such a checkpoint is of use as long as some sequence holds its cells. Those are shared, and
+then the copy is put in place. The cache rule is that of all cells.
 
 The copies take at most `CHECKPOINT_BYTES`, or are `FEWEST_CHECKPOINTS`; the least recently used
 give way.
@@ -147,15 +147,18 @@ class Checkpoints(PrefixCache):
             self._save(held)
 
     def _places(self, keys: "array[int]", n: int) -> list[int]:
-        """Return where to make checkpoints of a prompt, of which n cells are there."""
+        """Return where to make checkpoints of a prompt, of which n cells are there.
+
+        After its last turn the reply is begun, often with a thought that later prompts leave out.
+        """
         vocab, end = self.context.model.vocab, len(keys)
-        ends = [i + 1 for i in range(end) if vocab.ends_generation(token_of(keys[i]))]
+        turns = [i + 1 for i in range(end) if vocab.ends_generation(token_of(keys[i]))]
         parting = max(common(held.keys, keys) for held in self.sequences)
         places: list[int] = []
-        for place in sorted({*ends[:-1][:1], *ends[:-1][-1:], parting}):  # the last is the question
-            if (places[-1] if places else n) + _APART <= place < end:
+        for place in sorted({*turns[:1], *turns[-2:], parting, end}):
+            if (places[-1] if places else n) + _APART <= place:
                 places.append(place)
-        return [*places, end] if end > n else places
+        return places or [end] * (n < end)
 
     def _save(self, held: Held) -> None:
         """Make a checkpoint of all that a sequence holds."""

@@ -28,6 +28,9 @@ WINDOWS = ("gemma3", "gemma2", "gpt_oss", "cohere2")
 ONE_OF_EACH = ("qwen35", "mamba2", "gpt_oss")
 """A hybrid, one that is a running state alone, and one of sliding windows."""
 
+N_BEGUN = 16
+"""Most tokens with which a template begins a reply, behind the last turn."""
+
 N_CTX = 4096
 WARM = Sampling(temperature=1.0, seed=3)
 LONG = "All work and no play makes Jack a dull boy. "
@@ -94,6 +97,10 @@ class Asked:
     def n_cached(self) -> int:
         return self.progress.n_cached
 
+    @property
+    def n_read(self) -> int:
+        return len(self.prompt.tokens) - self.n_cached
+
 
 def mix_of(model: Model, seed: int = 1, scope: Any = "response") -> Mix:
     return steering(model, seed, scope, 30.0, range(model.n_layer))
@@ -118,7 +125,8 @@ def check_turns(model: Model, engine: Engine, alone: Context, text: str) -> None
     other = goes_on(model, first.prompt, first.tokens, "Or so?")
     assert Asked(engine, alone, other, mix).n_cached == n_first - 1
     again = Asked(engine, alone, first.prompt, mix)
-    assert (again.n_cached, again.tokens) == (len(first.prompt.tokens) - 1, first.tokens)
+    assert again.tokens == first.tokens
+    assert again.n_read <= N_BEGUN
     third = goes_on(model, second.prompt, second.tokens, "Go on.")
     n_second = len(second.prompt.tokens) + len(second.tokens)
     assert Asked(engine, alone, third, mix).n_cached == n_second - 1
@@ -173,9 +181,9 @@ def test_equal_prompts_at_once_are_read_once(
     readers = [Reader(engine, request) for request in requests]
     for request, reader in zip(requests, readers, strict=True):
         assert far_from_alone(alone, prompt, request.mix, reader.done().pieces) < 1e-3
-    assert sorted(reader.progress.n_cached for reader in readers) == [
-        0, *[len(prompt.tokens) - 1] * 4
-    ]
+    first, *others = sorted(reader.progress.n_cached for reader in readers)
+    assert first == 0
+    assert min(others) >= len(prompt.tokens) - N_BEGUN
 
 
 def test_steering_is_part_of_what_has_to_agree(
@@ -186,9 +194,22 @@ def test_steering_is_part_of_what_has_to_agree(
     assert Asked(engine, alone, prompt, everywhere[0]).n_cached == 0
     assert Asked(engine, alone, prompt, everywhere[1]).n_cached == 0
     assert Asked(engine, alone, prompt, 0.5 * everywhere[1]).n_cached == 0
-    assert Asked(engine, alone, prompt, everywhere[1]).n_cached == len(prompt.tokens) - 1
-    n_before = [Asked(engine, alone, prompt, mix_of(model, i)).n_cached for i in range(2)]
-    assert n_before == [0, len(prompt.tokens) - 1]  # what is said of the reply steers no prompt
+    assert Asked(engine, alone, prompt, everywhere[1]).n_read <= N_BEGUN
+    assert Asked(engine, alone, prompt, mix_of(model, 0)).n_cached == 0
+    assert Asked(engine, alone, prompt, mix_of(model, 1)).n_read <= N_BEGUN  # replies steer none
+
+
+def test_a_thought_that_later_prompts_leave_out_costs_no_more_than_its_turn(
+    model: Model, engine: Engine, alone: Context
+) -> None:
+    """The template begins one behind the question, and shows the answer alone afterwards."""
+    tokenize = model.vocab.tokenize
+    asked = chat(model, LONG * 20).tokens
+    first = Asked(engine, alone, Prompt((*asked, *tokenize("<think>\n"))), mix_of(model), 9)
+    answer = (*tokenize("So."), *tokenize("<|im_end|>\n", special=True))
+    second = (*asked, *answer, *chat(model, "And then? " * 9).tokens)
+    assert first.n_cached == 0
+    assert Asked(engine, alone, Prompt(second), mix_of(model)).n_cached >= len(asked) - N_BEGUN
 
 
 def test_a_reply_that_was_cut_short_goes_on(model: Model, engine: Engine, alone: Context) -> None:
@@ -207,7 +228,7 @@ def test_memory_of_checkpoints_is_bounded_and_the_least_recently_used_give_way(
     for prompt in (*prompts, prompts[0], *prompts[1:]):
         Asked(engine, alone, prompt)
         assert 0 < cache.checkpoint_bytes <= 6 * engine.context.checkpoint_bytes
-    assert Asked(engine, alone, prompts[4]).n_cached == len(prompts[4].tokens) - 1
+    assert Asked(engine, alone, prompts[4]).n_read <= N_BEGUN
     monkeypatch.setattr(checkpoints, "CHECKPOINT_BYTES", 1)
     Asked(engine, alone, chat(model, f"5 {LONG * 5}"))
     assert 0 < cache.checkpoint_bytes <= 4 * engine.context.checkpoint_bytes
