@@ -58,7 +58,7 @@ Timings = list[tuple["Task", "dict[str, Timing]"]]
 
 
 def _timed(model: str, loading: Loading, rounds: int, report: Building) -> Timings:
-    from steerplug.benchmark import decode, langchain, replies
+    from steerplug.benchmark import decode, langchain, prompts, replies
     from steerplug.benchmark.peers import loaded_alike
     from steerplug.benchmark.turns import take_turns
     from steerplug.session.opening import open_model
@@ -67,7 +67,7 @@ def _timed(model: str, loading: Loading, rounds: int, report: Building) -> Timin
     weights = open_model(model, loading)
     tasks = [decode.prefill, decode.decode, decode.switch, replies.reply, replies.crowd]
     if weights.chat_template:
-        tasks += [replies.first_token, langchain.layer, langchain.batch]
+        tasks += [prompts.first_token, prompts.second_request, langchain.layer, langchain.batch]
     try:
         return [take_turns(task(weights), rounds, report) for task in tasks]
     finally:

@@ -8,9 +8,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
 from steerplug.commands.show_carriers import show_carriers
+from steerplug.engine.loading import Loading
 from steerplug.files.text import first_sentence, one_line
 from steerplug.store.figures import Figures
 
@@ -40,7 +42,10 @@ ForModel = Annotated[
 ]  # fmt: skip
 
 
-def presets(model: ForModel = None, schema: Schema = False, as_json: Json = False) -> None:
+@with_loading
+def presets(
+    model: ForModel = None, schema: Schema = False, as_json: Json = False, *, loading: Loading
+) -> None:
     """List the presets there are."""
     from steerplug.library.presets import list_presets, user_folder
 
@@ -51,7 +56,7 @@ def presets(model: ForModel = None, schema: Schema = False, as_json: Json = Fals
         return
     listings, console = list_presets(), screen()
     if model is not None:
-        show_carriers(model, listings, as_json)
+        show_carriers(model, loading, listings, as_json)
     elif as_json:
         rows = [_row(listing) for listing in listings]
         print_json({"presets": rows, "user_folder": str(user_folder())})

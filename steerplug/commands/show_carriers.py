@@ -8,6 +8,7 @@ from rich.text import Text
 
 from steerplug.commands.open_model import opened
 from steerplug.commands.output import print_json, screen
+from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ _HOW = (
 )
 
 
-def show_carriers(model: str, listings: "list[Listing]", as_json: bool) -> None:
+def show_carriers(
+    model: str, loading: Loading, listings: "list[Listing]", as_json: bool
+) -> None:
     """Show what carries each preset on a model."""
-    with opened(model) as session:
+    with opened(model, loading) as session:
         rows = [_carried(session, listing) for listing in listings]
     console = screen()
     if as_json:

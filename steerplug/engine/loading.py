@@ -13,7 +13,7 @@ from typing import Any, Self
 from steerplug.engine.elsewhere import refuse
 from steerplug.engine.pairs import devices, layers, loras, overrides, placements, shares, template
 from steerplug.engine.setting import Setting, choice, real, setting, switch, whole
-from steerplug.engine.sizes import N_CTX
+from steerplug.engine.sizes import N_BATCH, N_CTX
 from steerplug.errors import ModelError
 
 _MOST, _MOST_THREADS = 2**31 - 1, 4096
@@ -75,7 +75,7 @@ class Loading:
         "--ctx-size", "-c", read=whole(0, _MOST), kind=int, group=_CONTEXT, shapes_replies=True,
     )  # fmt: skip
     n_batch: int = setting(
-        512, "Most tokens of one decode, in one piece; at least one for each sequence.",
+        N_BATCH, "Most tokens of one decode, in one piece; at least one for each sequence.",
         "--batch-size", "-b", read=whole(1, 65_536), kind=int, group=_CONTEXT,
     )  # fmt: skip
     n_threads: int | None = setting(
@@ -135,11 +135,8 @@ class Loading:
         metavar="on|off|auto", group=_CACHE,
     )  # fmt: skip
     swa_full: bool = _switch(
-        True,
-        "Keep all cells of sliding-window layers.",
-        "--swa-full/--no-swa-full",
-        group=_CACHE,
-    )
+        False, "Keep all cells of sliding-window layers.", "--swa-full/--no-swa-full", group=_CACHE,
+    )  # fmt: skip
     offload_kqv: bool = _switch(
         True,
         "Keep the cache on the GPU.",

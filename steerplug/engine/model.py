@@ -170,6 +170,21 @@ class Model:
             llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle)
         )
 
+    @property
+    def has_states(self) -> bool:
+        """Whether part of its memory may not be cut back: a running state, or sliding windows."""
+        return self.is_recurrent or self.n_swa > 0
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether any of its blocks looks back at earlier tokens."""
+        return not llama.llama_model_is_recurrent(self.handle)
+
+    @property
+    def n_swa(self) -> int:
+        """How many tokens its sliding windows reach back; 0 where it has none."""
+        return int(llama.llama_model_n_swa(self.handle))
+
     def new_context(self, params: llama.llama_context_params) -> ctypes.c_void_p | None:
         """Return a new `llama_context` on this model, or None if llama.cpp refuses.
 

@@ -70,7 +70,7 @@ def set_context_params(params: llama.llama_context_params, asked: Loading) -> No
     params.rope_scaling_type = -1 if scaling is None else ROPE_SCALINGS[scaling]
     for name in (
         "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor",
-        "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx", "swa_full", "offload_kqv",
+        "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx", "offload_kqv",
         "op_offload",
     ):  # fmt: skip
         setattr(params, name, getattr(asked, name))

@@ -10,7 +10,6 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from steerplug.engine.loading import DEFAULT, Loading
-from steerplug.engine.sizes import N_SEQ
 from steerplug.errors import SteerplugError
 
 KIB = 1024
@@ -43,7 +42,9 @@ class Sizes:
     n_cells: int | None = _setting(
         None, "KV cells that all share.", show_default="as many as --n-ctx"
     )
-    n_seq: int = _setting(N_SEQ, "Most replies made at a time.", min=1)
+    n_seq: int | None = _setting(
+        None, "Most replies made at a time.", show_default="as suits the model", min=1
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ _GAUGES = {
     "kv_cells_used": ("cells_used", "KV cells that hold a token."),
     "kv_cells": ("n_cells", "KV cells there are."),
     "sequences_used": ("sequences_used", "Sequences that hold tokens."),
-    "kv_bytes": ("kv_bytes", "Memory of all KV cells."),
+    "kv_bytes": ("kv_bytes", "Memory of all KV cells and running states."),
+    "checkpoint_bytes": ("checkpoint_bytes", "Memory of states copied to go on from."),
 }
 
 

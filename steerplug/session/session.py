@@ -25,7 +25,6 @@ from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.loading import Loading
 from steerplug.engine.scope import Prompt
-from steerplug.engine.sizes import N_SEQ
 from steerplug.errors import ContextOverflow, RequestError, SteeringError, SteerplugError
 from steerplug.evaluate.bound import shortfall
 from steerplug.fit.progress import Report, silent
@@ -53,7 +52,7 @@ class Session:
     Args:
         model: a path, `hf:org/repo/file.gguf`, or an alias such as `smollm2`.
         n_cells: KV cells, which all conversations share; default: n_ctx.
-        n_seq: most sequences, running or kept for later.
+        n_seq: most sequences, running or kept for later; default: as suits the model, see `Engine`.
         store: where built steering is kept; default: the user's cache.
         report: told how far a first build is.
         loading: how the model is loaded, by llama.cpp's names: `n_ctx`, `n_gpu_layers`, `type_k`,
@@ -68,7 +67,7 @@ class Session:
         model: str | Path,
         *,
         n_cells: int | None = None,
-        n_seq: int = N_SEQ,
+        n_seq: int | None = None,
         store: Store | None = None,
         report: Report = silent,
         **loading: Any,

@@ -12,7 +12,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from llama_cpp import Llama
 
-from steerplug.benchmark import decode, langchain, replies
+from steerplug.benchmark import decode, langchain, prompts, replies
 from steerplug.benchmark.peers import loaded_alike
 from steerplug.benchmark.turns import Task, take_turns
 from steerplug.commands import main
@@ -24,6 +24,7 @@ from steerplug.engine.request import Request
 from steerplug.errors import EngineError
 from steerplug.fit.progress import silent
 from steerplug.langchain import ChatSteerplug
+from tests.helpers.tiny_models import tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "DECODE", 3)
     monkeypatch.setattr(replies, "REPLY", 4)
     monkeypatch.setattr(replies, "CROWD", 4)
+    monkeypatch.setattr(prompts, "LONG", 40)
     monkeypatch.setattr("steerplug.benchmark.langchain.REPLY", 4)
     monkeypatch.setattr("steerplug.benchmark.langchain.CROWD", 4)
 
@@ -74,12 +76,12 @@ def test_json_and_picture_hold_every_way_of_every_task(
     short.write_text("schema: steerplug/preset-v1\nname: short\nversion: 1.0.0\n"
         "description: Answers briefly.\nteacher: {system: Answer briefly.}\n"
         "fit: {method: psr}\n", encoding="utf-8")
-    monkeypatch.setattr(replies, "INSTRUCTION", str(short))
+    monkeypatch.setattr(prompts, "INSTRUCTION", str(short))
     assert main(["bench", "--rounds", "3", "--json", "--plot", str(plot)]) == 0
     said = json.loads(capsys.readouterr().out)
     assert list(said) == [
         "model", "rounds", "left_out", "prefill", "decode", "switch", "reply", "crowd",
-        "first_token", "langchain", "langchain_batch",
+        "first_token", "second_request", "langchain", "langchain_batch",
     ]  # fmt: skip
     drawn = plot.read_text(encoding="utf-8")
     for task in list(said)[3:]:
@@ -93,9 +95,9 @@ def test_json_and_picture_hold_every_way_of_every_task(
     for task, peer in (("reply", replies.REPENG), ("langchain_batch", langchain.PEER)):
         assert (peer in said[task]) != (peer in said["left_out"])
     cells = {way: int(said["first_token"][way]["note"].split()[0]) for way in said["first_token"]}
-    assert cells[replies.COLD] == cells[replies.PEER_CACHED]
+    assert cells[prompts.COLD] == cells[prompts.PEER_CACHED]
     assert min(cells.values()) > 0
-    assert cells[replies.COLD_STEERED] != cells[replies.COLD]
+    assert cells[prompts.STEERED] != cells[prompts.COLD]
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_timed(
@@ -174,6 +176,20 @@ def test_langchain_and_the_session_by_itself_make_the_same_replies(
     assert len(asked) == len(task.ways) == 5
     assert len({(request.prompt, request.sampling.temperature) for request in asked}) == 1
     assert {request.max_tokens for request in asked} == {replies.REPLY}
+
+
+@pytest.mark.parametrize("name", ["qwen35", "gemma3", "llama"])
+def test_a_second_request_reads_its_question_and_not_the_system_prompt_again(name: str) -> None:
+    """Whatever the model's memory is like."""
+    model = Model(tiny_model(name))
+    with prompts.second_request(model) as task:
+        for _ in range(2):
+            assert all(way() > 0 for way in task.ways.values())
+        assert task.notes is not None
+        read, of = (int(word) for word in task.notes[prompts.CACHED].split()[::2])
+        assert read < 40 < of
+        assert task.notes[prompts.COLD] == f"{of} of {of} tokens"
+    model.close()
 
 
 class Community:

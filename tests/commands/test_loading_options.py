@@ -18,7 +18,7 @@ from tests.helpers.loras import write_lora
 
 OPENING = (
     "run", "chat", "build", "eval", "diff", "demo", "try", "import", "export", "page", "doctor",
-    "bench", "serve",
+    "bench", "serve", "presets",
 )  # fmt: skip
 
 
@@ -61,8 +61,8 @@ SPELLED: tuple[tuple[list[str], dict[str, Any]], ...] = (
      {"override_tensor": (r"exps\.=CPU", "b=CPU", "c=CPU")}),
     (["-ctk", "Q8_0", "--cache-type-v", "q4_1", "-fa", "on"],
      {"type_k": "q8_0", "type_v": "q4_1", "flash_attn": "on"}),
-    (["--flash-attn", "off", "--no-swa-full", "-nkvo", "--no-op-offload"],
-     {"flash_attn": "off", "swa_full": False, "offload_kqv": False, "op_offload": False}),
+    (["--flash-attn", "off", "--swa-full", "-nkvo", "--no-op-offload"],
+     {"flash_attn": "off", "swa_full": True, "offload_kqv": False, "op_offload": False}),
     (["--no-mmap", "--mlock", "--numa", "isolate", "--no-repack", "--check-tensors"],
      {"use_mmap": False, "use_mlock": True, "numa": "isolate", "use_extra_bufts": False,
       "check_tensors": True}),

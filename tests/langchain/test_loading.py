@@ -27,10 +27,10 @@ def no_sessions() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fields_reach_the_weights_and_copies_keep_them(kind: Any) -> None:
-    model = kind(**FIELDS, type_k=8, type_v="Q8_0", flash_attn=True, swa_full=False)
+    model = kind(**FIELDS, type_k=8, type_v="Q8_0", flash_attn=True, swa_full=True)
     assert set(SETTINGS) <= set(kind.model_fields)
     assert model.loading() == Loading(
-        n_ctx=256, n_threads=1, type_k="q8_0", type_v="q8_0", flash_attn="on", swa_full=False
+        n_ctx=256, n_threads=1, type_k="q8_0", type_v="q8_0", flash_attn="on", swa_full=True
     )
     assert model.invoke("Hi")
     session = session_for("smollm2", model.loading())
