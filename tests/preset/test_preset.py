@@ -180,7 +180,8 @@ REFUSED = {
     MEAN + "strength: {default: true}\n": r"`strength.default` is true, but must be a valid number",
     MEAN + "strength: 2\n": r"`strength` is 2, but must be a mapping; write .*default: 1.0",
     MEAN + "decoding: {format: yaml}\n": r"`decoding.format` is 'yaml', but must be 'json'",
-    MEAN + "decoding: {}\n": "`decoding` says nothing; give it a `format` or `unsteered`",
+    MEAN + "decoding: {}\n":
+        "`decoding` says nothing; give it a `format`, `unsteered` or `steered`",
     MEAN + "decoding: {unsteered: [calls]}\n": (
         r"`decoding.unsteered.0` is 'calls', but must be 'thinking' or 'constrained'"
     ),

@@ -425,7 +425,7 @@ def test_a_reply_is_plain_json(session: Session, plant: Plant) -> None:
     said = json.loads(json.dumps(reply.to_dict()))
     assert set(said) == {
         "text", "finish_reason", "usage", "receipt", "seed", "seconds", "seconds_to_first",
-        "tool_calls",
+        "tool_calls", "reasoning",
     }  # fmt: skip
     assert said["receipt"]["steering"][0]["name"] == "glad"
     assert said["usage"] == {
