@@ -45,7 +45,7 @@ class Leading:
         thinking = self.thinking
         if not self._forced and thinking.in_thought and thinking.is_whole:
             is_spent = self._budget is not None and thinking.n_thought >= self._budget
-            if is_spent or (n_left is not None and n_left <= 0):
+            if (is_spent and not thinking.may_end_itself) or (n_left is not None and n_left <= 0):
                 return self.end(last)
         owes = n_left is not None
         if not self._forced and owes and thinking.place is Place.START and thinking.is_ahead:

@@ -96,9 +96,9 @@ class Thinking:
     def _marks_in_answer(self, lead: Sequence[bytes]) -> list[bytes]:
         """Return what ends an answer, or is none of it: what no text can be mistaken for."""
         tail = [mark.encode() for mark in MARK.findall(self.marks.tail)[:1]]
-        own = [self._opening, self._closing] if not lead else [*lead[:1], *tail]
+        own = [self._opening, self._closing] if not lead else lead[:1]
         spelled = (self._vocab.tokenize(mark.decode(), special=True) for mark in own)
-        return [mark for mark, tokens in zip(own, spelled, strict=True) if len(tokens) == 1]
+        return tail + [mark for mark, tokens in zip(own, spelled, strict=True) if len(tokens) == 1]
 
     @property
     def in_thought(self) -> bool:
@@ -116,6 +116,11 @@ class Thinking:
     def is_whole(self) -> bool:
         """Whether no character is in the midst of its bytes."""
         return _n_lacking(self._last) == 0
+
+    @property
+    def may_end_itself(self) -> bool:
+        """Whether the thought is in the midst of what could be the mark that ends it."""
+        return self.in_thought and _overlap(self._held, self._closing) > 0
 
     def begin_telling(self) -> None:
         """Tell nothing of what was read until now: the prompt has it."""

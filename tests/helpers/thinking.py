@@ -20,7 +20,7 @@ _LAST = """\
 {%- endfor %}"""
 _CALLS = """\
 {%- for call in m.tool_calls or [] %}
-{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- ('' if loop.first else '\\n') + '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
 {{- (call.function.arguments | tojson) + '}\\n</tool_call>' }}{% endfor %}"""
 _CHATML = _LAST + """\
 {%- for m in messages %}
