@@ -27,9 +27,7 @@ class Telling:
         """Whether a stop string ended it."""
         return self._answer.stopped_by is not None
 
-    def pieces(
-        self, data: bytes, said: Iterable[Said], *, in_call: bool
-    ) -> list[tuple[str, bool]]:
+    def pieces(self, data: bytes, said: Iterable[Said], *, in_call: bool) -> list[tuple[str, bool]]:
         """Return what one token tells: texts, each with whether it is a thought's.
 
         Args:

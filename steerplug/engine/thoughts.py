@@ -79,9 +79,7 @@ class Thinking:
         self._opening = marks.opening.strip().encode()
         self._closing = marks.closing.strip().encode()
         texts = "".join((marks.opening, marks.closing, marks.lead, marks.head, marks.tail, shown))
-        self._controls = {
-            text.encode() for text in MARK.findall(texts) if text in vocab.controls
-        }
+        self._controls = {text.encode() for text in MARK.findall(texts) if text in vocab.controls}
         lead = [mark.encode() for mark in MARK.findall(marks.lead)]
         self._begin = lead[0] if lead else b""
         last = [MARK.findall(text)[-1:] for text in (marks.opening, marks.lead)]

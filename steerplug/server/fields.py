@@ -25,7 +25,7 @@ IGNORED = frozenset({
     "features", "variables", "tool_ids", "filter_ids", "tool_servers", "model_item",
     "char_name", "user_name", "group_names", "name1", "name2", "type", "api_type", "api_server",
     "legacy_api", "mode", "chat_completion_source", "custom_url", "use_fallback",
-    "use_sysprompt",
+    "use_sysprompt", "include_reasoning",
     "show_thoughts", "reverse_proxy", "engine", "endpoint", "endpointType", "spec", "agent_id",
     "truncation_length", "auto_max_new_tokens", "max_tokens_second", "max_context_length",
     "temperature_last", "speculative_ngram", "app_name",
@@ -71,6 +71,7 @@ _BIAS = "use logit_bias with the numbers of tokens"
 _FORMAT = "send a JSON schema, a regex, a choice or a Lark grammar"
 _TEMPLATE = "say what the model's template reads in chat_template_kwargs"
 _PENALTY = "use frequency_penalty, presence_penalty, repeat_penalty or DRY"
+_CHATS = "it belongs to /v1/chat/completions"
 _APART = "thoughts come apart from the answer, in reasoning_content"
 _TEXT = "this model reads and writes text only"
 _CUT = "use top_k, top_p, min_p, typical_p, top_n_sigma or XTC"
@@ -151,6 +152,12 @@ REFUSED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "instruction_template": ("the model has its own", ()),
     "files": ("put their text into a message", ()),
     "documents": ("put them into a message", ()),
+    "enable_thinking": (_CHATS, ()),
+    "reasoning_effort": (_CHATS, ()),
+    "reasoning": (_CHATS, ()),
+    "thinking": (_CHATS, ()),
+    "think": (_CHATS, ()),
+    "thinking_budget_tokens": (_CHATS, (-1,)),
     "thinking_forced_open": (_TEMPLATE, ()),
     "reasoning_format": (_APART, ("auto", "deepseek")),
     "reasoning_in_content": (_APART, ()),

@@ -23,6 +23,7 @@ HARMONY = ThoughtMarks(
 )  # fmt: skip
 """gpt-oss's marks, in control tokens that SmolLM2 has."""
 
+
 @pytest.fixture(scope="module")
 def engine(model: Model) -> Iterator[Engine]:
     engine = Engine(model, n_ctx=512)
@@ -157,9 +158,7 @@ def test_a_turn_that_comes_back_is_steered_as_when_it_was_made(
     reply = tuple(model.vocab.tokenize(text, special=True))
     more = tuple(model.vocab.tokenize("\n<|im_start|>user\nAnd?<|im_end|>\n", special=True))
     n = len(begin.tokens)
-    again = Prompt(
-        (*begin.tokens, *reply, *more), ((n - 1, n + len(reply) - 1),), thoughts=THINK
-    )
+    again = Prompt((*begin.tokens, *reply, *more), ((n - 1, n + len(reply) - 1),), thoughts=THINK)
     progress = Progress()
     run(engine, asked(again, max_tokens=1), progress)
     assert progress.n_cached == n + len(reply) - 1
@@ -173,9 +172,7 @@ def test_a_budget_closes_the_thought_and_the_answer_follows(
     thought = "One two three four five six seven eight nine ten"
     script(("" if end else "<think>\n") + thought)
     progress = Progress()
-    request = Request(
-        prompt(model, end), thinking_budget=budget, max_tokens=40, sampling=GREEDY
-    )
+    request = Request(prompt(model, end), thinking_budget=budget, max_tokens=40, sampling=GREEDY)
     told, answer = said(run(engine, request, progress))
     n_before = 0 if end else 1  # the line end behind the mark
     assert told == " ".join(thought.split()[: max(budget - n_before, 0)])
@@ -203,7 +200,7 @@ def test_a_format_holds_the_answer_and_no_thought(
     engine: Engine, model: Model, script: Script, marks: ThoughtMarks
 ) -> None:
     end = marks.opening if marks is THINK else ""
-    script('Hm, {so}.' + marks.closing)
+    script("Hm, {so}." + marks.closing)
     request = Request(prompt(model, end, marks), grammar=SCHEMA, must_fit=True,
                       max_tokens=60, sampling=GREEDY)  # fmt: skip
     thought, answer = said(run(engine, request))
@@ -216,9 +213,7 @@ def test_a_thought_leaves_room_for_the_format(
     engine: Engine, model: Model, script: Script, text: str
 ) -> None:
     script(text)
-    request = Request(
-        prompt(model, "<think>\n"), grammar=SCHEMA, must_fit=True, max_tokens=40
-    )
+    request = Request(prompt(model, "<think>\n"), grammar=SCHEMA, must_fit=True, max_tokens=40)
     thought, answer = said(run(engine, request))
     assert thought
     assert text.startswith(thought)

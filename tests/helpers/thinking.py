@@ -20,24 +20,36 @@ _LAST = """\
 {%- endfor %}"""
 _CALLS = """\
 {%- for call in m.tool_calls or [] %}
-{{- ('' if loop.first else '\\n') + '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- ('' if loop.first else '\\n') + '<tool_call>\\n{"name": "' + call.function.name }}
+{{- '", "arguments": ' }}
 {{- (call.function.arguments | tojson) + '}\\n</tool_call>' }}{% endfor %}"""
-_CHATML = _LAST + """\
+_CHATML = (
+    _LAST
+    + """\
 {%- for m in messages %}
 {%- set kept = m.role == 'assistant' and loop.index0 > ns.last and m.reasoning_content %}
 {{- '<|im_start|>' + m.role + '\\n' }}
 {%- if kept %}{{- '<think>\\n' + m.reasoning_content + '\\n</think>\\n\\n' }}{% endif %}
-{{- m.content }}""" + _CALLS + """{{- '<|im_end|>\\n' }}{% endfor %}"""
+{{- m.content }}"""
+    + _CALLS
+    + """{{- '<|im_end|>\\n' }}{% endfor %}"""
+)
 
-QWEN3 = _CHATML + """\
+QWEN3 = (
+    _CHATML
+    + """\
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
 {%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}
 {%- endif %}{% endif %}"""
+)
 """The model opens its thought; earlier ones are dropped but in a turn of tools."""
 
-QWEN35 = _CHATML + """\
+QWEN35 = (
+    _CHATML
+    + """\
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
 {{- '<think>\\n\\n</think>\\n\\n' if enable_thinking is false else '<think>\\n' }}{% endif %}"""
+)
 """The prompt opens the thought."""
 
 R1 = """\
@@ -64,26 +76,36 @@ GPT_OSS = """\
 {%- if add_generation_prompt %}{{- '<|start|>assistant' }}{% endif %}"""
 """Channels, each with its frame."""
 
-GLM = _LAST + """\
+GLM = (
+    _LAST
+    + """\
 {%- for m in messages %}{{- '<|' + m.role + '|>\\n' }}
 {%- if m.role == 'assistant' %}
 {{- '<think>' + (m.reasoning_content or '' if loop.index0 > ns.last else '') + '</think>\\n' }}
-{%- endif %}{{- m.content }}""" + _CALLS + """\
+{%- endif %}{{- m.content }}"""
+    + _CALLS
+    + """\
 {%- if m.role == 'user' and enable_thinking is false %}{{- '/nothink' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{- '<|assistant|>' }}
 {{- '\\n<think></think>' if enable_thinking is false }}{% endif %}"""
+)
 """Every turn has a thought, if an empty one."""
 
-GEMMA = _LAST + """\
+GEMMA = (
+    _LAST
+    + """\
 {{- bos_token }}{% if enable_thinking %}{{- '<|turn>system\\n<|think|>\\n<turn|>\\n' }}{% endif %}
 {%- for m in messages %}
 {{- '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' }}
 {%- if m.reasoning and m.tool_calls and loop.index0 > ns.last %}
 {{- '<|channel>thought\\n' + m.reasoning + '\\n<channel|>' }}{% endif %}
-""" + _CALLS + """\
+"""
+    + _CALLS
+    + """\
 {{- m.content + '<turn|>\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{- '<|turn>model\\n' }}
 {%- if not enable_thinking %}{{- '<|channel>thought\\n<channel|>' }}{% endif %}{% endif %}"""
+)
 """Thinks only if asked to, and shows thoughts in turns that call tools."""
 
 GRANITE = """\

@@ -63,16 +63,16 @@ THOUGHTS = {
 
 
 @pytest.mark.parametrize("family", THOUGHTS, indirect=True)
-def test_thoughts_come_beside_the_answer(
-    ai: openai.OpenAI, family: str, script: Script
-) -> None:
+def test_thoughts_come_beside_the_answer(ai: openai.OpenAI, family: str, script: Script) -> None:
     script(THOUGHTS[family])
     reply = ask(ai)
     message = reply.choices[0].message
     assert (message.content, message.reasoning_content) == ("Blue.", "Hm, so.")
     assert reply.choices[0].finish_reason == "stop"
-    assert 3 <= reply.usage.completion_tokens_details.reasoning_tokens < (
-        reply.usage.completion_tokens
+    assert (
+        3
+        <= reply.usage.completion_tokens_details.reasoning_tokens
+        < (reply.usage.completion_tokens)
     )
 
 
@@ -91,17 +91,14 @@ def test_a_stream_tells_thoughts_in_deltas_of_their_own(
     assert chunks[-1].usage.completion_tokens_details.reasoning_tokens > 3
 
 
-def test_logprobs_are_those_of_the_answer(
-    ai: openai.OpenAI, family: str, script: Script
-) -> None:
+def test_logprobs_are_those_of_the_answer(ai: openai.OpenAI, family: str, script: Script) -> None:
     script(THOUGHTS[family])
     told = ask(ai, logprobs=True).choices[0].logprobs.content
     assert "".join(token.token for token in told) == "Blue."
 
 
-def test_a_thought_that_is_cut_off_is_a_thought(
-    ai: openai.OpenAI, family: str, script: Script
-) -> None:
+@pytest.mark.usefixtures("family")
+def test_a_thought_that_is_cut_off_is_a_thought(ai: openai.OpenAI, script: Script) -> None:
     script("<think>\nOne two three four five six")
     choice = ask(ai, max_tokens=8).choices[0]
     assert choice.message.reasoning_content.startswith("One two")
@@ -137,10 +134,9 @@ def test_a_format_holds_the_answer_behind_a_thought(
     assert message.content in ('{"kind": "drizzle"}', '{"kind": "storm"}')
 
 
+@pytest.mark.usefixtures("family")
 @pytest.mark.parametrize("choice", ["auto", "required"])
-def test_a_call_follows_a_thought(
-    ai: openai.OpenAI, family: str, script: Script, choice: str
-) -> None:
+def test_a_call_follows_a_thought(ai: openai.OpenAI, script: Script, choice: str) -> None:
     begin = "<think>\n" if choice == "auto" else ""  # a forced call opens its thought itself
     script(begin + 'I <tool_call> it.\n</think>\n\n<tool_call>\n{"name": "now", "arguments": {}}\n'
            "</tool_call><|im_end|>")  # fmt: skip
@@ -150,8 +146,9 @@ def test_a_call_follows_a_thought(
     assert (reply.message.content, reply.finish_reason) == (None, "tool_calls")
 
 
+@pytest.mark.usefixtures("family")
 def test_an_agent_s_loop_replays_what_was_thought_and_finds_it_cached(
-    ai: openai.OpenAI, family: str, script: Script
+    ai: openai.OpenAI, script: Script
 ) -> None:
     script('<think>\nI look.\n</think>\n\n<tool_call>\n{"name": "now", "arguments": {}}\n'
            "</tool_call><|im_end|>")  # fmt: skip
@@ -166,6 +163,7 @@ def test_an_agent_s_loop_replays_what_was_thought_and_finds_it_cached(
     assert cached >= first.usage.prompt_tokens + first.usage.completion_tokens - 3
 
 
+@pytest.mark.usefixtures("family")
 @pytest.mark.parametrize(
     "said",
     [
@@ -174,15 +172,14 @@ def test_an_agent_s_loop_replays_what_was_thought_and_finds_it_cached(
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("family", ["Qwen3.5"], indirect=True)
-def test_a_budget_ends_the_thought(
-    ai: openai.OpenAI, family: str, script: Script, said: dict[str, Any]
-) -> None:
+def test_a_budget_ends_the_thought(ai: openai.OpenAI, script: Script, said: dict[str, Any]) -> None:
     script("One two three four five six seven")
     message = ask(ai, **said).choices[0].message
     assert message.reasoning_content == "One two three"
     assert message.content
 
 
+@pytest.mark.usefixtures("family")
 @pytest.mark.parametrize(
     "said",
     [
@@ -193,15 +190,14 @@ def test_a_budget_ends_the_thought(
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("family", ["Qwen3.5"], indirect=True)
-def test_thinking_is_switched_off(
-    ai: openai.OpenAI, family: str, script: Script, said: dict[str, Any]
-) -> None:
+def test_thinking_is_switched_off(ai: openai.OpenAI, script: Script, said: dict[str, Any]) -> None:
     script("Blue.<|im_end|>")
     reply = ask(ai, **said)
     assert reply.choices[0].message.content == "Blue."
     assert reply.usage.completion_tokens_details.reasoning_tokens == 0
 
 
+@pytest.mark.usefixtures("family")
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
@@ -217,7 +213,7 @@ def test_thinking_is_switched_off(
     ],
 )  # fmt: skip
 def test_what_cannot_be_switched_is_said(
-    ai: openai.OpenAI, family: str, said: dict[str, Any], sentence: str
+    ai: openai.OpenAI, said: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(openai.BadRequestError, match=sentence):
         ask(ai, **said)
@@ -228,8 +224,8 @@ def test_every_server_s_words_say_the_same() -> None:
         return asked_thinking(ChatBody(model="x", messages=QUESTION, **said))
 
     assert asked() == AskedThinking()
-    assert asked(think="high") == asked(reasoning={"effort": "high"}) == AskedThinking(
-        effort="high"
+    assert (
+        asked(think="high") == asked(reasoning={"effort": "high"}) == AskedThinking(effort="high")
     )
     assert asked(enable_thinking=True, think=True) == AskedThinking(True)
     assert asked(thinking_budget_tokens=-1) == AskedThinking()

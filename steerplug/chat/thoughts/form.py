@@ -92,9 +92,7 @@ def switched(
         RequestError: the template has no such switch, or the two contradict each other.
     """
     if effort is not None and effort not in EFFORTS:
-        raise RequestError(
-            f"reasoning_effort is {effort!r:.40}; give one of {', '.join(EFFORTS)}."
-        )
+        raise RequestError(f"reasoning_effort is {effort!r:.40}; give one of {', '.join(EFFORTS)}.")
     if think is not None and effort is not None and think == (effort == NO_EFFORT):
         raise RequestError(
             f"enable_thinking is {think} and reasoning_effort is {effort!r}; say one of them."

@@ -163,9 +163,7 @@ class _Template:
         ends = len(spelled) == 1 and vocab.ends_generation(spelled[0])
         thinks = any(mark.strip() in head for mark in (marks.opening, marks.closing))
         has_head = head.strip() and not thinks
-        return replace(
-            marks, head=head if has_head else marks.lead, tail="" if ends else first
-        )
+        return replace(marks, head=head if has_head else marks.lead, tail="" if ends else first)
 
     def hinted(self) -> ThoughtMarks | None:
         """Return known marks that the template writes, cuts away or speaks of."""
