@@ -141,6 +141,14 @@ class ChatTemplate:
         begun = written.text[: written.begin]
         return replace(prompt, thoughts=self.thoughts.marks_behind(begun, variables))
 
+    def asked(self, question: str) -> Prompt:
+        """Return the tokens of a question, up to where its answer begins, with no thought before.
+
+        Raises:
+            RequestError, ModelError: as `prompt`.
+        """
+        return self.prompt([{"role": "user", "content": question}], at_once=True)
+
     @cached_property
     def _pasted(self) -> Pasted:
         marks = self._marks

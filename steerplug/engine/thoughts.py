@@ -89,7 +89,7 @@ class Thinking:
         """How many tokens it thought, marks of a token of their own included."""
         self._held, self._last, self._n_skipped = b"", b"", 0
         self._is_fresh = self._at_line = True
-        self.place = Place.THOUGHT if _opens(before, marks, vocab) else Place.START
+        self.place = _beginning(before, marks, vocab)
 
     def _marks_in_answer(self, lead: Sequence[bytes]) -> list[bytes]:
         """Return what ends an answer, or is none of it: what no text can be mistaken for."""
@@ -258,14 +258,17 @@ class Thinking:
         self._is_fresh = self._at_line = True
 
 
-def _opens(before: Sequence[int], marks: ThoughtMarks, vocab: Vocab) -> bool:
-    """Whether a thought is open behind these tokens; where it is not told, wherever it began."""
-    opening, closing = marks.opening.strip(), marks.closing.strip()
+def _beginning(before: Sequence[int], marks: ThoughtMarks, vocab: Vocab) -> Place:
+    """Return where a turn begins behind these tokens; where thoughts are not told, its middle."""
+    opening, closing, head = marks.opening.strip(), marks.closing.strip(), marks.head.strip()
     if not marks.told:
         text = vocab.text(list(before), special=True)
-        return text.rfind(opening) > text.rfind(closing)
-    end = vocab.text(list(before[-len(marks.opening) - 8 :]), special=True)
-    return end.rstrip().endswith(opening)
+        return Place.THOUGHT if text.rfind(opening) > text.rfind(closing) else Place.START
+    n = max(len(marks.opening), len(marks.head)) + 8
+    end = vocab.text(list(before[-n:]), special=True).rstrip()
+    if end.endswith(opening):
+        return Place.THOUGHT
+    return Place.ANSWER if head and end.endswith(head) else Place.START
 
 
 def _overlap(data: bytes, mark: bytes) -> int:

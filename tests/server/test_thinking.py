@@ -198,6 +198,17 @@ def test_thinking_is_switched_off(ai: openai.OpenAI, script: Script, said: dict[
 
 
 @pytest.mark.usefixtures("family")
+@pytest.mark.parametrize("family", [*THOUGHTS], indirect=True)
+def test_a_budget_of_nothing_answers_at_once_on_every_template(
+    ai: openai.OpenAI, script: Script
+) -> None:
+    script("Blue.<|im_end|>")
+    reply = ask(ai, thinking_budget_tokens=0)
+    assert reply.choices[0].message.content == "Blue."
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 0
+
+
+@pytest.mark.usefixtures("family")
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
