@@ -61,11 +61,6 @@ class Renderer:
         """What the template reads."""
         return read(self._filled)
 
-    @property
-    def is_there(self) -> bool:
-        """Whether there is a template at all."""
-        return bool(self._source)
-
     @cached_property
     def thoughts(self) -> Thoughts | None:
         """How the model thinks; None where nothing tells that it does."""

@@ -10,6 +10,7 @@ Control tokens are what the template writes; in what people wrote they are text,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Self
@@ -28,7 +29,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
 from steerplug.engine.thoughts import MARK, ThoughtMarks
 from steerplug.engine.vocab import Vocab
-from steerplug.errors import RequestError, nearest
+from steerplug.errors import ModelError, RequestError, nearest
 
 __all__ = ["ChatTemplate", "Message", "check_messages"]
 
@@ -69,8 +70,10 @@ class ChatTemplate:
 
     @property
     def thoughts(self) -> Thoughts | None:
-        """How the model thinks; None where nothing tells that it does, or there is no template."""
-        return self._renderer.thoughts if self._renderer.is_there else None
+        """How the model thinks; None where nothing tells that it does, or no template can."""
+        with suppress(ModelError):  # who chats is told of it
+            return self._renderer.thoughts
+        return None
 
     def answer_in(self, content: str) -> str:
         """Return what of an assistant's content is answer: what no thought is, and follows it."""

@@ -37,6 +37,7 @@ from steerplug.session.task import Event, Task
 from steerplug.steering.value import Mix
 from steerplug.store.store import Store
 
+_SAYS_NOTHING = Settings()
 _LEFT_OUT: frozenset[Phase] = frozenset({"thinking"})
 _OF_CHATS = (
     "continue_final_message", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
@@ -237,7 +238,7 @@ class Session:
         if settings.tools:
             raise RequestError("plain text that is continued calls no tools; send a chat instead.")
         for name in _OF_CHATS:
-            if getattr(settings, name) not in (None, False, {}):
+            if getattr(settings, name) != getattr(_SAYS_NOTHING, name):
                 raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
         prompt = self._prompt(text, settings.parse_special)
         return self._task(prompt, Resolved(*self.steering(steering)), settings)
