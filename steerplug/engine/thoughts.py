@@ -85,6 +85,7 @@ class Thinking:
         last = [MARK.findall(text)[-1:] for text in (marks.opening, marks.lead)]
         self._ends = [mark[0].encode() for mark in last if mark]
         self._again = self._marks_in_answer(lead)
+        self._first = {mark[:1] for mark in self._again}
         self.n_thought = 0
         """How many tokens it thought, marks of a token of their own included."""
         self._held, self._last, self._n_skipped = b"", b"", 0
@@ -128,6 +129,9 @@ class Thinking:
         """Go on past a token; return what is certain now."""
         self.n_thought += self.in_thought
         data = self._seen(token)
+        if self.place is Place.ANSWER and not (self._held or any(x in data for x in self._first)):
+            self._note_line(data)
+            return [Said(False, data)] if data else []
         self._held, self._last = self._held + data, (self._last + data)[-4:]
         said: list[Said] = []
         while self._step(said):
@@ -249,9 +253,12 @@ class Thinking:
     def _emit(self, said: list[Said], n: int) -> None:
         """Say the first n bytes of what is held."""
         data, self._held = self._held[:n], self._held[n:]
-        if data.strip(b" \t"):
-            self._at_line = data.rstrip(b" \t").endswith(b"\n")
+        self._note_line(data)
         self._say(said, data)
+
+    def _note_line(self, data: bytes) -> None:
+        if text := data.rstrip(b" \t"):
+            self._at_line = text.endswith(b"\n")
 
     def _go(self, place: Place, held: bytes) -> None:
         self.place, self._held, self._n_skipped = place, held, 0

@@ -60,3 +60,9 @@ class Settings:
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     thinking_budget_tokens: int | None = None
+
+    @property
+    def thinks_not(self) -> bool:
+        """Whether no thought is wanted, by whatever setting."""
+        off = self.enable_thinking is False or self.reasoning_effort == "none"
+        return off or self.thinking_budget_tokens == 0

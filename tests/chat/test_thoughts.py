@@ -7,7 +7,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from steerplug.chat.template import ChatTemplate, Message
-from steerplug.chat.thoughts.form import Thoughts
+from steerplug.chat.thoughts.form import Thoughts, switched
 from steerplug.chat.tool import ToolCall
 from steerplug.engine.model import Model
 from steerplug.engine.thoughts import ThoughtMarks
@@ -67,6 +67,7 @@ def test_a_template_that_says_nothing_leaves_it_to_the_tokens(model: Model) -> N
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
     thoughts = ChatTemplate(source, Thinks(), "x").thoughts  # type: ignore[arg-type]
     assert thoughts == Thoughts(THINK)
+    assert switched(thoughts, False, "x", False, None) == {}
 
 
 END = {  # of a chat as it is, thinking, and not; whether a thought is expected behind each

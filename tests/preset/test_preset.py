@@ -186,6 +186,10 @@ REFUSED = {
         r"`decoding.unsteered.0` is 'calls', but must be 'thinking' or 'constrained'"
     ),
     MEAN + "decoding: {unsteered: [thinking, thinking]}\n": "names a phase twice",
+    MEAN + "decoding: {steered: [constrained]}\n":
+        "`decoding.steered.0` is 'constrained', but must be 'thinking'",
+    MEAN + "decoding: {steered: [thinking], unsteered: [thinking]}\n":
+        "has thinking as `unsteered` and as `steered`; keep one of them",
     MEAN
     + "checks: [{kind: jsn}]\n": r"`checks.0.kind` is 'jsn', which is unknown; did you mean `j",
     MEAN + "checks: [{phrases: [a]}]\n": r"`checks.0.kind` is missing; use one of json, excludes,",
@@ -232,6 +236,7 @@ CHANGES_THE_FIT = [
     MEAN + "scope: all\n",
     MEAN + "decoding: {format: json}\n",
     MEAN + "decoding: {unsteered: [thinking]}\n",
+    MEAN + "decoding: {steered: [thinking], unsteered: [constrained]}\n",
 ]
 LEAVES_THE_FIT = [
     MEAN.replace("name: x", "name: y"),

@@ -147,6 +147,29 @@ def test_a_call_follows_a_thought(ai: openai.OpenAI, script: Script, choice: str
 
 
 @pytest.mark.usefixtures("family")
+@pytest.mark.parametrize("family", ["gpt-oss"], indirect=True)
+@pytest.mark.parametrize("thought", ["", "I look."])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_may_stand_in_a_frame(
+    ai: openai.OpenAI, script: Script, thought: str, stream: bool
+) -> None:
+    begin = f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant" if thought else ""
+    script(f"{begin} to=functions.now<|channel|>commentary json<|message|>{{}}<|call|><|im_end|>")
+    reply = ask(ai, tools=[NOW], stream=stream, max_tokens=120)
+    if stream:
+        deltas = [chunk.choices[0].delta for chunk in reply]
+        calls = [call for delta in deltas for call in delta.tool_calls or ()]
+        assert "".join(delta.content or "" for delta in deltas) == ""
+        assert "".join(getattr(delta, "reasoning_content", "") for delta in deltas) == thought
+    else:
+        message = reply.choices[0].message
+        calls = message.tool_calls
+        assert (message.content, getattr(message, "reasoning_content", "")) == (None, thought)
+    assert calls[0].function.name == "now"
+    assert "".join(call.function.arguments for call in calls) == "{}"
+
+
+@pytest.mark.usefixtures("family")
 def test_an_agent_s_loop_replays_what_was_thought_and_finds_it_cached(
     ai: openai.OpenAI, script: Script
 ) -> None:

@@ -52,6 +52,11 @@ class Thoughts:
             return all(variables.get(name) == value for name, value in self.on.items())
         return self.replayed != "none"
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the template tells of thoughts, and not the model's tokens alone."""
+        return self.replayed != "none" or self.opens or self.closes or bool(self.on)
+
     def is_open(self, text: str) -> bool:
         """Whether a chat ends in a thought that it opened."""
         return text.rstrip().endswith(self.marks.opening.strip())
@@ -111,7 +116,7 @@ def switched(
 
 
 def _off(thoughts: Thoughts | None, model_name: str) -> Mapping[str, Any]:
-    if thoughts is None:
+    if thoughts is None or not thoughts.is_told:
         return {}
     if not thoughts.off:
         raise RequestError(
