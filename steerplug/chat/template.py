@@ -27,7 +27,7 @@ from steerplug.chat.tool import Tool, ToolCall
 from steerplug.chat.values import thoughts_of
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
-from steerplug.engine.thoughts import MARK, ThoughtMarks
+from steerplug.engine.thought_marks import MARK, ThoughtMarks
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError, RequestError, nearest
 

@@ -18,7 +18,8 @@ from steerplug.engine.prefix_cache import Held, PrefixCache
 from steerplug.engine.request import Piece, Progress, Request
 from steerplug.engine.scope import Begin, plan
 from steerplug.engine.telling import Telling
-from steerplug.engine.thoughts import Said, Thinking, ThoughtMarks
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Said, Thinking
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ReplyTimeout, RequestError
 

@@ -18,7 +18,8 @@ from functools import cache
 
 from steerplug.engine.call_marks import Turn
 from steerplug.engine.hook import Applied, lay_out
-from steerplug.engine.thoughts import Thinking, ThoughtMarks
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Thinking
 from steerplug.steering.terms import Phase as Phase
 from steerplug.steering.value import Mix, Steering
 

@@ -6,47 +6,19 @@ Which token of a turn is thought is a function of these tokens alone, so a turn 
 part of a chat is read as it was when it was generated.
 
 White space around a thought is the marks', and so is that before the answer behind one. In an
-answer another thought may begin, where its mark is a token of its own and begins a line.
+answer another thought may begin, where its mark is a token of its own: a control token anywhere,
+one that people may write as well at the beginning of a line.
 """
 
-import re
+import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from steerplug.engine.thought_marks import MARK, ThoughtMarks
 from steerplug.engine.vocab import Vocab
 
-MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_ ]{2,}\]")
 _SPACE = b" \t\n\v\f\r"
-
-
-@dataclass(frozen=True)
-class ThoughtMarks:
-    """What a model writes around its thoughts, with the white space that belongs to it.
-
-    Args:
-        opening: what begins a thought.
-        closing: what ends it.
-        lead: what stands between a thought's end and the answer's first word, if anything does.
-        head: what begins an answer with no thought before it, if anything does.
-        tail: what is written behind an answer before its turn ends, if anything is.
-        expected: whether a reply begins with a thought, unless the prompt has opened one already.
-        told: whether thoughts are told apart from the answer; they are part of it if not.
-    """
-
-    opening: str
-    closing: str
-    lead: str = ""
-    head: str = ""
-    tail: str = ""
-    expected: bool = False
-    told: bool = True
-
-    @property
-    def begins_in_frame(self) -> bool:
-        """Whether a prompt ends in the midst of a frame, as gpt-oss's do."""
-        return bool(self.head) and self.head != self.lead
 
 
 class Place(Enum):
@@ -86,9 +58,11 @@ class Thinking:
         self._ends = [mark[0].encode() for mark in last if mark]
         self._again = self._marks_in_answer(lead)
         self._first = {mark[:1] for mark in self._again}
+        self._opens_anywhere = self._is_control(self._opening)
         self.n_thought = 0
         """How many tokens it thought, marks of a token of their own included."""
-        self._held, self._last, self._n_skipped = b"", b"", 0
+        self._held, self._n_skipped = b"", 0
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._is_fresh = self._at_line = True
         self.place = _beginning(before, marks, vocab)
 
@@ -96,8 +70,17 @@ class Thinking:
         """Return what ends an answer, or is none of it: what no text can be mistaken for."""
         tail = [mark.encode() for mark in MARK.findall(self.marks.tail)[:1]]
         own = [self._opening, self._closing] if not lead else lead[:1]
-        spelled = (self._vocab.tokenize(mark.decode(), special=True) for mark in own)
-        return tail + [mark for mark, tokens in zip(own, spelled, strict=True) if len(tokens) == 1]
+        return tail + [mark for mark in own if self._is_sure(mark)]
+
+    def _is_sure(self, mark: bytes) -> bool:
+        """Whether a mark is a token of its own, or begins with a control token."""
+        return self._is_control(mark) or len(self._spelled(mark)) == 1
+
+    def _is_control(self, mark: bytes) -> bool:
+        return not self._vocab.piece(self._spelled(mark)[0])
+
+    def _spelled(self, mark: bytes) -> list[int]:
+        return self._vocab.tokenize(mark.decode(), special=True)
 
     @property
     def in_thought(self) -> bool:
@@ -114,7 +97,7 @@ class Thinking:
     @property
     def is_whole(self) -> bool:
         """Whether no character is in the midst of its bytes."""
-        return _n_lacking(self._last) == 0
+        return not self._characters.getstate()[0]
 
     @property
     def may_end_itself(self) -> bool:
@@ -132,7 +115,8 @@ class Thinking:
         if self.place is Place.ANSWER and not (self._held or any(x in data for x in self._first)):
             self._note_line(data)
             return [Said(False, data)] if data else []
-        self._held, self._last = self._held + data, (self._last + data)[-4:]
+        self._characters.decode(data)
+        self._held += data
         said: list[Said] = []
         while self._step(said):
             pass
@@ -232,7 +216,7 @@ class Thinking:
     def _answer(self, said: list[Said]) -> bool:
         found = [(self._held.index(mark), mark) for mark in self._again if mark in self._held]
         for begin, mark in sorted(found):
-            if mark == self._opening and not self._begins_line(begin):
+            if mark == self._opening and not self._may_open(begin):
                 continue
             self._emit(said, begin)
             if mark == self._opening:
@@ -246,9 +230,10 @@ class Thinking:
         self._emit(said, len(self._held) - keep)
         return False
 
-    def _begins_line(self, begin: int) -> bool:
+    def _may_open(self, begin: int) -> bool:
+        """Whether a thought may be opened here in an answer."""
         before = self._held[:begin].rstrip(b" \t")
-        return before.endswith(b"\n") or (not before and self._at_line)
+        return self._opens_anywhere or before.endswith(b"\n") or (not before and self._at_line)
 
     def _emit(self, said: list[Said], n: int) -> None:
         """Say the first n bytes of what is held."""
@@ -285,13 +270,3 @@ def _overlap(data: bytes, mark: bytes) -> int:
         begin = data.find(mark[:1], begin + 1)
     return len(data) - begin if begin >= 0 else 0
 
-
-def _n_lacking(data: bytes) -> int:
-    """Return how many bytes the last character of `data` lacks."""
-    for n in range(1, len(data) + 1):
-        byte = data[-n]
-        if byte < 0x80:
-            return 0
-        if byte >= 0xC0:
-            return max((2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) - n, 0)
-    return 0

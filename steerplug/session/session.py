@@ -291,8 +291,8 @@ class Session:
                 reading = CallStream(form, only_calls=only_calls, begun=begun)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
-            settings.logprobs, settings.timeout, settings.partition, calls,
-            0 if settings.thinks_not else settings.thinking_budget_tokens, must_fit, tells_end=settings.tells_end,
+            settings.logprobs, settings.timeout, settings.partition, calls, settings.most_thought,
+            must_fit, tells_end=settings.tells_end,
         )  # fmt: skip
         self.engine.check(request)
         return Task(request, ingredients, reading, Promise(settings.format, tools, begun))

@@ -62,7 +62,7 @@ class Settings:
     thinking_budget_tokens: int | None = None
 
     @property
-    def thinks_not(self) -> bool:
-        """Whether no thought is wanted, by whatever setting."""
+    def most_thought(self) -> int | None:
+        """Most tokens of thought: none where thinking is switched off, by whatever setting."""
         off = self.enable_thinking is False or self.reasoning_effort == "none"
-        return off or self.thinking_budget_tokens == 0
+        return 0 if off else self.thinking_budget_tokens

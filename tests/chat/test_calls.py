@@ -17,7 +17,8 @@ from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
 from steerplug.engine.call_marks import CallMarks, Turn
 from steerplug.engine.constraint import Choice, Constraint, Grammar, Lark, Regex
 from steerplug.engine.model import Model
-from steerplug.engine.thoughts import Thinking, ThoughtMarks
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Thinking
 from steerplug.errors import RequestError
 from tests.helpers.families import (
     BOTH,

@@ -10,7 +10,7 @@ from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.thoughts.form import Thoughts, switched
 from steerplug.chat.tool import ToolCall
 from steerplug.engine.model import Model
-from steerplug.engine.thoughts import ThoughtMarks
+from steerplug.engine.thought_marks import ThoughtMarks
 from steerplug.errors import RequestError
 from tests.helpers.families import FAMILIES
 from tests.helpers.families import template as family

@@ -13,7 +13,8 @@ from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampler, Sampling
 from steerplug.engine.scope import Prompt, plan
-from steerplug.engine.thoughts import Thinking, ThoughtMarks
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Thinking
 from steerplug.errors import RequestError
 from steerplug.fit.measure import log_softmax
 from steerplug.steering.value import Array

@@ -11,7 +11,9 @@ from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
-from steerplug.engine.thoughts import Place, Thinking, ThoughtMarks
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Place, Thinking
+from steerplug.errors import RequestError
 from tests.helpers.alone import steering
 from tests.helpers.thinking import Script, scripted
 
@@ -95,6 +97,25 @@ def test_channels_are_frames_and_no_text(
 ) -> None:
     script(text + "<|im_end|>")
     assert said(run(engine, Request(prompt(model, thoughts=HARMONY)))) == (thought, answer)
+
+
+@pytest.mark.parametrize(
+    ("marks", "text", "thought", "answer"),
+    [
+        (ThoughtMarks("<gh_stars>thought\n", "<file_sep>"),
+         "<gh_stars>thought\nA.<file_sep>One <gh_stars>thought\nB.<file_sep> two", "A.B.",
+         "One two"),
+        (ThoughtMarks("<gh_stars>", "<file_sep>"), "One.<file_sep> Two.", "", "One.Two."),
+        (THINK, "<think>A.</think>One.\n<think>\nB.</think> Two.", "A.",
+         "One.\n<think>\nB.</think> Two."),
+    ],
+)  # fmt: skip
+def test_another_thought_begins_where_no_text_can_be_meant(
+    engine: Engine, model: Model, script: Script, marks: ThoughtMarks, text: str, thought: str,
+    answer: str,
+) -> None:  # fmt: skip
+    script(text + "<|im_end|>")
+    assert said(run(engine, Request(prompt(model, thoughts=marks)))) == (thought, answer)
 
 
 def test_a_thought_that_the_room_cuts_off_is_a_thought(
@@ -217,6 +238,22 @@ def test_a_thought_leaves_room_for_the_format(
     thought, answer = said(run(engine, request))
     assert thought
     assert text.startswith(thought)
+    assert list(json.loads(answer)) == ["colour"]
+
+
+@pytest.mark.parametrize("marks", [THINK, HARMONY])
+def test_room_that_is_too_small_is_refused_with_what_suffices(
+    engine: Engine, model: Model, script: Script, marks: ThoughtMarks
+) -> None:
+    end = marks.opening if marks is THINK else ""
+    asked = partial(Request, prompt(model, end, marks), grammar=SCHEMA, must_fit=True)
+    with pytest.raises(RequestError, match=r"max_tokens is 4, .* only sure to be whole with \d+"):
+        run(engine, asked(max_tokens=4))
+    with pytest.raises(RequestError) as refusal:
+        run(engine, asked(max_tokens=9))
+    n = int(str(refusal.value).split("with ")[1].split(";")[0])
+    script("Hm, one two three four five six seven")
+    _, answer = said(run(engine, asked(max_tokens=n, sampling=GREEDY)))
     assert list(json.loads(answer)) == ["colour"]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from steerplug.engine.thoughts import ThoughtMarks
+from steerplug.engine.thought_marks import ThoughtMarks
 from steerplug.errors import RequestError
 
 NO_EFFORT = "none"

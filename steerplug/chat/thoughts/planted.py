@@ -14,7 +14,7 @@ from typing import Any
 from steerplug.chat.calls.plain import Message
 from steerplug.chat.thoughts.form import Replayed, Thoughts
 from steerplug.chat.tool import ToolCall
-from steerplug.engine.thoughts import MARK, ThoughtMarks
+from steerplug.engine.thought_marks import MARK, ThoughtMarks
 from steerplug.engine.vocab import Vocab
 
 Render = Callable[[Sequence[Message], Replayed, bool, Mapping[str, Any]], str | None]
