@@ -17,6 +17,7 @@ import yaml
 
 from steerplug.build import store_key
 from steerplug.chat.template import ChatTemplate
+from steerplug.chat.tool import Tools
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Piece
 from steerplug.engine.model import Model
@@ -40,6 +41,7 @@ from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering
 from steerplug.store.store import Store
+from tests.helpers.families import NOW
 from tests.helpers.thinking import Script, scripted, template
 
 CHAT = [{"role": "user", "content": "Tell me something about the sea."}]
@@ -623,3 +625,33 @@ def test_a_template_that_is_broken_is_no_obstacle_to_plain_text(
     assert session.complete("Rain is", None, GREEDY).text
     with pytest.raises(ModelError, match="is broken"):
         session.chat(CHAT, None, GREEDY)
+
+
+NOW_CALLED = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+TURNS = {
+    "Qwen3": f"<think>\nHm.\n</think>\n\n{NOW_CALLED}", "Qwen3.5": f"Hm.\n</think>\n\n{NOW_CALLED}",
+    "gpt-oss": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.now"
+               "<|channel|>commentary json<|message|>{}<|call|>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_steered_turn_of_thoughts_and_tools_goes_on_from_its_own_cells(
+    session: Session, plant: Plant, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plant("glad", contrast={"positive": f"All is {name}.", "negative": "All is as it was."})
+    monkeypatch.setattr(session, "template", template(name, session.model))
+    think = scripted(session.model, monkeypatch)
+    settings = Settings(GREEDY.sampling, max_tokens=100, tools=Tools((NOW,)))
+    think(TURNS[name] + "<|im_end|>")
+    first = session.chat(CHAT, "0.01*glad", settings)
+    assert (first.reasoning, first.text, len(first.tool_calls)) == ("Hm.", "", 1)
+    assert (first.receipt.tokens_steered > 0) is (name != "gpt-oss")  # where frames are left alone
+    assert first.receipt.tokens_steered < first.usage.completion_tokens
+    (call,) = first.tool_calls
+    said = {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": (call,)}
+    result = {"role": "tool", "content": "7", "tool_call_id": call.id, "name": "now"}
+    think("Seven.<|im_end|>")
+    again = session.chat([*CHAT, said, result], "0.01*glad", replace(settings, max_tokens=3))
+    sent = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert again.usage.cached_tokens >= sent - 2
