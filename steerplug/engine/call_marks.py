@@ -88,22 +88,20 @@ class Turn:
             in_call, tail = not in_call, tail[tail.index(mark) + len(mark) :]
         return replace(self, in_call=in_call, tail=self._rest(in_call, tail))
 
-    def passing(
-        self, token: int, thinking: Thinking | None, data: bytes = b""
-    ) -> "tuple[Turn, list[Said]]":
+    def passing(self, token: int, thinking: Thinking | None) -> "tuple[Turn, list[Said]]":
         """Go on past a token, and so does what follows the thoughts of the turn.
 
         Args:
             token: the token.
             thinking: the turn's thoughts, none of which is shown to it.
-            data: the token's bytes, which are told if it is part of a call.
         """
         if thinking is None:
             return self.after(token), []
         was_in_thought = thinking.in_thought
         turn = self if was_in_thought else self.after(token)
         if self.in_call or turn.in_call:
-            return turn, [Said(False, thinking.read_call(data, self.calls.opening))]
+            data = self.vocab.piece(token, True)
+            return turn, [Said(False, thinking.read_call(data, [self.calls.opening]))]
         said = thinking.read(token)
         is_anew = was_in_thought or thinking.in_thought
         return (replace(turn, tail=b"") if is_anew else turn), said

@@ -135,18 +135,16 @@ class Drawing:
         """Whether a token is a mark of calls, which is shown even where it is a control token."""
         return self._turn is not None and token in self._turn.shown
 
-    def accept(self, token: int, data: bytes) -> tuple[bool, list[Said]]:
+    def accept(self, token: int) -> tuple[bool, list[Said]]:
         """Go on past a token of the reply; return whether it is part of a call, and what it says.
 
-        Args:
-            token: the token.
-            data: its bytes, as they are shown.
+        What it says is told where the model thinks.
         """
         was_in_call, thinking = self.in_call, self._leading.thinking if self._leading else None
         was_in_thought = thinking is not None and thinking.in_thought
         said: list[Said] = []
         if self._turn is not None:
-            self._turn, said = self._turn.passing(token, thinking, data)
+            self._turn, said = self._turn.passing(token, thinking)
         elif thinking is not None:
             said = thinking.read(token)
         if self._leading and self._owed and was_in_thought:

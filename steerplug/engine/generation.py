@@ -217,8 +217,8 @@ class Generation:
             if self._tells_end:
                 self.deliver(Piece("", token, moved, logprobs))
         else:
-            data = self._vocab.piece(token, self._drawing.is_mark(token))
-            in_call, said = self._append(token, data)
+            is_mark, (in_call, said) = self._drawing.is_mark(token), self._append(token)
+            data = self._vocab.piece(token, is_mark)
             pieces = self._telling.pieces(data, said, in_call=in_call)
             progress.finish_reason = self._why_it_ends()
             for i, (text, in_thought) in enumerate(pieces):
@@ -236,15 +236,10 @@ class Generation:
         """Draw the next token from the logits of batch row `row`; see `Drawing.draw`."""
         return self._drawing.draw(context, row)
 
-    def _append(self, token: int, data: bytes) -> tuple[bool, list[Said]]:
-        """Add a drawn token, to be decoded next; return whether it is of a call, and what it says.
-
-        Args:
-            token: the token.
-            data: its bytes, as they are shown.
-        """
+    def _append(self, token: int) -> tuple[bool, list[Said]]:
+        """Add a drawn token, to be decoded next; return what `Drawing.accept` does."""
         thinking, progress = self._thinking, self.progress
-        is_of_call, said = self._drawing.accept(token, data)
+        is_of_call, said = self._drawing.accept(token)
         is_thought = thinking is not None and thinking.is_ahead and self._leaves_thoughts
         is_left_out = is_thought or (self._drawing.in_call and self._leaves_calls)
         applied = None if is_left_out else self._generated

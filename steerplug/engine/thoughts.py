@@ -122,17 +122,17 @@ class Thinking:
             pass
         return said
 
-    def read_call(self, data: bytes, opening: str) -> bytes:
+    def read_call(self, data: bytes, openings: Sequence[str]) -> bytes:
         """Go on past a token of a tool call; return its bytes with those held back before it.
 
         Args:
             data: its bytes.
-            opening: the mark that began the call, before which a frame may stand.
+            openings: marks that may have begun the call, before which a frame may stand.
         """
         held, in_frame = self._held[self._n_skipped :] + data, self.place is Place.FRAME
         self._go(Place.ANSWER, b"")
-        begin = held.rfind(opening.encode()) if in_frame else 0
-        return held[max(begin, 0) :]
+        begins = [held.rfind(mark.encode()) for mark in openings if in_frame]
+        return held[max([0, *begins]) :]
 
     def finish(self) -> list[Said]:
         """Return what was held back; nothing more will come."""
