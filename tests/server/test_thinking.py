@@ -253,6 +253,29 @@ def test_what_cannot_be_switched_is_said(
         ask(ai, **said)
 
 
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"reasoning_effort": "low"}, "reads no reasoning_effort, and it does not think; leave"),
+        ({"enable_thinking": True}, "does not think, as far as its chat template tells; leave"),
+    ],
+)
+def test_a_model_that_does_not_think_is_not_asked_to(
+    ai: openai.OpenAI, said: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=sentence):
+        ask(ai, **said)
+    nothing = {"enable_thinking": False, "reasoning_effort": "none", "thinking_budget_tokens": 9}
+    assert ask(ai, **nothing, max_tokens=4).choices[0].message.content
+
+
+@pytest.mark.parametrize("name", ["reasoning_effort", "thinking_budget", "think", "reasoning"])
+def test_plain_text_is_asked_for_no_thoughts(client: Client, name: str) -> None:
+    response = client.complete(prompt="Rain", **{name: 5}, max_tokens=1)
+    assert response.status_code == 400
+    assert "is not served: it belongs to /v1/chat/completions" in response.text
+
+
 def test_every_server_s_words_say_the_same() -> None:
     def asked(**said: Any) -> AskedThinking:
         return asked_thinking(ChatBody(model="x", messages=QUESTION, **said))
