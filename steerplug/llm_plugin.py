@@ -14,6 +14,7 @@ from pydantic import Field
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import list_presets
 from steerplug.model_file import ALIASES
+from steerplug.preset.carrier import Carrier
 from steerplug.session.sampling_fields import SamplingFields
 from steerplug.session.shared import session_for
 
@@ -44,6 +45,9 @@ class SteeredModel(llm.Model):
         """What `llm -o NAME VALUE` may say."""
 
         steering: str | None = Field(None, description="A mix, in place of the model's preset.")
+        carrier: Carrier | None = Field(
+            None, description="What brings presets in: auto, steering, prompt or both."
+        )
         max_tokens: int | None = Field(None, description="Most tokens to write; -1: all that fit.")
         enable_thinking: bool | None = Field(None, description="Whether to think first.")
         reasoning_effort: str | None = Field(None, description="How hard it thinks; none: not.")
@@ -88,7 +92,8 @@ def _settings(prompt: llm.Prompt) -> Any:
     schema = prompt.schema if isinstance(prompt.schema, dict) else None
     return Settings(
         options.sampling(), max_tokens=options.max_tokens, format=schema,
-        enable_thinking=options.enable_thinking, reasoning_effort=options.reasoning_effort,
+        carrier=options.carrier or "auto", enable_thinking=options.enable_thinking,
+        reasoning_effort=options.reasoning_effort,
         thinking_budget_tokens=options.thinking_budget_tokens,
     )  # fmt: skip
 

@@ -12,8 +12,12 @@ import pytest
 import torch
 
 from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
+
+# isort: split
+from steerplug.build import build_preset
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.library.presets import load_preset
 from steerplug.session.shared import forget_sessions
 from steerplug.steering.value import Array
 from tests.helpers.presets import SAD_PRESET
@@ -59,14 +63,15 @@ def model(model_path: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
+def folder(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Path]:
+    """A user's folder with the preset `sad`, compiled for SmolLM2 once in this run."""
     base = tmp_path_factory.getbasetemp()
     presets = tmp_path_factory.mktemp("presets")
     (presets / "sad.yaml").write_text(SAD_PRESET)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERPLUG_PRESETS", str(presets))
         patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
+        build_preset(load_preset("sad"), engine)
         forget_sessions()
         yield presets
         forget_sessions()

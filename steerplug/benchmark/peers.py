@@ -112,9 +112,10 @@ def repeng_decode(model: Model, n: int) -> Callable[[], float] | None:
         import torch
         from repeng import ControlModel
 
-        from steerplug.fit.distill.weights import read_weights
+        from steerplug.fit.distill.weights import fastest_type, read_weights
 
-        weights, device = read_weights(model)
+        weights, device = read_weights(model, model.n_ctx_train)
+        weights = weights.to(fastest_type(device))
     except (ImportError, AttributeError, FitError):
         return None
     vector, blocks = 1e-3 * torch.ones(model.n_embd, dtype=weights.dtype), range(model.n_layer)

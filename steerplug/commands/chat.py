@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.open_model import opened, prepare
-from steerplug.commands.options import MODEL, Effort, Json, Model, Steer, Think, ThinkingBudget
+from steerplug.commands.options import (
+    MODEL,
+    Carrier,
+    Effort,
+    Json,
+    Model,
+    Steer,
+    Think,
+    ThinkingBudget,
+)
 from steerplug.commands.output import complain, print_json, say
 from steerplug.commands.show_reply import stream, summary
 from steerplug.engine.sampling import Sampling
@@ -32,6 +41,7 @@ HELP = """\
 def chat(
     model: Model = MODEL,
     steer: Steer = "none",
+    carrier: Carrier = "auto",
     max_tokens: MaxTokens = None,
     stop: Stop = None,
     think: Think = None,
@@ -45,10 +55,11 @@ def chat(
     from steerplug.session import Settings
 
     settings = Settings(
-        sampling, tuple(stop or ()), max_tokens, enable_thinking=think,
+        sampling, tuple(stop or ()), max_tokens, carrier=carrier, enable_thinking=think,
         reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
     )  # fmt: skip
-    with opened(model, steer) as session:
+    with opened(model) as session:
+        prepare(session, steer, carrier)
         hello = [{"role": "user", "content": "Hello"}]  # refuse now, or not at all
         session.template.prompt(hello, variables=session.variables(settings))
         conversation = Conversation(session, model, steer, as_json, settings)
@@ -160,7 +171,7 @@ class Conversation:
 
     def _steer(self, mix: str) -> None:
         if mix:
-            prepare(self.session, mix)
+            prepare(self.session, mix, self.settings.carrier)
             self.steering = mix
         say(f"steered by {self.steering}.")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerplug.commands.open_model import opened
+from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_fields, print_json, screen
 from steerplug.commands.show_reply import blocks
@@ -42,8 +42,9 @@ def export(mix: Mix, to: To, model: Model = MODEL, as_json: Json = False) -> Non
             f"{to} ends in `{suffix}`; write .gguf for llama.cpp or .json for EasySteer."
         )
     is_easysteer, beside = suffix == ".json", to
-    with opened(model, mix) as session:
-        steered, applied = session.steering(mix)
+    with opened(model) as session:
+        resolved = compiled(session, mix)
+        steered, applied = resolved.mix, resolved.ingredients
         vectors, scope = constant_of(steered)
         architecture, bos = session.model.architecture, _bos(session)
         if is_easysteer:

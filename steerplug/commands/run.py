@@ -7,7 +7,16 @@ import typer
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.open_model import opened, prepare
-from steerplug.commands.options import MODEL, Effort, Json, Model, Steer, Think, ThinkingBudget
+from steerplug.commands.options import (
+    MODEL,
+    Carrier,
+    Effort,
+    Json,
+    Model,
+    Steer,
+    Think,
+    ThinkingBudget,
+)
 from steerplug.commands.output import print_json, say
 from steerplug.commands.piped import read_prompt
 from steerplug.commands.show_reply import stream, summary
@@ -32,6 +41,7 @@ def run(
     prompt: Prompt = "",
     model: Model = MODEL,
     steer: Steer = "none",
+    carrier: Carrier = "auto",
     system: System = None,
     raw: Raw = False,
     max_tokens: MaxTokens = None,
@@ -54,11 +64,11 @@ def run(
     from steerplug.session import Settings
 
     settings = Settings(
-        sampling, tuple(stop or ()), max_tokens, enable_thinking=think,
+        sampling, tuple(stop or ()), max_tokens, carrier=carrier, enable_thinking=think,
         reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
     )  # fmt: skip
     with opened(model) as session:
-        ask, steering = _continue if raw else _chat, prepare(session, steer)
+        ask, steering = _continue if raw else _chat, prepare(session, steer, carrier)
         reply = stream(ask(session, text, system, steering, settings), shown=not as_json)
     if as_json:
         print_json({"model": model, "steering": steer, **reply.to_dict()})

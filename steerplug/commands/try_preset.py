@@ -14,7 +14,7 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from steerplug.commands.open_model import opened
+from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Model, PresetFile
 from steerplug.commands.output import complain, say, screen, visible
 from steerplug.commands.show_reply import steered
@@ -44,7 +44,8 @@ def try_preset(preset: PresetFile, model: Model = MODEL, max_tokens: MaxTokens =
             f"`steerplug demo --preset {preset} --question TEXT`."
         )
     _check_installed()
-    with opened(model, format_mix((Ingredient(preset),))) as session:
+    with opened(model) as session:
+        compiled(session, format_mix((Ingredient(preset),)))
         dial = Dial(session, preset, wanted, max_tokens, _default(session, wanted))
         keys = _keys(dial)
         say(

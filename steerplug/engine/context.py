@@ -1,7 +1,7 @@
 """One llama.cpp context with its steering hook: decode rows, read logits, cut the KV cache back.
 
 Batches are at most `n_batch` rows and are evaluated in one piece, in batch order, so row r of a
-batch is row r of every `l_out-{il}` (the last block may hold only the rows whose logits are asked
+batch is row r of every block's output (the last one may hold only the rows whose logits are asked
 for). The hook refuses any other arrangement rather than guess.
 """
 
@@ -74,7 +74,9 @@ class Context:
         n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
         self.n_batch = min(max(n_batch, n_seq), n_ctx)
         host = ggml.tensors_on_host() if on_host is None else on_host
-        self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
+        self.hook = Hook(
+            model.n_embd, model.n_layer, self.n_batch, on_host=host, output=model.block_output
+        )
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
@@ -103,17 +105,23 @@ class Context:
 
     def _probe(self) -> None:
         """Decode one token and count: every block must be met exactly once, by node or callback."""
-        missing = self._missing()
-        if missing and self.hook.in_graph:
-            self.hook.in_graph = False
+        architecture = f"the architecture `{self.model.architecture}`"
+        try:
             missing = self._missing()
+            if missing and self.hook.in_graph:
+                self.hook.in_graph = False
+                missing = self._missing()
+        except EngineError as error:
+            self.close()
+            raise ModelError(f"{architecture} cannot be steered here: {error}") from None
         threads.give_back()
         if missing:
             self.close()
             raise ModelError(
-                f"the architecture `{self.model.architecture}` does not expose the output of "
-                f"{len(missing)} of {self.model.n_layer} blocks (first: {missing[0]}) as l_out-N, "
-                "so llama.cpp cannot steer it; use another model."
+                f"{architecture} does not expose the output of {len(missing)} of "
+                f"{self.model.n_layer} blocks (first: {missing[0]}) as "
+                f"{self.model.block_output.tensor}-N, so llama.cpp cannot steer it; use another "
+                "model."
             )
 
     def _missing(self) -> list[int]:

@@ -8,11 +8,15 @@ of a model in several files, of all their tables in order.
 import ctypes
 import hashlib
 import os
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import amx, ggml, log
+from steerplug.engine.block_output import BlockOutput, block_output
+from steerplug.engine.gguf_header import GgufHeader, read_gguf_header
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError
 from steerplug.files.shards import shards
@@ -102,6 +106,34 @@ class Model:
             if n < size:
                 return buffer.value.decode("utf-8", "replace") if n >= 0 else None
             size = n + 1
+
+    @cached_property
+    def header(self) -> GgufHeader:
+        """The metadata and the tensors of its files."""
+        first, *others = map(read_gguf_header, self.files)
+        for other in others:
+            first.tensors.update(other.tensors)
+        return first
+
+    @cached_property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """What the GGUF states of the architecture, by names without it: `rope.freq_base`."""
+        prefix = f"{self.architecture}."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.header.metadata.items()
+            if key.startswith(prefix)
+        }
+
+    def number(self, name: str) -> float | None:
+        """Return a hyper-parameter that is one number, or None."""
+        value = self.hyper_parameters.get(name)
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def block_output(self) -> BlockOutput:
+        """Where llama.cpp's graph holds the output of its blocks."""
+        return block_output(self.architecture, self.metadata)
 
     @property
     def chat_template(self) -> str | None:

@@ -8,7 +8,7 @@ a call may say is in `arguments`, how a config reaches it in `configured`.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
@@ -44,6 +44,10 @@ class LocalModel(Configured, Arguments, _Model):
 
     n_threads: int | None = Field(None, ge=1, strict=True)
     """Threads; None: as many as there are processors at hand, within a container's quota."""
+
+    compile: Literal["background"] | None = None
+    """"background": presets that a call names and that are not compiled are, in idle time, after
+    which they cost no tokens; None: only `steerplug build` compiles."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -84,7 +88,10 @@ class LocalModel(Configured, Arguments, _Model):
         return copy
 
     def _session(self, call: Arguments) -> "Session":
-        return session_for(call.model, self.n_ctx, self.n_threads)
+        session = session_for(call.model, self.n_ctx, self.n_threads)
+        if self.compile and call.steering:
+            session.compile(call.steering)
+        return session
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from steerplug.engine.sizes import N_CTX, N_SEQ
 from steerplug.errors import SteerplugError
 
 KIB = 1024
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class Config:
         (), "Web pages of this origin may ask; none unless said.", "--origin"
     )
     steer: str = _setting("none", "The default steering.", "-s", "--steer", metavar="MIX")
+    compile: tuple[str, ...] = _setting(
+        (), "Compile presets while no reply is made: names, or all; may be given many times.",
+        "--compile", metavar="NAMES",
+    )  # fmt: skip
     sizes: Sizes = Sizes()
     limits: Limits = Limits()
     grace: float = _setting(20.0, "Seconds for streams to end when stopped.")
@@ -126,6 +131,17 @@ class Config:
                 )
         if self.heartbeat <= 0 or self.grace < 0:
             raise SteerplugError("heartbeat must be above 0 seconds, and grace at least 0.")
+
+    @property
+    def to_compile(self) -> tuple[str, ...]:
+        """The presets that are to be compiled, by name."""
+        named = [name.strip() for names in self.compile for name in names.split(",")]
+        return tuple(name for name in named if name and name != ALL)
+
+    @property
+    def compiles_all(self) -> bool:
+        """Whether all presets are to be compiled."""
+        return any(ALL in names.split(",") for names in self.compile)
 
     @property
     def is_local(self) -> bool:

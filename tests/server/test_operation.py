@@ -91,6 +91,7 @@ SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
     ("admin-key", "a-key", "admin_key", "a-key"),
     ("origin", "https://chat.example.org", "origins", ("https://chat.example.org",)),
     ("steer", "pirate", "steer", "pirate"),
+    ("compile", "pirate", "compile", ("pirate",)),
     ("n-ctx", 64, "sizes.n_ctx", 64),
     ("n-cells", 128, "sizes.n_cells", 128),
     ("n-seq", 2, "sizes.n_seq", 2),
@@ -181,8 +182,8 @@ def test_presets_are_noticed_while_serving(
     (tmp_path / "sailor.yaml").write_text(NEW)
     catalog.refresh()
     assert catalog.offers["pirate"].describe()["description"].startswith("Says arr")
-    with pytest.raises(Refused, match="steerplug build sailor"):
-        catalog.check("sailor")
+    catalog.check("sailor")
+    assert catalog.offers["sailor"].carrying.carrier == "prompt"
     (tmp_path / "pirate.yaml").write_text("nonsense: 1")
     catalog.refresh()
     with pytest.raises(Refused, match="steerplug lint pirate"):

@@ -17,9 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from steerplug.engine.model import Model
-from steerplug.errors import FitError
-from steerplug.fit.distill.weights import read_weights
+from steerplug.fit.distill.weights import fastest_type
 
 Edit = Callable[[int, torch.Tensor], torch.Tensor | None]
 """(block, its output h) -> what takes the place of h, or None to leave it."""
@@ -61,30 +59,18 @@ class Student:
     def __init__(self, module: Any, device: torch.device) -> None:
         self.module, self.device = module, device
         self.decoder, self.head = module.get_decoder(), module.get_output_embeddings()
+        self.blocks = self._find_blocks()
+        self._cap: float | None = getattr(module.config, "final_logit_softcapping", None)
         renamed = "cache" in inspect.signature(self.decoder.forward).parameters
         self._cache_name = "cache" if renamed else "past_key_values"  # before transformers 5.24
 
-    @staticmethod
-    def of(model: Model) -> "Student":
-        """Return the weights of a GGUF as torch computes with them.
+    def to_fastest_type(self) -> None:
+        """Compute in the type in which the device multiplies quickest, from now on."""
+        self.module.to(fastest_type(self.device))
 
-        Raises:
-            FitError: transformers cannot read this architecture, memory will not do, or its blocks
-                and logits are not where this class looks for them.
-        """
-        student = Student(*read_weights(model))
-        text = torch.tensor([model.vocab.tokenize("The rain fell all night, and then")])
-        with torch.no_grad():
-            whole = student.module(text.to(student.device)).logits
-            parts = student.head(student.decoder(text.to(student.device)).last_hidden_state)
-        n_blocks = len(getattr(student.decoder, "layers", ()))
-        same = n_blocks == model.n_layer and torch.allclose(whole, parts, rtol=0.05, atol=0.05)
-        if model.is_recurrent or not same:  # a running state has no keys and values to go on from
-            raise FitError(
-                f"{model.path.name} ({model.architecture}) is built in a way that gradients cannot "
-                "follow here; write `method: chain`, which needs llama.cpp alone."
-            )
-        return student
+    def _find_blocks(self) -> Any:
+        """Return the blocks, which older architectures call `h`."""
+        return self.decoder.layers if hasattr(self.decoder, "layers") else self.decoder.h
 
     @torch.no_grad()
     def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
@@ -126,11 +112,12 @@ class Student:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
         logits: torch.Tensor = self.head(hidden)
-        return logits
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
         cache = DynamicCache()
-        for il in range(len(self.decoder.layers) if n_prefix else 0):
+        n_held = max(len(passage.prefix.keys) for passage in batch)  # some blocks share theirs
+        for il in range(n_held if n_prefix else 0):
             keys = [_padded(passage.prefix.keys[il], n_prefix) for passage in batch]
             values = [_padded(passage.prefix.values[il], n_prefix) for passage in batch]
             cache.update(torch.stack(keys), torch.stack(values), il)
@@ -139,7 +126,7 @@ class Student:
     @contextlib.contextmanager
     def _edited(self, edit: Edit | None) -> Iterator[None]:
         with contextlib.ExitStack() as hooks:
-            for il, block in enumerate(self.decoder.layers if edit else ()):
+            for il, block in enumerate(self.blocks if edit else ()):
                 hooks.callback(block.register_forward_hook(_hook(il, edit)).remove)
             yield
 
