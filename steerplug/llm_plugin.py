@@ -50,6 +50,9 @@ class SteeredModel(llm.Model):
             None, description="What brings presets in: auto, steering, prompt or both."
         )
         max_tokens: int | None = Field(None, description="Most tokens to write; -1: all that fit.")
+        enable_thinking: bool | None = Field(None, description="Whether to think first.")
+        reasoning_effort: str | None = Field(None, description="How hard it thinks; none: not.")
+        thinking_budget_tokens: int | None = Field(None, description="Most tokens of thought.")
 
         @model_validator(mode="wrap")
         @classmethod
@@ -80,7 +83,7 @@ class SteeredModel(llm.Model):
             steering = self._preset if options.steering is None else options.steering
             messages = list(_messages(prompt, conversation))
             for event in session.stream_chat(messages, steering, _settings(prompt)):
-                if isinstance(event, Piece) and event.text:
+                if isinstance(event, Piece) and event.text and not event.in_thought:
                     yield event.text
                 elif isinstance(event, Reply):
                     response.response_json = event.to_dict()
@@ -97,7 +100,9 @@ def _settings(prompt: llm.Prompt) -> Any:
     schema = prompt.schema if isinstance(prompt.schema, dict) else None
     return Settings(
         options.sampling(), max_tokens=options.max_tokens, format=schema,
-        carrier=options.carrier or "auto",
+        carrier=options.carrier or "auto", enable_thinking=options.enable_thinking,
+        reasoning_effort=options.reasoning_effort,
+        thinking_budget_tokens=options.thinking_budget_tokens,
     )  # fmt: skip
 
 

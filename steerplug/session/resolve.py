@@ -77,7 +77,7 @@ class _Portion:
         """What a receipt says of it; a preset that is taken away asks for no decoding."""
         if self.applied.strength > 0:
             return self.applied
-        return replace(self.applied, format="", unsteered=())
+        return replace(self.applied, format="", unsteered=(), steered=())
 
 
 class Resolver:
@@ -281,7 +281,7 @@ def _said(preset: Preset, strength: float) -> AppliedPreset:
     """Return what a receipt says of a preset, whatever carries it."""
     return AppliedPreset(
         preset.name, preset.version, strength, "", (), preset.scope, preset.format,
-        preset.origin.pack if preset.origin else "", preset.unsteered,
+        preset.origin.pack if preset.origin else "", preset.unsteered, steered=preset.steered,
     )  # fmt: skip
 
 

@@ -18,7 +18,10 @@ from pydantic import BaseModel, SecretStr
 
 from steerplug.engine.loading import SETTINGS as LOADING
 from steerplug.engine.sampling import SETTINGS
+from steerplug.engine.sizes import N_CTX
+from steerplug.session.shared import session_for
 from tests.helpers.serving import NAME, PIRATE, QUESTION, Client, served
+from tests.helpers.thinking import scripted, template
 
 KEY = "a-key-for-tests"
 ROOT = Path(__file__).parents[2]
@@ -256,3 +259,17 @@ def test_llm_follows_schemas_goes_on_and_says_what_is_wrong(run_llm: Any) -> Non
     wrong = run_llm(*options, RAIN, "-o", "steering", "pirat")
     assert wrong.exit_code != 0
     assert "did you mean `pirate`?" in wrong.output
+
+
+def test_llm_says_the_answer_and_no_thought(
+    run_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_for(NAME, N_CTX, None)
+    monkeypatch.setattr(session, "template", template("Qwen3.5", session.model))
+    script = scripted(session.model, monkeypatch)
+    script("Hm, so.\n</think>\n\nBlue.<|im_end|>")
+    assert run_llm("-m", NAME, RAIN).output == "Blue.\n"
+    script("Blue.<|im_end|>")
+    assert run_llm("-m", NAME, RAIN, "-o", "enable_thinking", "false").output == "Blue.\n"
+    refused = run_llm("-m", NAME, RAIN, "-o", "reasoning_effort", "low")
+    assert "reads no reasoning_effort; use enable_thinking." in refused.output
