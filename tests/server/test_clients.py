@@ -17,6 +17,7 @@ from llm.cli import cli
 from pydantic import BaseModel, SecretStr
 
 from steerplug.engine.loading import SETTINGS as LOADING
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import SETTINGS
 from steerplug.engine.sizes import N_CTX
 from steerplug.session.shared import session_for
@@ -264,7 +265,7 @@ def test_llm_follows_schemas_goes_on_and_says_what_is_wrong(run_llm: Any) -> Non
 def test_llm_says_the_answer_and_no_thought(
     run_llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = session_for(NAME, N_CTX, None)
+    session = session_for(NAME, Loading(n_ctx=N_CTX))
     monkeypatch.setattr(session, "template", template("Qwen3.5", session.model))
     script = scripted(session.model, monkeypatch)
     script("Hm, so.\n</think>\n\nBlue.<|im_end|>")

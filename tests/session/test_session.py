@@ -615,7 +615,8 @@ def test_plain_text_has_its_thoughts_in_it_and_left_alone(
     assert (reply.text, reply.reasoning) == (THOUGHT, "")
     n_answer = len(session.model.vocab.tokenize("\n\nBlue.")) + 1
     assert reply.receipt.tokens_steered == n_answer
-    for name, value in (("enable_thinking", False), ("thinking_budget_tokens", 0)):
+    named: tuple[tuple[str, Any], ...] = (("enable_thinking", False), ("thinking_budget_tokens", 0))
+    for name, value in named:
         settings = replace(GREEDY, **{name: value})
         with pytest.raises(RequestError, match=f"{name} is for chats, and this is plain text"):
             session.complete("Why?", None, settings)
