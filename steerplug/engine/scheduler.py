@@ -3,8 +3,9 @@
 Every step is one `llama_decode` for all running replies: the newest token of each that generates,
 and beside them, or by turns, pieces of the prompts that are still being read (see `shares`).
 Replies join and leave between any two steps. Prompts share what a step has room for, so that a
-short one that came late is not kept waiting by a long one. Where cells run short, idle sequences give way first; then the reply that
-joined last goes back to the queue, and later goes on where it was.
+short one that came late is not kept waiting by a long one. Where cells run short, idle sequences
+give way first; then the reply that joined last goes back to the queue, and later goes on where it
+was.
 
 Where nobody waits to see the next token, a step decodes on for a few (see `decoding`), and accounts
 for them afterwards. An error of llama.cpp in a step of several replies is traced to the one at
