@@ -2,7 +2,8 @@
 
 A model writes its calls among its text, and what it writes around them are marks. Which tokens of a
 turn stand in a call is a function of these tokens alone, so a turn that comes back as part of a
-chat is read as it was when it was generated. What a model writes while it thinks is no call.
+chat is read as it was when it was generated. What a model writes while it thinks is no call, and
+not shown to a turn; see `thoughts`.
 """
 
 import json
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from steerplug.engine.constraint import Lark
+from steerplug.engine.thoughts import Said, Thinking
 from steerplug.engine.vocab import Vocab
 
 
@@ -63,31 +65,46 @@ class CallMarks:
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn as far as it has come: in a call, in a thought or in neither.
+    """A turn as far as it has come: in a call or not.
 
     Args:
         calls: the marks.
         vocab: the model's vocabulary.
-        in_call, in_thought: what the next token belongs to.
+        in_call: whether the next token belongs to a call.
         tail: the latest bytes, which may be the beginning of a mark; None where none can come.
     """
 
     calls: CallMarks
     vocab: Vocab
     in_call: bool = False
-    in_thought: bool = False
     tail: bytes | None = b""
 
     def after(self, token: int) -> "Turn":
         """Return the turn with one more token."""
-        if self.vocab.thinking and token in self.vocab.thinking:
-            return replace(self, in_thought=token == self.vocab.thinking[0], tail=b"")
-        if self.in_thought or self.tail is None:
+        if self.tail is None:
             return self
         in_call, tail = self.in_call, self.tail + self.vocab.piece(token, True)
         while (mark := self._mark(in_call)) and mark in tail and self._counts(in_call, tail):
             in_call, tail = not in_call, tail[tail.index(mark) + len(mark) :]
         return replace(self, in_call=in_call, tail=self._rest(in_call, tail))
+
+    def passing(self, token: int, thinking: Thinking | None) -> "tuple[Turn, list[Said]]":
+        """Go on past a token, and so does what follows the thoughts of the turn.
+
+        Args:
+            token: the token.
+            thinking: the turn's thoughts, none of which is shown to it.
+        """
+        if thinking is None:
+            return self.after(token), []
+        was_in_thought = thinking.in_thought
+        turn = self if was_in_thought else self.after(token)
+        if self.in_call or turn.in_call:
+            data = self.vocab.piece(token, True)
+            return turn, [Said(False, thinking.read_call(data, [self.calls.opening]))]
+        said = thinking.read(token)
+        is_anew = was_in_thought or thinking.in_thought
+        return (replace(turn, tail=b"") if is_anew else turn), said
 
     def _mark(self, in_call: bool) -> bytes:
         return (self.calls.closing if in_call else self.calls.opening).encode()

@@ -1,12 +1,13 @@
 """One llama.cpp context with its steering hook: decode rows, read logits, cut the KV cache back.
 
 Batches are at most `n_batch` rows and are evaluated in one piece, in batch order, so row r of a
-batch is row r of every `l_out-{il}` (the last block may hold only the rows whose logits are asked
+batch is row r of every block's output (the last one may hold only the rows whose logits are asked
 for). The hook refuses any other arrangement rather than guess.
 """
 
 import ctypes
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,12 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml, log, row_order, threads
 from steerplug.engine.hook import Applied, Capture, Hook
+from steerplug.engine.kv_cache import check_memory
 from steerplug.engine.model import Model
+from steerplug.engine.params import set_context_params
 from steerplug.engine.processors import n_processors
 from steerplug.engine.sequences import Sequences, n_window_cells
-from steerplug.engine.sizes import N_BATCH, N_CTX
+from steerplug.engine.sizes import N_CTX
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array
 
@@ -40,11 +43,12 @@ class Context(Sequences):
     Args:
         model: the loaded model.
         n_ctx: how many tokens the KV cache holds.
-        n_batch: how many rows one decode takes.
+        n_batch: how many rows one decode takes; default: as the model was loaded for.
         n_seq: how many sequences share the cache.
         swa_full: keep every token that sliding windows have passed; if not, and where it takes less
             memory, they keep what they reach, and a sequence can be cut back no further.
-        n_threads: threads; default: as many as there are processors at hand (`processors`).
+        n_threads: threads; default: as the model was loaded for, or as many as there are processors
+            at hand (`processors`).
         on_host: override how the hook reaches tensors; default: as the build needs.
         hooked: set the hook; without it nothing can be steered, which is what `bench` compares
             with.
@@ -58,7 +62,7 @@ class Context(Sequences):
         model: Model,
         *,
         n_ctx: int = N_CTX,
-        n_batch: int = N_BATCH,
+        n_batch: int | None = None,
         n_seq: int = 1,
         swa_full: bool = True,
         n_threads: int | None = None,
@@ -69,19 +73,27 @@ class Context(Sequences):
         self._logits_row = ctypes.c_float * model.vocab.n_tokens  # a type, slow to make anew
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
+        asked = model.loading
+        n_batch = asked.n_batch if n_batch is None else n_batch
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
             if value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
         n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
         self.n_batch = min(max(n_batch, n_seq), n_ctx)
         host = ggml.tensors_on_host() if on_host is None else on_host
-        self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
+        if ggml.tensors_on_host():
+            check_memory(model.whole_number, model.n_layer, n_ctx, asked)
+        self.hook = Hook(
+            model.n_embd, model.n_layer, self.n_batch, on_host=host, output=model.block_output
+        )
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
-        self.n_threads = n_threads or n_processors()
-        params.n_threads = params.n_threads_batch = self.n_threads
+        self.n_threads = n_threads or asked.n_threads or n_processors()
+        params.n_threads = self.n_threads
+        params.n_threads_batch = asked.n_threads_batch or self.n_threads
         params.kv_unified, params.no_perf = True, True
+        set_context_params(params, asked)
         self.is_windowed = not swa_full and n_window_cells(model, n_seq, self.n_batch) < n_ctx
         params.swa_full = not self.is_windowed
         if hooked:
@@ -95,9 +107,12 @@ class Context(Sequences):
         finally:
             self.hook.disarm()
         if not self._handle:
+            reason = log.complaint()
+            is_of_types = "cache" in reason and "alloc" not in reason
+            cure = "take other types" if is_of_types else "choose a smaller n_ctx"
             raise ModelError(
-                f"no context of {n_ctx} tokens could be made for {model.path.name} "
-                f"({log.complaint()}); choose a smaller n_ctx."
+                f"no context of {n_ctx} tokens could be made for {model.path.name} ({reason}); "
+                f"{cure}."
             )
         self.n_ctx = int(llama.llama_n_ctx(self._handle))
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
@@ -108,17 +123,23 @@ class Context(Sequences):
 
     def _probe(self) -> None:
         """Decode one token and count: every block must be met exactly once, by node or callback."""
-        missing = self._missing()
-        if missing and self.hook.in_graph:
-            self.hook.in_graph = False
+        architecture = f"the architecture `{self.model.architecture}`"
+        try:
             missing = self._missing()
+            if missing and self.hook.in_graph:
+                self.hook.in_graph = False
+                missing = self._missing()
+        except EngineError as error:
+            self.close()
+            raise ModelError(f"{architecture} cannot be steered here: {error}") from None
         threads.give_back()
         if missing:
             self.close()
             raise ModelError(
-                f"the architecture `{self.model.architecture}` does not expose the output of "
-                f"{len(missing)} of {self.model.n_layer} blocks (first: {missing[0]}) as l_out-N, "
-                "so llama.cpp cannot steer it; use another model."
+                f"{architecture} does not expose the output of {len(missing)} of "
+                f"{self.model.n_layer} blocks (first: {missing[0]}) as "
+                f"{self.model.block_output.tensor}-N, so llama.cpp cannot steer it; use another "
+                "model."
             )
 
     def _missing(self) -> list[int]:
@@ -219,5 +240,6 @@ class Context(Sequences):
             self.model.free_context(self._handle)
             self._handle = None
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # llama.cpp's log would call into what is gone
+            self.close()

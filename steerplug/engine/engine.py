@@ -20,7 +20,7 @@ from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
 from steerplug.engine.sequences import n_window_cells
-from steerplug.engine.sizes import N_CTX, N_SEQ, N_SEQ_OF_STATES
+from steerplug.engine.sizes import N_SEQ, N_SEQ_OF_STATES
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError
 
@@ -65,14 +65,17 @@ class Engine:
 
     Args:
         model: the loaded model.
-        n_ctx: most tokens of one conversation.
+        n_ctx: most tokens of one conversation; default: as the model was loaded for; 0: as many as
+            it was trained for.
         n_cells: KV cells, which all requests share; default: n_ctx.
         n_seq: most sequences, running or kept for later; default: 32, or 8 where each has memory of
             its own, which is a running state, or sliding windows without `swa_full`.
         n_queue: most requests that wait to take part.
         swa_full: keep every token that sliding windows have passed: more memory, and a conversation
-            can be gone on from at any of its tokens, not at checkpoints alone.
-        n_threads: threads; default: as many as there are processors at hand (`processors`).
+            can be gone on from at any of its tokens, not at checkpoints alone; default: as the
+            model was loaded for.
+        n_threads: threads; default: as the model was loaded for, or as many as there are processors
+            at hand (`processors`).
 
     Raises:
         ModelError: the model cannot be steered, or a size makes no sense.
@@ -82,25 +85,26 @@ class Engine:
         self,
         model: Model,
         *,
-        n_ctx: int = N_CTX,
+        n_ctx: int | None = None,
         n_cells: int | None = None,
         n_seq: int | None = None,
         n_queue: int = 256,
-        swa_full: bool = False,
+        swa_full: bool | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.model = model
         for name, value in (("n_seq", n_seq), ("n_queue", n_queue)):
             if value is not None and value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
-        n_ctx = min(n_ctx, model.n_ctx_train)
+        n_ctx = _conversation(model, n_ctx)
         if n_cells is not None and n_cells < n_ctx:
             raise ModelError(
                 f"n_cells is {n_cells}, too few for one conversation of n_ctx = {n_ctx} tokens; "
                 "raise it, or lower n_ctx."
             )
         self._n_queue, self._n_threads = n_queue, n_threads
-        self._n_seq, self._swa_full = n_seq, swa_full
+        self._n_seq = n_seq
+        self._swa_full = model.loading.swa_full if swa_full is None else swa_full
         self._beginning = threading.Lock()
         self._begin(n_cells or n_ctx)
         self.n_ctx = self.context.n_ctx if n_cells is None else n_ctx
@@ -115,7 +119,8 @@ class Engine:
     def _new_context(self, n_cells: int) -> Context:
         """Return a context of as many sequences as were asked for, or as suit the model."""
         n_seq = self._n_seq or N_SEQ_OF_STATES
-        swa_full = self._swa_full or n_window_cells(self.model, n_seq) >= n_cells
+        window = n_window_cells(self.model, n_seq, self.model.loading.n_batch)
+        swa_full = self._swa_full or window >= n_cells
         if swa_full and not self.model.is_recurrent:
             n_seq = (self._n_seq or N_SEQ) + 1  # one more for pending cells
         return Context(
@@ -236,6 +241,17 @@ class Engine:
     def close(self) -> None:
         """End all replies and free the context; the model stays."""
         self._close()
+
+
+def _conversation(model: Model, n_ctx: int | None) -> int:
+    """Return how many tokens a conversation may have: no more than the model was trained for.
+
+    Where positions are scaled by hand, that is no limit.
+    """
+    asked = model.loading.n_ctx if n_ctx is None else n_ctx
+    if asked == 0:
+        return model.n_ctx_train
+    return asked if model.loading.stretches else min(asked, model.n_ctx_train)
 
 
 def _check_process(process: int) -> None:

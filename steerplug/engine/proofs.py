@@ -21,6 +21,7 @@ from steerplug.steering.value import Array, Delta, Mix, Steering, Term
 _MB = 1e6
 TEXT = "The quick brown fox jumps over"
 KINDS = ("constant", "gated", "affine")
+_ROWS = 2  # one that is steered, and one that is not
 TOLERANCE = 1e-3
 """Greatest |native - twin| / |change of h|; sums in another order give about 1e-6."""
 
@@ -36,7 +37,8 @@ class Proofs:
     """
 
     def __init__(self, model: Model) -> None:
-        self.context = Context(model, n_ctx=256, n_batch=64)
+        n_batch = min(max(model.loading.n_batch, _ROWS), 64)
+        self.context = Context(model, n_ctx=256, n_batch=n_batch)
         self._model = model
         last = model.n_layer - 1
         self._blocks = sorted({0, last // 3, last // 2, max(last - 1, 0), last})
@@ -62,9 +64,10 @@ class Proofs:
     def tokens(self) -> list[int]:
         """The tokens of a text; any will do where the model has no tokeniser."""
         try:
-            return self._model.vocab.tokenize(TEXT)
+            tokens = self._model.vocab.tokenize(TEXT)
         except ModelError:
-            return list(range(1, 9))
+            tokens = list(range(1, 9))
+        return tokens[: self.context.n_batch]
 
     def tensors(self) -> str:
         """Say how activations are reached."""

@@ -9,8 +9,6 @@ from llama_cpp import llama_cpp as llama
 from steerplug.errors import ModelError, RequestError
 
 MAX_TEXT = 8 * 1024 * 1024
-THINKING = "<think>", "</think>"
-"""The marks between which models think."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,12 @@ class Vocab:
         return buffer[:n]
 
     def _has_no_texts(self) -> bool:
-        """Whether the model has no tokeniser; asked for a text, llama.cpp would end the process."""
+        """Whether the model has no tokeniser; asked for one, llama.cpp would end the process."""
         return bool(llama.llama_vocab_type(self.handle) == llama.LLAMA_VOCAB_TYPE_NONE)
 
     def _piece(self, token: int, special: bool = False) -> bytes:
+        if self._has_no_texts():
+            return b""
         for size in (64, 4096):
             buffer = ctypes.create_string_buffer(size)
             n = llama.llama_token_to_piece(self.handle, token, buffer, size, 0, special)
@@ -125,9 +125,3 @@ class Vocab:
     def space(self) -> int:
         """The token of a single space, with which activation addition pads."""
         return self.tokenize(" ")[0]
-
-    @cached_property
-    def thinking(self) -> tuple[int, int] | None:
-        """The tokens `<think>` and `</think>`, or None where the model has no such tokens."""
-        opening, closing = (self.tokenize(mark, special=True) for mark in THINKING)
-        return (opening[0], closing[0]) if len(opening) == len(closing) == 1 else None

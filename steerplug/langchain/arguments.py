@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from steerplug.engine.sampling import SETTINGS
 from steerplug.errors import RequestError, nearest
 from steerplug.library.recipe import Recipe
+from steerplug.preset.carrier import Carrier
 from steerplug.preset.mix import parse_mix
 from steerplug.session.sampling_fields import SamplingFields
 
@@ -47,6 +48,10 @@ class Arguments(SamplingFields):
     steering: str | None = None
     """A mix in words, such as `0.8*weddings + love-hate`; `none` for no steering."""
 
+    carrier: Carrier | None = None
+    """What brings presets into the reply: "steering", "prompt" or "both"; None or "auto": steering
+    where a preset is compiled for the model, and its prompt elsewhere."""
+
     logit_bias: dict[int, Annotated[_Number, Field(ge=-100, le=100)]] | None = None
     """What is added to the logits of single tokens."""
 
@@ -66,7 +71,11 @@ class Arguments(SamplingFields):
     """How many of the likeliest tokens to tell with it."""
 
     unsteered: list[Literal["thinking", "constrained"]] | None = None
-    """Phases of a reply that steering leaves out, besides those that the presets leave out."""
+    """Phases of a reply that steering leaves out, besides thinking and those that the presets leave
+    out."""
+
+    steered: list[Literal["thinking"]] | None = None
+    """Phases that steering does not leave out, though it would."""
 
     @field_validator("steering", mode="wrap")
     @classmethod
@@ -114,8 +123,10 @@ class Arguments(SamplingFields):
             (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             self.max_tokens,
             unsteered=frozenset(self.unsteered or ()),
+            steered=frozenset(self.steered or ()),
             logprobs=(self.top_logprobs or 0) if self._tells_logprobs else None,
             timeout=self.timeout,
+            carrier=self.carrier or "auto",
         )
 
     @property

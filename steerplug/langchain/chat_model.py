@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import (
@@ -24,7 +24,7 @@ from pydantic import Field, SecretStr
 
 from steerplug.langchain.binding import Bound
 from steerplug.langchain.call import Call
-from steerplug.langchain.chat_fields import ChatFields, goes_on
+from steerplug.langchain.chat_fields import THINKING, ChatFields, goes_on
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
 from steerplug.langchain.local import CONFIG, LocalModel
@@ -40,7 +40,7 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     """A local GGUF model that LangChain can chat with, steered per call.
 
     Weights are loaded at the first reply, and shared by all chat models of this process that name
-    the same model, `n_ctx` and `n_threads`; all their replies are made together, in one batch.
+    the same model and load it the same way; all their replies are made together, in one batch.
     Each reply says in `response_metadata["steering"]` what was applied to it.
 
     Example:
@@ -58,6 +58,7 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     """
 
     model_config = CONFIG
+    _also_configured: ClassVar = THINKING
 
     streaming: bool | None = None
     """Whether `invoke` reports tokens to callbacks as they come; None: when a callback asks."""
@@ -136,19 +137,23 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
         with langchain_errors():
             call = Call.of(self, {"tools": [described(tool) for tool in tools or ()]})
             settings = call.settings()
-            prompt = self._session(call).template.prompt(
-                to_chat(messages), settings.tools.tools, variables=settings.chat_template_kwargs,
+            session = self._session(call)
+            prompt = session.template.prompt(
+                to_chat(messages), settings.tools.tools, variables=session.variables(settings),
                 parse_special=settings.parse_special, spans=False,
             )  # fmt: skip
             return len(prompt.tokens)
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return ModelProfile(
-            max_input_tokens=self.n_ctx, max_output_tokens=self.max_tokens or self.n_ctx,
+        known = ModelProfile(
             text_inputs=True, image_inputs=False, audio_inputs=False, video_inputs=False,
             pdf_inputs=False, text_outputs=True, tool_calling=True, tool_choice=True,
             tool_call_streaming=True, structured_output=True, temperature=True, open_weights=True,
         )  # fmt: skip
+        if self.n_ctx:  # else it is as trained, which only the loaded model tells
+            known["max_input_tokens"] = self.n_ctx
+            known["max_output_tokens"] = self.max_tokens or self.n_ctx
+        return known
 
     # Generating
 
@@ -236,11 +241,13 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
             settings = {**asdict(call.settings()), "timeout": None}
             content = {
                 "_type": self._llm_type,
-                "model": fingerprint_model(call.model),
+                "model": fingerprint_model(call.model, self.loading()),
                 "steering": fingerprint_steering(call.steering),
                 "n_ctx": self.n_ctx,
+                **self.loading().shaping,
                 **settings,
                 "unsteered": sorted(settings["unsteered"]),
+                "steered": sorted(settings["steered"]),
             }
         return json.dumps(sorted(content.items()))
 

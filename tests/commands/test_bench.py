@@ -1,5 +1,6 @@
 """`steerplug bench` compares like with like: no time is asserted, only what is compared."""
 
+import inspect
 import json
 import os
 import sys
@@ -9,14 +10,18 @@ from typing import Any, ClassVar
 
 import pytest
 from langchain_core.messages import AIMessage
+from llama_cpp import Llama
 
 from steerplug.benchmark import decode, langchain, prompts, replies
+from steerplug.benchmark.peers import loaded_alike
 from steerplug.benchmark.turns import Task, take_turns
 from steerplug.commands import main
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
+from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
+from steerplug.errors import EngineError
 from steerplug.fit.progress import silent
 from steerplug.langchain import ChatSteerplug
 from tests.helpers.tiny_models import tiny_model
@@ -244,3 +249,22 @@ def test_without_langchain_community_its_row_is_left_out(
     with langchain.batch(model) as task:
         assert list(task.ways) == [langchain.BATCH]
         assert task.left_out == (langchain.PEER,)
+
+
+def test_peers_are_told_how_the_model_is_loaded_or_bench_says_that_they_cannot_be() -> None:
+    loading = Loading.of({
+        "type_k": "q8_0", "flash_attn": "on", "split_mode": "row", "tensor_split": "3,1",
+        "override_kv": {"a": 1}, "lora": {"/a.gguf": 0.5}, "use_mmap": False, "rope_freq_base": 9,
+        "n_gpu_layers": 0, "rope_scaling_type": "yarn", "numa": "isolate", "n_batch": 64,
+    })  # fmt: skip
+    assert loaded_alike(Loading()) == {}
+    assert loaded_alike(loading) == {
+        "type_k": 8, "flash_attn": True, "split_mode": 2, "tensor_split": [3.0, 1.0],
+        "kv_overrides": {"a": 1}, "lora_path": "/a.gguf", "lora_scale": 0.5, "use_mmap": False,
+        "rope_freq_base": 9.0, "n_gpu_layers": 0, "rope_scaling_type": 2, "numa": 2,
+    }  # fmt: skip
+    known = inspect.signature(Llama.__init__).parameters
+    assert set(loaded_alike(loading)) <= set(known)
+    for words in ({"devices": "none"}, {"override_tensor": "a=CPU"}, {"lora": "/a.gguf,/b.gguf"}):
+        with pytest.raises(EngineError, match=f"{next(iter(words))} is set, and llama-cpp-python"):
+            loaded_alike(Loading.of(words))

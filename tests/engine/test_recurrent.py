@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def alone(model: Model) -> Iterator[Context]:
 def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
-    def make(**settings: int) -> Engine:
+    def make(**settings: Any) -> Engine:
         made.append(Engine(model, n_threads=1, **{"n_ctx": 1024, **settings}))
         return made[-1]
 

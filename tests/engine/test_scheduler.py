@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from tests.helpers.asking import Reader, Rows, asks, read_all
 def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
-    def make(n_ctx: int = 512, **settings: int) -> Engine:
+    def make(n_ctx: int = 512, **settings: Any) -> Engine:
         made.append(Engine(model, n_ctx=n_ctx, n_threads=1, **settings))
         return made[-1]
 
@@ -493,7 +494,7 @@ def test_a_reply_whose_event_loop_is_gone_ends_quietly(
     ],
 )  # fmt: skip
 def test_a_size_that_makes_no_sense_is_refused(
-    model: Model, sizes: dict[str, int], sentence: str
+    model: Model, sizes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ModelError) as refusal:
         Engine(model, n_ctx=512, **sizes)

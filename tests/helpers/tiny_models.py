@@ -84,10 +84,10 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> Array:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     x: Array = rng.standard_normal(shape, np.float32)
     if "rope_f" in name:  # factors grow from 1, as those of Llama 3 and of Phi 3 do
-        x = np.geomspace(1, 8, shape[0]).astype(np.float32)
+        x = np.geomspace(1, 16 if "long" in name else 8, shape[0]).astype(np.float32)
     elif "ssm_a" in name:  # a state that fades
         x = -np.abs(x) - np.float32(0.1)
-    elif name.endswith("weight") and re.search(r"norm|ln\.weight|_scale\.weight", name):
+    elif not name.endswith(".bias") and re.search(r"norm|ln\.weight|_scale\.weight", name):
         x = 1 + np.float32(0.1) * x
     elif len(shape) == 1 or name.endswith(".bias"):
         x = np.float32(0.1) * x

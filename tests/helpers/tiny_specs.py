@@ -125,7 +125,7 @@ QWEN_HYBRID = {
     **heads(HEAD),
     **ssm(32, 4, 2),
     "full_attention_interval": 2,
-    "rope.dimension_sections": [2, 3, 3, 0],
+    "rope.dimension_sections": [3, 3, 2, 0],  # as released: every pair is in one of them
 }
 NEMOTRON_HYBRID = {
     **LAYER_NORM,
@@ -171,7 +171,15 @@ GEMMA4 = Spec(
     drop=(*TIED, "_exps", "ffn_gate_inp", "_norm_[12]"),
     keep=("layer_output_scale", "^rope_freqs"),
 )
+GRANITE_HYBRID = Spec(
+    "granitehybrid",
+    {**GRANITE, **ONE_OF_FOUR, **ssm(16, 8, 1)},
+    drop=NO_EXPERTS,
+    keep=(r"ssm_.*\.bias",),
+)
+MISTRAL3 = Spec("mistral3", heads(HEAD), drop=("_exps", "ffn_gate_inp"))
 PHI3 = Spec("phi3", fused=True)
+QWEN35 = Spec("qwen35", QWEN_HYBRID, drop=TIED, keep=(r"ssm_dt\.bias",))
 GLM4_MOE = Spec(
     "glm4moe",
     {
@@ -233,6 +241,7 @@ SPECS: dict[str, Spec] = {
             "rope.freq_base": 1000000.0,
         }
     ),
+    "gemma3_pattern": GEMMA3.but({"attention.sliding_window_pattern": 2}),
     "gemma3n": Spec(
         "gemma3n",
         {
@@ -258,7 +267,18 @@ SPECS: dict[str, Spec] = {
             "rope.freq_base": 1000000.0,
         }
     ),
-    "mistral3": Spec("mistral3", heads(HEAD), drop=("_exps", "ffn_gate_inp")),
+    "mistral3": MISTRAL3,
+    "mistral3_yarn": MISTRAL3.but(
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": N_CTX // 4,
+            "rope.scaling.yarn_beta_fast": 8.0,
+            "rope.scaling.yarn_beta_slow": 2.0,
+            "rope.scaling.yarn_log_multiplier": 0.5,
+            "attention.temperature_scale": 0.1,
+        }
+    ),
     "phi2": Spec("phi2", {**LAYER_NORM, **ALL_HEADS}, keep=BIASES),
     "phi3": PHI3,
     "phi3_longrope": PHI3.but(
@@ -310,6 +330,34 @@ SPECS: dict[str, Spec] = {
             "expert_gating_func": 4,
         },
         keep=(*BIASES, r"\.scale$"),
+    ),
+    "hy_v4": Spec(
+        "hy_v4",
+        {
+            **experts(),
+            **FIRST_IS_DENSE,
+            **MLA,
+            "attention.head_count_kv": 1,
+            "hyper_connection.count": 4,
+            "hyper_connection.epsilon": 1e-6,
+            "hyper_connection.magnitude": 2.0,
+            "expert_gating_func": SIGMOID,
+        },
+        keep=(*BIASES, r"\.scale$"),
+    ),
+    "qwen4exp": Spec(
+        "qwen4exp",
+        {
+            **QWEN_HYBRID,
+            **experts(),
+            "expert_shared_feed_forward_length": 32,
+            "hyper_connection.count": 4,
+            "hyper_connection.low_rank": 16,
+            "attention.indexer.head_count": 4,
+            "attention.indexer.key_length": 16,
+            "attention.indexer.top_k": 4096,
+        },
+        keep=(r"ssm_dt\.bias",),
     ),
     "glm4": Spec("glm4", {"rope.dimension_count": HEAD // 2}, keep=QKV_BIASES),
     "glm4moe": GLM4_MOE,
@@ -481,7 +529,7 @@ SPECS: dict[str, Spec] = {
         drop=("ssm_in",),
         keep=(r"ssm_dt\.bias",),
     ),
-    "qwen35": Spec("qwen35", QWEN_HYBRID, drop=TIED, keep=(r"ssm_dt\.bias",)),
+    "qwen35": QWEN35,
     "qwen35moe": Spec(
         "qwen35moe",
         {**QWEN_HYBRID, **experts(), "expert_shared_feed_forward_length": 32},
@@ -515,6 +563,8 @@ SPECS: dict[str, Spec] = {
         drop=(r"ffn_(gate|up|down)\.weight",),
         keep=MAMBA_BIASES,
     ),
+    "granitehybrid_dense": GRANITE_HYBRID,  # of the small ones
+    "granitehybrid_nope": GRANITE_HYBRID.but({"rope.scaling.finetuned": False}),  # as released
     "nemotron_h": Spec("nemotron_h", NEMOTRON_HYBRID, keep=MAMBA_BIASES),
     "nemotron_h_moe": Spec(
         "nemotron_h_moe",
