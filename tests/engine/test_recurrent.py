@@ -135,6 +135,22 @@ def test_a_reply_goes_on_while_a_long_prompt_is_read(
     check_accounts(engine)
 
 
+def test_a_prompt_does_not_wait_for_replies_that_nobody_watches(
+    model: Model, engine: Engine, decoded: Rows
+) -> None:
+    """They are decoded on for some tokens at once where there is nothing else to do."""
+    request = asks(chat(model, "Hi"), max_tokens=400, sampling=WARM)
+    unwatched = threading.Thread(target=lambda: list(engine.generate(request, whole=True)))
+    unwatched.start()
+    until(lambda: len(decoded) > 30)
+    Reader(engine, asks(chat(model, "word " * 700), max_tokens=1)).done()
+    unwatched.join(60)
+    pieces = [i for i, rows in enumerate(decoded) if len(rows) > 64]
+    assert len(pieces) > 4
+    assert max(np.diff(pieces)) == 2  # the pieces of the prompt, one token between each two
+    check_accounts(engine)
+
+
 def test_a_cancelled_reply_leaves_the_others_as_they_are(
     model: Model, engine: Engine, alone: Context
 ) -> None:
