@@ -4,6 +4,7 @@ A grammar holds a reply from its beginning, or from the mark on that opens a too
 in time, so that the reply is whole when its room ends; see `closing`.
 """
 
+import re
 from functools import partial
 from typing import NamedTuple
 
@@ -14,10 +15,13 @@ from steerplug.engine.closing import Closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context
 from steerplug.engine.likelihood import likelihood
+from steerplug.engine.openings import Opening
 from steerplug.engine.request import Logprobs, Request
 from steerplug.engine.sampler import Sampler
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
+
+_MAY_END_A_CALL = re.compile(rb"[})>\]]")
 
 
 class Drawn(NamedTuple):
@@ -51,6 +55,8 @@ class Drawing:
         self._tokens, self._n_prompt, self._vocab = tokens, len(tokens), vocab
         self._first = self._n_prompt - request.prompt.begun
         self._turn, self._logprobs = turn, request.logprobs
+        self.repeats = False
+        """Whether the last call of the reply is one that it made before."""
         room = n_ctx - self._n_prompt
         self._budget = room if request.max_tokens is None else min(request.max_tokens, room)
         self._no_room = partial(request.no_room, n_ctx) if request.must_fit else None
@@ -118,6 +124,11 @@ class Drawing:
         was_in_call = self.in_call
         if self._turn is not None:
             self._turn = self._turn.after(token)
+            way, piece = self._turn.way, self._vocab.piece(token, True)
+            if way and _MAY_END_A_CALL.search(piece):
+                said = self._vocab.text([*self._reply(), token], special=True)
+                calls = list(way.calls(said))
+                self.repeats = calls[-1:] != [] and calls[-1] in calls[:-1]
         return was_in_call or self.in_call
 
     def look_ahead(self) -> None:
@@ -161,14 +172,14 @@ class Drawing:
     def _draw_opening(self, token: int, context: Context, row: int) -> int:
         """Hold the reply to the grammar of calls from the token on that completes their mark."""
         assert self._turn is not None
-        calls, logits = self._turn.calls, context.logits_in_place(row)
-        if calls.forbidden:
+        way, logits = self._turn.after(token).way, context.logits_in_place(row)
+        if self._turn.calls.forbidden:
             while self._opens_call(token):
                 logits[token] = -np.inf
                 token = self._draw_again(context, row)
-        elif calls.then is not None:
-            constraint = Constraint(self._vocab, calls.then)
-            constraint.replay(self._since_mark(token))
+        elif way is not None and way.then is not None:
+            constraint = Constraint(self._vocab, way.then)
+            constraint.replay(self._since_opening(way.opening.in_bytes, token))
             if not constraint.admits([token]):  # it goes on behind the mark as no call does
                 constraint.restrict(logits)
                 token = self._draw_again(context, row)
@@ -192,24 +203,22 @@ class Drawing:
         Raises:
             RequestError, ContextOverflow: it must fit, and the call it chose is too long.
         """
-        if self._turn is None:
+        if self._turn is None or self._turn.way is None:
             return True
-        calls = self._turn.calls
-        text = self._vocab.text(self._reply(), special=True)
-        if calls.opening not in text or calls.is_named(text):
+        calls = list(self._turn.way.calls(self._vocab.text(self._reply(), special=True)))
+        if calls and calls[-1][1] is None:
             return True
-        if self._no_room and not calls.has_named(text):
+        if self._no_room and not calls:
             assert self._closing is not None
             n_more = self._closing.n_needed()
             raise self._no_room(n_more and self._n_generated + 1 + n_more)
         return False
 
-    def _since_mark(self, token: int) -> list[int]:
-        """Return the reply's tokens in which the mark began that `token` completes."""
-        assert self._turn is not None
-        tokens, mark = self._reply(), self._turn.calls.opening.encode()
+    def _since_opening(self, opening: Opening, token: int) -> list[int]:
+        """Return the reply's tokens in which the opening began that `token` completes."""
+        tokens = self._reply()
         n, text = 0, self._vocab.piece(token, True)
-        while mark not in text:
+        while opening.find(text.decode("latin-1")) is None:
             n += 1
             text = self._vocab.piece(tokens[-n], True) + text
         return tokens[len(tokens) - n :]

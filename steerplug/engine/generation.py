@@ -106,8 +106,8 @@ class Generation:
             turn = turn.after(token)
         if turn.in_call:
             raise RequestError(
-                f"the last message ends in the midst of a call ({turn.calls.opening}), with which "
-                "no reply goes on; leave the call out."
+                "the last message ends in the midst of a call , with which "
+                "the call out."
             )
         return turn
 
@@ -233,6 +233,8 @@ class Generation:
             return "stop"
         if self._drawing.is_complete:
             return self._why_complete()
+        if self._drawing.repeats:
+            return "stop"
         return "length" if self.n_left <= 0 else None
 
     def _why_complete(self) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steerplug.build import Built, build_preset
+from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.messages import Said, to_messages
@@ -254,12 +255,13 @@ class Session:
         must_fit = isinstance(settings.format, Mapping)
         if has_calls:
             form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
+            known = ways(form, tools, has_format=grammar is not None)
             grammar, calls = reply_grammar(form, tools, grammar, self.model.vocab)
             calls = replace(calls, steered=tools.steered and "constrained" not in unsteered)
             if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
                 unsteered, stop, must_fit = unsteered - {"constrained"}, (), True
             if tools and tools.choice != NONE:
-                reading = CallStream(form, only_calls=only_calls, begun=begun)
+                reading = CallStream(known, only_calls=only_calls, begun=begun)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,

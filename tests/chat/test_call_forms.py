@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.form import PIPED, TAGGED, Form
 from steerplug.chat.calls.grammar import reply_grammar
 from steerplug.chat.calls.plain import written
@@ -152,7 +153,7 @@ def test_a_template_that_drops_calls_is_taken_at_its_word(model: Model) -> None:
 
 def test_an_identifier_that_the_model_wrote_is_the_identifier_of_its_call() -> None:
     form = FAMILIES["Ministral"][1]
-    stream = CallStream(form)
+    stream = CallStream(ways(form, Tools()))
     list(stream.feed(written([OSLO, CLOCK], form), True))
     assert stream.calls == (OSLO, CLOCK)
 
@@ -167,6 +168,8 @@ def test_a_reply_is_in_its_arguments_from_the_name_on_to_their_end(
     _, calls = reply_grammar(form, Tools(BOTH), None, model.vocab)
     first = text.index(nested.arguments)
     for n in range(len(text)):
-        assert calls.has_named(text[:n]) >= (n >= first)
+        made = list(calls.ways[0].calls(text[:n]))
+        assert bool(made) >= (n >= first)
         is_in = first <= n < first + len(nested.arguments)
-        assert calls.is_named(text[:n]) == is_in or text.index("now") < n < first
+        goes_on = bool(made) and made[-1][1] is None
+        assert goes_on == is_in or text.index("now") < n < first

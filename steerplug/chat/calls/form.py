@@ -14,8 +14,18 @@ from dataclasses import dataclass
 ID, NUMBER = "\ue010", "\ue011"
 """Where a form holds an identifier that the model makes up, and where the number of a call."""
 
-PLACES = {ID: "[A-Za-z0-9]{9}", NUMBER: "[0-9]{1,3}"}  # Mistral's templates demand nine letters
-_PLACE = f"([{ID}{NUMBER}])"
+SPACE, LANGUAGE, ARGUMENTS = "\ue012", "\ue013", "\ue014"
+"""Where a form holds any white space, what a fence says of its language, and the key of arguments.
+"""
+
+PLACES = {
+    ID: "[A-Za-z0-9]{9}",  # Mistral's templates demand nine letters
+    NUMBER: "[0-9]{1,3}",
+    SPACE: r"[ \n\r\t]{0,40}",
+    LANGUAGE: "(?:json)?",
+    ARGUMENTS: "(?:arguments|parameters)",
+}
+_PLACE = f"([{''.join(PLACES)}])"
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,12 @@ def until_arguments(form: Form) -> str:
     return pattern(form.middle) or r"(?=\{)"
 
 
+def closers(form: Form) -> tuple[str, ...]:
+    """Return the texts that bring calls nearer to their end."""
+    return tuple(part for part in re.split(_PLACE, form.end) if part and part not in PLACES)
+
+
 def filled(text: str, call_id: str, number: int) -> str:
     """Return a fixed text in a form with its places filled."""
-    return text.replace(ID, call_id).replace(NUMBER, str(number))
+    said = {ID: call_id, NUMBER: str(number), LANGUAGE: "json", ARGUMENTS: "arguments", SPACE: ""}
+    return "".join(said.get(letter, letter) for letter in text)

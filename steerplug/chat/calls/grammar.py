@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
-from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern, until_arguments
+from steerplug.chat.calls.answers import ways
+from steerplug.chat.calls.form import (
+    MARK,
+    PLACES,
+    Form,
+    closers,
+    name_end,
+    pattern,
+    until_arguments,
+)
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools, closed
-from steerplug.engine.call_marks import CallMarks
+from steerplug.engine.call_marks import CallMarks, Way
 from steerplug.engine.constraint import (
     Choice,
     Constraint,
@@ -19,6 +28,7 @@ from steerplug.engine.constraint import (
     lark_json,
     lark_text,
 )
+from steerplug.engine.openings import Opening
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError, nearest
 
@@ -116,31 +126,44 @@ def reply_grammar(
     Raises:
         RequestError: no grammar expresses a tool's parameters, or `wanted` cannot be joined.
     """
-    naming = pattern(form.opening + form.head), pattern(form.again)
-    named = name_end(form), until_arguments(form)
-    marks = CallMarks(form.opening, form.closing, form.first, naming, named)
+    known = ways(form, tools, has_format=wanted is not None)
+    marks = CallMarks(tuple(_way(*one) for one in known))
     if not tools or tools.choice == NONE:
         return wanted, replace(marks, forbidden=bool(tools))
-    calls = _calls(form, tools, vocab)
     if tools.choice == AUTO and wanted is None:
-        then = Lark(f"start: head calls\n{_head(form, vocab)}\n{calls}")
-        _check(then, tools, vocab)
-        return None, replace(marks, then=then)
+        held = [_then(one, tools, vocab) for one, _ in known]
+        _check(held[0], tools, vocab)  # the others hold the same schemas
+        pairs = zip(marks.ways, held, strict=True)
+        return None, CallMarks(tuple(replace(way, then=then) for way, then in pairs))
     if tools.choice == AUTO and wanted is not None:
         _check_apart(form, wanted, vocab)
     other = f" | {_inlined(wanted)}" if tools.choice == AUTO and wanted is not None else ""
-    whole = Lark(f"start: {_say(form.opening, form, vocab)} calls{other}\n{calls}")
+    calls = _calls(form, tools, vocab)
+    rules = f"start: {_say(form.opening, form, vocab)} calls{other}\n{calls}"
+    whole = Lark(rules, closers(form))
     _check(whole, tools, vocab)
     return whole, marks
 
 
+def _way(form: Form, opening: Opening) -> Way:
+    naming = pattern(form.opening + form.head), pattern(form.again)
+    return Way(opening, form.closing, naming, (name_end(form), until_arguments(form)))
+
+
+def _then(form: Form, tools: Tools, vocab: Vocab) -> Lark:
+    """Return what a reply follows that has written the opening of a form."""
+    rules = f"start: head calls\n{_head(form, vocab)}\n{_calls(form, tools, vocab)}"
+    return Lark(rules, closers(form))
+
+
 def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
     """Return the rules of what follows the opening mark."""
-    callable_ = [tool for tool in tools.tools if tools.choice in (AUTO, REQUIRED, tool.name)]
-    is_open = tools.parallel and tools.choice in (AUTO, REQUIRED) and form.again
+    callable_ = [tool for tool in tools.tools if tool.name in tools.callable_names]
+    is_open = tools.several and form.again
     again = f" ({_say(form.again, form, vocab)} call)*" if is_open else ""
     head, end = _say(form.head, form, vocab), _say(form.end, form, vocab)
-    rules = [f"calls: {head} call{again} {end}"]
+    rest = r' "\n"?' if is_open and not form.end else ""  # before the turn's end
+    rules = [f"calls: {head} call{again} {end}{rest}"]
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(callable_))))
     for i, tool in enumerate(callable_):
         name = _say(tool.name + form.middle, form, vocab)

@@ -77,7 +77,8 @@ def written(calls: Sequence[ToolCall], form: Form) -> str:
     """Return calls as a model writes them."""
     begins = chain([form.head], repeat(form.again))
     parts = [
-        filled(before + call.name + form.middle, call.id, i) + call.arguments + form.tail
+        filled(before + call.name + form.middle, call.id, i)
+        + call.arguments + filled(form.tail, call.id, i)
         for i, (before, call) in enumerate(zip(begins, calls, strict=False))
     ]
-    return form.opening + "".join(parts) + form.end
+    return form.opening + "".join(parts) + filled(form.end, "", 0)
