@@ -192,6 +192,14 @@ def lark_text(text: str, vocab: Vocab) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def lark_regex(text: str) -> str:
+    """Return the regular expression of a fixed text, as it stands in Lark."""
+    return "".join(
+        letter if letter.isalnum() or ord(letter) > 127 else f"\\x{ord(letter):02x}"
+        for letter in text
+    )
+
+
 def lark_json(schema: Mapping[str, Any]) -> str:
     """Return JSON that follows a schema, in Lark.
 

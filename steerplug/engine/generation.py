@@ -199,7 +199,7 @@ class Generation:
                 self.deliver(Piece("", token, moved, logprobs))
         else:
             is_mark, in_call = self._drawing.is_mark(token), self._append(token)
-            shown = self._text.feed(self._vocab.piece(token, is_mark), stops=not in_call)
+            shown = self._text.feed(self._vocab.piece(token, is_mark or in_call), stops=not in_call)
             progress.finish_reason = self._why_it_ends()
             self.deliver(Piece(shown, token, moved, logprobs, in_call))
         if progress.finish_reason is None:

@@ -253,6 +253,7 @@ class Session:
         unsteered = settings.unsteered.union(*(ingredient.unsteered for ingredient in ingredients))
         tools, stop, calls, reading = settings.tools, settings.stop, None, None
         must_fit = isinstance(settings.format, Mapping)
+        is_free = self.template.form.members is not None
         if has_calls:
             form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
             known = ways(form, tools, has_format=grammar is not None)
@@ -261,14 +262,14 @@ class Session:
             if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
                 unsteered, stop, must_fit = unsteered - {"constrained"}, (), True
             if tools and tools.choice != NONE:
-                reading = CallStream(known, only_calls=only_calls, begun=begun)
+                reading = CallStream(known, tools.tools, only_calls=only_calls, begun=begun)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
             tells_end=settings.tells_end,
         )  # fmt: skip
         self.engine.check(request)
-        return Task(request, ingredients, reading, Promise(settings.format, tools, begun))
+        return Task(request, ingredients, reading, Promise(settings.format, tools, begun, is_free))
 
     def _events(self, task: Task, whole: bool) -> Iterator[Event]:
         with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:

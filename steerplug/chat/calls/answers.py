@@ -13,6 +13,7 @@ from steerplug.chat.calls.form import (
     ID,
     LANGUAGE,
     NUMBER,
+    PYTHON,
     SPACE,
     Form,
     pattern,
@@ -33,8 +34,9 @@ ANSWERS = (
         "```", f"{LANGUAGE}{SPACE}[{_NEXT}", _MIDDLE, _END, again=_NEXT_LISTED,
         end=f"{SPACE}]{SPACE}```", first=True,
     ),
+    Form("[", "", "(", ")", again=", ", end="]", first=True, members=PYTHON),
 )  # fmt: skip
-"""A call in JSON, or several: bare, as a list, and either in a fence."""
+"""A call in JSON, or several: bare, as a list, and either in a fence; a list of calls in Python."""
 
 
 Way = tuple[Form, Opening]
@@ -50,8 +52,8 @@ def ways(form: Form, tools: Tools, *, has_format: bool = False) -> list[Way]:
         has_format: whether a reply without calls follows a format, which JSON then is.
     """
     if not tools or tools.choice != AUTO:
-        return [(form, Mark(form.opening, form.first))]
-    others = () if has_format else ANSWERS
+        return [(each, Mark(each.opening, each.first)) for each in (form, *form.also)]
+    others = () if has_format else (*form.also, *ANSWERS)
     return [(each, _opening(each, tools)) for each in (form, *others)]
 
 

@@ -17,6 +17,7 @@ from steerplug.chat.calls.form import (
     pattern,
     until_arguments,
 )
+from steerplug.chat.calls.member_rules import MemberRules
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools, closed
 from steerplug.engine.call_marks import CallMarks, Way
 from steerplug.engine.constraint import (
@@ -26,6 +27,7 @@ from steerplug.engine.constraint import (
     Lark,
     Regex,
     lark_json,
+    lark_regex,
     lark_text,
 )
 from steerplug.engine.openings import Opening
@@ -147,7 +149,8 @@ def reply_grammar(
 
 def _way(form: Form, opening: Opening) -> Way:
     naming = pattern(form.opening + form.head), pattern(form.again)
-    return Way(opening, form.closing, naming, (name_end(form), until_arguments(form)))
+    arguments = form.members.pattern(pattern(form.tail)) if form.members else ""
+    return Way(opening, form.closing, naming, (name_end(form), until_arguments(form)), arguments)
 
 
 def _then(form: Form, tools: Tools, vocab: Vocab) -> Lark:
@@ -167,8 +170,28 @@ def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(callable_))))
     for i, tool in enumerate(callable_):
         name = _say(tool.name + form.middle, form, vocab)
-        rules.append(f"call_{i}: {name} {_arguments(tool)} {_say(form.tail, form, vocab)}")
+        arguments = _arguments(tool)
+        if form.members:
+            arguments = f"arguments_{i}"
+            rules += _members(form, tool, arguments, vocab)
+        rules.append(f"call_{i}: {name} {arguments} {_say(form.tail, form, vocab)}")
     return "\n".join(rules)
+
+
+def _members(form: Form, tool: Tool, name: str, vocab: Vocab) -> list[str]:
+    """Return the rules of arguments that are no JSON object."""
+    assert form.members is not None
+
+    def say(text: str) -> str:
+        return _say(text, form, vocab)
+
+    def mark_within(text: str) -> str:
+        parts = _parts(text, form)
+        marks = (i for i, part in enumerate(parts) if lark_text(part, vocab).startswith("<["))
+        return "".join(parts[next(marks, len(parts)) :])
+
+    schema = closed({"type": "object", **tool.parameters})
+    return MemberRules(form.members, schema, name, say, mark_within).lines()
 
 
 def _head(form: Form, vocab: Vocab) -> str:
@@ -176,8 +199,7 @@ def _head(form: Form, vocab: Vocab) -> str:
     opening = _say(form.opening, form, vocab)
     if opening.startswith("<"):
         return f"head: {opening}"
-    mark = re.escape(form.opening).replace("\\\n", r"\n").replace("/", r"\/").replace("<", r"\x3c")
-    return f"head[lazy]: /(?s:.*){mark}/"
+    return f"head[lazy]: /(?s:.*){lark_regex(form.opening)}/"
 
 
 def _say(text: str, form: Form, vocab: Vocab) -> str:
@@ -185,14 +207,18 @@ def _say(text: str, form: Form, vocab: Vocab) -> str:
 
     A bracket at its beginning stands alone: there JSON may begin as well.
     """
+    return " ".join(
+        f"/{PLACES[part]}/" if part in PLACES else lark_text(part, vocab)
+        for part in _parts(text, form)
+    )
+
+
+def _parts(text: str, form: Form) -> list[str]:
+    """Return a fixed text in parts, each mark and each place a part of its own."""
     marks = "|".join([*(re.escape(mark) for mark in (form.opening, form.closing) if mark),
                       MARK.pattern, *PLACES])  # fmt: skip
-    parts = [
-        part for known in re.split(f"({marks})", text) for part in re.split(r"(?<=^\{)", known)
-    ]
-    return " ".join(
-        f"/{PLACES[part]}/" if part in PLACES else lark_text(part, vocab) for part in parts if part
-    )
+    known = re.split(f"({marks})", text)
+    return [part for each in known for part in re.split(r"(?<=^\{)", each) if part]
 
 
 def _arguments(tool: Tool) -> str:

@@ -15,7 +15,9 @@ from itertools import chain
 
 from steerplug.chat.calls.answers import Way
 from steerplug.chat.calls.form import Form, pattern, until_arguments
-from steerplug.chat.tool import CallPiece, ToolCall
+from steerplug.chat.calls.kinds import of_object
+from steerplug.chat.calls.members import MembersReader
+from steerplug.chat.tool import CallPiece, Tool, ToolCall
 from steerplug.engine.openings import find_opening, n_held
 
 _ID_LETTERS, _ID_LENGTH = string.ascii_letters + string.digits, 9  # as Mistral's templates demand
@@ -26,6 +28,7 @@ class CallStream:
 
     Args:
         ways: in which the model may write calls.
+        tools: what it may call.
         only_calls: whether the reply holds no text, so that half a mark is none.
         begun: what the reply goes on with: its end may be the beginning of a mark.
 
@@ -33,8 +36,10 @@ class CallStream:
     """
 
     def __init__(
-        self, ways: Sequence[Way], *, only_calls: bool = False, begun: str = ""
-    ) -> None:
+        self, ways: Sequence[Way], tools: Sequence[Tool] = (), *, only_calls: bool = False,
+        begun: str = "",
+    ) -> None:  # fmt: skip
+        self._schemas = {tool.name: of_object(tool.parameters) for tool in tools}
         self._forms, self._openings = [form for form, _ in ways], [opening for _, opening in ways]
         self._only_calls = only_calls
         self._held = begun[len(begun) - n_held(self._openings, begun, True) :]
@@ -94,19 +99,21 @@ class CallStream:
             name, more = yield from self._name(until_arguments(form))
             self.unfinished = name
             call_id = self._call_id([*ids, *more])
-            is_new = yield from self._call(call_id, name)
+            is_new = yield from self._call(call_id, name, self._arguments(form, name))
             self.unfinished = None
             while not is_new:
                 yield None
             yield from self._pass(pattern(form.tail))
             before = form.again
 
-    def _call(self, call_id: str, name: str) -> Generator[CallPiece | None, None, bool]:
+    def _call(
+        self, call_id: str, name: str, parts: Iterator[str | None]
+    ) -> Generator[CallPiece | None, None, bool]:
         """Yield the parts of a call, once it is none that was made; return whether it is not."""
         index, arguments = len(self._found), ""
         earlier = [call.arguments for call in self._found if call.name == name]
         held = [CallPiece(index, "", call_id, name)]
-        for part in chain([""], self._arguments()):
+        for part in chain([""], parts):
             if part is None:
                 yield None
                 continue
@@ -135,18 +142,17 @@ class CallStream:
         name, self._held = self._held[: ended.start()], self._held[ended.end() :]
         return name, ended.groups()
 
-    def _arguments(self) -> Iterator[str | None]:
+    def _arguments(self, form: Form, name: str) -> Iterator[str | None]:
         """Yield the parts of a call's arguments; None where the next text is needed."""
-        end = _JsonEnd()
-        while not (begun := self._held.lstrip()):
-            yield None
-        self._held = begun
+        reader: _JsonReader | MembersReader = _JsonReader()
+        if form.members:
+            schema = self._schemas.get(name, {})
+            reader = MembersReader(form.members, schema, pattern(form.tail))
         while True:
-            n = end.find(self._held)
-            part, self._held = self._held[:n], self._held[n:]
+            part, self._held = reader.take(self._held)
             if part:
                 yield part
-            if end.reached:
+            if reader.reached:
                 return
             yield None
 
@@ -158,15 +164,20 @@ class CallStream:
         return "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
 
 
-class _JsonEnd:
-    """Finds where a JSON object ends, in the parts it comes in."""
+class _JsonReader:
+    """Finds where a JSON object ends, in the parts it comes in; `reached` tells if it did."""
 
     def __init__(self) -> None:
         self.reached = False
         self._depth, self._in_string, self._escaped = 0, False, False
 
-    def find(self, part: str) -> int:
-        """Return how much of the next part belongs to the object; `found` tells if it ended."""
+    def take(self, text: str) -> tuple[str, str]:
+        """Return what of a text belongs to the object, and what does not."""
+        text = text if self._depth else text.lstrip()
+        n = self._find(text)
+        return text[:n], text[n:]
+
+    def _find(self, part: str) -> int:
         for i, letter in enumerate(part):
             if self._in_string:
                 self._in_string = self._escaped or letter != '"'
