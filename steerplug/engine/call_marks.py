@@ -7,7 +7,7 @@ chat is read as it was when it was generated. What a model writes while it think
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,7 +27,8 @@ class Way:
             of those after it.
         named: what shows that a name is whole, and all that stands between it and its arguments;
             likewise.
-        arguments: what arguments look like, likewise; empty where they are a JSON object.
+        n_arguments: how many characters of a text that begins with arguments are theirs, or None
+            where they are not whole; None itself where they are a JSON object.
         then: what a reply follows once it has written the opening; its grammar begins with any
             text up to the end of that mark. None holds it to nothing.
     """
@@ -36,7 +37,7 @@ class Way:
     closing: str = ""
     naming: tuple[str, str] = ("", "")
     named: tuple[str, str] = ("", "")
-    arguments: str = ""
+    n_arguments: Callable[[str], int | None] | None = None
     then: Lark | None = None
 
     def calls(self, text: str) -> Iterator[tuple[str, str | None]]:
@@ -52,9 +53,9 @@ class Way:
             place, naming = end, self.naming[1]
 
     def _end_of_arguments(self, text: str, begin: int) -> int | None:
-        if self.arguments:
-            found = re.compile(self.arguments, re.DOTALL).match(text, begin)
-            return found and found.end()
+        if self.n_arguments is not None:
+            n = self.n_arguments(text[begin:])
+            return None if n is None else begin + n
         try:
             return json.JSONDecoder().raw_decode(text, begin)[1]
         except ValueError:

@@ -53,7 +53,7 @@ NOW = Tool("now", "The time.", {"type": "object", "properties": {}})
 FREE = Tool("note", "Note anything.", {"type": "object"})
 ALL = (EDIT, NOW, FREE)
 GOOD: list[tuple[str, dict[str, Any]]] = [
-    ("edit", {"path": "a \"b\" 'c'\n</x> é {\\ <|im_end|>"}),
+    ("edit", {"path": "a \"b\" 'c'\n</x> é {\\ [x]"}),
     ("edit", {"path": "", "line": 3, "scale": -1.5, "all": True, "tags": ["a", 'b, "c")'],
               "counts": {"k": 1}, "mode": "fast", "either": "5x", "node": {"v": 1, "next": {"v": 2}}}),
     ("edit", {"path": "12", "all": False, "counts": None, "mode": 3, "either": 7}),

@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.form import (
@@ -18,6 +18,7 @@ from steerplug.chat.calls.form import (
     until_arguments,
 )
 from steerplug.chat.calls.member_rules import MemberRules
+from steerplug.chat.calls.members import n_members
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools, closed
 from steerplug.engine.call_marks import CallMarks, Way
 from steerplug.engine.constraint import (
@@ -149,8 +150,10 @@ def reply_grammar(
 
 def _way(form: Form, opening: Opening) -> Way:
     naming = pattern(form.opening + form.head), pattern(form.again)
-    arguments = form.members.pattern(pattern(form.tail)) if form.members else ""
-    return Way(opening, form.closing, naming, (name_end(form), until_arguments(form)), arguments)
+    named = name_end(form), until_arguments(form)
+    members, tail = form.members, pattern(form.tail)
+    n_arguments = None if members is None else partial(n_members, members, tail)
+    return Way(opening, form.closing, naming, named, n_arguments)
 
 
 def _then(form: Form, tools: Tools, vocab: Vocab) -> Lark:

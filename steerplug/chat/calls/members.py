@@ -13,8 +13,6 @@ from typing import Any
 from steerplug.chat.calls.kinds import PYTHON, Kinds, kinds_of
 from steerplug.engine.detokenizer import overlap
 
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
-
 
 @dataclass(frozen=True)
 class Members:
@@ -65,14 +63,6 @@ class Members:
             return f"{self.text_opening}{value}{self.text_end}"
         said = json.dumps(value, ensure_ascii=False)
         return PYTHON.get(said, said) if self.is_quoted else said
-
-    def pattern(self, tail: str) -> str:
-        """Return the regular expression of arguments, which end where that of `tail` follows."""
-        behind = f"(?={tail})"
-        if self.is_quoted:
-            return rf"(?:{_QUOTED}|[^\"])*?{behind}"
-        ends = "|".join(re.escape(end) for end in dict.fromkeys((self.text_end, self.value_end)))
-        return f"(?:{re.escape(self.between)})?(?:{re.escape(self.key)}.*?(?:{ends}))*?{behind}"
 
 
 class MembersReader:
@@ -157,6 +147,19 @@ class MembersReader:
             return "", text, False
         self._kinds = None
         return json.dumps(value, ensure_ascii=False), text[end:], True
+
+
+def n_members(members: Members, tail: str, text: str) -> int | None:
+    """Return how much of a text is its arguments, with which it begins; None if they go on.
+
+    Args:
+        members: how they are written.
+        tail: the regular expression of what ends the call.
+        text: the text.
+    """
+    reader = MembersReader(members, {}, tail)
+    _, rest = reader.take(text)
+    return len(text) - len(rest) if reader.reached else None
 
 
 def _parsed(text: str, begin: int, members: Members) -> tuple[Any, int]:
