@@ -106,6 +106,11 @@ class TestQwen15B(OnFile):
 
 
 class TestQwen05B(OnFile):
-    """What half a billion parameters have the wits for."""
+    """Its calls; the rest is as that of the larger one."""
 
     file = "qwen2.5-coder-0.5b.gguf"
+
+    @pytest.fixture(autouse=True)
+    def _calls_alone(self, request: pytest.FixtureRequest) -> None:
+        if not {"tool", "agent"} & set(request.node.originalname.split("_")):
+            pytest.skip("it is asked for calls alone")
