@@ -76,6 +76,18 @@ class CallMarks:
     forbidden: bool = False
     steered: bool = False
 
+    @cached_property
+    def openings(self) -> list[Opening]:
+        """What begins a call, in the bytes of tokens."""
+        return [way.opening.in_bytes for way in self.ways]
+
+    @cached_property
+    def begin_later(self) -> re.Pattern[str]:
+        """The first bytes of openings that may come in the midst of a text."""
+        marks = [opening for opening in self.openings if isinstance(opening, Mark)]
+        letters = "|".join(re.escape(mark.text[0]) for mark in marks if not mark.first)
+        return re.compile(letters or "$^")
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -106,14 +118,14 @@ class Turn:
             return replace(self, in_thought=begins, tail="", fresh=True)
         if self.in_thought or self.tail is None:
             return self
-        turn = replace(self, tail=self.tail + self.vocab.piece(token, True).decode("latin-1"))
+        said = self.vocab.piece(token, True).decode("latin-1")
+        is_text = not (self.in_call or self.fresh or self.tail)
+        if is_text and not self.calls.begin_later.search(said):
+            return self
+        turn = replace(self, tail=self.tail + said)
         while (further := turn._past_a_mark()) is not None:
             turn = further
         return turn._trimmed()
-
-    @property
-    def _openings(self) -> list[Opening]:
-        return [way.opening.in_bytes for way in self.calls.ways]
 
     def _past_a_mark(self) -> "Turn | None":
         """Return the turn behind the next mark in its tail, if there is one."""
@@ -122,7 +134,7 @@ class Turn:
             mark = self._closing
             _, found, rest = self.tail.partition(mark) if mark else ("", "", "")
             return replace(self, in_call=False, tail=rest, fresh=False) if found else None
-        if opened := find_opening(self._openings, self.tail, self.fresh):
+        if opened := find_opening(self.calls.openings, self.tail, self.fresh):
             way = self.calls.ways[opened.number]
             return replace(self, in_call=True, way=way, tail=self.tail[opened.end :], fresh=False)
         return None
@@ -137,9 +149,9 @@ class Turn:
         if self.in_call:
             n = len(self._closing) - 1
             return replace(self, tail=self.tail[-n:] if n > 0 else "" if n == 0 else None)
-        n = n_held(self._openings, self.tail, self.fresh)
+        n = n_held(self.calls.openings, self.tail, self.fresh)
         fresh = self.fresh and n == len(self.tail)
-        only_first = not fresh and all(opening.first for opening in self._openings)
+        only_first = not fresh and all(opening.first for opening in self.calls.openings)
         return replace(self, tail=None if only_first else self.tail[len(self.tail) - n :],
                        fresh=fresh)  # fmt: skip
 

@@ -70,6 +70,10 @@ MEMBERED = {
         f"'<｜parameter name=\"' + key + '\" string=\"' + {_KINDLY} + '</｜parameter>\\n'",
         "'</｜invoke>\\n'", first="'<｜function_calls>\\n'", last="'</｜function_calls>'",
     ),
+    "marks that are control tokens": membered(
+        "'<gh_stars>' + name + '<file_sep>'",
+        "'<reponame>' + key + '<empty_output>' + said + '<issue_start>'", "'<issue_closed>'",
+    ),
     "LFM": membered(
         "name + '('", "key + '=' + python(value)", "')'", between="', '",
         first="'<|tool_call_start|>['", further="', '", last="']<|tool_call_end|>'", macro=_PYTHON,

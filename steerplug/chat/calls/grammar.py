@@ -164,7 +164,8 @@ def _then(form: Form, tools: Tools, vocab: Vocab) -> Lark:
 
 def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
     """Return the rules of what follows the opening mark."""
-    callable_ = [tool for tool in tools.tools if tool.name in tools.callable_names]
+    names = tools.callable_names
+    callable_ = [tool for tool in tools.tools if tool.name in names]
     is_open = tools.several and form.again
     again = f" ({_say(form.again, form, vocab)} call)*" if is_open else ""
     head, end = _say(form.head, form, vocab), _say(form.end, form, vocab)
@@ -173,10 +174,10 @@ def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(callable_))))
     for i, tool in enumerate(callable_):
         name = _say(tool.name + form.middle, form, vocab)
-        arguments = _arguments(tool)
-        if form.members:
-            arguments = f"arguments_{i}"
-            rules += _members(form, tool, arguments, vocab)
+        arguments = f"arguments_{i}"
+        rules += _members(form, tool, arguments, vocab) if form.members else [
+            f"{arguments}: {_arguments(tool)}"
+        ]  # fmt: skip
         rules.append(f"call_{i}: {name} {arguments} {_say(form.tail, form, vocab)}")
     return "\n".join(rules)
 
@@ -210,10 +211,15 @@ def _say(text: str, form: Form, vocab: Vocab) -> str:
 
     A bracket at its beginning stands alone: there JSON may begin as well.
     """
-    return " ".join(
-        f"/{PLACES[part]}/" if part in PLACES else lark_text(part, vocab)
-        for part in _parts(text, form)
-    )
+    said = list[str]()
+    for part in _parts(text, form):
+        if part in PLACES:
+            said.append(f"/{PLACES[part]}/")
+        elif MARK.fullmatch(part) or part in (form.opening, form.closing):
+            said.append(lark_text(part, vocab))
+        else:
+            said.append(json.dumps(part, ensure_ascii=False))
+    return " ".join(said)
 
 
 def _parts(text: str, form: Form) -> list[str]:
