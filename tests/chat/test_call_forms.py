@@ -173,3 +173,30 @@ def test_a_reply_is_in_its_arguments_from_the_name_on_to_their_end(
         is_in = first <= n < first + len(nested.arguments)
         goes_on = bool(made) and made[-1][1] is None
         assert goes_on == is_in or text.index("now") < n < first
+
+
+# A second template
+
+
+def test_a_chat_with_tools_is_written_by_the_template_for_it(model: Model) -> None:
+    plain, (tooled, form) = calling("''").replace("im_start|>", "im_start|>plain "), FAMILIES["Kimi"]
+    both = ChatTemplate(plain, model.vocab, "it", tooled)
+    asked = [{"role": "user", "content": "How is it?"}]
+    assert both.form == form
+    assert both.render(asked) == ChatTemplate(plain, model.vocab, "it").render(asked)
+    alone = ChatTemplate(tooled, model.vocab, "it")
+    called = [*asked, {"role": "assistant", "content": "", "tool_calls": (OSLO,)},
+              {"role": "tool", "content": "Sunny.", "tool_call_id": OSLO.id}]  # fmt: skip
+    for chat, tools in ((asked, BOTH), (called, BOTH), (called, ())):
+        assert both.render(chat, tools) == alone.render(chat, tools)
+
+
+def test_the_template_that_a_file_has_for_tools_is_read(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = type(model).metadata
+    second = {"tokenizer.chat_template.tool_use": FAMILIES["Kimi"][0]}
+    monkeypatch.setattr(
+        type(model), "metadata", lambda self, key: second.get(key) or metadata(self, key)
+    )
+    assert ChatTemplate.of(model).form == FAMILIES["Kimi"][1]
