@@ -14,7 +14,7 @@ from steerplug.chat.calls.form import PIPED, TAGGED, Form
 from steerplug.chat.calls.grammar import reply_grammar
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.template import ChatTemplate
+from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import ToolCall, Tools
 from steerplug.engine.model import Model
 from tests.helpers.families import BOTH, CLOCK, FAMILIES, OSLO, template
@@ -179,13 +179,13 @@ def test_a_reply_is_in_its_arguments_from_the_name_on_to_their_end(
 
 
 def test_a_chat_with_tools_is_written_by_the_template_for_it(model: Model) -> None:
-    plain, (tooled, form) = calling("''").replace("im_start|>", "im_start|>plain "), FAMILIES["Kimi"]
+    plain, (tooled, form) = calling("''").replace("assistant", "Me"), FAMILIES["Kimi"]
     both = ChatTemplate(plain, model.vocab, "it", tooled)
-    asked = [{"role": "user", "content": "How is it?"}]
+    asked: list[Message] = [{"role": "user", "content": "How is it?"}]
     assert both.form == form
     assert both.render(asked) == ChatTemplate(plain, model.vocab, "it").render(asked)
     alone = ChatTemplate(tooled, model.vocab, "it")
-    called = [*asked, {"role": "assistant", "content": "", "tool_calls": (OSLO,)},
+    called: list[Message] = [*asked, {"role": "assistant", "content": "", "tool_calls": (OSLO,)},
               {"role": "tool", "content": "Sunny.", "tool_call_id": OSLO.id}]  # fmt: skip
     for chat, tools in ((asked, BOTH), (called, BOTH), (called, ())):
         assert both.render(chat, tools) == alone.render(chat, tools)

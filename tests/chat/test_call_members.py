@@ -56,7 +56,8 @@ ALL = (EDIT, NOW, FREE)
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("edit", {"path": "a \"b\" 'c'\n</x> é {\\ [x]"}),
     ("edit", {"path": "", "line": 3, "scale": -1.5, "all": True, "tags": ["a", 'b, "c")'],
-              "counts": {"k": 1}, "mode": "fast", "either": "5x", "node": {"v": 1, "next": {"v": 2}}}),
+              "counts": {"k": 1}, "mode": "fast", "either": "5x",
+              "node": {"v": 1, "next": {"v": 2}}}),
     ("edit", {"path": "12", "all": False, "counts": None, "mode": 3, "either": 7}),
     ("edit", {"path": "true", "tags": [], "mode": "slow"}),
     ("now", {}),
@@ -131,7 +132,7 @@ def test_calls_are_read_back_as_json_however_they_are_cut(
     text = written([call(*one) for one in calls], form)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(text) - 1), max_size=20)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
-    stream, seen, parts = CallStream(ways(form, tools), ALL), "", []
+    stream, seen, parts = CallStream(ways(form, tools), ALL), "", list[str | CallPiece]()
     for piece in pieces:
         seen += piece
         parts += stream.feed(piece, form.opening in seen)

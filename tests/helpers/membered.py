@@ -2,7 +2,8 @@
 
 _CHAT = """\
 %s{%% if tools %%}{{ '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' }}{%% endif %%}
-{%%- for message in messages %%}{{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
+{%%- for message in messages %%}{{- '<|im_start|>' + message.role + '\\n' }}
+{{- message.content or '' }}
 {%%- for call in message.tool_calls or [] %%}{%% set name = call.function.name %%}
 {%%- set first = loop.first %%}{%% set last = loop.last %%}
 {{- %s if first else %s }}{{- %s }}
@@ -43,22 +44,23 @@ _PYTHON = """\
 _KINDLY = "('true\">' if value is string else 'false\">') + said"
 MEMBERED = {
     "Qwen3-Coder": membered(
-        "'<function=' + name + '>\\n'", "'<parameter=' + key + '>\\n' + said + '\\n</parameter>\\n'",
+        "'<function=' + name + '>\\n'",
+        "'<parameter=' + key + '>\\n' + said + '\\n</parameter>\\n'",
         "'</function>\\n</tool_call>'", first="'<tool_call>\\n'", further="'\\n<tool_call>\\n'",
     ),
     "Seed": membered(
         "'<seed:tool_call>\\n<function=' + name + '>\\n'",
-        "'<parameter=' + key + '>' + said + '</parameter>\\n'", "'</function>\\n</seed:tool_call>'",
-        further="'\\n'",
+        "'<parameter=' + key + '>' + said + '</parameter>\\n'",
+        "'</function>\\n</seed:tool_call>'", further="'\\n'",
     ),
     "GLM": membered(
         "'<tool_call>' + name + '\\n'",
-        "'<arg_key>' + key + '</arg_key>\\n<arg_value>' + said + '</arg_value>\\n'", "'</tool_call>'",
-        further="'\\n'",
+        "'<arg_key>' + key + '</arg_key>\\n<arg_value>' + said + '</arg_value>\\n'",
+        "'</tool_call>'", further="'\\n'",
     ),
     "GLM 4.7": membered(
-        "'<tool_call>' + name", "'<arg_key>' + key + '</arg_key><arg_value>' + said + '</arg_value>'",
-        "'</tool_call>'",
+        "'<tool_call>' + name",
+        "'<arg_key>' + key + '</arg_key><arg_value>' + said + '</arg_value>'", "'</tool_call>'",
     ),
     "MiniMax": membered(
         "'<invoke name=\"' + name + '\">\\n'",
@@ -66,9 +68,9 @@ MEMBERED = {
         first="'<mini:tool_call>\\n'", last="'</mini:tool_call>'",
     ),
     "DeepSeek 3.2": membered(
-        "'<｜invoke name=\"' + name + '\">\\n'",
-        f"'<｜parameter name=\"' + key + '\" string=\"' + {_KINDLY} + '</｜parameter>\\n'",
-        "'</｜invoke>\\n'", first="'<｜function_calls>\\n'", last="'</｜function_calls>'",
+        "'<|invoke name=\"' + name + '\">\\n'",
+        f"'<|parameter name=\"' + key + '\" string=\"' + {_KINDLY} + '</|parameter>\\n'",
+        "'</|invoke>\\n'", first="'<|function_calls>\\n'", last="'</|function_calls>'",
     ),
     "marks that are control tokens": membered(
         "'<gh_stars>' + name + '<file_sep>'",
