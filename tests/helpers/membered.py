@@ -32,7 +32,8 @@ _NESTED = """\
 {{ '{' }}{% for key, part in value | items %}{{ key + ':' }}{{ nested(part) }}
 {{- '' if loop.last else ',' }}{% endfor %}{{ '}' }}
 {%- elif value is iterable -%}
-{{ '[' }}{% for part in value %}{{ nested(part) }}{{ '' if loop.last else ',' }}{% endfor %}{{ ']' }}
+{{ '[' }}{% for part in value %}{{ nested(part) }}
+{{- '' if loop.last else ',' }}{% endfor %}{{ ']' }}
 {%- else -%}{{ value | tojson }}{%- endif -%}
 {%- endmacro -%}
 """
