@@ -106,7 +106,7 @@ class Generation:
             turn = turn.after(token)
         if turn.in_call:
             raise RequestError(
-                "the last message ends in the midst of a call , with which "
+                "the last message ends in the midst of a call, with which no reply goes on; leave "
                 "the call out."
             )
         return turn
