@@ -5,6 +5,9 @@ Contract::
     the format, or a call that had to be made    what breaks it is an error
     a call that the model chose to make          handed on, and said in the log: whoever runs the
                                                  tool checks its arguments, and may tell the model
+
+No call is broken otherwise: from its opening on a reply is held to the form and to the tool's
+schema, and what only looks like a call, or names no tool that may be called, is text.
 """
 
 import logging

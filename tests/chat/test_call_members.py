@@ -52,7 +52,11 @@ EDIT = Tool("edit", "Edit a file.", {
 })  # fmt: skip
 NOW = Tool("now", "The time.", {"type": "object", "properties": {}})
 FREE = Tool("note", "Note anything.", {"type": "object"})
-ALL = (EDIT, NOW, FREE)
+TREE = Tool("grow", "Grow a tree.", {"$ref": "#/$defs/Tree", "$defs": {"Tree": {
+    "type": "object", "required": ["leaf"], "additionalProperties": {"type": "integer"},
+    "properties": {"leaf": {"type": "string"}, "below": {
+        "type": "array", "items": {"$ref": "#/$defs/Tree"}}}}}})  # fmt: skip
+ALL = (EDIT, NOW, FREE, TREE)
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("edit", {"path": "a \"b\" 'c'\n</x> é {\\ [x]"}),
     ("edit", {"path": "", "line": 3, "scale": -1.5, "all": True, "tags": ["a", 'b, "c")'],
@@ -62,12 +66,14 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("edit", {"path": "true", "tags": [], "mode": "slow"}),
     ("now", {}),
     ("note", {"zig": "zag"}),
+    ("grow", {"leaf": "a", "below": [{"leaf": "b", "size": 2}], "age": 7}),
 ]  # fmt: skip
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("edit", {}), ("edit", {"line": 1}), ("edit", {"path": "p", "line": 1.5}),
     ("edit", {"path": "p", "line": 0}), ("edit", {"path": "p", "mode": "quick"}),
     ("edit", {"path": "p", "other": 1}), ("edit", {"path": "p", "all": "yes"}),
     ("edit", {"path": "p", "node": {"next": {"v": 1}}}), ("now", {"x": 1}), ("gone", {}),
+    ("grow", {"leaf": "a", "age": "old"}), ("grow", {"leaf": "a", "below": [{"size": 2}]}),
 ]  # fmt: skip
 ASK: list[Message] = [{"role": "user", "content": "Edit the file."}]
 

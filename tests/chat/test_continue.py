@@ -155,7 +155,7 @@ def test_a_beginning_that_no_reply_of_the_format_has_is_refused(session: Session
 
 def test_a_beginning_in_the_midst_of_a_call_is_refused(session: Session) -> None:
     said = '<tool_call>\n{"name": "now", '
-    with pytest.raises(RequestError, match="the last message ends in the midst of a call, with which no reply"):
+    with pytest.raises(RequestError, match=r"midst of a call, with which no reply goes on; leave"):
         session.chat(begun(said), None, replace(GO_ON, tools=Tools(BOTH)))
 
 

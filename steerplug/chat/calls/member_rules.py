@@ -7,6 +7,7 @@ from typing import Any
 
 from steerplug.chat.calls.kinds import PYTHON, alternatives, of_object
 from steerplug.chat.calls.members import Members
+from steerplug.chat.tool import closed
 from steerplug.engine.constraint import lark_json, lark_regex
 from steerplug.engine.loosen import loosened
 
@@ -42,7 +43,8 @@ class MemberRules:
         return [f"{self._name}: {self._object(self._root)}", *self._more]
 
     def _object(self, schema: Mapping[str, Any]) -> str:
-        """Return the members of an object."""
+        """Return the members of an object, which has no others unless its schema speaks of them."""
+        schema = closed(schema)
         properties = schema.get("properties")
         known = properties if isinstance(properties, Mapping) else {}
         required = set(schema.get("required") or ())
@@ -50,7 +52,7 @@ class MemberRules:
             (self._rule(self._member(self._say(self._members.key + key), part)), key in required)
             for key, part in known.items()
         ]
-        further = schema.get("additionalProperties", not known)
+        further = schema.get("additionalProperties", True)
         if further is not False:
             key = f"{self._say(self._members.key)} {_ANY_KEY}"
             members.append((self._rule(self._member(key, further)), None))
