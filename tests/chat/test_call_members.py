@@ -189,7 +189,7 @@ SMALL = Tool("edit", "Edit.", {
 })  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["Qwen3-Coder", "DeepSeek 3.2", "GLM", "LFM", "Gemma"])
+@pytest.mark.parametrize("family", ["Qwen3-Coder", "LFM", "Gemma"])
 def test_a_call_that_has_to_come_is_valid_however_wildly_it_is_drawn_and_little_room_it_has(
     family: str, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,17 +58,25 @@ def find_form(
         is_end: whether a mark ends a turn of this model.
         is_token: whether a mark is a token of its own.
     """
-    is_shown = False
-    for calls, sign, read in ((_CALLS, "northern", _read), (MEMBERED, SIGN, read_members)):
-        for chat, answered in _chats(calls):
-            text = _rendered(render, chat)
-            if text is not None and sign in text:
-                is_shown = True
-                ids = [call.id for call in calls]
-                if form := read(Reply(text, _rendered(render, answered) or "", ids, is_end)):
-                    return _with_habits(form, is_token)
-                break
-    return None if is_shown else _told(_rendered(render, [_USER]) or "", is_token)
+    reply = _shown(render, is_end, _CALLS, "northern")
+    if reply is None:
+        return _told(_rendered(render, [_USER]) or "", is_token)
+    form = _read(reply)
+    if form is None and (reply := _shown(render, is_end, MEMBERED, SIGN)):
+        form = read_members(reply)
+    return form and _with_habits(form, is_token)
+
+
+def _shown(
+    render: Render, is_end: Callable[[str], bool], calls: Sequence[ToolCall], sign: str
+) -> Reply | None:
+    """Return a turn with calls in the first chat that shows them, as their sign tells."""
+    for chat, answered in _chats(calls):
+        text = _rendered(render, chat)
+        if text is not None and sign in text:
+            ids = [call.id for call in calls]
+            return Reply(text, _rendered(render, answered) or "", ids, is_end)
+    return None
 
 
 def _with_habits(form: Form, is_token: Callable[[str], bool]) -> Form:
