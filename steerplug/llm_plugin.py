@@ -45,6 +45,9 @@ class SteeredModel(llm.Model):
 
         steering: str | None = Field(None, description="A mix, in place of the model's preset.")
         max_tokens: int | None = Field(None, description="Most tokens to write; -1: all that fit.")
+        enable_thinking: bool | None = Field(None, description="Whether to think first.")
+        reasoning_effort: str | None = Field(None, description="How hard it thinks; none: not.")
+        thinking_budget_tokens: int | None = Field(None, description="Most tokens of thought.")
 
     def __init__(self, model: str, preset: str | None) -> None:
         self.model_id = f"{model}@{preset}" if preset else model
@@ -68,7 +71,7 @@ class SteeredModel(llm.Model):
             steering = self._preset if options.steering is None else options.steering
             messages = list(_messages(prompt, conversation))
             for event in session.stream_chat(messages, steering, _settings(prompt)):
-                if isinstance(event, Piece) and event.text:
+                if isinstance(event, Piece) and event.text and not event.in_thought:
                     yield event.text
                 elif isinstance(event, Reply):
                     response.response_json = event.to_dict()
@@ -83,7 +86,11 @@ def _settings(prompt: llm.Prompt) -> Any:
 
     options: Any = prompt.options
     schema = prompt.schema if isinstance(prompt.schema, dict) else None
-    return Settings(options.sampling(), max_tokens=options.max_tokens, format=schema)
+    return Settings(
+        options.sampling(), max_tokens=options.max_tokens, format=schema,
+        enable_thinking=options.enable_thinking, reasoning_effort=options.reasoning_effort,
+        thinking_budget_tokens=options.thinking_budget_tokens,
+    )  # fmt: skip
 
 
 def _messages(

@@ -3,8 +3,9 @@
 Contract, for content that is a list of blocks::
 
     any block with text                       its text, by whatever name the provider calls it
-    of the assistant: thoughts, and traces    left out, as chat templates do
-      of tools that the provider ran
+    of the assistant: thoughts                left out of the text, and found by `thoughts_in`
+    of the assistant: traces of tools that    left out
+      the provider ran
     of the assistant: calls                   left out of the text, and found by `calls_in`
     of the assistant: a refusal               its text where the message says nothing else
     of a tool: data                           its JSON
@@ -23,6 +24,7 @@ _MEDIA = (
     "input_file", "media", "document", "inline_data", "file_data",
 )  # fmt: skip
 _THOUGHT = ("reasoning", "thinking", "redacted_thinking", "reasoning_content", "thought")
+_TEXTS_OF_THOUGHTS = ("reasoning", "thinking", "reasoning_content", "text", "summary", "content")
 _REFUSAL = "refusal"
 
 
@@ -53,6 +55,33 @@ def calls_in(content: object) -> Iterator[Mapping[str, Any]]:
     if isinstance(content, Sequence) and not isinstance(content, str):
         blocks = map(_unwrapped, content)
         yield from (block for block in _mappings(blocks) if block.get("type") in _CALLS)
+
+
+def thoughts_in(content: object) -> str:
+    """Return the thoughts that stand in an assistant's content as blocks of their own."""
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        return ""
+    blocks = _mappings(map(_unwrapped, content))
+    return "\n\n".join(filter(None, (_thought(block) for block in blocks)))
+
+
+def _thought(block: Mapping[str, Any]) -> str:
+    kind = block.get("type")
+    if block.get("thought") is True:
+        return _text_in(block.get("text"))
+    return _text_in(block) if kind in _THOUGHT else ""
+
+
+def _text_in(value: object) -> str:
+    """Return the text of a thought, wherever its provider keeps it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        told = (_text_in(value.get(key)) for key in _TEXTS_OF_THOUGHTS)
+        return next(filter(None, told), "")
+    if isinstance(value, Sequence):
+        return "\n\n".join(filter(None, map(_text_in, value)))
+    return ""
 
 
 def _is_blocks(content: object) -> bool:

@@ -6,6 +6,8 @@ Contract::
     role developer, human, ai, function         system, user, assistant, tool
     content nothing, or a list of blocks        text; see `content`
     tool_calls, function_call, or call blocks   `ToolCall`s; a result finds its name by their id
+    reasoning_content, thinking, reasoning,     `reasoning_content`: what an assistant thought
+      or blocks of it
     arguments nothing, or a mapping             JSON text of an object
     arguments that are no JSON object           text of their turn, and their result is said by the
                                                 user: what another model broke off stays readable
@@ -15,9 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from steerplug.chat.content import calls_in, text_of
+from steerplug.chat.content import calls_in, text_of, thoughts_in
 from steerplug.chat.encoding import is_object, json_text
 from steerplug.chat.tool import ToolCall
+from steerplug.chat.values import thoughts_of
 from steerplug.errors import RequestError
 
 Said = str | Sequence[Mapping[str, Any]]
@@ -75,6 +78,8 @@ class _Reading:
         self._say_results()
         if role == "assistant":
             plain["content"] = text or str(message.get("refusal") or "")
+            if not thoughts_of(plain) and (thoughts := thoughts_in(message.get("content"))):
+                plain["reasoning_content"] = thoughts
             self._add_calls(plain, list(_calls(message, i)))
         elif message.get("tool_calls"):
             raise RequestError(

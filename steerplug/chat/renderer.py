@@ -8,6 +8,7 @@ see `turns`. The template comes from a model file: it runs sandboxed.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from itertools import chain
 from types import MappingProxyType
@@ -22,6 +23,8 @@ from steerplug.chat.calls.plain import Message
 from steerplug.chat.calls.planted import find_form
 from steerplug.chat.dropped import dropped
 from steerplug.chat.reading import Reading, read
+from steerplug.chat.thoughts.form import Replayed, Thoughts
+from steerplug.chat.thoughts.planted import find_thoughts, reads_effort
 from steerplug.chat.tool import Tool
 from steerplug.chat.turns import (
     orders,
@@ -29,7 +32,7 @@ from steerplug.chat.turns import (
     with_system_told_by_users,
     with_words_apart,
 )
-from steerplug.chat.values import Forms, message_value, tool_values
+from steerplug.chat.values import Forms, message_value, thoughts_of, tool_values
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError, RequestError
 
@@ -57,6 +60,29 @@ class Renderer:
     def reading(self) -> Reading:
         """What the template reads."""
         return read(self._filled)
+
+    @cached_property
+    def thoughts(self) -> Thoughts | None:
+        """How the model thinks; None where nothing tells that it does."""
+        return find_thoughts(self._planted, self._vocab)
+
+    @cached_property
+    def reads_effort(self) -> bool:
+        """Whether the template reads `reasoning_effort`."""
+        return reads_effort(self._planted)
+
+    def _planted(
+        self, messages: Sequence[Message], replayed: Replayed, answers: bool,
+        variables: Mapping[str, Any],
+    ) -> str | None:  # fmt: skip
+        forms = replace(
+            self.reading.forms, thoughts="parts" if replayed == "parts" else "fields"
+        )
+        with suppress(RequestError):
+            return self._filled(
+                messages, (), forms, {**variables, "add_generation_prompt": answers}
+            )
+        return None
 
     def _compile(self) -> Template:
         if not self._source:
@@ -97,7 +123,12 @@ class Renderer:
             messages = plain.with_tools(messages, tools, self.form)
         chat = self._told(messages, bool(tools), bool(shown))
         settings = {**variables, "add_generation_prompt": add_generation_prompt}
-        write = partial(self._filled, tools=shown, forms=reading.forms, settings=settings)
+        forms = reading.forms
+        if any(map(thoughts_of, messages)) and self.thoughts:
+            forms = replace(
+                forms, thoughts="parts" if self.thoughts.replayed == "parts" else "fields"
+            )
+        write = partial(self._filled, tools=shown, forms=forms, settings=settings)
         return self._whole(chat, partial(self._accepted, write=write))
 
     def _told(

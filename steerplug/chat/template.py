@@ -10,7 +10,8 @@ Control tokens are what the template writes; in what people wrote they are text,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -20,11 +21,15 @@ from steerplug.chat.outline import Outline, Write, n_common
 from steerplug.chat.pasted import Chat, Pasted, escaped, unused_characters
 from steerplug.chat.renderer import NO_VARIABLES, Renderer
 from steerplug.chat.spelling import Spelling
+from steerplug.chat.thoughts.form import Thoughts, switched
+from steerplug.chat.thoughts.planted import KNOWN
 from steerplug.chat.tool import Tool, ToolCall
+from steerplug.chat.values import thoughts_of
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
-from steerplug.engine.vocab import THINKING, Vocab
-from steerplug.errors import RequestError, nearest
+from steerplug.engine.thought_marks import MARK, ThoughtMarks
+from steerplug.engine.vocab import Vocab
+from steerplug.errors import ModelError, RequestError, nearest
 
 __all__ = ["ChatTemplate", "Message", "check_messages"]
 
@@ -79,6 +84,24 @@ class ChatTemplate:
             messages, tools, add_generation_prompt=add_generation_prompt, variables=variables
         )
 
+    @property
+    def thoughts(self) -> Thoughts | None:
+        """How the model thinks; None where nothing tells that it does, or no template can."""
+        with suppress(ModelError):  # who chats is told of it
+            return self._renderer.thoughts
+        return None
+
+    def answer_in(self, content: str) -> str:
+        """Return what of an assistant's content is answer: what no thought is, and follows it."""
+        opening, closing = self._marks.opening.strip(), self._marks.closing.strip()
+        answer = content.rpartition(closing)[2]
+        return "" if opening in answer else answer
+
+    def switched(self, think: bool | None, effort: str | None) -> Mapping[str, Any]:
+        """Return the variables that switch thinking as it is asked for; see `form.switched`."""
+        reads_effort = effort is not None and self._renderer.reads_effort
+        return switched(self.thoughts, reads_effort, self._model_name, think, effort)
+
     @classmethod
     def of(cls, model: Model) -> Self:
         """Return the chat template that a model's file holds."""
@@ -93,6 +116,7 @@ class ChatTemplate:
         continue_final_message: bool = False,
         parse_special: bool = False,
         spans: bool = True,
+        at_once: bool = False,
     ) -> Prompt:
         """Return the tokens up to where the assistant answers next, with its earlier turns' spans.
 
@@ -105,6 +129,8 @@ class ChatTemplate:
                 goes on with.
             parse_special: read control tokens such as `<|im_end|>` in what people wrote as well.
             spans: whether to look for earlier turns; their spans are left out if not.
+            at_once: end where the answer begins, behind an empty thought where the template cannot
+                be told to ask for none.
 
         Raises:
             RequestError: no messages, an unknown role, an order the template refuses, or a last
@@ -112,6 +138,8 @@ class ChatTemplate:
             ModelError: the model has no usable chat template.
         """
         check_messages(messages)
+        if at_once and self.thoughts:
+            variables = {**self.thoughts.off, **variables}
         chat = Chat(messages, tools, variables)
         letter, *marks = unused_characters(chat.texts(), 3)
         if not parse_special:
@@ -123,12 +151,32 @@ class ChatTemplate:
             text = write(chat.messages, True)
             has_turns = any(message["role"] == "assistant" for message in messages)
             outline = Outline(text, chat.messages, write, marks) if spans and has_turns else None
+            if at_once and self.thoughts:
+                text += self.thoughts.ended(text, variables)
             written = _Written(text, len(text), chat.messages, outline)
-        return self._spelled(written, letter, spans)
+        prompt = self._spelled(written, letter, spans)
+        if self.thoughts is None:
+            return prompt
+        begun = written.text[: written.begin]
+        return replace(prompt, thoughts=self.thoughts.marks_behind(begun, variables))
+
+    def asked(self, question: str) -> Prompt:
+        """Return the tokens of a question, up to where its answer begins, with no thought before.
+
+        Raises:
+            RequestError, ModelError: as `prompt`.
+        """
+        return self.prompt([{"role": "user", "content": question}], at_once=True)
 
     @cached_property
     def _pasted(self) -> Pasted:
-        return Pasted(self._vocab, (*THINKING, self.form.opening, self.form.closing))
+        marks = self._marks
+        thoughts = MARK.findall(marks.opening + marks.closing + marks.lead)
+        return Pasted(self._vocab, (*thoughts, self.form.opening, self.form.closing))
+
+    @property
+    def _marks(self) -> ThoughtMarks:
+        return self.thoughts.marks if self.thoughts else KNOWN[0]
 
     def _write(
         self, chat: Chat, private: Sequence[str], messages: Sequence[Message], answers: bool
@@ -144,11 +192,15 @@ class ChatTemplate:
         """Return the chat up to the end of its last message, with which the reply goes on."""
         _check_final(messages[-1], len(messages) - 1)
         *earlier, final = messages
-        content, (opening, closing) = final["content"], THINKING
+        opening, closing = self._marks.opening.strip(), self._marks.closing.strip()
+        content = final["content"]
+        if not content.strip() and (thoughts := thoughts_of(final)):
+            content = self._marks.opening + thoughts
         if earlier and (not content.strip() or opening in content.rpartition(closing)[2]):
             text = write(earlier, True)  # a thought that is open: templates expect whole ones
             outline = Outline(text, earlier, write, marks)
-            return _Written(text + _without_opening(content, text), len(text), earlier, outline)
+            content = _without_opening(content, text, opening)
+            return _Written(text + content, len(text), earlier, outline)
         text = write(messages, False)
         outline = Outline(text, messages, write, marks, answers=False)
         place = outline.places.get(len(earlier))
@@ -224,9 +276,8 @@ def _turns(written: _Written) -> Iterator[tuple[Message, int, int]]:
             yield message, begin, max(begin, place.end) if place else begin
 
 
-def _without_opening(content: str, text: str) -> str:
+def _without_opening(content: str, text: str, opening: str) -> str:
     """Return a thought as it follows a text that may have opened it already."""
-    opening, _ = THINKING
     if not (text.rstrip().endswith(opening) and content.lstrip().startswith(opening)):
         return content
     thought = content.lstrip().removeprefix(opening)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from steerplug.chat.calls.plain import Message
 from steerplug.chat.tool import Tool, ToolCall
 
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing, of several names
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""What templates and clients call the thoughts of a message."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Forms:
             nothing at all, or parts.
         tools: whether a tool is in an object that says it is a function, or the function alone.
         no_tools: what a chat without tools has as tools.
+        thoughts: what the thoughts of a turn are: fields of the message, or a part of its content.
     """
 
     parts: frozenset[str] = frozenset()
@@ -33,6 +35,7 @@ class Forms:
     no_content: Literal["text", "none", "absent", "parts"] = "text"
     tools: Literal["wrapped", "bare"] = "wrapped"
     no_tools: Literal["none", "list"] = "none"
+    thoughts: Literal["fields", "parts"] = "fields"
 
 
 def message_value(message: Message, forms: Forms) -> dict[str, Any]:
@@ -45,6 +48,9 @@ def message_value(message: Message, forms: Forms) -> dict[str, Any]:
 
 def _content(message: Message, forms: Forms) -> dict[str, Any]:
     text = message.get("content") or ""
+    if forms.thoughts == "parts" and (thoughts := thoughts_of(message)):
+        said = [{"type": "text", "text": text}] if text else []
+        return {"content": [{"type": "thinking", "thinking": thoughts}, *said]}
     form = forms.no_content if message.get("tool_calls") and not text else "text"
     if form == "parts" or (form == "text" and message["role"] in forms.parts):
         return {"content": [{"type": "text", "text": text}]}
@@ -70,12 +76,17 @@ def _mapping(arguments: str) -> Any:
     return mapping if isinstance(mapping, dict) else arguments
 
 
+def thoughts_of(message: Message) -> str:
+    """Return the thoughts that a message carries, by whatever name."""
+    return next((str(message[name]) for name in THOUGHTS if message.get(name)), "")
+
+
 def _reasoning(message: Message) -> dict[str, Any]:
     """Return the thoughts that a message carries, under the names that templates know."""
-    thoughts = [message[name] for name in _REASONING if message.get(name) is not None]
+    thoughts = [message[name] for name in THOUGHTS if message.get(name) is not None]
     if not thoughts:
         return {}
-    return {"thinking": message.get("thinking", thoughts[0]), "reasoning_content": thoughts[0]}
+    return {name: message.get(name, thoughts[0]) for name in THOUGHTS}
 
 
 def tool_values(tools: Sequence[Tool], forms: Forms) -> list[dict[str, Any]] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.open_model import opened, prepare
-from steerplug.commands.options import MODEL, Json, Model, Steer
+from steerplug.commands.options import MODEL, Effort, Json, Model, Steer, Think, ThinkingBudget
 from steerplug.commands.output import complain, print_json, say
 from steerplug.commands.show_reply import stream, summary
 from steerplug.engine.sampling import Sampling
@@ -34,6 +34,9 @@ def chat(
     steer: Steer = "none",
     max_tokens: MaxTokens = None,
     stop: Stop = None,
+    think: Think = None,
+    reasoning_effort: Effort = None,
+    thinking_budget: ThinkingBudget = None,
     as_json: Json = False,
     *,
     sampling: Sampling,
@@ -41,9 +44,13 @@ def chat(
     """Hold a conversation; /steer changes it."""
     from steerplug.session import Settings
 
-    settings = Settings(sampling, tuple(stop or ()), max_tokens)
+    settings = Settings(
+        sampling, tuple(stop or ()), max_tokens, enable_thinking=think,
+        reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
+    )  # fmt: skip
     with opened(model, steer) as session:
-        session.template.prompt([{"role": "user", "content": "Hello"}])  # refuse now, or not at all
+        hello = [{"role": "user", "content": "Hello"}]  # refuse now, or not at all
+        session.template.prompt(hello, variables=session.variables(settings))
         conversation = Conversation(session, model, steer, as_json, settings)
         if _is_terminal():
             say(f"{session.model.path.stem}, steered by {steer}. /help lists what can be changed.")
@@ -120,13 +127,15 @@ class Conversation:
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*system, *self.turns, {"role": "user", "content": text}]
         events = self.session.stream_chat(messages, self.steering, self.settings)
-        heard = list[str]()
+        heard, thought = list[str](), list[str]()
         try:
-            reply = stream(_overheard(events, heard), shown=not self.as_json)
+            reply = stream(_overheard(events, heard, thought), shown=not self.as_json)
         finally:
             if answer := "".join(heard):
-                self.turns.append({"role": "user", "content": text})
-                self.turns.append({"role": "assistant", "content": answer})
+                said = {"role": "assistant", "content": answer}
+                if thoughts := "".join(thought):
+                    said["reasoning_content"] = thoughts
+                self.turns += [{"role": "user", "content": text}, said]
         if self.as_json:
             about = {"model": self.model, "steering": self.steering}
             print_json({**about, **reply.to_dict()}, indent=None)
@@ -164,11 +173,13 @@ class Conversation:
         say("the conversation is forgotten.")
 
 
-def _overheard(events: "Iterator[Event]", heard: list[str]) -> "Iterator[Event]":
+def _overheard(
+    events: "Iterator[Event]", heard: list[str], thought: list[str]
+) -> "Iterator[Event]":
     """Pass events on, and note the text of each piece."""
     from steerplug.engine.engine import Piece
 
     for event in events:
         if isinstance(event, Piece):
-            heard.append(event.text)
+            (thought if event.in_thought else heard).append(event.text)
         yield event

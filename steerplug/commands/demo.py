@@ -63,7 +63,9 @@ def _ask(
 
     bare: list[Message] = [{"role": "user", "content": question}]
     prompted = prompted_chat(preset.teacher, bare) if preset.teacher else None
-    greedy = Settings(Sampling(temperature=0), max_tokens=max_tokens)
+    greedy = Settings(
+        Sampling(temperature=0), max_tokens=max_tokens, thinking_budget_tokens=0
+    )  # answers are compared
 
     def answer(messages: "list[Message]", steering: str | None = None) -> "Reply":
         # Each way starts alike: weights in memory, and nothing of its prompt in the KV cache.

@@ -70,7 +70,7 @@ def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
     from steerplug.fit.questions import general_prompts, spread
 
     questions = spread(general_prompts("held_out"), CHATS)
-    prompts = [session.template.prompt([{"role": "user", "content": text}]) for text in questions]
+    prompts = [session.template.asked(text) for text in questions]
     with reading(session.model, session.engine.context.n_ctx) as cells:
         return alike(a, b, session.engine, cells, prompts)
 

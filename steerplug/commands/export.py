@@ -87,6 +87,6 @@ def _stays(applied: "tuple[AppliedPreset, ...]") -> str:
     kept = ["the range of strengths", "the checks"]
     if any(ingredient.format for ingredient in applied):
         kept.append("the form of replies")
-    if any(ingredient.unsteered for ingredient in applied):
+    if any(ingredient.unsteered or ingredient.steered for ingredient in applied):
         kept.append("what is left unsteered")
     return f"{', '.join(kept[:-1])} and {kept[-1]} stay in the preset"

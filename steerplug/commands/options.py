@@ -24,3 +24,24 @@ Steer = Annotated[
     ),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Think = Annotated[
+    bool | None,
+    typer.Option(
+        "--think/--no-think", help="Whether a model that can think does so before it answers.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Effort = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoning-effort", metavar="LEVEL", show_default=False,
+        help="How hard it thinks, where its template reads that: none, low, medium, high, ...",
+    ),
+]  # fmt: skip
+ThinkingBudget = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking-budget", min=0, metavar="N", show_default=False,
+        help="Most tokens of thought, behind which it answers; 0: none.",
+    ),
+]  # fmt: skip

@@ -155,6 +155,7 @@ def _facts(preset: "Preset") -> dict[str, str]:
         "strength": f"{strength.default:g} unless said, {strength.min:g} to {strength.max:g}",
         "reply": f"held to {preset.format}" if preset.format else "",
         "unsteered": ", ".join(preset.unsteered),
+        "steered": ", ".join(["replies", *preset.steered]) if preset.steered else "",
         "checks": "; ".join(map(_check, preset.checks)),
         "tags": ", ".join(preset.tags),
         "license": preset.license,

@@ -7,7 +7,7 @@ import typer
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.open_model import opened, prepare
-from steerplug.commands.options import MODEL, Json, Model, Steer
+from steerplug.commands.options import MODEL, Effort, Json, Model, Steer, Think, ThinkingBudget
 from steerplug.commands.output import print_json, say
 from steerplug.commands.piped import read_prompt
 from steerplug.commands.show_reply import stream, summary
@@ -36,18 +36,27 @@ def run(
     raw: Raw = False,
     max_tokens: MaxTokens = None,
     stop: Stop = None,
+    think: Think = None,
+    reasoning_effort: Effort = None,
+    thinking_budget: ThinkingBudget = None,
     as_json: Json = False,
     *,
     sampling: Sampling,
 ) -> None:
-    """Answer one prompt, steered."""
+    """Answer one prompt, steered.
+
+    What a model thinks first is shown dim on a terminal, and not where the answer is piped.
+    """
     if raw and system is not None:
         raise RequestError("--raw has no chat to put --system into; leave one of them out.")
     text = read_prompt(prompt)
 
     from steerplug.session import Settings
 
-    settings = Settings(sampling, tuple(stop or ()), max_tokens)
+    settings = Settings(
+        sampling, tuple(stop or ()), max_tokens, enable_thinking=think,
+        reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
+    )  # fmt: skip
     with opened(model) as session:
         ask, steering = _continue if raw else _chat, prepare(session, steer)
         reply = stream(ask(session, text, system, steering, settings), shown=not as_json)

@@ -4,7 +4,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from steerplug.commands.output import visible
+from rich.text import Text
+
+from steerplug.commands.output import screen, visible
 
 if TYPE_CHECKING:
     from steerplug.session import Event
@@ -12,29 +14,57 @@ if TYPE_CHECKING:
 
 
 def stream(events: "Iterable[Event]", *, shown: bool) -> "Reply":
-    """Return the reply that ends `events`; if `shown`, write its text to stdout as it comes."""
+    """Return the reply that ends `events`; if `shown`, write its text to stdout as it comes.
+
+    Thoughts are shown on a terminal alone, dim, above the answer.
+    """
     from steerplug.engine.engine import Piece
     from steerplug.session.receipt import Reply
 
+    thoughts = _Thoughts()
     for event in events:
         if isinstance(event, Reply):
             break
         if shown and isinstance(event, Piece):
+            if event.in_thought:
+                thoughts.show(event.text)
+                continue
+            if event.text:
+                thoughts.end()
             sys.stdout.write(visible(event.text))
             sys.stdout.flush()
     if shown:
+        thoughts.end()
         print(flush=True)
     assert isinstance(event, Reply)
     return event
+
+
+class _Thoughts:
+    """What a model thinks, dim on a terminal, with a line of its own between it and the answer."""
+
+    def __init__(self) -> None:
+        self._screen, self._is_open = screen(), False
+
+    def show(self, text: str) -> None:
+        if text and self._screen.is_terminal:
+            self._is_open = True
+            self._screen.print(Text(visible(text), "dim"), end="", soft_wrap=True)
+
+    def end(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._screen.print("\n")
 
 
 def summary(reply: "Reply") -> str:
     """Return one line on how a reply was steered, and what it took."""
     usage = reply.usage
     cut = ", cut at the limit" if reply.finish_reason == "length" else ""
+    thought = f", {usage.reasoning_tokens} of them thought" if usage.reasoning_tokens else ""
     return (
         f"{steered(reply)} · {usage.prompt_tokens} prompt tokens, "
-        f"{usage.completion_tokens} reply tokens{cut}"
+        f"{usage.completion_tokens} reply tokens{thought}{cut}"
     )
 
 

@@ -130,11 +130,15 @@ class Dial:
         from steerplug.session import Settings
         from steerplug.session.receipt import Reply
 
-        settings = Settings(Sampling(temperature=0), max_tokens=self.max_tokens)
+        settings = Settings(
+            Sampling(temperature=0), max_tokens=self.max_tokens, thinking_budget_tokens=0
+        )
         message = {"role": "user", "content": self.question}
         for event in self.session.stream_chat([message], mix, settings):
-            if not isinstance(event, CallPiece):
-                yield event if isinstance(event, Reply) else event.text
+            if isinstance(event, Reply):
+                yield event
+            elif not isinstance(event, CallPiece) and not event.in_thought:
+                yield event.text
 
     def _table(self, shown: dict[str, str]) -> Table:
         table = Table(box=box.ROUNDED, expand=True, header_style="bold cyan", border_style="dim")

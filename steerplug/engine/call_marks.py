@@ -2,7 +2,8 @@
 
 A model writes its calls among its text, and what it writes around them are marks. Which tokens of a
 turn stand in a call is a function of these tokens alone, so a turn that comes back as part of a
-chat is read as it was when it was generated. What a model writes while it thinks is no call.
+chat is read as it was when it was generated. What a model writes while it thinks is no call, and
+not shown to a turn; see `thoughts`.
 """
 
 import json
@@ -13,6 +14,7 @@ from functools import cached_property
 
 from steerplug.engine.constraint import Lark
 from steerplug.engine.openings import Mark, Opening, find_opening, n_held
+from steerplug.engine.thoughts import Said, Thinking
 from steerplug.engine.vocab import Vocab
 
 
@@ -91,12 +93,12 @@ class CallMarks:
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn as far as it has come: in a call, in a thought or in neither.
+    """A turn as far as it has come: in a call or not.
 
     Args:
         calls: the marks.
         vocab: the model's vocabulary.
-        in_call, in_thought: what the next token belongs to.
+        in_call: whether the next token belongs to a call.
         way: how calls are written that it has begun; None before the first.
         tail: the latest bytes, each as a character, which may be the beginning of a mark; None
             where none can come.
@@ -106,17 +108,13 @@ class Turn:
     calls: CallMarks
     vocab: Vocab
     in_call: bool = False
-    in_thought: bool = False
     way: Way | None = None
     tail: str | None = ""
     fresh: bool = True
 
     def after(self, token: int) -> "Turn":
         """Return the turn with one more token."""
-        if self.vocab.thinking and token in self.vocab.thinking:
-            begins = token == self.vocab.thinking[0]
-            return replace(self, in_thought=begins, tail="", fresh=True)
-        if self.in_thought or self.tail is None:
+        if self.tail is None:
             return self
         said = self.vocab.piece(token, True).decode("latin-1")
         is_text = not (self.in_call or self.fresh or self.tail)
@@ -126,6 +124,24 @@ class Turn:
         while (further := turn._past_a_mark()) is not None:
             turn = further
         return turn._trimmed()
+
+    def passing(self, token: int, thinking: Thinking | None) -> "tuple[Turn, list[Said]]":
+        """Go on past a token, and so does what follows the thoughts of the turn.
+
+        Args:
+            token: the token.
+            thinking: the turn's thoughts, none of which is shown to it.
+        """
+        if thinking is None:
+            return self.after(token), []
+        was_in_thought = thinking.in_thought
+        turn = self if was_in_thought else self.after(token)
+        if turn.way and (self.in_call or turn.in_call):
+            data = self.vocab.piece(token, True)
+            return turn, [Said(False, thinking.read_call(data, turn.way.opening.marks))]
+        said = thinking.read(token)
+        is_anew = was_in_thought or thinking.in_thought
+        return (replace(turn, tail="", fresh=True) if is_anew else turn), said
 
     def _past_a_mark(self) -> "Turn | None":
         """Return the turn behind the next mark in its tail, if there is one."""

@@ -1,7 +1,8 @@
 """How a reply's next token is drawn: by the sampler, among what a grammar lets follow.
 
 A grammar holds a reply from its beginning, or from the mark on that opens a tool call. It is closed
-in time, so that the reply is whole when its room ends; see `closing`.
+in time, so that the reply is whole when its room ends; see `closing`. Where a thought comes first
+it is free, and the grammar holds the answer; see `leading`.
 """
 
 import re
@@ -14,10 +15,12 @@ from steerplug.engine.call_marks import Turn
 from steerplug.engine.closing import Closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context
+from steerplug.engine.leading import Leading
 from steerplug.engine.likelihood import likelihood
 from steerplug.engine.openings import Opening
 from steerplug.engine.request import Logprobs, Request
 from steerplug.engine.sampler import Sampler
+from steerplug.engine.thoughts import Said, Thinking
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
 
@@ -41,6 +44,7 @@ class Drawing:
         request: what was asked for.
         tokens: prompt and reply; the reply's are added by whom this belongs to.
         turn: how far calls have come at the end of the prompt; None: there are none to tell.
+        thinking: how far thoughts have; None: likewise.
         vocab: the model's vocabulary.
         n_ctx: how many tokens prompt and reply may have together.
 
@@ -50,26 +54,34 @@ class Drawing:
     """
 
     def __init__(
-        self, request: Request, tokens: list[int], turn: Turn | None, vocab: Vocab, n_ctx: int
-    ) -> None:
+        self, request: Request, tokens: list[int], turn: Turn | None, thinking: Thinking | None,
+        vocab: Vocab, n_ctx: int,
+    ) -> None:  # fmt: skip
         self._tokens, self._n_prompt, self._vocab = tokens, len(tokens), vocab
         self._first = self._n_prompt - request.prompt.begun
         self._turn, self._logprobs = turn, request.logprobs
         self.repeats = False
         """Whether the last call of the reply is one that it made before."""
+        self._leading: Leading | None = None
+        if thinking is not None:
+            self._leading = Leading(thinking, vocab, request.thinking_budget)
         room = n_ctx - self._n_prompt
         self._budget = room if request.max_tokens is None else min(request.max_tokens, room)
         self._no_room = partial(request.no_room, n_ctx) if request.must_fit else None
-        self._closing = self._from_the_beginning(request) if self._budget else None
+        self._owed: Constraint | None = None
+        self._n_owed = 0
+        self._closing = self._hold(request) if self._budget and request.grammar else None
         sampling = request.sampling.seeded()
         self.seed = sampling.seed
         self._sampler = Sampler(sampling, vocab.n_tokens, vocab=vocab, n_ctx=n_ctx, prompt=tokens)
 
-    def _from_the_beginning(self, request: Request) -> Closing | None:
-        """Return what the reply is held to from its beginning."""
-        if request.grammar is None:
-            return None
+    def _hold(self, request: Request) -> Closing | None:
+        """Return what the reply is held to from its beginning; None where that is its answer."""
+        assert request.grammar is not None
         constraint = Constraint(self._vocab, request.grammar)
+        if self._leading is not None and self._leading.thinking.is_ahead:
+            self._owe(constraint, self._leading.n_around + 1)
+            return None
         begun = self._tokens[self._first :]
         if begun and not constraint.replay(begun):
             raise RequestError(
@@ -80,6 +92,14 @@ class Drawing:
         if self._no_room and not closing.fits:
             raise self._no_room(closing.n_needed())
         return closing
+
+    def _owe(self, constraint: Constraint, n_around: int) -> None:
+        """Keep the grammar for the answer, and room for what is sure to follow it."""
+        closing = Closing(constraint.copy(), self._vocab, max(self._budget - n_around, 0))
+        n_needed = closing.n_needed()
+        if self._no_room and not closing.fits:
+            raise self._no_room(n_needed and n_needed + n_around)
+        self._owed, self._n_owed = constraint, (n_needed or 0) + n_around
 
     @property
     def n_left(self) -> int:
@@ -93,7 +113,9 @@ class Drawing:
     @property
     def is_free(self) -> bool:
         """Whether any token may follow, and nothing more is to be told of it than itself."""
-        return not (self._closing or self._turn) and self._logprobs is None and self._budget > 0
+        is_held = self._closing or self._turn or self._owed
+        is_led = self._leading is not None and not self._leading.is_free
+        return not (is_held or is_led) and self._logprobs is None and self._budget > 0
 
     @property
     def is_complete(self) -> bool:
@@ -119,17 +141,29 @@ class Drawing:
         """Whether a token is a mark of calls, which is shown even where it is a control token."""
         return self._turn is not None and token in self._turn.shown
 
-    def accept(self, token: int) -> bool:
-        """Go on past a token of the reply; return whether it is part of a call."""
-        was_in_call = self.in_call
+    def accept(self, token: int) -> tuple[bool, list[Said]]:
+        """Go on past a token of the reply; return whether it is part of a call, and what it says.
+
+        What it says is told where the model thinks.
+        """
+        was_in_call, thinking = self.in_call, self._leading.thinking if self._leading else None
+        was_in_thought = thinking is not None and thinking.in_thought
+        said: list[Said] = []
         if self._turn is not None:
-            self._turn = self._turn.after(token)
-            way, piece = self._turn.way, self._vocab.piece(token, True)
-            if way and _MAY_END_A_CALL.search(piece):
-                said = self._vocab.text([*self._reply(), token], special=True)
-                calls = list(way.calls(said))
-                self.repeats = calls[-1:] != [] and calls[-1] in calls[:-1]
-        return was_in_call or self.in_call
+            self._turn, said = self._turn.passing(token, thinking)
+            self._note_repeat(self._turn, token)
+        elif thinking is not None:
+            said = thinking.read(token)
+        if self._leading and self._owed and was_in_thought:
+            self._leading.lead_on(token)
+        return was_in_call or self.in_call, said
+
+    def _note_repeat(self, turn: Turn, token: int) -> None:
+        """Note whether a token ends a call that was made before."""
+        if turn.way and _MAY_END_A_CALL.search(self._vocab.piece(token, True)):
+            said = self._vocab.text([*self._reply(), token], special=True)
+            calls = list(turn.way.calls(said))
+            self.repeats = calls[-1:] != [] and calls[-1] in calls[:-1]
 
     def look_ahead(self) -> None:
         """Begin to find out what the grammar lets follow."""
@@ -156,6 +190,8 @@ class Drawing:
         return Drawn(token, likelihood(logits, token, self._logprobs))
 
     def _draw_token(self, context: Context, row: int) -> int:
+        if self._leading is not None and (forced := self._lead(self._leading)) is not None:
+            return self._force(forced)
         if self._closing is not None:
             self._closing.constraint.restrict(context.logits_in_place(row))
             drawn = self._sampler.draw(context, row)
@@ -164,10 +200,29 @@ class Drawing:
                 self._sampler.remember([*self._tokens, token])
             return token
         token = self._sampler.draw(context, row)
+        if self._leading and self._owed and self._vocab.ends_generation(token):
+            return self._force(self._leading.end(self._tokens[-1]))  # the thought ends, no more
         return self._draw_opening(token, context, row) if self._opens_call(token) else token
 
+    def _force(self, token: int) -> int:
+        """Return a token that comes in place of one that was drawn."""
+        self._sampler.remember([*self._tokens, token])
+        return token
+
+    def _lead(self, leading: Leading) -> int | None:
+        """Return the token that comes next whatever is drawn; hold the answer if it begins here."""
+        n_left = None if self._owed is None else self.n_left - self._n_owed
+        token = leading.next(self._tokens[-1], n_left)
+        if token is None and self._owed is not None and not leading.thinking.is_ahead:
+            self._first = len(self._tokens)
+            self._closing = Closing(self._owed, self._vocab, self.n_left, self._may_close)
+            self._owed = None
+        return token
+
     def _opens_call(self, token: int) -> bool:
-        return self._turn is not None and self._turn.after(token).in_call
+        if self._turn is None or (self._leading and self._leading.thinking.in_thought):
+            return False
+        return self._turn.after(token).in_call
 
     def _draw_opening(self, token: int, context: Context, row: int) -> int:
         """Hold the reply to the grammar of calls from the token on that completes their mark."""

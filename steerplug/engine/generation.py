@@ -6,18 +6,20 @@ of `scheduler`, how the next one is drawn that of `drawing`.
 
 import time
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from steerplug.engine.call_marks import Turn
 from steerplug.engine.context import Context, Row
-from steerplug.engine.detokenizer import Detokenizer
 from steerplug.engine.drawing import Drawing, Drawn
 from steerplug.engine.likelihood import PromptScores
 from steerplug.engine.prefix_cache import Held, PrefixCache
 from steerplug.engine.request import Piece, Progress, Request
-from steerplug.engine.scope import plan
+from steerplug.engine.scope import Begin, plan
+from steerplug.engine.telling import Telling
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Said, Thinking
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ReplyTimeout, RequestError
 
@@ -71,40 +73,57 @@ class Generation:
         self._counted, self._scores = 0, None
         if request.scored:
             self._scores = PromptScores(self.tokens, request.logprobs or 0, progress.scores)
-        self._text = Detokenizer(request.stop)
-        turn = self._lay_out(request)
-        self._drawing = Drawing(request, self.tokens, turn, vocab, n_ctx)
-        self.runs_on = whole and self._drawing.is_free and not (request.stop or self._marks)
+        turn, self._thinking = self._lay_out(request)
+        self._telling = Telling(request.stop, self._thinking)
+        self._drawing = Drawing(request, self.tokens, turn, self._thinking, vocab, n_ctx)
+        is_alike = not (self._leaves_thoughts and self._generated)
+        self.runs_on = whole and self._drawing.is_free and not request.stop and is_alike
         """Whether the next tokens can be drawn before anything is made of the last ones."""
         progress.n_prompt, progress.seed = len(self.tokens), self._drawing.seed
 
-    def _lay_out(self, request: Request) -> Turn | None:
-        """Decide what steers each token; return how far calls have come, if any are to be told."""
-        self._marks = self._vocab.thinking if "thinking" in request.unsteered else None
-        begin = Turn(request.calls, self._vocab) if request.calls is not None else None
+    def _lay_out(self, request: Request) -> tuple[Turn | None, Thinking | None]:
+        """Decide what steers each token; return how far calls and thoughts have come."""
+        turn = Turn(request.calls, self._vocab) if request.calls is not None else None
         self._leaves_calls = request.calls is not None and not request.calls.steered
-        laid = plan(request.mix, request.prompt, self._marks, begin if self._leaves_calls else None)
-        self._steering = list(laid.prompt)
-        self._generated, self._is_thinking = laid.generated, laid.is_thinking
+        marks = request.prompt.thoughts
+        begin = self._begin_with(marks, turn) if marks is not None else None
+        self._leaves_thoughts = begin is not None and "thinking" in request.unsteered
+        laid = plan(
+            request.mix, request.prompt, begin if self._leaves_thoughts else None,
+            turn if self._leaves_calls else None,
+        )  # fmt: skip
+        self._steering, self._generated = list(laid.prompt), laid.generated
         if "constrained" in request.unsteered and request.grammar is not None:
             self.progress.left_out = self._generated is not None
             boundary = request.prompt.boundary
             self._steering[boundary:] = [None] * (len(self._steering) - boundary)
             self._generated = None
         self.keys: array[int] = self._cache.keys(self.tokens, self._steering, self._partition)
-        return begin and self._begun(begin, len(self.tokens) - request.prompt.begun)
+        first = len(self.tokens) - request.prompt.begun
+        thinking = begin(self.tokens[:first]) if begin else None
+        return self._begun(turn, thinking, self.tokens[first:]), thinking
 
-    def _begun(self, turn: Turn, first: int) -> Turn:
-        """Return the turn as far as the prompt has it already, from token `first` on.
+    def _begin_with(self, marks: ThoughtMarks, turn: Turn | None) -> Begin:
+        ways = turn.calls.ways if turn is not None else ()
+        shown = "".join(mark for way in ways for mark in way.opening.marks)
+        return partial(Thinking, marks, self._vocab, shown=shown)
+
+    def _begun(
+        self, turn: Turn | None, thinking: Thinking | None, tokens: list[int]
+    ) -> Turn | None:
+        """Return the turn as far as the prompt has it already.
 
         Raises:
             RequestError: it ends in a call.
         """
-        if _in_thought(self.tokens[:first], self._vocab.thinking):
-            turn = replace(turn, in_thought=True)
-        for token in self.tokens[first:]:
-            turn = turn.after(token)
-        if turn.in_call:
+        for token in tokens:
+            if turn is not None:
+                turn, _ = turn.passing(token, thinking)
+            elif thinking is not None:
+                thinking.read(token)
+        if thinking is not None:
+            thinking.begin_telling()
+        if turn is not None and turn.in_call:
             raise RequestError(
                 "the last message ends in the midst of a call, with which no reply goes on; leave "
                 "the call out."
@@ -198,38 +217,42 @@ class Generation:
             if self._tells_end:
                 self.deliver(Piece("", token, moved, logprobs))
         else:
-            is_mark, in_call = self._drawing.is_mark(token), self._append(token)
-            shown = self._text.feed(self._vocab.piece(token, is_mark or in_call), stops=not in_call)
+            is_mark, (in_call, said) = self._drawing.is_mark(token), self._append(token)
+            data = self._vocab.piece(token, is_mark or in_call)
+            pieces = self._telling.pieces(data, said, in_call=in_call)
             progress.finish_reason = self._why_it_ends()
-            self.deliver(Piece(shown, token, moved, logprobs, in_call))
+            for i, (text, in_thought) in enumerate(pieces):
+                piece = Piece(text, None, 0.0) if i else Piece(text, token, moved, logprobs)
+                self.deliver(piece._replace(in_call=in_call, in_thought=in_thought))
         if progress.finish_reason is None:
             self._drawing.look_ahead()
             return False
         progress.cut_short = self._drawing.cut_short
-        if rest := self._text.finish():
-            self.deliver(Piece(rest, None, 0.0))
+        for text, in_thought in self._telling.finish():
+            self.deliver(Piece(text, None, 0.0, in_thought=in_thought))
         return True
 
     def draw(self, context: Context, row: int) -> Drawn:
         """Draw the next token from the logits of batch row `row`; see `Drawing.draw`."""
         return self._drawing.draw(context, row)
 
-    def _append(self, token: int) -> bool:
-        """Add a drawn token, to be decoded next; return whether it is part of a call."""
-        if self._marks and token in self._marks:
-            self._is_thinking = token == self._marks[0]
-        is_of_call = self._drawing.accept(token)
-        is_left_out = self._is_thinking or (self._drawing.in_call and self._leaves_calls)
+    def _append(self, token: int) -> tuple[bool, list[Said]]:
+        """Add a drawn token, to be decoded next; return what `Drawing.accept` does."""
+        thinking, progress = self._thinking, self.progress
+        is_of_call, said = self._drawing.accept(token)
+        is_thought = thinking is not None and thinking.is_ahead and self._leaves_thoughts
+        is_left_out = is_thought or (self._drawing.in_call and self._leaves_calls)
         applied = None if is_left_out else self._generated
-        self.progress.left_out |= is_left_out and self._generated is not None
+        progress.left_out |= is_left_out and self._generated is not None
+        progress.n_thought = thinking.n_thought if thinking is not None else 0
         self.tokens.append(token)
         self._steering.append(applied)
         self.keys.append(self._cache.key(token, applied, self._partition))
-        self.progress.n_generated += 1
-        return is_of_call
+        progress.n_generated += 1
+        return is_of_call, said
 
     def _why_it_ends(self) -> str | None:
-        if self._text.stopped_by is not None:
+        if self._telling.is_stopped:
             return "stop"
         if self._drawing.is_complete:
             return self._why_complete()
@@ -245,8 +268,3 @@ class Generation:
         self._drawing.close()
         self.deliver(error)
 
-
-def _in_thought(tokens: Sequence[int], thinking: tuple[int, int] | None) -> bool:
-    """Whether a prompt ends in the midst of thinking."""
-    marks = [token for token in tokens if token in thinking] if thinking else []
-    return bool(marks) and thinking is not None and marks[-1] == thinking[0]

@@ -22,16 +22,18 @@ class Request:
         prompt: the tokens to continue.
         mix: how to steer; `NOTHING` leaves the model as it is.
         sampling: how to draw tokens.
-        stop: strings that end the reply; an empty one ends nothing.
+        stop: strings that end the reply, in its answer; an empty one ends nothing.
         max_tokens: most tokens to generate; None or -1: as many as the context holds; 0: none, the
             prompt is read and that is all.
-        grammar: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
+        grammar: what the answer must follow: a JSON Schema, or another grammar of `constraint`.
         unsteered: phases of the reply that steering leaves out; see `scope`.
         logprobs: how many of the likeliest tokens each piece tells, besides its own
             log-probability; None: neither.
         timeout: seconds after which the reply is given up; None: never.
         partition: requests use each other's cells only where this is the same.
         calls: how the model calls tools; None: it has no calls to tell from text.
+        thinking_budget: most tokens of thought, at the end of which it is closed and the answer
+            begins; None: no limit of their own.
         must_fit: whether to refuse the request where the JSON that `grammar` asks for, or the call,
             is not sure to be whole in the room that there is.
         scored: whether `Progress.scores` tells of each token of the prompt what `logprobs` asks
@@ -50,6 +52,7 @@ class Request:
     timeout: float | None = None
     partition: str = ""
     calls: CallMarks | None = None
+    thinking_budget: int | None = None
     must_fit: bool = False
     scored: bool = False
     tells_end: bool = False
@@ -72,6 +75,10 @@ class Request:
             raise RequestError("the prompt is empty; send at least one message or word.")
         if self.max_tokens is not None and self.max_tokens < 0:
             raise RequestError(f"max_tokens is {self.max_tokens}; give at least 1.")
+        if self.thinking_budget is not None and self.thinking_budget < 0:
+            raise RequestError(
+                f"the budget of thinking is {self.thinking_budget} tokens; give 0 or more."
+            )
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise RequestError(f"logprobs is {self.logprobs}; choose 0 to {MAX_LOGPROBS}.")
         if self.scored and self.logprobs is None:
@@ -123,13 +130,15 @@ class Progress:
     steered tokens (prompt and reply), from the cache or not, and `left_out` says whether there were
     others that a phase of the request left unsteered; `moved` sums |change of h| / |h| over the
     steered (token, block) pairs that were decoded, of which there are `n_moved`; `seconds_to_first`
-    is the time from the request to its first token. `scores` tells of each token of a scored prompt
-    how likely it was, as far as it is read.
+    is the time from the request to its first token. `n_thought` counts the tokens of thought among
+    the generated. `scores` tells of each token of a scored prompt how likely it was, as far as it
+    is read.
     """
 
     n_prompt: int = 0
     n_cached: int = 0
     n_generated: int = 0
+    n_thought: int = 0
     n_steered: int = 0
     left_out: bool = False
     moved: float = 0.0
@@ -161,7 +170,8 @@ class Piece(NamedTuple):
     `token` is None where only text that had been held back is handed out.
     `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
     drew this one; 0 where nothing was steered. `in_call` says whether the token belongs to a tool
-    call, from the one that completes its opening mark on.
+    call, from the one that completes its opening mark on; `in_thought`, whether the text is a
+    thought's, or none because the token is of what stands around thoughts.
     """
 
     text: str
@@ -169,6 +179,7 @@ class Piece(NamedTuple):
     moved: float
     logprobs: Logprobs | None = None
     in_call: bool = False
+    in_thought: bool = False
 
 
 def tokens_of(pieces: Iterable[Piece]) -> tuple[int, ...]:

@@ -5,22 +5,26 @@ its first) to the turn's end, and every generated token. "all": every token afte
 (activation addition): row p of the steering is added at token p of the prompt; row 0 stands at BOS,
 where the difference of two prompts is zero.
 
-A request may leave phases of a reply unsteered: what the model thinks, between its marks for
-thinking, its tool calls, between theirs, and replies that are constrained to a grammar. Earlier
+A request may leave phases of a reply unsteered: what the model thinks, and what stands between its
+thoughts and its answer (see `thoughts`), its tool calls, between their marks, and replies that are
+constrained to a grammar. Earlier
 turns go by the same rule as far as tokens tell: thoughts and calls are left out there too, and
 turns that were constrained are for the caller to leave out of `responses`.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from steerplug.engine.call_marks import Turn
 from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Thinking
 from steerplug.steering.terms import Phase as Phase
 from steerplug.steering.value import Mix, Steering
 
-Marks = tuple[int, int]
-"""The tokens between which a model thinks."""
+Begin = Callable[[Sequence[int]], Thinking]
+"""Begins a turn behind these tokens."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class Prompt:
         responses: spans (start, end) of earlier assistant turns, boundary token included.
         has_bos: whether the first token is the model's BOS.
         begun: how many of the last tokens the reply has already: it goes on with them.
+        thoughts: what the model writes around its thoughts; None: it has none to tell.
     """
 
     tokens: tuple[int, ...]
     responses: tuple[tuple[int, int], ...] = ()
     has_bos: bool = False
     begun: int = 0
+    thoughts: ThoughtMarks | None = None
 
     @property
     def boundary(self) -> int:
@@ -47,27 +53,24 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Plan:
-    """What steers each prompt token, and what steers each generated one.
-
-    `is_thinking` says whether the reply begins in the midst of thinking.
-    """
+    """What steers each prompt token, and what steers each generated one."""
 
     prompt: tuple[Applied | None, ...]
     generated: Applied | None
-    is_thinking: bool = False
 
 
 def plan(
-    mix: Mix, prompt: Prompt, marks: Marks | None = None, calls: Turn | None = None
+    mix: Mix, prompt: Prompt, begin: Begin | None = None, calls: Turn | None = None
 ) -> Plan:
     """Lay a mix over a prompt.
 
-    With `marks`, thinking is left out; with `calls`, a turn that begins, calls are.
+    With `begin`, thinking is left out; with `calls`, a turn that begins, calls are.
     """
     n = len(prompt.tokens)
+    turns = *prompt.responses, (prompt.boundary, n)
     in_response = [False] * n
-    for begin, end in (*prompt.responses, (prompt.boundary, n)):
-        in_response[begin:end] = [True] * (end - begin)
+    for first, end in turns:
+        in_response[first:end] = [True] * (end - first)
     reach = max((t.steering.n_positions for t in mix.terms if t.steering.scope == "front"),
                 default=0)
 
@@ -77,35 +80,28 @@ def plan(
         return lay_out(Mix(terms), position)
 
     laid = [at(min(i, reach), in_response[i], i > 0 or not prompt.has_bos) for i in range(n)]
-    thinking = _thinking(prompt, marks) if marks else [False] * n
-    calling = _calling(prompt, calls) if calls else [False] * n
-    for i in range(n):
-        if thinking[i] or calling[i]:
-            laid[i] = None
-    return Plan(tuple(laid), at(reach, True, True), n > 0 and thinking[-1])
+    if mix and (begin or calls):
+        for first, end in turns:
+            for i in _left_out(prompt, first, end, begin, calls):
+                laid[i] = None
+    return Plan(tuple(laid), at(reach, True, True))
 
 
-def _thinking(prompt: Prompt, marks: Marks) -> list[bool]:
-    """Return for each token whether the one that it predicts is a thought."""
-    begins, now, thinking = {begin for begin, _ in prompt.responses}, False, []
-    for i, token in enumerate(prompt.tokens):
-        if token in marks:
-            now = token == marks[0]
-        elif i in begins:  # a turn that was cut off while thinking ends there
-            now = False
-        thinking.append(now)
-    return thinking
-
-
-def _calling(prompt: Prompt, begin: Turn) -> list[bool]:
-    """Return for each token whether the one that it predicts belongs to a call."""
-    calling = [False] * len(prompt.tokens)
-    for first, end in prompt.responses:
-        turn = begin
-        for i in range(first + 1, end):
-            turn = turn.after(prompt.tokens[i])
-            calling[i] = turn.in_call
-    return calling
+def _left_out(
+    prompt: Prompt, first: int, end: int, begin: Begin | None, turn: Turn | None
+) -> Iterator[int]:
+    """Yield the tokens of a turn, its boundary first, that predict a thought or part of a call."""
+    thinking = begin(prompt.tokens[: first + 1]) if begin else None
+    if thinking and thinking.is_ahead:
+        yield first
+    for i in range(first + 1, end):
+        token = prompt.tokens[i]
+        if turn is not None:
+            turn, _ = turn.passing(token, thinking)
+        elif thinking:
+            thinking.read(token)
+        if (thinking and thinking.is_ahead) or (turn and turn.in_call):
+            yield i
 
 
 def _acts(steering: Steering, position: int, response: bool, after_bos: bool) -> bool:

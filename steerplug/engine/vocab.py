@@ -9,8 +9,6 @@ from llama_cpp import llama_cpp as llama
 from steerplug.errors import ModelError, RequestError
 
 MAX_TEXT = 8 * 1024 * 1024
-THINKING = "<think>", "</think>"
-"""The marks between which models think."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,3 @@ class Vocab:
     def space(self) -> int:
         """The token of a single space, with which activation addition pads."""
         return self.tokenize(" ")[0]
-
-    @cached_property
-    def thinking(self) -> tuple[int, int] | None:
-        """The tokens `<think>` and `</think>`, or None where the model has no such tokens."""
-        opening, closing = (self.tokenize(mark, special=True) for mark in THINKING)
-        return (opening[0], closing[0]) if len(opening) == len(closing) == 1 else None

@@ -138,7 +138,7 @@ def measure_fidelity(
     mix, model = Mix.of(steering), engine.model
     template = ChatTemplate.of(model)
     asked = [*questions.compared, *questions.further]
-    bare = [template.prompt([{"role": "user", "content": question}]) for question in asked]
+    bare = [template.asked(question) for question in asked]
     ask = partial(greedy, engine, n_tokens=REPLY_TOKENS)
     schema = schema_of(preset, mix)
     replies = {

@@ -42,6 +42,8 @@ def mixed(presets: Sequence[Preset], added: Sequence[bool]) -> Preset:
         if preset.decoding:
             settings = preset.decoding.model_dump(exclude_unset=True)
             data["decoding"] = {**data.get("decoding", {}), **settings}
+    if "thinking" in data.get("decoding", {}).get("unsteered", ()):
+        data["decoding"].pop("steered", None)
     return Preset.from_mapping(data, "the mix")
 
 

@@ -87,14 +87,18 @@ def greedy(
 
     Args:
         engine: the model.
-        prompt: a bare chat.
+        prompt: a bare chat, which is answered at once by a model that thinks.
         mix: how the reply is steered.
         n_tokens: most tokens of the reply.
         schema: a JSON Schema that the reply must follow.
     """
-    request = Request(prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, grammar=schema)
+    request = Request(
+        prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, grammar=schema,
+        thinking_budget=0,
+    )  # fmt: skip
     pieces = list(engine.generate(request, whole=True))
-    return Reply(prompt, tokens_of(pieces), "".join(piece.text for piece in pieces))
+    text = "".join(piece.text for piece in pieces if not piece.in_thought)
+    return Reply(prompt, tokens_of(pieces), text)
 
 
 def read(cells: Reader, reply: Reply) -> Reading:

@@ -104,7 +104,7 @@ def lessons_of(
         return teach(
             engine, template, preset.teacher, questions, seed=0, temperature=0.0, report=report
         )
-    bare = [template.prompt([{"role": "user", "content": question}]) for question in questions]
+    bare = [template.asked(question) for question in questions]
     return [
         Lesson(prompt, prompt, greedy(engine, prompt, n_tokens=REPLY_TOKENS).tokens)
         for prompt in steps(bare, "asking the bare model", report)

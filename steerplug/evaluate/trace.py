@@ -33,8 +33,8 @@ def trace(preset: Preset, steering: Steering | Mix, engine: Engine, question: st
     model, mix = engine.model, Mix.of(steering)
     template = ChatTemplate.of(model)
     request = Request(
-        template.prompt([{"role": "user", "content": question}]), mix, Sampling(temperature=0),
-        max_tokens=TRACED_TOKENS, grammar=schema_of(preset, mix),
+        template.asked(question), mix, Sampling(temperature=0),
+        max_tokens=TRACED_TOKENS, grammar=schema_of(preset, mix), thinking_budget=0,
     )  # fmt: skip
     pieces = [piece for piece in engine.generate(request) if piece.token is not None]
     return Trace(

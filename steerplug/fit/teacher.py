@@ -3,6 +3,9 @@
 The teacher is the chat with the preset's instruction and example turns; the student is the bare
 chat. Replies are sampled from the teacher, and both read the same reply tokens: row i of one and
 row i of the other are the same place in the same text and differ by the prompt alone.
+
+A model that thinks is asked to answer at once: what is learned is how it answers, and its thoughts
+are left unsteered when it is used.
 """
 
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -90,10 +93,10 @@ def teach(
 
     def ask(i: int) -> Lesson:
         bare: list[Message] = [{"role": "user", "content": questions[i]}]
-        prompted = template.prompt(prompted_chat(teacher, bare))
+        prompted = template.prompt(prompted_chat(teacher, bare), at_once=True)
         if i not in replies:
             replies[i] = say(i, prompted)
-        return Lesson(prompted, template.prompt(bare), replies[i])
+        return Lesson(prompted, template.prompt(bare, at_once=True), replies[i])
 
     def say(i: int, prompted: Prompt) -> tuple[int, ...]:
         request = Request(
@@ -101,6 +104,7 @@ def teach(
             sampling=Sampling(temperature=temperature, seed=seed + i),
             max_tokens=n_tokens,
             grammar=schema,
+            thinking_budget=0,
         )
         return tokens_of(engine.generate(request, whole=True))
 

@@ -66,7 +66,11 @@ class Arguments(SamplingFields):
     """How many of the likeliest tokens to tell with it."""
 
     unsteered: list[Literal["thinking", "constrained"]] | None = None
-    """Phases of a reply that steering leaves out, besides those that the presets leave out."""
+    """Phases of a reply that steering leaves out, besides thinking and those that the presets leave
+    out."""
+
+    steered: list[Literal["thinking"]] | None = None
+    """Phases that steering does not leave out, though it would."""
 
     @field_validator("steering", mode="wrap")
     @classmethod
@@ -114,6 +118,7 @@ class Arguments(SamplingFields):
             (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             self.max_tokens,
             unsteered=frozenset(self.unsteered or ()),
+            steered=frozenset(self.steered or ()),
             logprobs=(self.top_logprobs or 0) if self._tells_logprobs else None,
             timeout=self.timeout,
         )

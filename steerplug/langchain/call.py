@@ -51,6 +51,9 @@ class Call(ChatFields, Arguments):
             continue_final_message=bool(self.continue_final_message),
             chat_template_kwargs=self.chat_template_kwargs or {},
             parse_special=bool(self.parse_special),
+            enable_thinking=self.enable_thinking,
+            reasoning_effort=self.reasoning_effort,
+            thinking_budget_tokens=self.thinking_budget_tokens,
         )
 
 

@@ -2,14 +2,31 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
-from pydantic import BaseModel, StrictBool, field_validator
+from langchain_core.runnables import ConfigurableFieldSpec
+from pydantic import BaseModel, Field, StrictBool, field_validator
 
 from steerplug.errors import RequestError
 
 _MARKS = ("prefix", "partial")
+
+THINKING = (
+    ConfigurableFieldSpec(
+        id="enable_thinking", annotation=bool | None, name="Enable thinking",
+        description="Whether the model thinks before it answers.",
+    ),
+    ConfigurableFieldSpec(
+        id="reasoning_effort", annotation=str | None, name="Reasoning effort",
+        description="How hard it thinks, where its template reads that; none: not at all.",
+    ),
+    ConfigurableFieldSpec(
+        id="thinking_budget_tokens", annotation=int | None, name="Thinking budget",
+        description="Most tokens of thought, behind which it answers; 0: none.",
+    ),
+)  # fmt: skip
+"""What `config["configurable"]` may say of thinking."""
 
 
 class ChatFields(BaseModel):
@@ -17,6 +34,15 @@ class ChatFields(BaseModel):
 
     chat_template_kwargs: dict[str, Any] | None = None
     """What else the chat template is given, such as `{"enable_thinking": False}`."""
+
+    enable_thinking: StrictBool | None = None
+    """Whether the model thinks before it answers; None: as its template has it."""
+
+    reasoning_effort: str | None = None
+    """How hard it thinks, where its template reads that: `low`, `medium`, `high`; `none`: not."""
+
+    thinking_budget_tokens: Annotated[int, Field(strict=True, ge=0)] | None = None
+    """Most tokens of thought, behind which the model answers; 0: none."""
 
     parse_special: StrictBool | None = None
     """Whether control tokens such as `<|im_end|>` count in what people wrote; None: no."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import (
@@ -24,7 +24,7 @@ from pydantic import Field, SecretStr
 
 from steerplug.langchain.binding import Bound
 from steerplug.langchain.call import Call
-from steerplug.langchain.chat_fields import ChatFields, goes_on
+from steerplug.langchain.chat_fields import THINKING, ChatFields, goes_on
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
 from steerplug.langchain.local import CONFIG, LocalModel
@@ -58,6 +58,7 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     """
 
     model_config = CONFIG
+    _also_configured: ClassVar = THINKING
 
     streaming: bool | None = None
     """Whether `invoke` reports tokens to callbacks as they come; None: when a callback asks."""
@@ -137,8 +138,9 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
         with langchain_errors():
             call = Call.of(self, {"tools": [described(tool) for tool in tools or ()]})
             settings = call.settings()
-            prompt = self._session(call).template.prompt(
-                to_chat(messages), settings.tools.tools, variables=settings.chat_template_kwargs,
+            session = self._session(call)
+            prompt = session.template.prompt(
+                to_chat(messages), settings.tools.tools, variables=session.variables(settings),
                 parse_special=settings.parse_special, spans=False,
             )  # fmt: skip
             return len(prompt.tokens)
@@ -242,6 +244,7 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
                 "n_ctx": self.n_ctx,
                 **settings,
                 "unsteered": sorted(settings["unsteered"]),
+                "steered": sorted(settings["steered"]),
             }
         return json.dumps(sorted(content.items()))
 

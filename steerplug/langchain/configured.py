@@ -1,13 +1,14 @@
 """Steering said in a config reaches the call, by whatever route LangChain takes to the model.
 
-`config["configurable"]["steering"]` becomes the call argument `steering`, unless there is one.
+`config["configurable"]["steering"]` becomes the call argument `steering`, unless there is one; of a
+chat model, so does what it says of thinking.
 LangChain's own `configurable_fields` loses it on the way through `bind_tools`, and agents lose a
 bound config; this does not, and the model stays a model.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.runnables import (
@@ -35,10 +36,23 @@ else:
 class Configured(_Model):
     """A model that takes the call argument `steering`, and reads it from configs."""
 
+    _also_configured: ClassVar[tuple[ConfigurableFieldSpec, ...]] = ()
+    """What else a config may say: arguments of a call."""
+
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What `config["configurable"]` may hold."""
-        return [*super().config_specs, _spec()]
+        return [*super().config_specs, _spec(), *self._also_configured]
+
+    def _configured(
+        self, config: RunnableConfig | None, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return call arguments with what the config says, where they say nothing themselves."""
+        told = ensure_config(config).get("configurable", {})
+        names = ("steering", *(spec.id for spec in self._also_configured))
+        said = {name: told[name] for name in names if told.get(name) is not None}
+        own = {name: value for name, value in arguments.items() if value is not None}
+        return {**arguments, **said, **own}
 
     def _read(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return call arguments with their steering read once, for all who ask in this call."""
@@ -52,27 +66,27 @@ class Configured(_Model):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Return the reply to `input`."""
-        arguments = self._read(steered(config, kwargs))
+        arguments = self._read(self._configured(config, kwargs))
         return super().invoke(input, config, **arguments)  # type: ignore[safe-super]
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Return the reply to `input`; cancelling stops it."""
-        arguments = await run_in_executor(None, self._prepare, steered(config, kwargs))
+        arguments = await run_in_executor(None, self._prepare, self._configured(config, kwargs))
         return await super().ainvoke(input, config, **arguments)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """Yield the reply to `input` as it is made."""
-        yield from super().stream(input, config, **self._read(steered(config, kwargs)))
+        yield from super().stream(input, config, **self._read(self._configured(config, kwargs)))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Yield the reply to `input` as it is made; closing stops it."""
-        arguments = await run_in_executor(None, self._prepare, steered(config, kwargs))
+        arguments = await run_in_executor(None, self._prepare, self._configured(config, kwargs))
         chunks = super().astream(input, config, **arguments)
         async with aclosing(cast("AsyncGenerator[Any]", chunks)):
             async for chunk in chunks:
@@ -83,7 +97,7 @@ class Configured(_Model):
     ) -> Any:
         """Stream typed events; see `Runnable.stream_events`."""
         is_call = kwargs.get("version") == "v3"  # the others come by `astream`
-        arguments = self._read(steered(config, kwargs)) if is_call else kwargs
+        arguments = self._read(self._configured(config, kwargs)) if is_call else kwargs
         return super().stream_events(input, config, **arguments)
 
     def astream_events(
@@ -91,7 +105,7 @@ class Configured(_Model):
     ) -> Any:
         """Stream typed events; see `Runnable.astream_events`."""
         is_call = kwargs.get("version") == "v3"  # the others come by `astream`
-        arguments = self._read(steered(config, kwargs)) if is_call else kwargs
+        arguments = self._read(self._configured(config, kwargs)) if is_call else kwargs
         return super().astream_events(input, config, **arguments)
 
     # Batches: each item is a call of its own, with its own config, all on one engine
@@ -134,14 +148,6 @@ class Configured(_Model):
         configs = _together(config, len(inputs))
         async for item in Runnable.abatch_as_completed(self, inputs, configs, **kwargs):
             yield item
-
-
-def steered(config: RunnableConfig | None, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return call arguments with the steering of the config, if they say none themselves."""
-    if arguments.get("steering") is not None:
-        return arguments
-    configured = ensure_config(config).get("configurable", {}).get("steering")
-    return arguments if configured is None else {**arguments, "steering": configured}
 
 
 def _together(

@@ -18,7 +18,6 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 
 from steerplug.langchain.arguments import Arguments
-from steerplug.langchain.configured import steered
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.local import CONFIG, LocalModel
 from steerplug.langchain.messages import PROVIDER, to_text_chunk
@@ -50,14 +49,14 @@ class SteerplugLLM(LocalModel, BaseLLM):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[str]:
         """Yield what the model writes after `input`; see `BaseLLM.stream`."""
-        arguments = self._read(steered(config, kwargs))
+        arguments = self._read(self._configured(config, kwargs))
         yield from super(SteerplugLLM, self._steered(arguments)).stream(input, config, **arguments)
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[str]:
         """Yield what the model writes after `input`; see `BaseLLM.astream`."""
-        arguments = await run_in_executor(None, self._prepare, steered(config, kwargs))
+        arguments = await run_in_executor(None, self._prepare, self._configured(config, kwargs))
         chunks = super(SteerplugLLM, self._steered(arguments)).astream(input, config, **arguments)
         async with aclosing(cast("AsyncGenerator[str]", chunks)):
             async for chunk in chunks:

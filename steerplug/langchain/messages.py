@@ -1,7 +1,8 @@
 """LangChain messages to chat messages, and replies to LangChain messages.
 
 A message that says more than a chat can hold, such as an image, is refused, never cut down to its
-text. What an AI message thought is left out, as chat templates do; see `chat.content`.
+text. What an AI message thought goes along, from its content blocks or from
+`additional_kwargs["reasoning_content"]`, for templates that want it; and so it comes back.
 """
 
 import json
@@ -21,7 +22,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.messages import ToolCall as LangChainCall
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from steerplug.session import Event
 
 PROVIDER = "steerplug"
+THOUGHT = "reasoning_content"
+"""Where additional_kwargs hold thoughts; LangChain makes `reasoning` blocks of it."""
+
+_KEPT = ("function_call", "refusal", THOUGHT)
 _ROLES: dict[type[BaseMessage], str] = {
     SystemMessage: "system",
     HumanMessage: "user",
@@ -61,7 +66,7 @@ def _to_message(message: BaseMessage, i: int) -> dict[str, Any]:
     if isinstance(message, AIMessage):
         fields["tool_calls"] = message.tool_calls
         fields["invalid_tool_calls"] = message.invalid_tool_calls
-        fields |= {key: message.additional_kwargs.get(key) for key in ("function_call", "refusal")}
+        fields |= {key: message.additional_kwargs.get(key) for key in _KEPT}
     return fields
 
 
@@ -86,6 +91,7 @@ def to_result(events: Sequence["Event"], model: str, vocab: "Vocab") -> ChatResu
     calls, broken = _to_calls(reply.tool_calls)
     message = AIMessage(
         reply.text, tool_calls=calls, invalid_tool_calls=broken, usage_metadata=_usage(reply),
+        additional_kwargs={THOUGHT: reply.reasoning} if reply.reasoning else {},
         response_metadata=_response_metadata(reply, model),
     )  # fmt: skip
     info: dict[str, Any] = {"finish_reason": reply.finish_reason}
@@ -107,7 +113,11 @@ def to_chunk(event: "Event", model: str, vocab: "Vocab") -> ChatGenerationChunk 
     if not event.text and not logprobs:
         return None
     info = {"logprobs": {"content": logprobs}} if logprobs else None
-    return ChatGenerationChunk(message=AIMessageChunk(content=event.text), generation_info=info)
+    if event.in_thought:
+        told = AIMessageChunk(content="", additional_kwargs={THOUGHT: event.text})
+    else:
+        told = AIMessageChunk(content=event.text)
+    return ChatGenerationChunk(message=told, generation_info=info)
 
 
 def _to_last_chunk(reply: Reply, model: str) -> ChatGenerationChunk:
@@ -160,6 +170,7 @@ def _usage(reply: Reply) -> UsageMetadata:
         output_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+        output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
     )
 
 
@@ -177,6 +188,8 @@ def _response_metadata(reply: Reply, model: str) -> dict[str, Any]:
 def _logprobs(part: "Event", vocab: "Vocab") -> list[dict[str, Any]]:
     """Return how likely a piece's token was, in the form that chat models agree on."""
     if isinstance(part, CallPiece | Reply) or part.logprobs is None or part.token is None:
+        return []
+    if part.in_thought:
         return []
     top = [_token(token, logprob, vocab) for token, logprob in part.logprobs.top]
     return [{**_token(part.token, part.logprobs.logprob, vocab), "top_logprobs": top}]

@@ -198,6 +198,10 @@ Phases = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
     AfterValidator(_check_phases),
 ]
+Thoughts = Annotated[
+    tuple[Literal["thinking"], ...],
+    Field(min_length=1, max_length=1),
+]
 
 
 class Decoding(Frozen):
@@ -208,15 +212,22 @@ class Decoding(Frozen):
     )
     unsteered: Phases | None = Field(
         None,
-        description="What steering leaves out of a reply: thinking, or what is constrained to a "
-        "format. Tool calls are left out in any case.",
+        description="What steering leaves out of a reply: what is constrained to a format. "
+        "Thinking and tool calls are left out by themselves.",
+        examples=[["constrained"]],
+    )
+    steered: Thoughts | None = Field(
+        None,
+        description="What steering acts on though it would leave it out: thinking.",
         examples=[["thinking"]],
     )
 
-    _no_null = field_validator("format", "unsteered", mode="before")(not_empty)
+    _no_null = field_validator("format", "unsteered", "steered", mode="before")(not_empty)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.format is None and self.unsteered is None:
-            raise ValueError("says nothing; give it a `format` or `unsteered`")
+        if self.format is None and self.unsteered is None and self.steered is None:
+            raise ValueError("says nothing; give it a `format`, `unsteered` or `steered`")
+        if both := set(self.unsteered or ()) & set(self.steered or ()):
+            raise ValueError(f"has {both.pop()} as `unsteered` and as `steered`; keep one of them")
         return self

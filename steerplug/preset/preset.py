@@ -144,8 +144,8 @@ class Preset(Frozen):
     )
     decoding: Decoding | None = Field(
         None,
-        description="Constrain the reply as well as steer it, or leave out phases of it.",
-        examples=[{"format": "json"}, {"unsteered": ["thinking"]}],
+        description="Constrain the reply as well as steer it, or say which phases of it to steer.",
+        examples=[{"format": "json"}, {"steered": ["thinking"]}],
     )
     checks: tuple[Check, ...] = Field(
         (), max_length=32, description="What replies must keep.", examples=[[{"kind": "json"}]]
@@ -224,6 +224,11 @@ class Preset(Frozen):
     def unsteered(self) -> tuple[Phase, ...]:
         """What steering leaves out of a reply."""
         return (self.decoding and self.decoding.unsteered) or ()
+
+    @property
+    def steered(self) -> tuple[Phase, ...]:
+        """What steering does not leave out of a reply, though it would."""
+        return (self.decoding and self.decoding.steered) or ()
 
     @cached_property
     def digest(self) -> str:

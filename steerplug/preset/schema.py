@@ -23,7 +23,9 @@ def make_schema() -> dict[str, Any]:
         {"required": ["system"]},
         {"required": ["examples"], "properties": {"examples": {"minItems": 1}}},
     ]
-    definitions["Decoding"]["anyOf"] = [{"required": ["format"]}, {"required": ["unsteered"]}]
+    definitions["Decoding"]["anyOf"] = [
+        {"required": [name]} for name in ("format", "unsteered", "steered")
+    ]
     definitions["Fit"]["anyOf"] = [
         {"properties": {"method": {"enum": [*SCALED]}}},
         {"properties": {"coefficient": {"const": "auto"}}},

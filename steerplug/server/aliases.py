@@ -7,4 +7,7 @@ ALIASES = {
     "n_predict": "max_tokens", "num_predict": "max_tokens", "max_new_tokens": "max_tokens",
     "max_length": "max_tokens", "stopping_strings": "stop", "stop_sequences": "stop",
     "stop_sequence": "stop",
+    "reasoning_budget": "thinking_budget_tokens", "thinking_budget": "thinking_budget_tokens",
+    "reasoning_budget_tokens": "thinking_budget_tokens",
+    "thinking_token_budget": "thinking_budget_tokens",
 }  # fmt: skip

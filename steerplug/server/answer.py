@@ -60,8 +60,13 @@ class Answer(ABC):
         """Whether a stream tells nothing of a piece but its text."""
 
     @abstractmethod
-    def text(self, i: int, text: str) -> Chosen:
-        """Return what a text adds to the stream of reply i."""
+    def text(self, i: int, text: str, *, in_thought: bool = False) -> Chosen:
+        """Return what a text adds to the stream of reply i, to its answer or its thoughts."""
+
+    @property
+    def tells_thoughts(self) -> bool:
+        """Whether thoughts are told at all."""
+        return True
 
     @abstractmethod
     def part(self, i: int, piece: Piece | CallPiece) -> Chosen:
@@ -107,15 +112,22 @@ class Answer(ABC):
         if tells_usage:
             first["usage"] = None
         is_plain, numbers = self.is_plain, range(len(self._replies))
-        frames = [Frame({**first, "choices": [self.text(i, TEXT)]}) for i in numbers]
+        frames = {
+            (i, in_thought): Frame(
+                {**first, "choices": [self.text(i, TEXT, in_thought=in_thought)]}
+            )
+            for i in numbers for in_thought in (False, True)
+        }  # fmt: skip
         for i in numbers:
             if opening := self.opening(i):
                 yield event({**first, "choices": [opening]})
         async with aclosing(events):
             async for i, part in events:
+                if isinstance(part, Piece) and part.in_thought and not self.tells_thoughts:
+                    continue
                 if is_plain and isinstance(part, Piece):
                     if part.text:
-                        yield frames[i].event(part.text)
+                        yield frames[i, part.in_thought].event(part.text)
                 elif isinstance(part, Reply):
                     self._replies[i] = part
                     steering = receipt(self._choice.mix, part)

@@ -1,6 +1,6 @@
 """`POST /v1/chat/completions`."""
 
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,8 +12,11 @@ from steerplug.server.merge_streams import together
 from steerplug.server.requests import ChatBody
 from steerplug.server.responses import call, call_delta, chat_logprobs
 from steerplug.server.state import ServerState
+from steerplug.server.thinking import asked_thinking
 from steerplug.server.translate import chat_messages, chat_settings
 from steerplug.session.receipt import Reply
+
+_THOUGHT = "reasoning_content"
 
 
 def add_to(app: FastAPI, serving: ServerState) -> None:
@@ -49,15 +52,20 @@ class ChatAnswer(Answer):
         """Whether neither probabilities nor a trace are asked for."""
         return not (self._body.logprobs or self._body.steering_trace)
 
-    def text(self, i: int, text: str) -> Chosen:
+    def text(self, i: int, text: str, *, in_thought: bool = False) -> Chosen:
         """Return more of the message."""
-        return _chunk(i, {"content": text})
+        return _chunk(i, {_THOUGHT if in_thought else "content": text})
+
+    @cached_property
+    def tells_thoughts(self) -> bool:
+        """Whether thoughts are told at all."""
+        return asked_thinking(self._body).told
 
     def part(self, i: int, piece: Piece | CallPiece) -> Chosen:
         """Return text with what is told of it, or a part of a call."""
         if isinstance(piece, CallPiece):
             return _chunk(i, {"tool_calls": [call_delta(piece)]})
-        said = self.text(i, piece.text)
+        said = self.text(i, piece.text, in_thought=piece.in_thought)
         if self._body.logprobs:
             said["logprobs"] = chat_logprobs([piece], self.vocab)
         if self._body.steering_trace:
@@ -71,6 +79,8 @@ class ChatAnswer(Answer):
     def choice(self, i: int, reply: Reply, pieces: list[Piece]) -> Chosen:
         """Return the message."""
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+        if reply.reasoning and self.tells_thoughts:
+            message[_THOUGHT] = reply.reasoning
         if reply.tool_calls:
             message["content"] = reply.text or None
             message["tool_calls"] = [call(one) for one in reply.tool_calls]

@@ -66,8 +66,8 @@ class CompletionAnswer(Answer):
         """Whether no probabilities are asked for."""
         return self._body.logprobs is None
 
-    def text(self, i: int, text: str) -> Chosen:
-        """Return more text."""
+    def text(self, i: int, text: str, *, in_thought: bool = False) -> Chosen:  # noqa: ARG002
+        """Return more text, in which thoughts are not told apart."""
         return _choice(i, text)
 
     def part(self, i: int, piece: Piece | CallPiece) -> Chosen:

@@ -38,7 +38,7 @@ IGNORED = frozenset({
     "low_vram", "use_mmap", "use_mlock", "numa", "ctx_len", "context_length", "ngl", "n_ctx",
     "draft_model", "cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_discard",
     "timings_per_token", "return_progress", "response_fields", "backend_sampling", "verbose",
-    "reasoning_format", "reasoning_in_content", "parse_tool_calls", "penalize_nl",
+    "parse_tool_calls", "penalize_nl",
     "adaptive_decay", "stream_id", "speculative.n_max", "speculative.n_min",
     "speculative.p_min", "speculative.type", "speculative.ngram_size_n",
     "speculative.ngram_size_m", "speculative.ngram_m_hits", "spaces_between_special_tokens",
@@ -48,8 +48,8 @@ IGNORED = frozenset({
 """Fields that leave the reply as it is."""
 
 IGNORED_IN_MESSAGES = frozenset({
-    "annotations", "reasoning_content", "reasoning", "reasoning_details", "thinking",
-    "thinking_blocks", "cache_control", "weight", "id", "timestamp", "created", "created_at",
+    "annotations", "reasoning_details", "thinking_blocks", "cache_control", "weight", "id",
+    "timestamp", "created", "created_at",
     "createdAt", "updatedAt", "model", "status", "metadata", "tool_name", "is_error",
     "finish_reason", "logprobs", "provider_specific_fields", "extra_content", "signature",
     "phase", "channel", "recipient", "usage", "sources", "statusHistory", "parentId",
@@ -71,6 +71,8 @@ _BIAS = "use logit_bias with the numbers of tokens"
 _FORMAT = "send a JSON schema, a regex, a choice or a Lark grammar"
 _TEMPLATE = "say what the model's template reads in chat_template_kwargs"
 _PENALTY = "use frequency_penalty, presence_penalty, repeat_penalty or DRY"
+_CHATS = "it belongs to /v1/chat/completions"
+_APART = "thoughts come apart from the answer, in reasoning_content"
 _TEXT = "this model reads and writes text only"
 _CUT = "use top_k, top_p, min_p, typical_p, top_n_sigma or XTC"
 
@@ -150,17 +152,15 @@ REFUSED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "instruction_template": ("the model has its own", ()),
     "files": ("put their text into a message", ()),
     "documents": ("put them into a message", ()),
-    "reasoning_effort": (_TEMPLATE, ()),
-    "reasoning": (_TEMPLATE, ()),
-    "thinking": (_TEMPLATE, ()),
-    "think": (_TEMPLATE, ()),
-    "enable_thinking": (_TEMPLATE, ()),
+    "enable_thinking": (_CHATS, ()),
+    "reasoning_effort": (_CHATS, ()),
+    "reasoning": (_CHATS, ()),
+    "thinking": (_CHATS, ()),
+    "think": (_CHATS, ()),
+    "thinking_budget_tokens": (_CHATS, (-1,)),
     "thinking_forced_open": (_TEMPLATE, ()),
-    "thinking_budget": ("use max_tokens", (-1,)),
-    "thinking_budget_tokens": ("use max_tokens", (-1,)),
-    "thinking_token_budget": ("use max_tokens", (-1,)),
-    "reasoning_budget": ("use max_tokens", (-1,)),
-    "reasoning_budget_tokens": ("use max_tokens", (-1,)),
+    "reasoning_format": (_APART, ("auto", "deepseek")),
+    "reasoning_in_content": (_APART, ()),
     "verbosity": ("ask for it in a message, or by `steering`", ("medium",)),
     "modalities": (_TEXT, (["text"],)),
     "audio": (_TEXT, ()),
@@ -186,9 +186,9 @@ REFUSED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
 }  # fmt: skip
 """Fields that would change the reply: what to do instead, and values that ask for nothing."""
 
-_ASKS_BY_NO = frozenset({"skip_special_tokens", "add_special_tokens", "add_bos_token", "do_sample",
-                         "enable_thinking", "think", "reasoning_budget", "reasoning_budget_tokens",
-                         "thinking_budget", "thinking_budget_tokens"})  # fmt: skip
+_ASKS_BY_NO = frozenset(
+    {"skip_special_tokens", "add_special_tokens", "add_bos_token", "do_sample"}
+)
 """Fields whose false or 0 changes the reply."""
 
 

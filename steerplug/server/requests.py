@@ -77,6 +77,9 @@ class Message(Open):
     prefix: bool | None = None
     partial: bool | None = None
     refusal: str | None = None
+    reasoning_content: Any = Field(None, description="What the assistant thought.")
+    reasoning: Any = None
+    thinking: Any = None
     function_call: FunctionCall | None = Field(None, description="What `tool_calls` was before.")
 
 
@@ -171,7 +174,10 @@ class Body(SamplingFields, Head):
     def _has_our_names(cls, body: Any) -> Any:
         return renamed(body) if isinstance(body, dict) else body
 
-    @field_validator("max_tokens", "max_completion_tokens", mode="before", check_fields=False)
+    @field_validator(
+        "max_tokens", "max_completion_tokens", "thinking_budget_tokens",
+        mode="before", check_fields=False,
+    )  # fmt: skip
     @classmethod
     def _fills_the_context(cls, n: Any) -> Any:
         return None if n == -1 else n
@@ -200,6 +206,17 @@ class ChatBody(Body):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = Field(None, description="Whether to think before the answer.")
+    reasoning_effort: str | None = Field(None, description="How hard to think; none: not at all.")
+    thinking_budget_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Most tokens of thought, behind which the answer begins; 0: none."
+    )
+    think: Any = Field(None, description="As in Ollama; also `thinking` and `reasoning`.")
+    thinking: Any = None
+    reasoning: Any = None
+    include_reasoning: bool | None = Field(
+        None, description="Whether thoughts are told; false: they are thought and left out."
+    )
     steering_trace: bool | None = Field(
         None, description="Whether each chunk of a stream says how strongly it was steered."
     )

@@ -66,6 +66,9 @@ def usage(replies: Iterable[Reply], n_prompts: int = 1) -> dict[str, Any]:
         "prompt_tokens_details": {
             "cached_tokens": sum(reply.usage.cached_tokens for reply in first)
         },
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(reply.usage.reasoning_tokens for reply in replies)
+        },
     }
 
 
@@ -90,10 +93,10 @@ def call_delta(piece: CallPiece) -> dict[str, Any]:
 
 
 def chat_logprobs(pieces: Sequence[Piece], vocab: Vocab) -> dict[str, Any]:
-    """Return how likely tokens were, in the form of chats."""
+    """Return how likely tokens were, in the form of chats: those of the answer."""
     content = []
     for piece in pieces:
-        if piece.logprobs is not None and piece.token is not None:
+        if piece.logprobs is not None and piece.token is not None and not piece.in_thought:
             top = [_token(vocab, token, x) for token, x in piece.logprobs.top]
             own = _token(vocab, piece.token, piece.logprobs.logprob)
             content.append({**own, "top_logprobs": top})

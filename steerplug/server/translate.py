@@ -9,6 +9,7 @@ from typing import Any
 
 from steerplug.chat.messages import to_messages
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools
+from steerplug.chat.values import THOUGHTS, thoughts_of
 from steerplug.engine.constraint import Grammar
 from steerplug.errors import RequestError
 from steerplug.server import fields
@@ -17,6 +18,7 @@ from steerplug.server.continuing import goes_on
 from steerplug.server.errors import Refused
 from steerplug.server.format import asked_format, size
 from steerplug.server.requests import Body, ChatBody, CompletionBody, Message, ToolChoice
+from steerplug.server.thinking import asked_thinking
 from steerplug.session import Settings, Text
 
 _SEEDS = 2**32 - 1
@@ -37,7 +39,7 @@ def chat_messages(body: ChatBody, limits: Limits) -> list[dict[str, Any]]:
         messages = to_messages([_openai(message) for message in body.messages])
     except RequestError as error:
         raise Refused(str(error), param="messages") from None
-    n_text = sum(len(message["content"]) for message in messages)
+    n_text = sum(len(message["content"]) + len(thoughts_of(message)) for message in messages)
     calls = (call for message in messages for call in message.get("tool_calls", ()))
     _check_length(n_text + sum(len(call.arguments) for call in calls), limits)
     return messages
@@ -91,7 +93,7 @@ def chat_settings(
             f"chat_template_kwargs has {n_bytes} bytes; the limit is {limits.schema}.",
             param="chat_template_kwargs",
         )
-    limit = body.max_completion_tokens
+    limit, thinking = body.max_completion_tokens, asked_thinking(body)
     settings = Settings(
         max_tokens=body.max_tokens if limit is None else limit,
         tools=tools,
@@ -99,6 +101,9 @@ def chat_settings(
         continue_final_message=goes_on(body),
         chat_template_kwargs=variables,
         parse_special=parse_special,
+        enable_thinking=thinking.enabled,
+        reasoning_effort=thinking.effort,
+        thinking_budget_tokens=thinking.budget,
     )
     return list(_each(body, settings, limits, partition))
 
@@ -134,7 +139,8 @@ def _each(body: Body, settings: Settings, limits: Limits, partition: str) -> Ite
 
 def _openai(message: Message) -> dict[str, Any]:
     """Return what a message says to the model, in OpenAI's shape."""
-    unheard = {"prefix", "partial", *(message.model_extra or ())}
+    untold = {name for name in THOUGHTS if not isinstance(getattr(message, name), str)}
+    unheard = {"prefix", "partial", *untold, *(message.model_extra or ())}
     return message.model_dump(exclude_unset=True, exclude=unheard)
 
 

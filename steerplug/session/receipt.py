@@ -15,7 +15,8 @@ class AppliedPreset:
     """One ingredient of a receipt: whose numbers, at what strength, and what it holds the reply to.
 
     `format` is "json" where the preset constrains the reply as well as steers it, else empty;
-    `unsteered` names phases of the reply that it leaves out.
+    `unsteered` names phases of the reply that it leaves out, `steered` those that it does not,
+    though they would be.
     `pack` names the pack the preset came in, and its version, such as "sea@1.2.0"; empty for the
     user's own presets, the shipped ones and plain files.
     """
@@ -29,6 +30,7 @@ class AppliedPreset:
     format: str = ""
     pack: str = ""
     unsteered: tuple[Phase, ...] = ()
+    steered: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,16 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one reply; `cached_tokens` of the prompt's were not computed again."""
+    """Tokens of one reply.
+
+    `cached_tokens` of the prompt's were not computed again, `reasoning_tokens` of the reply's were
+    thought.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Reply:
 
     `finish_reason` is "stop" where the model or a stop string ended it, "tool_calls" where it ended
     with calls, and "length" where its room did; calls of such a reply follow their schema, but the
-    last one was closed earlier than the model would have.
+    last one was closed earlier than the model would have. `reasoning` is what the model thought
+    before it answered, which is no part of `text`.
     """
 
     text: str
@@ -74,6 +82,7 @@ class Reply:
     seconds: float
     seconds_to_first: float
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as JSON values."""

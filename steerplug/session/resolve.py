@@ -48,6 +48,7 @@ class _Portion:
     version: str = ""
     format: str = ""
     unsteered: tuple[Phase, ...] = ()
+    steered: tuple[Phase, ...] = ()
     pack: str = ""
     allowed: tuple[float, float] | None = None
 
@@ -62,7 +63,9 @@ class _Portion:
         """Return what a receipt says of it; a preset that is taken away asks for no decoding."""
         applied = _applied(self.steering, self.version, self.strength)
         if self.strength > 0:
-            applied = replace(applied, format=self.format, unsteered=self.unsteered)
+            applied = replace(
+                applied, format=self.format, unsteered=self.unsteered, steered=self.steered
+            )
         return replace(applied, pack=self.pack)
 
 
@@ -120,6 +123,7 @@ class Resolver:
             preset.version,
             preset.format,
             preset.unsteered,
+            preset.steered,
             preset.origin.pack if preset.origin else "",
             (preset.strength.min, preset.strength.max),
         )

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from steerplug.build import Built, build_preset
 from steerplug.chat.calls.answers import ways
@@ -24,7 +25,7 @@ from steerplug.engine import fork
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.scope import Prompt
+from steerplug.engine.scope import Phase, Prompt
 from steerplug.engine.sizes import N_CTX, N_SEQ
 from steerplug.errors import RequestError
 from steerplug.fit.progress import Report, silent
@@ -36,6 +37,13 @@ from steerplug.session.settings import Settings, Text
 from steerplug.session.task import Event, Task
 from steerplug.steering.value import Mix
 from steerplug.store.store import Store
+
+_SAYS_NOTHING = Settings()
+_LEFT_OUT: frozenset[Phase] = frozenset({"thinking"})
+_OF_CHATS = (
+    "continue_final_message", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
+    "thinking_budget_tokens",
+)  # fmt: skip
 
 
 class Session:
@@ -191,17 +199,36 @@ class Session:
         check_messages(messages)
         if settings.max_tokens == 0:
             raise RequestError("max_tokens is 0; give at least 1.")
+        variables = self.variables(settings)
         steered = Resolved(*self.steering(steering))
+        goes_on = settings.continue_final_message
         prompt = self.template.prompt(
             messages, tools.tools,
-            variables=settings.chat_template_kwargs,
-            continue_final_message=settings.continue_final_message,
+            variables=variables,
+            continue_final_message=goes_on,
             parse_special=settings.parse_special,
             spans=bool(steered.mix),
+            at_once=settings.thinking_budget_tokens == 0 and not goes_on,
         )  # fmt: skip
         has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
-        begun = messages[-1]["content"] if settings.continue_final_message else ""
+        begun = self.template.answer_in(messages[-1]["content"]) if goes_on else ""
         return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
+
+    def variables(self, settings: Settings) -> Mapping[str, Any]:
+        """Return what else the chat template is given.
+
+        Raises:
+            RequestError: the settings say two things, or ask for what the template cannot switch.
+        """
+        given = settings.chat_template_kwargs
+        switched = self.template.switched(settings.enable_thinking, settings.reasoning_effort)
+        for name, value in switched.items():
+            if given.get(name, value) != value:
+                raise RequestError(
+                    f"chat_template_kwargs says {name}: {given[name]!r:.40}, and enable_thinking "
+                    f"or reasoning_effort asks for {value!r:.40}; say one of them."
+                )
+        return {**switched, **given}
 
     def _completion_task(
         self, text: Text, steering: SteeringWords, settings: Settings | None
@@ -211,24 +238,26 @@ class Session:
         settings = settings or Settings()
         if settings.tools:
             raise RequestError("plain text that is continued calls no tools; send a chat instead.")
-        for name in ("continue_final_message", "chat_template_kwargs"):
-            if getattr(settings, name):
+        for name in _OF_CHATS:
+            if getattr(settings, name) != getattr(_SAYS_NOTHING, name):
                 raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
         prompt = self._prompt(text, settings.parse_special)
         return self._task(prompt, Resolved(*self.steering(steering)), settings)
 
     def _prompt(self, text: Text, parse_special: bool) -> Prompt:
-        vocab = self.model.vocab
+        vocab, thinks = self.model.vocab, self.template.thoughts
+        thoughts = replace(thinks.marks, told=False) if thinks else None
         if not isinstance(text, str):  # whoever sends tokens has put BOS there or not
             if wrong := [token for token in text if not isinstance(token, int)]:
                 raise RequestError(
                     f"the prompt holds {wrong[0]!r:.80}, which is no token; send a text or the "
                     "numbers of its tokens."
                 )
-            return Prompt(tuple(text), has_bos=text[0] == vocab.bos)
+            return Prompt(tuple(text), has_bos=text[0] == vocab.bos, thoughts=thoughts)
         tokens = vocab.tokenize(text, special=parse_special)
         bos = (vocab.bos,) if vocab.adds_bos and tokens[:1] != [vocab.bos] else ()
-        return Prompt((*bos, *tokens), has_bos=bool(bos) or tokens[:1] == [vocab.bos])
+        has_bos = bool(bos) or tokens[:1] == [vocab.bos]
+        return Prompt((*bos, *tokens), has_bos=has_bos, thoughts=thoughts)
 
     def _score_task(
         self, text: Text, steering: SteeringWords, settings: Settings | None
@@ -250,7 +279,7 @@ class Session:
         grammar = settings.format
         if grammar is None and any(ingredient.format == "json" for ingredient in ingredients):
             grammar = ANY_JSON
-        unsteered = settings.unsteered.union(*(ingredient.unsteered for ingredient in ingredients))
+        unsteered = _unsteered(settings, ingredients)
         tools, stop, calls, reading = settings.tools, settings.stop, None, None
         must_fit = isinstance(settings.format, Mapping)
         is_free = self.template.form.members is not None
@@ -265,8 +294,8 @@ class Session:
                 reading = CallStream(known, tools.tools, only_calls=only_calls, begun=begun)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
-            settings.logprobs, settings.timeout, settings.partition, calls, must_fit,
-            tells_end=settings.tells_end,
+            settings.logprobs, settings.timeout, settings.partition, calls, settings.most_thought,
+            must_fit, tells_end=settings.tells_end,
         )  # fmt: skip
         self.engine.check(request)
         return Task(request, ingredients, reading, Promise(settings.format, tools, begun, is_free))
@@ -318,6 +347,15 @@ class Session:
         """Free the model."""
         self.engine.close()
         self.model.close()
+
+
+def _unsteered(
+    settings: Settings, ingredients: tuple[AppliedPreset, ...]
+) -> frozenset[Phase]:
+    """Return the phases that steering leaves out: thoughts too, unless somebody asks for them."""
+    left = settings.unsteered.union(*(ingredient.unsteered for ingredient in ingredients))
+    wanted = settings.steered.union(*(ingredient.steered for ingredient in ingredients))
+    return left | (_LEFT_OUT - wanted)
 
 
 def _last(events: Iterator[Event]) -> Reply:

@@ -19,12 +19,16 @@ class Settings:
 
     Args:
         sampling: how tokens are drawn.
-        stop: strings that end the reply; an empty one ends nothing.
+        stop: strings that end the reply, in its answer and not in its thoughts; an empty one ends
+            nothing.
         max_tokens: most tokens to generate; None or -1: as many as the context holds; 0, where a
             text is gone on with: none, it is read and that is all.
-        format: what the reply must follow: a JSON Schema, or another grammar of `constraint`.
+        format: what the answer must follow: a JSON Schema, or another grammar of `constraint`; a
+            model that thinks does so freely first.
         tools: what the reply may call.
         unsteered: phases that steering leaves out, besides those that the presets leave out.
+        steered: phases that it does not leave out, though it would: thoughts are left out by
+            themselves.
         logprobs: how many of the likeliest tokens each piece tells; None: no probabilities.
         timeout: seconds after which the reply is given up; None: never.
         partition: replies use each other's cached prompts only where this is the same.
@@ -34,6 +38,9 @@ class Settings:
         parse_special: read control tokens such as `<|im_end|>` in what people wrote as well as in
             what the chat template writes, or in a text to be continued.
         tells_end: whether the token that ends a reply is told as well, in a piece without text.
+        enable_thinking: whether the model thinks before it answers; None: as its template has it.
+        reasoning_effort: how hard it thinks, where its template reads that; "none": not at all.
+        thinking_budget_tokens: most tokens of thought, behind which it answers; None: no limit.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -42,6 +49,7 @@ class Settings:
     format: Grammar | None = None
     tools: Tools = field(default_factory=Tools)
     unsteered: frozenset[Phase] = frozenset()
+    steered: frozenset[Phase] = frozenset()
     logprobs: int | None = None
     timeout: float | None = None
     partition: str = ""
@@ -49,3 +57,12 @@ class Settings:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     parse_special: bool = False
     tells_end: bool = False
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
+    thinking_budget_tokens: int | None = None
+
+    @property
+    def most_thought(self) -> int | None:
+        """Most tokens of thought: none where thinking is switched off, by whatever setting."""
+        off = self.enable_thinking is False or self.reasoning_effort == "none"
+        return 0 if off else self.thinking_budget_tokens

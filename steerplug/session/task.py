@@ -25,9 +25,14 @@ class Task:
         self._calls = calls
         self.progress = Progress()
         self._text: list[str] = []
+        self._thoughts: list[str] = []
 
     def take(self, piece: Piece) -> Iterator[Piece | CallPiece]:
         """Note a piece, and hand on its text and parts of calls."""
+        if piece.in_thought:
+            self._thoughts.append(piece.text)
+            yield piece
+            return
         if self._calls is None:
             self._text.append(piece.text)
             yield piece
@@ -79,12 +84,15 @@ class Task:
         return Reply(
             text,
             reason,
-            Usage(progress.n_prompt, progress.n_generated, progress.n_cached),
+            Usage(
+                progress.n_prompt, progress.n_generated, progress.n_cached, progress.n_thought
+            ),
             receipt,
             progress.seed or 0,
             progress.seconds,
             progress.seconds_to_first,
             calls,
+            "".join(self._thoughts),
         )
 
     def scored(self, text: Text, reply: Reply) -> Scored:

@@ -19,6 +19,8 @@ from steerplug.engine.call_marks import CallMarks, Turn, Way
 from steerplug.engine.constraint import Choice, Constraint, Grammar, Lark, Regex
 from steerplug.engine.model import Model
 from steerplug.engine.openings import Mark
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Thinking
 from steerplug.errors import RequestError
 from tests.helpers.families import (
     BOTH,
@@ -327,13 +329,15 @@ def marked(mark: Mark, closing: str = "") -> CallMarks:
     return CallMarks((Way(mark, closing),))
 
 
-def in_call(calls: CallMarks, text: str, model: Model) -> str:
+def in_call(
+    calls: CallMarks, text: str, model: Model, thinking: Thinking | None = None
+) -> str:
     """The tokens of a turn that stand in a call, as text: what the token before them predicts."""
     turn, inside = Turn(calls, model.vocab), list[int]()
     for token in model.vocab.tokenize(text, special=True):
         if turn.in_call:
             inside.append(token)
-        turn = turn.after(token)
+        turn, _ = turn.passing(token, thinking)
     return model.vocab.text(inside, special=True)
 
 
@@ -358,9 +362,8 @@ def test_a_mark_may_be_a_control_token(model: Model) -> None:
     assert follows(grammar, "<gh_stars>[now {}]", model)
 
 
-def test_what_is_thought_is_no_call(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    marks = ("<gh_stars>", "<file_sep>")
-    begin, end = (model.vocab.tokenize(mark, special=True)[0] for mark in marks)
-    monkeypatch.setitem(vars(model.vocab), "thinking", (begin, end))
+def test_what_is_thought_is_no_call(model: Model) -> None:
+    thinking = Thinking(ThoughtMarks("<gh_stars>", "<file_sep>"), model.vocab)
     text = "<gh_stars>so <tool_call>1</tool_call><file_sep><tool_call>2</tool_call>"
-    assert in_call(marked(Mark("<tool_call>"), "</tool_call>"), text, model) == "2</tool_call>"
+    calls = marked(Mark("<tool_call>"), "</tool_call>")
+    assert in_call(calls, text, model, thinking) == "2</tool_call>"

@@ -29,6 +29,7 @@ from steerplug import ChatSteerplug, Sampling
 from steerplug.chat.messages import to_messages
 from steerplug.chat.template import check_messages
 from steerplug.chat.tool import ToolCall
+from steerplug.chat.values import thoughts_of
 from steerplug.errors import RequestError
 from steerplug.langchain.messages import to_chat
 from steerplug.session import Settings
@@ -135,8 +136,9 @@ def test_arguments_that_are_no_object_never_reach_a_template(arguments: str) -> 
     ],
 )  # fmt: skip
 def test_of_an_assistant_s_blocks_what_it_said_is_kept(content: Any, text: str) -> None:
-    message = AIMessage(content)
-    assert to_chat([message]) == [{"role": "assistant", "content": text}]
+    (message,) = to_chat([AIMessage(content)])
+    assert message.pop("reasoning_content", "Hm") == "Hm"
+    assert message == {"role": "assistant", "content": text}
     assert to_messages([{"role": "assistant", "content": content}])[0]["content"] == text
 
 
@@ -153,12 +155,40 @@ def test_standard_blocks_say_what_the_content_does() -> None:
          {"type": "tool_use", "id": "1", "name": "add", "input": {"a": 1}}],
         tool_calls=[ADD], response_metadata={"model_provider": "anthropic"},
     )  # fmt: skip
-    expected = [{"role": "assistant", "content": "Now:",
-                 "tool_calls": (ToolCall("1", "add", '{"a": 1}'),)}]  # fmt: skip
-    for message in (responses, anthropic):
-        assert to_chat([message]) == expected
+    expected = {"role": "assistant", "content": "Now:",
+                "tool_calls": (ToolCall("1", "add", '{"a": 1}'),)}  # fmt: skip
+    for message, thoughts in ((responses, {}), (anthropic, {"reasoning_content": "Hm"})):
+        assert to_chat([message]) == [{**expected, **thoughts}]
         standard = AIMessage(content_blocks=message.content_blocks)
-        assert to_chat([standard]) == expected
+        assert to_chat([standard]) == [{**expected, **thoughts}]
+
+
+@pytest.mark.parametrize(
+    ("message", "thoughts"),
+    [
+        ({"content": [{"type": "reasoning", "reasoning": "Hm"}, "a"]}, "Hm"),
+        ({"content": [{"type": "thinking", "thinking": "Hm", "signature": "x"}, "a"]}, "Hm"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]}, "Hm"),
+        ({"content": [{"type": "reasoning_content", "reasoning_content": {"text": "Hm"}}]}, "Hm"),
+        ({"content": [{"type": "text", "text": "Hm", "thought": True}, "a"]}, "Hm"),
+        ({"content": [{"type": "reasoning", "summary": [
+            {"type": "summary_text", "text": "Hm"}, {"type": "summary_text", "text": "So"}]}]},
+         "Hm\n\nSo"),
+        ({"content": "a", "reasoning": "Hm"}, "Hm"),
+        ({"content": [{"type": "reasoning", "reasoning": "no"}], "thinking": "Hm"}, "Hm"),
+    ],
+)  # fmt: skip
+def test_what_an_assistant_thought_is_kept_apart(message: dict[str, Any], thoughts: str) -> None:
+    (read,) = to_messages([{"role": "assistant", **message}])
+    assert thoughts_of(read) == thoughts
+    assert "Hm" not in read["content"]
+
+
+def test_thoughts_of_a_message_of_langchain_s_come_from_its_kwargs_too() -> None:
+    message = AIMessage("a", additional_kwargs={"reasoning_content": "Hm"})
+    assert to_chat([message])[0]["reasoning_content"] == "Hm"
+    standard = AIMessage(content_blocks=message.content_blocks)
+    assert to_chat([standard])[0]["reasoning_content"] == "Hm"
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_run_streams_the_answer_and_keeps_the_receipt_apart(call: Call) -> None:
     assert (reply["model"], reply["steering"]) == ("smollm2", "1.5*sailor - warm")
     assert set(reply) == {
         "model", "steering", "text", "finish_reason", "usage", "receipt", "seed", "seconds",
-        "seconds_to_first", "tool_calls",
+        "seconds_to_first", "tool_calls", "reasoning",
     }  # fmt: skip
     strengths = {said["name"]: said["strength"] for said in reply["receipt"]["steering"]}
     assert strengths == {"sailor": 1.5, "warm": -0.5}

@@ -1,6 +1,7 @@
 """What a request may ask for besides its prompt: log-probabilities, biases, phases left alone."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampler, Sampling
-from steerplug.engine.scope import Phase, Prompt, plan
+from steerplug.engine.scope import Prompt, plan
+from steerplug.engine.thought_marks import ThoughtMarks
+from steerplug.engine.thoughts import Thinking
 from steerplug.errors import RequestError
 from steerplug.fit.measure import log_softmax
-from steerplug.steering.value import Array, Mix
+from steerplug.steering.value import Array
 from tests.helpers.alone import chat, steering
 
 GREEDY = Sampling(temperature=0)
@@ -136,49 +139,36 @@ def test_a_bias_that_makes_no_sense_is_refused(bias: dict[int, float], sentence:
 # Phases
 
 
-def steered(mix: Mix, prompt: Prompt, marks: tuple[int, int] | None) -> list[bool]:
-    return [applied is not None for applied in plan(mix, prompt, marks).prompt]
+OPEN, CLOSE = "<gh_stars>", "<file_sep>"
+THOUGHTS = ThoughtMarks(OPEN, CLOSE)
+
+
+def steered(model: Model, prompt: Prompt, thoughts: ThoughtMarks | None) -> list[bool]:
+    begin = partial(Thinking, thoughts, model.vocab) if thoughts else None
+    return [applied is not None for applied in plan(steering(model), prompt, begin).prompt]
 
 
 def test_thinking_is_left_out_of_earlier_turns_and_of_the_prompt_s_end(model: Model) -> None:
-    mix, marks, open_, close = steering(model), (90, 91), 90, 91
-    turns = (1, 2, 5, open_, 6, 6, close, 7, 7, 3, 1, 5)
+    open_, close = (model.vocab.tokenize(mark, special=True)[0] for mark in (OPEN, CLOSE))
+    turns = (1, 2, 55, open_, 66, 66, close, 77, 77, 3, 1, 55)
     prompt = Prompt(turns, responses=((2, 10),))
     response = [False, False, *[True] * 8, False, True]
-    assert steered(mix, prompt, None) == response
-    assert steered(mix, prompt, marks) == [
+    assert steered(model, prompt, None) == response
+    assert steered(model, prompt, THOUGHTS) == [
         on and i not in (3, 4, 5) for i, on in enumerate(response)
     ]
-    assert not plan(mix, prompt, marks).is_thinking
-    begun = Prompt((*turns, open_, 8), responses=((2, 10),))
-    assert steered(mix, begun, marks)[-2:] == [False, False]
-    assert plan(mix, begun, marks).is_thinking
+    begun = Prompt((*turns, open_), responses=((2, 10),))
+    assert steered(model, begun, THOUGHTS)[-2:] == [False, False]
+    gone_on_with = Prompt((*turns, open_, 88), responses=((2, 10),), begun=2)
+    assert steered(model, gone_on_with, THOUGHTS)[-3:] == [True, False, False]
 
 
 def test_a_thought_that_was_cut_off_ends_with_its_turn(model: Model) -> None:
-    prompt = Prompt((1, 5, 90, 6, 2, 5, 7, 7, 1, 5), responses=((1, 4), (5, 8)))
-    assert steered(steering(model), prompt, (90, 91)) == [
+    (open_,) = model.vocab.tokenize(OPEN, special=True)
+    prompt = Prompt((1, 55, open_, 66, 2, 55, 77, 77, 1, 55), responses=((1, 4), (5, 8)))
+    assert steered(model, prompt, THOUGHTS) == [
         False, True, False, False, False, True, True, True, False, True
     ]  # fmt: skip
-
-
-def test_tokens_between_marks_of_a_reply_are_not_steered(
-    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mix = 1e-4 * steering(model)  # too little to change what is said
-    prompt = chat(model, "Tell me something about the sea.")
-
-    def run(unsteered: frozenset[Phase]) -> tuple[list[int | None], int]:
-        progress = Progress()
-        request = Request(prompt, mix, GREEDY, max_tokens=10, unsteered=unsteered)
-        return [piece.token for piece in engine.generate(request, progress)], progress.n_steered
-
-    said, all_of_it = run(frozenset())
-    assert all_of_it == 1 + 9
-    assert said.count(said[2]) == said[:7].count(said[6]) == 1
-    monkeypatch.setitem(vars(model.vocab), "thinking", (said[2], said[6]))
-    assert run(frozenset({"thinking"})) == (said, all_of_it - 4)
-    assert run(frozenset()) == (said, all_of_it)
 
 
 @pytest.mark.parametrize("grammar", [None, Choice(("blue as the sea",))])
@@ -194,7 +184,3 @@ def test_a_constrained_reply_can_be_left_alone_and_its_earlier_turns_not(
     )  # fmt: skip
     list(engine.generate(request, progress))
     assert progress.n_steered == end - begin + (3 if grammar is None else 0)
-
-
-def test_a_model_without_marks_never_thinks(model: Model) -> None:
-    assert model.vocab.thinking is None

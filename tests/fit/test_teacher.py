@@ -7,11 +7,15 @@ import pytest
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
+from steerplug.engine.thoughts import Thinking
 from steerplug.errors import FitError
+from steerplug.evaluate.replies import greedy
 from steerplug.fit import teacher as teaching
 from steerplug.fit.questions import general_prompts
 from steerplug.fit.teacher import Lesson, prompted_chat, teach
 from steerplug.preset import Example, Teacher
+from tests.helpers.thinking import TEMPLATES, scripted
+from tests.helpers.thinking import template as thinking
 
 INSTRUCTION = "Answer like a pirate."
 SHOWN = (Example(user="Hi", assistant="Ahoy!"), Example(user="Bye", assistant="Fair winds!"))
@@ -157,3 +161,29 @@ def test_questions_that_get_no_answer_are_left_out(
 
 def test_general_prompts_to_fit_on_are_never_those_to_measure_on() -> None:
     assert not set(general_prompts("fit")) & set(general_prompts("held_out"))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_model_that_thinks_teaches_how_it_answers(
+    name: str, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(model, monkeypatch)("Aye, water.<|im_end|>")
+    it = thinking(name, model)
+    (lesson,) = teach(engine, it, Teacher(system=INSTRUCTION), QUESTIONS[:1], seed=0)
+    assert model.vocab.text(list(lesson.reply)) == "Aye, water."
+    ends = [model.vocab.text(list(p.tokens), special=True)[-30:]
+            for p in (lesson.prompted, lesson.bare)]  # fmt: skip
+    assert ends[0] == ends[1]
+    assert lesson.bare == it.asked(QUESTIONS[0])
+    assert lesson.bare.thoughts is not None
+    assert not Thinking(lesson.bare.thoughts, model.vocab, lesson.bare.tokens).is_ahead
+
+
+def test_a_thought_that_comes_all_the_same_is_no_answer(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(model, monkeypatch)("<think>")
+    reply = greedy(engine, thinking("Granite 3.3", model).asked(QUESTIONS[0]), n_tokens=30)
+    assert model.vocab.text(list(reply.tokens)).startswith("<think>\n</think>\n\n<response>")
+    assert reply.text
+    assert "think>" not in reply.text

@@ -414,7 +414,7 @@ def test_messages_become_chat_messages() -> None:
         {"role": "tool", "content": "e", "tool_call_id": "1", "name": ""},
         {"role": "user", "content": "f"},
         {"role": "assistant", "content": ""}, {"role": "system", "content": ""},
-        {"role": "assistant", "content": "g"},
+        {"role": "assistant", "content": "g", "reasoning_content": "Hm."},
     ]  # fmt: skip
 
 

@@ -180,11 +180,16 @@ REFUSED = {
     MEAN + "strength: {default: true}\n": r"`strength.default` is true, but must be a valid number",
     MEAN + "strength: 2\n": r"`strength` is 2, but must be a mapping; write .*default: 1.0",
     MEAN + "decoding: {format: yaml}\n": r"`decoding.format` is 'yaml', but must be 'json'",
-    MEAN + "decoding: {}\n": "`decoding` says nothing; give it a `format` or `unsteered`",
+    MEAN + "decoding: {}\n":
+        "`decoding` says nothing; give it a `format`, `unsteered` or `steered`",
     MEAN + "decoding: {unsteered: [calls]}\n": (
         r"`decoding.unsteered.0` is 'calls', but must be 'thinking' or 'constrained'"
     ),
     MEAN + "decoding: {unsteered: [thinking, thinking]}\n": "names a phase twice",
+    MEAN + "decoding: {steered: [constrained]}\n":
+        "`decoding.steered.0` is 'constrained', but must be 'thinking'",
+    MEAN + "decoding: {steered: [thinking], unsteered: [thinking]}\n":
+        "has thinking as `unsteered` and as `steered`; keep one of them",
     MEAN
     + "checks: [{kind: jsn}]\n": r"`checks.0.kind` is 'jsn', which is unknown; did you mean `j",
     MEAN + "checks: [{phrases: [a]}]\n": r"`checks.0.kind` is missing; use one of json, excludes,",
@@ -231,6 +236,7 @@ CHANGES_THE_FIT = [
     MEAN + "scope: all\n",
     MEAN + "decoding: {format: json}\n",
     MEAN + "decoding: {unsteered: [thinking]}\n",
+    MEAN + "decoding: {steered: [thinking], unsteered: [constrained]}\n",
 ]
 LEAVES_THE_FIT = [
     MEAN.replace("name: x", "name: y"),

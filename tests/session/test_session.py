@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from steerplug.build import store_key
+from steerplug.chat.template import ChatTemplate
+from steerplug.chat.tool import Tools
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Piece
 from steerplug.engine.model import Model
@@ -23,6 +25,7 @@ from steerplug.engine.sampler import Sampling
 from steerplug.errors import (
     ContextOverflow,
     EngineError,
+    ModelError,
     ModelNotFound,
     PresetError,
     PresetNotFound,
@@ -38,6 +41,8 @@ from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering
 from steerplug.store.store import Store
+from tests.helpers.families import NOW
+from tests.helpers.thinking import Script, scripted, template
 
 CHAT = [{"role": "user", "content": "Tell me something about the sea."}]
 GREEDY = Settings(Sampling(temperature=0), max_tokens=8)
@@ -425,12 +430,12 @@ def test_a_reply_is_plain_json(session: Session, plant: Plant) -> None:
     said = json.loads(json.dumps(reply.to_dict()))
     assert set(said) == {
         "text", "finish_reason", "usage", "receipt", "seed", "seconds", "seconds_to_first",
-        "tool_calls",
+        "tool_calls", "reasoning",
     }  # fmt: skip
     assert said["receipt"]["steering"][0]["name"] == "glad"
     assert said["usage"] == {
         "prompt_tokens": len(session.template.prompt(CHAT).tokens), "completion_tokens": 8,
-        "cached_tokens": reply.usage.cached_tokens,
+        "cached_tokens": reply.usage.cached_tokens, "reasoning_tokens": 0,
     }  # fmt: skip
     assert said["finish_reason"] == "length"
     assert 0 < said["seconds_to_first"] <= said["seconds"]
@@ -548,3 +553,105 @@ def test_a_model_that_is_not_there_is_one_sentence() -> None:
 def test_mixes_of_values_and_words_agree_on_their_digest(session: Session, plant: Plant) -> None:
     glad = plant("glad")
     assert say(session, "1*glad").receipt.digest == say(session, Mix.of(glad)).receipt.digest
+
+
+# Thoughts
+
+
+@pytest.fixture
+def think(session: Session, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Give the model a template that opens a thought, and let it write what a test says."""
+    monkeypatch.setattr(session, "template", template("Qwen3.5", session.model))
+    return scripted(session.model, monkeypatch)
+
+
+THOUGHT = "Hm, so it is.\n</think>\n\nBlue."
+
+
+def test_steering_leaves_thoughts_alone_unless_somebody_asks_for_them(
+    session: Session, plant: Plant, think: Script
+) -> None:
+    plant("glad")
+    plant("deep", decoding={"steered": ["thinking"]})
+
+    def n_steered(words: str, **said: Any) -> int:
+        think(THOUGHT + "<|im_end|>")
+        settings = replace(GREEDY, max_tokens=60, **said)
+        reply = session.chat(CHAT, words, settings)
+        assert (reply.reasoning, reply.text) == ("Hm, so it is.", "Blue.")
+        return reply.receipt.tokens_steered
+
+    n = len(session.model.vocab.tokenize(THOUGHT))
+    n_answer = n_steered("glad")
+    assert n_answer == len(session.model.vocab.tokenize("\n\nBlue.")) + 1
+    assert n_steered("glad", steered=frozenset({"thinking"})) == n + 1
+    assert n_steered("deep") == n_steered("glad + deep") == n + 1
+    assert n_steered("deep", unsteered=frozenset({"thinking"})) == n_answer
+    assert n_steered("glad - deep") == n_answer  # what is taken away asks for nothing
+
+
+def test_a_reply_that_is_all_thought_was_steered_as_was_asked_for(
+    session: Session, plant: Plant, think: Script
+) -> None:
+    plant("glad")
+    think("Hm, so it is.")
+    reply = session.chat(CHAT, "glad", replace(GREEDY, max_tokens=4))
+    assert (reply.text, reply.finish_reason) == ("", "length")
+    assert reply.receipt.tokens_steered == 0
+    assert reply.usage.reasoning_tokens == 4
+
+
+@pytest.mark.usefixtures("think")
+def test_plain_text_has_its_thoughts_in_it_and_left_alone(
+    session: Session, plant: Plant, think: Script
+) -> None:
+    plant("glad")
+    think(THOUGHT + "<|im_end|>")
+    reply = session.complete("Why? <think>\n", "glad", replace(GREEDY, max_tokens=60))
+    assert (reply.text, reply.reasoning) == (THOUGHT, "")
+    n_answer = len(session.model.vocab.tokenize("\n\nBlue.")) + 1
+    assert reply.receipt.tokens_steered == n_answer
+    for name, value in (("enable_thinking", False), ("thinking_budget_tokens", 0)):
+        settings = replace(GREEDY, **{name: value})
+        with pytest.raises(RequestError, match=f"{name} is for chats, and this is plain text"):
+            session.complete("Why?", None, settings)
+
+
+def test_a_template_that_is_broken_is_no_obstacle_to_plain_text(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = ChatTemplate("{% for %}", session.model.vocab, "x")
+    monkeypatch.setattr(session, "template", broken)
+    assert session.complete("Rain is", None, GREEDY).text
+    with pytest.raises(ModelError, match="is broken"):
+        session.chat(CHAT, None, GREEDY)
+
+
+NOW_CALLED = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+TURNS = {
+    "Qwen3": f"<think>\nHm.\n</think>\n\n{NOW_CALLED}", "Qwen3.5": f"Hm.\n</think>\n\n{NOW_CALLED}",
+    "gpt-oss": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.now"
+               "<|channel|>commentary json<|message|>{}<|call|>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_steered_turn_of_thoughts_and_tools_goes_on_from_its_own_cells(
+    session: Session, plant: Plant, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plant("glad", contrast={"positive": f"All is {name}.", "negative": "All is as it was."})
+    monkeypatch.setattr(session, "template", template(name, session.model))
+    think = scripted(session.model, monkeypatch)
+    settings = Settings(GREEDY.sampling, max_tokens=100, tools=Tools((NOW,)))
+    think(TURNS[name] + "<|im_end|>")
+    first = session.chat(CHAT, "0.01*glad", settings)
+    assert (first.reasoning, first.text, len(first.tool_calls)) == ("Hm.", "", 1)
+    assert (first.receipt.tokens_steered > 0) is (name != "gpt-oss")  # where frames are left alone
+    assert first.receipt.tokens_steered < first.usage.completion_tokens
+    (call,) = first.tool_calls
+    said = {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": (call,)}
+    result = {"role": "tool", "content": "7", "tool_call_id": call.id, "name": "now"}
+    think("Seven.<|im_end|>")
+    again = session.chat([*CHAT, said, result], "0.01*glad", replace(settings, max_tokens=3))
+    sent = first.usage.prompt_tokens + first.usage.completion_tokens
+    assert again.usage.cached_tokens >= sent - 2

@@ -26,19 +26,34 @@ export class Reply {
   /** Show one chunk of the stream. */
   add(chunk) {
     const choice = chunk.choices?.[0];
-    if (choice) this.#addToken(choice.delta?.content ?? "", choice.moved ?? 0);
+    const thought = choice?.delta?.reasoning_content;
+    if (thought) this.#addThought(thought);
+    else if (choice) this.#addToken(choice.delta?.content ?? "", choice.moved ?? 0);
     if (choice?.finish_reason) this.finish = choice.finish_reason;
     if (chunk.usage) this.usage = chunk.usage;
     if (chunk.steering) this.receipt = chunk.steering;
     this.#showFacts();
   }
 
-  #addToken(text, moved) {
-    this.held = Math.max(this.held, moved);
-    if (!text) return;
+  #count() {
     this.ended = performance.now();
     this.began ??= this.ended;
     this.tokens += 1;
+  }
+
+  /** What a model thinks stands above its answer, and is no part of it. */
+  #addThought(text) {
+    this.#count();
+    if (!this.thought) {
+      this.thought = makeLine("em", text);
+      this.place.append(this.thought);
+    } else this.thought.append(text);
+  }
+
+  #addToken(text, moved) {
+    this.held = Math.max(this.held, moved);
+    if (!text) return;
+    this.#count();
     this.text += text;
     const word = text.trimStart(); // the space before a word stays plain
     if (this.held && word) this.place.append(text.slice(0, -word.length), this.#shade(word));
