@@ -30,6 +30,15 @@ from tests.helpers.tiny_models import tiny_model
 ASK: list[Message] = [{"role": "user", "content": "How is the weather in Oslo?"}]
 GREEDY = Sampling(temperature=0)
 ONE = Settings(GREEDY, max_tokens=60, tools=Tools(BOTH, "required", parallel=False))
+CITIES = (
+    replace(WEATHER, parameters={
+        "type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"],
+        "additionalProperties": False,
+    }),
+    NOW,
+)  # fmt: skip
+"""What a model of random weights calls with few tokens, too."""
+CLOSED = Settings(GREEDY, max_tokens=90, tools=Tools(CITIES, "required", parallel=False))
 MARK = "<tool_call>"
 
 
@@ -88,14 +97,14 @@ def gathered(events: list[Event]) -> tuple[str, list[tuple[str, str, str]]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_form_is_called_in_and_read_back(
-    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+    family: str, tiny: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "template", template(family, session.model))
-    *events, reply = session.stream_chat(ASK, None, ONE)
+    monkeypatch.setattr(tiny, "template", template(family, tiny.model))
+    *events, reply = tiny.stream_chat(ASK, None, CLOSED)
     assert isinstance(reply, Reply)
     assert (reply.text, reply.finish_reason) == ("", "tool_calls")
     (call,) = reply.tool_calls
-    assert valid(call)
+    assert valid(call, CITIES)
     assert gathered(events) == ("", [(call.id, call.name, call.arguments)])
     assert len(call.id) == 9
     assert call.id.isalnum()
@@ -163,10 +172,10 @@ def test_tools_that_may_not_be_called_are_shown_and_not_called(session: Session)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stop_string_ends_text_and_no_call(
-    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+    family: str, tiny: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "template", template(family, session.model))
-    reply = session.chat(ASK, None, replace(ONE, stop=('"', "\n", "name", "<", "[", "{")))
+    monkeypatch.setattr(tiny, "template", template(family, tiny.model))
+    reply = tiny.chat(ASK, None, replace(CLOSED, stop=('"', "\n", "name", "<", "[", "{")))
     assert len(reply.tool_calls) == 1
     assert reply.finish_reason == "tool_calls"
 
