@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steerplug.build import Built, build_preset
+from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.messages import Said, to_messages
@@ -298,14 +299,16 @@ class Session:
         unsteered = _unsteered(settings, ingredients)
         tools, stop, calls, reading = settings.tools, settings.stop, None, None
         must_fit = isinstance(settings.format, Mapping)
+        is_free = self.template.form.members is not None
         if has_calls:
             form, only_calls = self.template.form, tools.choice not in (AUTO, NONE)
+            known = ways(form, tools, has_format=grammar is not None)
             grammar, calls = reply_grammar(form, tools, grammar, self.model.vocab)
             calls = replace(calls, steered=tools.steered and "constrained" not in unsteered)
             if only_calls:  # what of the reply is a call is told by its marks, and no text stops it
                 unsteered, stop, must_fit = unsteered - {"constrained"}, (), True
             if tools and tools.choice != NONE:
-                reading = CallStream(form, only_calls=only_calls, begun=begun)
+                reading = CallStream(known, tools.tools, only_calls=only_calls, begun=begun)
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, settings.most_thought,
@@ -318,7 +321,7 @@ class Session:
                 raise
             names = [applied.name for applied in ingredients if applied.carrier != "steering"]
             raise ContextOverflow(_too_long(names, n_added, error)) from None
-        promise = Promise(settings.format, tools, begun)
+        promise = Promise(settings.format, tools, begun, is_free)
         return Task(request, steering, reading, promise, n_added)
 
     def _events(self, task: Task, whole: bool) -> Iterator[Event]:
