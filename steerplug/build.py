@@ -7,24 +7,27 @@ Open this file first; every other one is a step of it.
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import reading
-from steerplug.errors import FitError, SteeringError
+from steerplug.errors import FitError, SteeringError, TorchCopyError
 from steerplug.evaluate.dial import check_dial, check_gap_closed, is_weak, weakness, works
 from steerplug.evaluate.questions import reported_on
 from steerplug.evaluate.report import measure_steering
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.fit import fit_contrast, fit_teacher
+from steerplug.fit.method import by_method, check_method, methods_of, methods_to_try
 from steerplug.fit.progress import Report, silent
 from steerplug.library.compiled import came_with, check_pinned
 from steerplug.preset import Preset
-from steerplug.preset.methods import METHODS
+from steerplug.preset.methods import AUTO, METHODS, MethodName
 from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.value import Steering
+from steerplug.store.figures import number
 from steerplug.store.measurements import recall
 from steerplug.store.other_quantisation import find_near, warning
 from steerplug.store.store import Key, Store
@@ -55,6 +58,7 @@ def build_preset(
     store: Store | None = None,
     force: bool = False,
     near: bool = True,
+    method: MethodName | None = None,
     report: Report = silent,
 ) -> Built:
     """Return the steering of `preset` for the engine's model, from the store if it is there.
@@ -65,20 +69,32 @@ def build_preset(
         store: where built steering is kept; default: the user's.
         force: build again even if it is there.
         near: take what was built for another quantisation of it, with a warning, if that is all.
+        method: how to fit it, whatever the preset says.
         report: told how far the work is.
 
     Raises:
-        FitError: the preset cannot be fitted on this model, or does nothing on it.
+        FitError: the preset cannot be fitted on this model or by this method, or does nothing.
         StoreError: the store cannot be read or written.
     """
-    store, key = store or Store(), store_key(preset, engine)
+    store = store or Store()
+    check_method(preset, method)
+    asked = () if method in (None, AUTO) else (method,)
+    keys = [store_key(preset, engine, one) for one in asked or methods_of(preset)]
     try:
-        built = None if force else find_built(preset, engine, store=store, near=near)
+        built = None if force else _find(preset, keys, engine, store, near)
     except SteeringError:
-        if not os.path.lexists(store.path(key)):
+        if not any(os.path.lexists(store.path(key)) for key in keys):
             raise  # it came with the preset; one of the store is made again, with a warning
         built = None
-    return built or _make(preset, engine, key, store, force, report)
+    if built:
+        return built
+    *others, last = asked or methods_to_try(preset, engine.model, method)
+    for one in others:
+        try:
+            return _make(preset, one, engine, store, force, report)
+        except TorchCopyError as error:
+            log.warning("%s Another method is tried.", error)
+    return _make(preset, last, engine, store, force, report)
 
 
 def find_built(
@@ -86,18 +102,31 @@ def find_built(
 ) -> Built | None:
     """Return what was built before, in the store or with the preset, or None.
 
-    What was built here goes before what shipped, and what is for the very model before what is for
-    another quantisation of it, which is taken, with a warning, only if `near`.
+    Of several methods the one that closes more of the gap to the prompt is taken. What was built
+    here goes before what shipped, and what is for the very model before what is for another
+    quantisation of it, which is taken, with a warning, only if `near`.
 
     Raises:
         SteeringError: it is damaged, or not what its name says.
         FitError: it does nothing on this model.
     """
-    key, model = store_key(preset, engine), engine.model
-    built = _for_this_model(preset, key, model, store)
-    if built is None and near:
-        built = _for_nearly_this_model(preset, key, model, store)
-    return built and _working(built, preset, model)
+    keys = [store_key(preset, engine, method) for method in methods_of(preset)]
+    return _find(preset, keys, engine, store, near)
+
+
+def _find(
+    preset: Preset, keys: Sequence[Key], engine: Engine, store: Store, near: bool
+) -> Built | None:
+    looks = (_for_this_model, _for_nearly_this_model) if near else (_for_this_model,)
+    for look in looks:
+        found = [look(preset, key, engine.model, store) for key in keys]
+        if built := max(filter(None, found), key=_gap_closed, default=None):
+            return _working(built, preset, engine.model)
+    return None
+
+
+def _gap_closed(built: Built) -> float:
+    return number(built.identity.fidelity.get("gap_closed")) or 0.0
 
 
 def _for_this_model(preset: Preset, key: Key, model: Model, store: Store) -> Built | None:
@@ -128,22 +157,30 @@ def _working(built: Built, preset: Preset, model: Model) -> Built:
     return built
 
 
-def store_key(preset: Preset, engine: Engine) -> Key:
-    """Return the address under which the steering of a preset is kept for a model."""
+def store_key(preset: Preset, engine: Engine, method: MethodName | None = None) -> Key:
+    """Return the address under which the steering of a preset is kept for a model.
+
+    Args:
+        preset: the preset.
+        engine: the model.
+        method: how it was fitted; default: the first that the preset allows.
+    """
+    method = method or methods_of(preset)[0]
     return Key(
         preset=preset.name,
         preset_digest=preset.digest,
         model=engine.model.fingerprint,
         chat_template=chat_template_hash(engine.model.chat_template),
-        method=preset.fit.method,
-        fit_version=METHODS[preset.fit.method].version,
+        method=method,
+        fit_version=METHODS[method].version,
     )
 
 
 def _make(
-    preset: Preset, engine: Engine, key: Key, store: Store, force: bool, report: Report
+    preset: Preset, method: MethodName, engine: Engine, store: Store, force: bool, report: Report
 ) -> Built:
     """Fit, measure and publish; what another process makes meanwhile is taken, unless `force`."""
+    key = store_key(preset, engine, method)
     model, path = engine.model, store.path(key)
     made: list[tuple[Steering, Identity]] = []
     kept = Checkpoint(path)
@@ -151,7 +188,9 @@ def _make(
     def make() -> tuple[Steering, Identity]:
         kept.load()
         try:
-            made.append(_fit(preset, engine, key, kept, report))
+            made.append(_fit(by_method(preset, method), engine, key, kept, report))
+        except TorchCopyError:
+            raise  # another time, or by another method, what was asked before serves
         except FitError:
             kept.drop()
             raise
@@ -184,11 +223,11 @@ def _fit(
     identity = Identity(
         preset=preset.name,
         preset_version=preset.version,
-        preset_digest=preset.digest,
+        preset_digest=key.preset_digest,
         model=model.fingerprint,
         architecture=model.architecture,
         chat_template=key.chat_template,
-        method=preset.fit.method,
+        method=key.method,
         seed=preset.fit.seed,
         steerplug_version=__version__,
         strength_default=strength,

@@ -9,6 +9,7 @@
     ├── SteeringError          a steering value or file does not fit: width, layers, numbers
     ├── StrengthError          a strength is not a finite number, or beyond the preset's range
     ├── FitError               a preset could not be turned into steering for this model
+    │   └── TorchCopyError     there is no torch copy of the model for gradients to follow
     ├── StoreError             the cache on disk cannot be read or written
     ├── RequestError           a chat, prompt or sampling setting is wrong
     │   └── ContextOverflow    the prompt does not fit the context
@@ -63,6 +64,10 @@ class StrengthError(SteerplugError):
 
 class FitError(SteerplugError):
     """A preset could not be turned into steering for this model."""
+
+
+class TorchCopyError(FitError):
+    """There is no torch copy of this model here for gradients to follow, or it is another model."""
 
 
 class StoreError(SteerplugError):

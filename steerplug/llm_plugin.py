@@ -6,14 +6,16 @@ the library; `$STEERPLUG_MODEL` adds another, by its path or hub address.
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import llm
-from pydantic import Field
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import list_presets
 from steerplug.model_file import ALIASES
+from steerplug.preset.carrier import Carrier
+from steerplug.session.loading_fields import LoadingFields
 from steerplug.session.sampling_fields import SamplingFields
 from steerplug.session.shared import session_for
 
@@ -40,14 +42,25 @@ class SteeredModel(llm.Model):
     can_stream = True
     supports_schema = True
 
-    class Options(SamplingFields, llm.Options):
+    class Options(SamplingFields, LoadingFields, llm.Options):
         """What `llm -o NAME VALUE` may say."""
 
         steering: str | None = Field(None, description="A mix, in place of the model's preset.")
+        carrier: Carrier | None = Field(
+            None, description="What brings presets in: auto, steering, prompt or both."
+        )
         max_tokens: int | None = Field(None, description="Most tokens to write; -1: all that fit.")
         enable_thinking: bool | None = Field(None, description="Whether to think first.")
         reasoning_effort: str | None = Field(None, description="How hard it thinks; none: not.")
         thinking_budget_tokens: int | None = Field(None, description="Most tokens of thought.")
+
+        @model_validator(mode="wrap")
+        @classmethod
+        def _refuse_as_llm_does(cls, words: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+            try:
+                return read(words)
+            except SteerplugError as error:
+                raise ValueError(str(error)) from None
 
     def __init__(self, model: str, preset: str | None) -> None:
         self.model_id = f"{model}@{preset}" if preset else model
@@ -62,12 +75,11 @@ class SteeredModel(llm.Model):
     ) -> Iterator[str]:
         """Yield the pieces of a reply."""
         from steerplug.engine.engine import Piece
-        from steerplug.engine.sizes import N_CTX
         from steerplug.session.receipt import Reply
 
         options: Any = prompt.options
         try:
-            session = session_for(self._model, N_CTX, None)
+            session = session_for(self._model, options.loading())
             steering = self._preset if options.steering is None else options.steering
             messages = list(_messages(prompt, conversation))
             for event in session.stream_chat(messages, steering, _settings(prompt)):
@@ -88,7 +100,8 @@ def _settings(prompt: llm.Prompt) -> Any:
     schema = prompt.schema if isinstance(prompt.schema, dict) else None
     return Settings(
         options.sampling(), max_tokens=options.max_tokens, format=schema,
-        enable_thinking=options.enable_thinking, reasoning_effort=options.reasoning_effort,
+        carrier=options.carrier or "auto", enable_thinking=options.enable_thinking,
+        reasoning_effort=options.reasoning_effort,
         thinking_budget_tokens=options.thinking_budget_tokens,
     )  # fmt: skip
 

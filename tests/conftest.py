@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ import pytest
 import torch
 
 from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
+
+# isort: split
+from steerplug.build import build_preset
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.library.presets import load_preset
 from steerplug.session.shared import forget_sessions
 from steerplug.steering.value import Array
 from tests.helpers.presets import SAD_PRESET
@@ -59,14 +63,15 @@ def model(model_path: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's folder with the preset `sad`; what is built is kept for all tests of this run."""
+def folder(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Path]:
+    """A user's folder with the preset `sad`, compiled for SmolLM2 once in this run."""
     base = tmp_path_factory.getbasetemp()
     presets = tmp_path_factory.mktemp("presets")
     (presets / "sad.yaml").write_text(SAD_PRESET)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERPLUG_PRESETS", str(presets))
         patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
+        build_preset(load_preset("sad"), engine)
         forget_sessions()
         yield presets
         forget_sessions()
@@ -143,9 +148,15 @@ def plain_logits(model: Model) -> PlainLogits:
     return logits
 
 
-def write_tiny_llama(path: Path, *, seed: int = 0, name: str = "tiny", n_layer: int = 5) -> Path:
-    """Write a random float32 llama of width 64 with 96 tokens and no tokeniser."""
-    n_embd, n_ff, n_head, n_kv, n_vocab = 64, 160, 4, 2, 96
+def write_tiny_llama(
+    path: Path, *, seed: int = 0, name: str = "tiny", n_layer: int = 5, n_head: int = 4,
+    added: Mapping[str, Array] | None = None,
+) -> Path:  # fmt: skip
+    """Write a random float32 llama of width 64 with 96 tokens and no tokeniser.
+
+    `added` is what is added to weights, by the names of their tensors.
+    """
+    n_embd, n_ff, n_kv, n_vocab = 64, 160, n_head // 2, 96
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
@@ -163,6 +174,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, name: str = "tiny", n_layer: 
 
     def matrix(tensor: str, rows: int, columns: int, scale: float = 1.0) -> None:
         values = scale * rng.standard_normal((rows, columns)) / np.sqrt(columns)
+        values = values + (added or {}).get(f"{tensor}.weight", 0)
         writer.add_tensor(f"{tensor}.weight", values.astype(np.float32))
 
     def norm(tensor: str) -> None:
@@ -191,7 +203,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, name: str = "tiny", n_layer: 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Write a tiny random float32 llama: `(seed=0, name="tiny", n_layer=5)`; returns its path."""
+    """Write a tiny random float32 llama: `(**settings of write_tiny_llama)`; returns its path."""
     folder = tmp_path_factory.mktemp("tiny")
 
     def write(**settings: Any) -> Path:

@@ -1,7 +1,7 @@
 """From preset to steering: built once, found again, and refused in one sentence if it cannot be."""
 
 import logging
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,20 @@ import steerplug
 from steerplug import build
 from steerplug.build import Built, build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
-from steerplug.errors import FitError, SteeringError, StoreError
+from steerplug.errors import FitError, SteeringError, StoreError, TorchCopyError
 from steerplug.evaluate import dial, fidelity, questions, report, sweep
 from steerplug.evaluate.questions import unseen
-from steerplug.fit import difference, distill, measure
+from steerplug.fit import difference, measure
 from steerplug.fit import fit as fitting
 from steerplug.fit import teacher as teaching
 from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.distill import readable
 from steerplug.fit.questions import for_choosing, general_prompts
 from steerplug.preset import Preset
-from steerplug.preset.methods import METHODS
+from steerplug.preset.methods import CHOICES, METHODS, MethodName
 from steerplug.steering.file import read_steering
+from steerplug.steering.identity import Identity
+from steerplug.steering.value import Delta, Steering
 from steerplug.store.store import Store
 
 
@@ -386,6 +389,22 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     assert not list(store.folder.rglob("*.npz"))
 
 
+def test_replies_that_were_paid_for_outlive_a_refusal_of_the_torch_copy(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = preset(contrast=None, teacher=TEACHER, fit={"method": "psr"})
+    kept = Checkpoint(store.path(store_key(wanted, engine)))
+    store.folder.mkdir(parents=True, exist_ok=True)
+    kept.load()
+    kept.replies[0] = (5, 6, 7)
+    monkeypatch.setattr(readable, "_WORKING_BYTES", 2**60)
+    with pytest.raises(TorchCopyError, match=r"GB of memory, and \d+ GB are free"):
+        build_preset(wanted, engine, store=store)
+    again = Checkpoint(store.path(store_key(wanted, engine)))
+    again.load()
+    assert again.replies == {0: (5, 6, 7)}
+
+
 def test_the_default_strength_is_measured_unless_the_preset_says_one(
     glad: tuple[Built, Store]
 ) -> None:
@@ -411,11 +430,104 @@ def test_without_torch_a_preset_that_needs_it_is_refused_before_any_work(
     method: str, engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "generate", no_fit)
-    monkeypatch.setattr(distill, "find_spec", lambda _: None)
+    monkeypatch.setattr(readable, "find_spec", lambda _: None)
     wanted = preset(contrast=None, teacher=TEACHER, fit={"method": method})
     with pytest.raises(FitError, match=r"needs torch and .*pip install 'steerplug\[fit\]'.* chain"):
         build_preset(wanted, engine, store=store)
     assert not list(store.folder.rglob("*.gguf"))
+
+
+# Methods
+
+
+@dataclass
+class Tried:
+    """The methods that a build tried, in place of fits; the first so many cannot be used."""
+
+    refuse: int = 0
+    methods: list[str] = field(default_factory=list)
+
+    def __call__(self, preset: Preset, *_: Any) -> Steering:
+        self.methods.append(preset.fit.method)
+        if len(self.methods) <= self.refuse:
+            raise TorchCopyError("the torch copy is another model.")
+        raise FitError("enough.")
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "refuse", "methods"),
+    [
+        ("auto", None, 0, ["psr"]),
+        ("auto", None, 1, ["psr", "chain"]),
+        ("auto", "chain", 0, ["chain"]),
+        ("psr", "auto", 1, ["psr", "chain"]),
+        ("psr", "chain", 0, ["chain"]),
+        ("psr", None, 1, ["psr"]),
+        ("mean", "psr", 0, ["psr"]),
+    ],
+)
+def test_the_best_method_that_can_be_used_is_tried(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch,
+    said: str, asked: MethodName | None, refuse: int, methods: list[str],
+) -> None:  # fmt: skip
+    tried = Tried(refuse)
+    monkeypatch.setattr(build, "fit_teacher", tried)
+    wanted = preset(contrast=None, teacher=TEACHER, fit={"method": said})
+    with pytest.raises(FitError, match=r"enough|another model"):
+        build_preset(wanted, engine, store=store, method=asked)
+    assert tried.methods == methods
+
+
+def test_without_torch_auto_is_chain(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = Tried()
+    monkeypatch.setattr(build, "fit_teacher", tried)
+    monkeypatch.setattr(readable, "find_spec", lambda _: None)
+    with pytest.raises(FitError, match="enough"):
+        build_preset(preset(contrast=None, teacher=TEACHER, fit={}), engine, store=store)
+    assert tried.methods == ["chain"]
+
+
+def test_auto_and_what_it_may_choose_are_one_recipe() -> None:
+    auto, none, psr, chain = (
+        preset(contrast=None, teacher=TEACHER, fit=fit).digest
+        for fit in ({"method": "auto"}, {}, {"method": "psr"}, {"method": "chain"})
+    )
+    assert auto == none == psr != chain
+
+
+@pytest.mark.parametrize(("gaps", "best"), [((0.8, 0.9), "chain"), ((0.9, 0.8), "psr")])
+def test_of_two_files_the_one_that_closes_more_is_taken(
+    engine: Engine, store: Store, gaps: tuple[float, float], best: str
+) -> None:
+    wanted = preset(contrast=None, teacher=TEACHER, fit={})
+    for method, gap in zip(CHOICES, gaps, strict=True):
+        key = store_key(wanted, engine, method)
+        steering = Steering("sad", 576, 30, {9: Delta.constant(np.ones(576, np.float32))})
+        identity = Identity(
+            wanted.name, wanted.version, wanted.digest, key.model, engine.model.architecture,
+            key.chat_template, method, 0, "0.1.0", 1.0, 0.0, 2.0, fidelity={"gap_closed": gap},
+        )  # fmt: skip
+        store.publish(key, steering, identity)
+    found = find_built(wanted, engine, store=store)
+    assert found
+    assert found.identity.method == best
+    asked = build_preset(wanted, engine, store=store, method="chain", report=no_fit)
+    assert asked.identity.method == "chain"
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [("actadd", "method `actadd` makes nothing of a"), ("psrr", "there is no method `psrr`")],
+)
+def test_a_method_that_is_not_for_it_is_one_sentence(
+    engine: Engine, store: Store, method: Any, told: str
+) -> None:
+    with pytest.raises(FitError, match=told):
+        build_preset(
+            preset(contrast=None, teacher=TEACHER, fit={}), engine, store=store, method=method
+        )
 
 
 def test_a_teacher_that_changes_nothing_is_refused_before_anything_is_fitted(

@@ -10,6 +10,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 
 from steerplug.commands import main
+from steerplug.engine.loading import Loading
 from steerplug.langchain import ChatSteerplug, SteerplugLLM
 from steerplug.preset.mix import Ingredient
 from steerplug.server.config import Config
@@ -19,13 +20,14 @@ from tests.helpers.presets import SAD_PRESET
 
 MIX = "0.5*sad"
 ONCE = {"parsed": 1, "looked up": 1, "read": 1}
+LOADING = Loading(n_ctx=512, n_threads=1)
 FIELDS: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "n_ctx": 512, "n_threads": 1}
 
 
 @pytest.fixture
 def counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often a mix was parsed, the user's folder looked through, and the preset's file read."""
-    session_for("smollm2", 512, 1).steering(MIX)
+    session_for("smollm2", LOADING).steering(MIX)
     counted, sad = Counter[str](), folder / "sad.yaml"
 
     def count(owner: type, name: str, what: str, path: Path | None) -> None:
@@ -85,12 +87,12 @@ async def test_langchain_reads_a_mix_once(
 
 
 def test_a_session_reads_a_mix_once(counts: Counter[str]) -> None:
-    session_for("smollm2", 512, 1).chat("Hi", MIX, ChatSteerplug(**FIELDS).settings())
+    session_for("smollm2", LOADING).chat("Hi", MIX, ChatSteerplug(**FIELDS).settings())
     assert counts == ONCE
 
 
 def test_the_server_reads_a_mix_once_and_then_knows_it(counts: Counter[str]) -> None:
-    chooser = ServerState(session_for("smollm2", 512, 1), Config("smollm2")).chooser
+    chooser = ServerState(session_for("smollm2", LOADING), Config("smollm2")).chooser
     counts.clear()
     chooser.choose("smollm2", MIX, None)
     assert counts == ONCE

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from steerplug.benchmark.peers import PlainChat
 from steerplug.benchmark.replies import CROWD, N_CTX, REPLY
@@ -79,10 +80,10 @@ def batch(model: Model) -> Iterator[Task]:
 
 @contextmanager
 def _chat_model(model: Model) -> Iterator[tuple[ChatSteerplug, Session]]:
-    path = str(model.path)
-    chat = ChatSteerplug(model=path, n_ctx=N_CTX, temperature=0, max_tokens=REPLY)
+    path, loading = str(model.path), replace(model.loading, n_ctx=N_CTX)
+    chat = ChatSteerplug(model=path, temperature=0, max_tokens=REPLY, **vars(loading))
     try:
-        yield chat, session_for(path, N_CTX, None)
+        yield chat, session_for(path, loading)
     finally:
         forget_sessions()
 

@@ -6,13 +6,22 @@ The only place outside `engine` that speaks to llama.cpp, and outside `fit.disti
 import ctypes
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from steerplug.engine.context import Context
+from steerplug.engine.loading import (
+    CACHE_TYPES,
+    NUMA,
+    ROPE_SCALINGS,
+    SETTINGS,
+    SPLIT_MODES,
+    Loading,
+)
 from steerplug.engine.model import Model
+from steerplug.engine.pairs import parsed
 from steerplug.errors import EngineError, FitError
 
 
@@ -40,6 +49,45 @@ class ControlVector:
             raise EngineError(f"llama.cpp refuses a control vector (code {code}).")
 
 
+def loaded_alike(loading: Loading) -> dict[str, Any]:
+    """Return how llama-cpp-python is told what was said of a loading, by its own names.
+
+    Raises:
+        EngineError: it cannot be told.
+    """
+    said = {
+        name: value for name, value in vars(loading).items() if value != SETTINGS[name].default
+    }
+    for name in ("override_tensor", "devices", "use_extra_bufts", "lora"):
+        if name in said and (name != "lora" or len(loading.lora) > 1):
+            raise EngineError(
+                f"{name} is set, and llama-cpp-python, which is compared with, cannot be told so; "
+                "leave it out."
+            )
+    told = {name: said[name] for name in _AS_THEY_ARE if name in said}
+    told |= {name: numbers[said[name]] for name, numbers in _BY_NUMBER.items() if name in said}
+    if "flash_attn" in said:
+        told["flash_attn"] = loading.flash_attn == "on"
+    if loading.tensor_split:
+        told["tensor_split"] = list(loading.tensor_split)
+    if loading.override_kv:
+        told["kv_overrides"] = dict(map(parsed, loading.override_kv))
+    for path, scale in loading.lora:
+        told |= {"lora_path": path, "lora_scale": scale}
+    return told
+
+
+_AS_THEY_ARE = (
+    "n_gpu_layers", "main_gpu", "use_mmap", "use_mlock", "offload_kqv", "op_offload", "swa_full",
+    "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast",
+    "yarn_beta_slow", "yarn_orig_ctx",
+)  # fmt: skip
+_BY_NUMBER: Mapping[str, Mapping[str, int]] = {
+    "type_k": CACHE_TYPES, "type_v": CACHE_TYPES, "split_mode": SPLIT_MODES, "numa": NUMA,
+    "rope_scaling_type": ROPE_SCALINGS,
+}  # fmt: skip
+
+
 class PlainLlama:
     """llama-cpp-python's own `Llama`: one request at a time, prompts with a system message."""
 
@@ -50,7 +98,7 @@ class PlainLlama:
             warnings.simplefilter("ignore")
             self._llama = Llama(
                 str(model.path), n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads,
-                verbose=False,
+                n_batch=model.loading.n_batch, verbose=False, **loaded_alike(model.loading),
             )  # fmt: skip
 
     def forget(self) -> None:
@@ -85,8 +133,10 @@ class PlainChat:
             except ImportError:
                 return None
             return cls(ChatLlamaCpp(
-                model_path=str(model.path), n_ctx=n_ctx, n_batch=512, n_threads=n_threads,
-                model_kwargs={"n_threads_batch": n_threads}, max_tokens=n, temperature=0.0,
+                model_path=str(model.path), n_ctx=n_ctx, n_batch=model.loading.n_batch,
+                n_threads=n_threads, model_kwargs={
+                    "n_threads_batch": n_threads, **loaded_alike(model.loading)
+                }, max_tokens=n, temperature=0.0,
                 repeat_penalty=1.0, verbose=False,
             ))  # fmt: skip
 
@@ -112,9 +162,10 @@ def repeng_decode(model: Model, n: int) -> Callable[[], float] | None:
         import torch
         from repeng import ControlModel
 
-        from steerplug.fit.distill.weights import read_weights
+        from steerplug.fit.distill.weights import fastest_type, read_weights
 
-        weights, device = read_weights(model)
+        weights, device = read_weights(model, model.n_ctx_train)
+        weights = weights.to(fastest_type(device))
     except (ImportError, AttributeError, FitError):
         return None
     vector, blocks = 1e-3 * torch.ones(model.n_embd, dtype=weights.dtype), range(model.n_layer)

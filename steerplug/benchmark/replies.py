@@ -1,8 +1,4 @@
-"""Whole replies through the batch engine: one alone, sixteen at once, and the first token.
-
-What an instruction costs as a system message is what steering with it saves; both are asked through
-the same engine, and of llama-cpp-python's own `Llama`.
-"""
+"""Whole replies through the batch engine: one alone, and sixteen at once."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +8,7 @@ from contextlib import closing, contextmanager
 from steerplug.benchmark.gates import gates
 from steerplug.benchmark.peers import PlainLlama, repeng_decode
 from steerplug.benchmark.turns import Task, Way
-from steerplug.chat.template import ChatTemplate, Message
+from steerplug.chat.template import ChatTemplate
 from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine, Progress
@@ -21,20 +17,13 @@ from steerplug.engine.request import Request, tokens_of
 from steerplug.engine.sampler import Sampler
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
-from steerplug.fit.teacher import prompted_chat
-from steerplug.library.presets import load_preset
 from steerplug.steering.value import NOTHING, Mix
 
 REPLY, REPLIES, CROWD, N_CTX = 64, 2, 16, 4096
-INSTRUCTION = "pirate"
-"""The shipped preset whose system message and examples the first token waits for."""
-
 RAW, ALONE, ALONE_STEERED = "llama.cpp, low level", "engine, unsteered", "engine, steered"
 STREAMED = "engine, read token by token"
 REPENG = "repeng on transformers"
 AT_ONCE, MIXES, ONE_BY_ONE = "unsteered", "16 different mixes", "Llama, one by one"
-COLD_STEERED, COLD, CACHED = "steered, no system prompt", "system prompt", "system prompt, cached"
-PEER_COLD, PEER_CACHED = f"Llama, {COLD}", f"Llama, {CACHED}"
 
 
 @contextmanager
@@ -142,58 +131,6 @@ def _one_by_one(llama: PlainLlama, prompts: Sequence[Prompt]) -> float:
     seconds = (time.perf_counter() - start) / n
     threads.give_back()
     return seconds
-
-
-@contextmanager
-def first_token(model: Model) -> Iterator[Task]:
-    """The first token of a reply: steered, and with the instruction in the prompt instead."""
-    template = ChatTemplate.of(model)
-    teacher = load_preset(INSTRUCTION).teacher
-    assert teacher is not None
-    question: list[Message] = [{"role": "user", "content": "Tell me about the sea."}]
-    other: list[Message] = [{"role": "user", "content": "What is rain?"}]
-    bare, steered = template.prompt(question), Mix.of(gates(model))
-    long, before = (template.prompt(prompted_chat(teacher, chat)) for chat in (question, other))
-    engine = Engine(model, n_ctx=N_CTX)
-    llama = PlainLlama(model, N_CTX, engine.context.n_threads)
-
-    def ask(prompt: Prompt, mix: Mix = NOTHING, held: Prompt | None = None) -> float:
-        engine.forget()
-        if held is not None:
-            _first(engine, held, NOTHING)
-        return _first(engine, prompt, mix)
-
-    def ask_llama(held: Prompt | None = None) -> float:
-        llama.forget()
-        if held is not None:
-            llama.reply(held.tokens, 1)
-        start = time.perf_counter()
-        llama.reply(long.tokens, 1)
-        seconds = time.perf_counter() - start
-        threads.give_back()
-        return seconds
-
-    ways: dict[str, Way] = {
-        COLD_STEERED: lambda: ask(bare, steered),
-        CACHED: lambda: ask(long, held=before),
-        COLD: lambda: ask(long),
-        PEER_CACHED: lambda: ask_llama(before),
-        PEER_COLD: ask_llama,
-    }
-    cells = {way: f"{len(bare.tokens if way == COLD_STEERED else long.tokens)} cells"
-             for way in ways}
-    try:
-        yield Task("first token", ways, notes=cells)
-    finally:
-        engine.close()
-        llama.close()
-
-
-def _first(engine: Engine, prompt: Prompt, mix: Mix) -> float:
-    progress = Progress()
-    for _ in engine.generate(Request(prompt, mix, max_tokens=1), progress):
-        pass
-    return progress.seconds_to_first
 
 
 def _asked(model: Model, text: str) -> Prompt:

@@ -136,5 +136,6 @@ def _said_by_assistant(block: Mapping[str, Any], kind: object) -> str:
 
 def _unread(kind: object, i: int) -> RequestError:
     return RequestError(
-        f"message {i} holds a block of type {str(kind)[:40]!r}; this model reads text only."
+        f"message {i} holds a block of type {str(kind)[:40]!r}; this model reads text only, "
+        "so send in words what it shows."
     )

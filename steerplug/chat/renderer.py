@@ -90,13 +90,10 @@ class Renderer:
                 f"{self._model_name} has no chat template, so it cannot chat; "
                 "send plain text to be continued, or choose an instruction-tuned GGUF."
             )
-        try:
-            return sandbox.compile_template(self._source)
-        except (TemplateError, RecursionError, MemoryError) as error:
-            raise ModelError(
-                f"the chat template of {self._model_name} is broken ({_reason(error)}); "
-                "choose another GGUF."
-            ) from None
+        return _compiled(
+            self._source, f"the chat template of {self._model_name} is broken",
+            "choose another GGUF, or give a chat_template",
+        )  # fmt: skip
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *,
@@ -232,6 +229,24 @@ class Renderer:
             f"the chat template of {self._model_name} drops message {i}, of the role "
             f"{message['role']!r}; leave it out, or choose another GGUF."
         )
+
+
+def check_template(source: str) -> None:
+    """Refuse a chat template that somebody gives if it is no Jinja.
+
+    Raises:
+        ModelError: what is wrong with it.
+    """
+    _compiled(source, "chat_template does not parse", "correct it, or leave it out")
+
+
+def _compiled(source: str, wrong: str, cure: str) -> Template:
+    try:
+        return sandbox.compile_template(source)
+    except (TemplateError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f", line {line}" if line else ""
+        raise ModelError(f"{wrong} ({_reason(error)}{where}); {cure}.") from None
 
 
 def _check_variables(variables: Mapping[str, Any]) -> None:

@@ -48,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     from steerplug.commands.app import app
+    from steerplug.engine.elsewhere import SHORT_FLAGS, sentence
 
+    for word in sys.argv[1:] if arguments is None else arguments:
+        if word in SHORT_FLAGS:
+            raise SteerplugError(sentence(word))
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter the terminal lacks is no reason to stop
         sys.stdout.reconfigure(errors="replace")
     # Typer itself turns Ctrl-C into exit code 130, and most broken pipes into exit code 1.
@@ -72,6 +76,11 @@ def _usage(error: Exception) -> str:
     describe = getattr(error, "format_message", None)
     if describe is None:
         raise error
+
+    from steerplug.engine.elsewhere import sentence
+
+    if elsewhere := sentence(getattr(error, "option_name", "")):
+        return elsewhere
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "steerplug"
     complaint = " ".join(describe().split()).rstrip(".")

@@ -10,8 +10,10 @@ import typer
 from rich import box
 from rich.table import Table
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_json, say, screen
+from steerplug.engine.loading import Loading
 
 if TYPE_CHECKING:
     from steerplug.benchmark.turns import Task, Timing
@@ -22,11 +24,14 @@ Plot = Annotated[
 ]
 
 
+@with_loading
 def bench(
     model: Model = MODEL,
     rounds: Annotated[int, typer.Option(min=3, help="How often each task is timed.")] = 15,
     plot: Plot = None,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Time steering against its alternatives: tokens, replies, many requests, LangChain."""
     from steerplug.files.picture import check_picture, publish
@@ -34,7 +39,7 @@ def bench(
     if plot:
         check_picture(plot)
     with Building(f"Timing {rounds} rounds; leave the machine alone meanwhile.") as report:
-        timed = _timed(model, rounds, report)
+        timed = _timed(model, loading, rounds, report)
     if plot:
         from steerplug.benchmark.picture import picture
 
@@ -52,16 +57,17 @@ def bench(
 Timings = list[tuple["Task", "dict[str, Timing]"]]
 
 
-def _timed(model: str, rounds: int, report: Building) -> Timings:
-    from steerplug.benchmark import decode, langchain, replies
+def _timed(model: str, loading: Loading, rounds: int, report: Building) -> Timings:
+    from steerplug.benchmark import decode, langchain, prompts, replies
+    from steerplug.benchmark.peers import loaded_alike
     from steerplug.benchmark.turns import take_turns
-    from steerplug.engine.model import Model as Weights
-    from steerplug.model_file import find_model
+    from steerplug.session.opening import open_model
 
-    weights = Weights(find_model(model))
+    loaded_alike(loading)  # or refuse it now
+    weights = open_model(model, loading)
     tasks = [decode.prefill, decode.decode, decode.switch, replies.reply, replies.crowd]
     if weights.chat_template:
-        tasks += [replies.first_token, langchain.layer, langchain.batch]
+        tasks += [prompts.first_token, prompts.second_request, langchain.layer, langchain.batch]
     try:
         return [take_turns(task(weights), rounds, report) for task in tasks]
     finally:

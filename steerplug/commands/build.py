@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerplug.commands.build_all import build_all
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_fields, print_json, say, screen
 from steerplug.commands.scopes import build_both
 from steerplug.commands.show_reply import blocks
+from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError
 from steerplug.evaluate.dial import is_weak
+from steerplug.preset.methods import MethodName
 from steerplug.store.figures import (
     NOT_MEASURED,
     checks_kept,
@@ -35,15 +38,22 @@ OnePreset = Annotated[
 ]  # fmt: skip
 
 
+@with_loading
 def build(
     preset: OnePreset = None,
     model: Model = MODEL,
     everything: Annotated[bool, typer.Option("--all", help="Make all presets there are.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Make it again, even if kept.")] = False,
+    method: Annotated[
+        MethodName | None,
+        typer.Option(help="How to fit it, whatever the preset says.", show_default=False),
+    ] = None,
     both_scopes: Annotated[
         bool, typer.Option("--both-scopes", help="Make it for replies and for all tokens; compare.")
     ] = False,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Make a preset's steering for a model; it is kept."""
     from steerplug.library.presets import load_preset
@@ -53,22 +63,24 @@ def build(
     if everything and both_scopes:
         raise PresetError("--both-scopes compares one preset; name it instead of --all.")
     if preset is None:
-        with opened(model) as session:
-            build_all(lambda each: _build(session, each, force), model, as_json)
+        with opened(model, loading) as session:
+            build_all(lambda each: _build(session, each, force, method), model, as_json)
         return
     wanted = load_preset(preset)
-    with opened(model) as session:
+    with opened(model, loading) as session:
         if both_scopes:
-            build_both(wanted, lambda each: _build(session, each, force), model, as_json)
+            build_both(wanted, lambda each: _build(session, each, force, method), model, as_json)
             return
-        report = _build(session, wanted, force)
+        report = _build(session, wanted, force, method)
     if as_json:
         print_json({"preset": wanted.name, "version": wanted.version, "model": model, **report})
     else:
         _print(wanted.name, report)
 
 
-def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
+def _build(
+    session: "Session", preset: "Preset", force: bool, method: MethodName | None
+) -> dict[str, Any]:
     from steerplug.build import build_preset
     from steerplug.packs.installed import pack_of
     from steerplug.store.measurements import figures
@@ -76,8 +88,9 @@ def _build(session: "Session", preset: "Preset", force: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     with Building(learning(session, preset.name)) as report:
         built = build_preset(
-            preset, session.engine, store=session.store, force=force, near=False, report=report
-        )
+            preset, session.engine, store=session.store, force=force, near=False,
+            method=method, report=report,
+        )  # fmt: skip
     model, brought_by = session.model.fingerprint, pack_of(built.path)
     pack = brought_by.origin.pack if brought_by else ""
     known = figures(built.path, model, built.identity.fidelity, pack)

@@ -10,10 +10,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
-from steerplug.commands.options import MODEL, Effort, Json, Model, Steer, Think, ThinkingBudget
+from steerplug.commands.options import (
+    MODEL,
+    Carrier,
+    Effort,
+    Json,
+    Model,
+    Steer,
+    Think,
+    ThinkingBudget,
+)
 from steerplug.commands.output import complain, print_json, say
 from steerplug.commands.show_reply import stream, summary
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError, SteerplugError, nearest
 
@@ -28,10 +39,12 @@ HELP = """\
 /quit          end, as does Ctrl-D; Ctrl-C stops a reply"""
 
 
+@with_loading
 @with_sampling
 def chat(
     model: Model = MODEL,
     steer: Steer = "none",
+    carrier: Carrier = "auto",
     max_tokens: MaxTokens = None,
     stop: Stop = None,
     think: Think = None,
@@ -40,15 +53,17 @@ def chat(
     as_json: Json = False,
     *,
     sampling: Sampling,
+    loading: Loading,
 ) -> None:
     """Hold a conversation; /steer changes it."""
     from steerplug.session import Settings
 
     settings = Settings(
-        sampling, tuple(stop or ()), max_tokens, enable_thinking=think,
+        sampling, tuple(stop or ()), max_tokens, carrier=carrier, enable_thinking=think,
         reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
     )  # fmt: skip
-    with opened(model, steer) as session:
+    with opened(model, loading) as session:
+        prepare(session, steer, carrier)
         hello = [{"role": "user", "content": "Hello"}]  # refuse now, or not at all
         session.template.prompt(hello, variables=session.variables(settings))
         conversation = Conversation(session, model, steer, as_json, settings)
@@ -160,7 +175,7 @@ class Conversation:
 
     def _steer(self, mix: str) -> None:
         if mix:
-            prepare(self.session, mix)
+            prepare(self.session, mix, self.settings.carrier)
             self.steering = mix
         say(f"steered by {self.steering}.")
 

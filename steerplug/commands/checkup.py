@@ -13,6 +13,7 @@ from typing import Any
 
 from steerplug.commands.examination import REINSTALL, Finding
 from steerplug.engine.amx import cause_of_death
+from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.errors import EngineError
 
 EXAMINATION = "steerplug.commands.examination"
@@ -23,11 +24,13 @@ class Checkup:
 
     Args:
         model: how the user calls the model.
+        loading: how it is loaded.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, loading: Loading = DEFAULT) -> None:
         self.facts: dict[str, Any] | None = None
-        self._model, self._begun = model, "native library"
+        self._words = model, json.dumps(vars(loading))
+        self._begun = "native library"
 
     def checks(self) -> Iterator[Finding]:
         """Yield each finding as it is made.
@@ -37,7 +40,7 @@ class Checkup:
         """
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", EXAMINATION, self._model],
+                [sys.executable, "-m", EXAMINATION, *self._words],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
                 errors="replace",

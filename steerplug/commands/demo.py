@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steerplug.commands.open_model import opened
+from steerplug.commands.loading_options import with_loading
+from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import is_wide, print_json, say, screen, visible
 from steerplug.commands.show_reply import steered
+from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
@@ -25,12 +27,15 @@ Replies = dict[str, "Reply | None"]
 BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
 
 
+@with_loading
 def demo(
     preset: Annotated[str, typer.Option(help="A preset's name or path.")] = "pirate",
     question: Annotated[str, typer.Option(help="What to ask.")] = "How do I learn to swim?",
     model: Model = MODEL,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 60,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Ask one question bare, prompted and steered."""
     from steerplug.library.presets import load_preset
@@ -39,9 +44,10 @@ def demo(
     if not question.strip():
         raise RequestError("the question is empty; write what to ask.")
     shown, mix = load_preset(preset), format_mix((Ingredient(preset),))
-    with opened(model, mix) as session:
+    with opened(model, loading) as session:
+        is_steered = bool(prepare(session, mix).mix)
         say("Asking the same question each way, always taking the likeliest token (greedy) ...")
-        replies = _ask(session, shown, mix, question, max_tokens)
+        replies = _ask(session, shown, mix if is_steered else None, question, max_tokens)
         name = session.model.path.stem
     if as_json:
         print_json({
@@ -54,9 +60,13 @@ def demo(
 
 
 def _ask(
-    session: "Session", preset: "Preset", mix: str, question: str, max_tokens: int
+    session: "Session", preset: "Preset", mix: str | None, question: str, max_tokens: int
 ) -> Replies:
-    """Return the reply of each way; a preset made from a contrast has no prompt to compare with."""
+    """Return the reply of each way.
+
+    A preset made from a contrast has no prompt to compare with, and one that is not compiled for
+    the model (`mix` is None) no steering.
+    """
     from steerplug.engine.sampling import Sampling
     from steerplug.fit.teacher import prompted_chat
     from steerplug.session import Settings
@@ -76,7 +86,7 @@ def _ask(
     return {
         BARE: answer(bare),
         PROMPTED: answer(prompted) if prompted else None,
-        STEERED: answer(bare, mix),
+        STEERED: answer(bare, mix) if mix else None,
     }
 
 
@@ -113,7 +123,8 @@ def _show(console: Console, model: str, preset: str, question: str, replies: Rep
             console.print(visible(reply.text), soft_wrap=not console.is_terminal)
             console.print(Text(f"({', '.join(_costs(reply))})\n", "dim"), soft_wrap=True)
     by_steering = replies[STEERED]
-    assert by_steering is not None
+    if by_steering is None:
+        return
     if saved := _saved(replies):
         console.print(f"{saved} prompt tokens saved, in every request.", style="bold green")
     console.print(f"{steered(by_steering)}.", soft_wrap=True)

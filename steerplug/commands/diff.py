@@ -7,9 +7,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen, visible
+from steerplug.engine.loading import Loading
 
 if TYPE_CHECKING:
     from steerplug.evaluate.alike import Alike
@@ -23,7 +25,10 @@ CHATS = 3
 Named = Annotated[str, typer.Argument(help="A preset's name or path, or a steering file.")]
 
 
-def diff(a: Named, b: Named, model: Model = MODEL, as_json: Json = False) -> None:
+@with_loading
+def diff(
+    a: Named, b: Named, model: Model = MODEL, as_json: Json = False, *, loading: Loading
+) -> None:
     """Show how two presets differ: in words, and in what they add at each block."""
     from steerplug.library.presets import look_up
     from steerplug.preset.compare import changes
@@ -31,7 +36,7 @@ def diff(a: Named, b: Named, model: Model = MODEL, as_json: Json = False) -> Non
     files = look_up(a), look_up(b)
     first, second = (file.preset for file in files)
     words = changes(first, second) if first and second else []
-    with opened(model) as session:
+    with opened(model, loading) as session:
         steerings = [_steering(session, file) for file in files]
         missing = [
             name for name, steering in zip((a, b), steerings, strict=True) if steering is None

@@ -8,13 +8,16 @@ from rich.text import Text
 from steerplug.commands import FAILED
 from steerplug.commands.checkup import Checkup
 from steerplug.commands.examination import Finding
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_hanging, print_json, screen
+from steerplug.engine.loading import Loading
 
 
-def doctor(model: Model = MODEL, as_json: Json = False) -> None:
+@with_loading
+def doctor(model: Model = MODEL, as_json: Json = False, *, loading: Loading) -> None:
     """Check that this model, build and machine support steering."""
-    checkup = Checkup(model)
+    checkup = Checkup(model, loading)
     checks = []
     for check in checkup.checks():
         checks.append(check)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerplug.commands.open_model import opened
+from steerplug.commands.loading_options import with_loading
+from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_json, say
 from steerplug.commands.show_fidelity import show
+from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError, RequestError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ Plot = Annotated[
 ]  # fmt: skip
 
 
+@with_loading
 def eval(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET", help="A preset's name or path, or a mix of them.")
@@ -47,6 +50,8 @@ def eval(
         float | None, typer.Option(help="Instead of the preset's default.", show_default=False)
     ] = None,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
     from steerplug.evaluate.questions import read_prompts, reported_on
@@ -57,13 +62,15 @@ def eval(
     questions = reported_on(subject.preset, read_prompts(prompts) if prompts else ())
     if plot:
         check_picture(plot)
-    with opened(model, subject.words) as session:
-        measured, applied = _measured(session, subject, questions)
+    with opened(model, loading) as session:
+        steered = compiled(session, subject.words)
+        measured = _measured(session, subject, steered.mix, questions)
+        applied = steered.ingredients
         name, fingerprint = session.model.path.stem, session.model.fingerprint
         title = f"{', '.join(f'{part.name} at {part.strength:g}' for part in applied)} on {name}"
         is_kept = prompts is None and _remember(session, subject, measured, applied)
         if plot:
-            _draw(session, subject, questions, measured, plot, title)
+            _draw(session, subject, steered.mix, questions, measured, plot, title)
     if as_json:
         print_json({
             "preset": preset, "model": model, "fingerprint": fingerprint,
@@ -123,14 +130,13 @@ def _subject(words: str, strength: float | None) -> _Subject:
 
 
 def _measured(
-    session: "Session", subject: _Subject, questions: "Questions"
-) -> "tuple[Measured, tuple[AppliedPreset, ...]]":
-    """Return what was measured, and what a receipt says of the steering."""
+    session: "Session", subject: _Subject, mix: "Mix", questions: "Questions"
+) -> "Measured":
+    """Return what was measured."""
     from steerplug.engine.reader import reading
     from steerplug.evaluate.report import measure_steering
 
     preset, engine = subject.preset, session.engine
-    mix, applied = session.steering(subject.words)
     unit = _unit(session, subject, mix)
     with (
         reading(session.model, engine.context.n_ctx) as cells,
@@ -138,18 +144,17 @@ def _measured(
     ):
         return measure_steering(
             preset, unit, engine, cells, questions, mix=mix, report=report
-        ), applied
+        )
 
 
 def _draw(
-    session: "Session", subject: _Subject, questions: "Questions", measured: "Measured",
-    path: Path, title: str,
+    session: "Session", subject: _Subject, mix: "Mix", questions: "Questions",
+    measured: "Measured", path: Path, title: str,
 ) -> None:  # fmt: skip
     """Draw what was measured, and along one reply how hard it was steered."""
     from steerplug.evaluate.picture import draw
     from steerplug.evaluate.trace import trace
 
-    mix, _ = session.steering(subject.words)
     traced = trace(subject.preset, mix, session.engine, questions.compared[0])
     draw(measured.fidelity, measured.sweep, measured.chosen, traced, path, title=title)
 

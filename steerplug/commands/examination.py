@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.errors import EngineError, PresetError, SteerplugError
 
 REINSTALL = (
@@ -39,11 +40,12 @@ class Examination:
 
     Args:
         model: how the user calls the model.
+        loading: how it is loaded.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, loading: Loading = DEFAULT) -> None:
         self.facts: dict[str, Any] | None = None
-        self._model, self._runs = model, True
+        self._model, self._loading, self._runs = model, loading, True
 
     def checks(self, begin: Callable[[str], None] = lambda _name: None) -> Iterator[Finding]:
         """Yield each finding as it is made.
@@ -65,11 +67,10 @@ class Examination:
 
     def _of_model(self) -> Iterator[Finding]:
         self._begin("model")
-        from steerplug.engine.model import Model
-        from steerplug.model_file import find_model
+        from steerplug.session.opening import open_model
 
         try:
-            model = Model(find_model(self._model))
+            model = open_model(self._model, self._loading)
         except SteerplugError as error:
             yield Finding("model", False, str(error))
             return
@@ -192,7 +193,8 @@ def _in_words(facts: dict[str, Any]) -> str:
 
 def main() -> None:
     """Examine the model that the command line names, and print what is found as lines of JSON."""
-    examination = Examination(sys.argv[1])
+    model, loading = sys.argv[1:]
+    examination = Examination(model, Loading(**json.loads(loading)))
     for check in examination.checks(lambda name: _tell(begins=name)):
         _tell(check=vars(check))
     _tell(model=examination.facts)

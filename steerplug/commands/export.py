@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerplug.commands.open_model import opened
+from steerplug.commands.loading_options import with_loading
+from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_fields, print_json, screen
 from steerplug.commands.show_reply import blocks
+from steerplug.engine.loading import Loading
 from steerplug.errors import SteeringError
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ To = Annotated[
 ]  # fmt: skip
 
 
-def export(mix: Mix, to: To, model: Model = MODEL, as_json: Json = False) -> None:
+@with_loading
+def export(
+    mix: Mix, to: To, model: Model = MODEL, as_json: Json = False, *, loading: Loading
+) -> None:
     """Write a constant preset for llama.cpp or EasySteer."""
     from steerplug.interchange.tokens import easysteer_differs, llama_cpp_differs
     from steerplug.interchange.writing import (
@@ -42,8 +47,9 @@ def export(mix: Mix, to: To, model: Model = MODEL, as_json: Json = False) -> Non
             f"{to} ends in `{suffix}`; write .gguf for llama.cpp or .json for EasySteer."
         )
     is_easysteer, beside = suffix == ".json", to
-    with opened(model, mix) as session:
-        steered, applied = session.steering(mix)
+    with opened(model, loading) as session:
+        resolved = compiled(session, mix)
+        steered, applied = resolved.mix, resolved.ingredients
         vectors, scope = constant_of(steered)
         architecture, bos = session.model.architecture, _bos(session)
         if is_easysteer:

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_fields, print_json, say, screen
 from steerplug.commands.show_reply import blocks
+from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ ScopeOption = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="With --as: even over what is kept.")]
 
 
+@with_loading
 def import_vectors(
     file: Source,
     to: Imported = None,
@@ -56,6 +59,8 @@ def import_vectors(
     scope: ScopeOption = "response",
     force: Force = False,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Bring in a control vector made by another tool."""
     from steerplug.interchange.reading import read_vectors
@@ -68,7 +73,7 @@ def import_vectors(
     if to is not None and to.suffix.lower() != ".gguf":
         raise PresetError(f"{to} must end in .gguf, so that a mix knows it by its path; rename it.")
     vectors = read_vectors(file, made_by)
-    with opened(model) as session:
+    with opened(model, loading) as session:
         put = (
             _into_file(session, vectors, to, scope, scale)
             if to is not None

@@ -26,7 +26,7 @@ Folder = Annotated[
     ),
 ]  # fmt: skip
 Method = Annotated[
-    str, typer.Option(metavar="METHOD", help="How to fit it: psr, or chain (needs no torch).")
+    str, typer.Option(metavar="METHOD", help="How to fit it: auto, psr, or chain (needs no torch).")
 ]
 
 
@@ -34,7 +34,7 @@ def new(
     name: Name,
     from_prompt: PromptFile,
     to: Folder = None,
-    method: Method = "psr",
+    method: Method = "auto",
     as_json: Json = False,
 ) -> None:
     """Make a preset of your own from a prompt you have."""

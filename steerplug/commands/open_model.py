@@ -1,35 +1,55 @@
-"""A model opened for a command, with the presets it needs built before the first token."""
+"""A model opened for a command, and what its presets are on it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from steerplug.commands.output import Building
+from steerplug.commands.output import Building, say
+from steerplug.engine.loading import DEFAULT, Loading
 
 if TYPE_CHECKING:
+    from steerplug.preset.carrier import Carrier
     from steerplug.session import Session
     from steerplug.session.resolve import Resolved
 
 
 @contextmanager
-def opened(model: str, steering: str = "none") -> Iterator["Session"]:
-    """Open a model, build what `steering` needs, and free the model in the end."""
+def opened(model: str, loading: Loading = DEFAULT) -> Iterator["Session"]:
+    """Open a model, and free it in the end."""
     from steerplug.session import Session
 
-    session = Session(model)
+    session = Session(model, **vars(loading))
     try:
-        prepare(session, steering)
         yield session
     finally:
         session.close()
 
 
-def prepare(session: "Session", steering: str) -> "Resolved":
-    """Return what a mix means; what was never built for this model is, showing how far it is."""
-    from steerplug.session.resolve import Resolved
+def prepare(session: "Session", words: str, carrier: "Carrier" = "auto") -> "Resolved":
+    """Return what a mix means on a model, and say which presets their prompts carry unasked."""
+    from steerplug.session.carrying import NOT_COMPILED
 
-    with Building(learning(session, steering)) as session.report:
-        return Resolved(*session.steering(steering))
+    resolved = session.resolve(words, carrier)
+    for applied in resolved.ingredients:
+        if applied.reason == NOT_COMPILED:
+            cure = f"`steerplug build {applied.name} -m MODEL` makes it steering"
+            say(f"{applied.name} is carried by its prompt: {applied.reason}. {cure}.")
+        elif applied.reason:
+            cure = "--carrier steering takes it nevertheless"
+            say(f"{applied.name} is carried by its prompt: its steering {applied.reason}. {cure}.")
+    return resolved
+
+
+def compiled(session: "Session", words: str) -> "Resolved":
+    """Return the steering of a mix; what is not compiled is built, showing how far it is."""
+    from steerplug.library.recipe import Recipe
+
+    recipe = Recipe.read(words)
+    with Building(learning(session, words)) as session.report:
+        for _, file in recipe.parts:
+            if file.preset is not None:
+                session.build(file.preset)
+    return session.resolve(recipe, "steering")
 
 
 def learning(session: "Session", preset: str) -> str:

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from steerplug.preset import carrier as carriers
+
 MODEL = "smollm2"
 
 Model = Annotated[
@@ -23,6 +25,13 @@ Steer = Annotated[
         help='How to steer, such as "weddings" or "0.8*pirate + concise"; none for not at all.',
     ),
 ]  # fmt: skip
+Carrier = Annotated[
+    carriers.Carrier,
+    typer.Option(
+        help="What brings presets in: their steering, their prompt, or both; auto takes steering "
+        "where a preset is compiled for the model, and its prompt elsewhere.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Think = Annotated[
     bool | None,

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import Building, print_json, say, screen
+from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ MAX_TOKENS = 48
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of preset files.")]
 
 
-def page(folder: Folder, model: Model = MODEL, as_json: Json = False) -> None:
+@with_loading
+def page(
+    folder: Folder, model: Model = MODEL, as_json: Json = False, *, loading: Loading
+) -> None:
     """Write a folder's README from its presets, with replies before and after."""
     from steerplug.library.page import MARK
     from steerplug.library.page import page as page_of
@@ -33,7 +38,7 @@ def page(folder: Folder, model: Model = MODEL, as_json: Json = False) -> None:
     if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
         raise PresetError(f"{path} was not made by this command; move it away first.")
     presets = [load_preset(str(file)) for file in files]
-    with opened(model) as session:
+    with opened(model, loading) as session:
         entries = [_entry(session, preset, i) for i, preset in enumerate(presets)]
         text = page_of(entries, session.model.path.stem, MAX_TOKENS)
     path.write_text(text, encoding="utf-8", newline="\n")

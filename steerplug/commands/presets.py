@@ -8,8 +8,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import print_fields, print_hanging, print_json, screen
+from steerplug.commands.show_carriers import show_carriers
+from steerplug.engine.loading import Loading
 from steerplug.files.text import first_sentence, one_line
 from steerplug.store.figures import Figures
 
@@ -30,7 +33,19 @@ Schema = Annotated[
 ]  # fmt: skip
 
 
-def presets(schema: Schema = False, as_json: Json = False) -> None:
+ForModel = Annotated[
+    str | None,
+    typer.Option(
+        "-m", "--model", metavar="MODEL", help="Say what carries each on this model.",
+        show_default=False,
+    ),
+]  # fmt: skip
+
+
+@with_loading
+def presets(
+    model: ForModel = None, schema: Schema = False, as_json: Json = False, *, loading: Loading
+) -> None:
     """List the presets there are."""
     from steerplug.library.presets import list_presets, user_folder
 
@@ -40,7 +55,9 @@ def presets(schema: Schema = False, as_json: Json = False) -> None:
         print(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}")
         return
     listings, console = list_presets(), screen()
-    if as_json:
+    if model is not None:
+        show_carriers(model, loading, listings, as_json)
+    elif as_json:
         rows = [_row(listing) for listing in listings]
         print_json({"presets": rows, "user_folder": str(user_folder())})
     elif console.is_terminal:

@@ -6,11 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
+from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
-from steerplug.commands.options import MODEL, Effort, Json, Model, Steer, Think, ThinkingBudget
+from steerplug.commands.options import (
+    MODEL,
+    Carrier,
+    Effort,
+    Json,
+    Model,
+    Steer,
+    Think,
+    ThinkingBudget,
+)
 from steerplug.commands.output import print_json, say
 from steerplug.commands.piped import read_prompt
 from steerplug.commands.show_reply import stream, summary
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError
 
@@ -27,11 +38,13 @@ System = Annotated[str | None, typer.Option(help="A system prompt.", show_defaul
 Raw = Annotated[bool, typer.Option("--raw", help="Continue plain text, without chat template.")]
 
 
+@with_loading
 @with_sampling
 def run(
     prompt: Prompt = "",
     model: Model = MODEL,
     steer: Steer = "none",
+    carrier: Carrier = "auto",
     system: System = None,
     raw: Raw = False,
     max_tokens: MaxTokens = None,
@@ -42,6 +55,7 @@ def run(
     as_json: Json = False,
     *,
     sampling: Sampling,
+    loading: Loading,
 ) -> None:
     """Answer one prompt, steered.
 
@@ -54,11 +68,11 @@ def run(
     from steerplug.session import Settings
 
     settings = Settings(
-        sampling, tuple(stop or ()), max_tokens, enable_thinking=think,
+        sampling, tuple(stop or ()), max_tokens, carrier=carrier, enable_thinking=think,
         reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
     )  # fmt: skip
-    with opened(model) as session:
-        ask, steering = _continue if raw else _chat, prepare(session, steer)
+    with opened(model, loading) as session:
+        ask, steering = _continue if raw else _chat, prepare(session, steer, carrier)
         reply = stream(ask(session, text, system, steering, settings), shown=not as_json)
     if as_json:
         print_json({"model": model, "steering": steer, **reply.to_dict()})

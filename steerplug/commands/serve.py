@@ -12,6 +12,8 @@ import typer
 
 from steerplug.commands.options import MODEL
 from steerplug.commands.server_options import given, with_options
+from steerplug.engine.elsewhere import sentence
+from steerplug.engine.loading import SETTINGS as LOADING
 from steerplug.errors import SteerplugError, nearest
 from steerplug.server.config import Config
 
@@ -26,16 +28,29 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         except OSError as error:
             raise SteerplugError(f"{path} cannot be read ({error.strerror}).") from None
         known = {option.name: option for option in context.command.params if option.name}
+        spelled = {
+            flag.strip("-").replace("-", "_"): name
+            for name, option in known.items() for flag in option.opts
+        }  # fmt: skip
         settings = {}
         for key, value in read_yaml(content, str(path)).data.items():
             name = str(key).replace("-", "_")
+            name = name if name in known else spelled.get(name, name)
             if name not in known or name == "config":
+                if elsewhere := sentence(str(key)):
+                    raise SteerplugError(f"{path}: {elsewhere}")
                 guess = nearest(str(key), [option.replace("_", "-") for option in known]) or "."
                 raise SteerplugError(f"{path}: there is no setting `{key}`{guess}")
             many = getattr(known[name], "multiple", False)
-            settings[name] = [value] if many and not isinstance(value, list) else value
+            settings[name] = _items(name, value) if many else value
         context.default_map = settings
     return path
+
+
+def _items(name: str, value: Any) -> list[Any]:
+    """Return what a setting that may be given several times is given; a list's items are whole."""
+    items = value if isinstance(value, list) else [value]
+    return [[item] for item in items] if name in LOADING and items is value else items
 
 
 Setup = Annotated[
@@ -76,7 +91,7 @@ def serve(
     setup = given(Config, settings)
     find_model(model)  # or refuse it before anyone connects
     with listen(setup) as listening:
-        session = Session(model, **vars(setup.sizes))
+        session = Session(model, **vars(setup.sizes), **vars(setup.loading))
         try:
             log_to_stderr()
             serving = ServerState(session, setup)

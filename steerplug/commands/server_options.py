@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from steerplug.commands.loading_options import loading_of, loading_options
+from steerplug.engine.loading import Loading
 from steerplug.server.config import Config
 
 _Settings = TypeVar("_Settings")
@@ -28,7 +30,9 @@ def given(kind: type[_Settings], options: Mapping[str, Any]) -> _Settings:
     """Return the settings that these options say, by the name of each option."""
     values: dict[str, Any] = {}
     for entry, hint in _entries(kind):
-        if is_dataclass(hint):
+        if hint is Loading:
+            values[entry.name] = loading_of(options)
+        elif is_dataclass(hint):
             values[entry.name] = given(hint, options)  # type: ignore[arg-type]
         elif entry.metadata:
             value = options[_name(entry)]
@@ -44,7 +48,9 @@ def _entries(kind: Any) -> Iterator[tuple[Field[Any], Any]]:
 
 def _options(kind: Any) -> Iterator[inspect.Parameter]:
     for entry, hint in _entries(kind):
-        if is_dataclass(hint):
+        if hint is Loading:
+            yield from loading_options()
+        elif is_dataclass(hint):
             yield from _options(hint)
         elif entry.metadata:
             yield _option(entry, hint)

@@ -71,12 +71,17 @@ def summary(reply: "Reply") -> str:
 def steered(reply: "Reply") -> str:
     """Return what steered a reply, in words."""
     receipt = reply.receipt
-    if not receipt.steering:
-        return "not steered"
-    return (
-        f"steered by {' and '.join(map(_ingredient, receipt.steering))}: "
-        f"{receipt.tokens_steered} tokens, activations moved by {receipt.mean_moved:.0%}"
-    )
+    steering = [one for one in receipt.steering if one.carrier != "prompt"]
+    prompts = [one.name for one in receipt.steering if one.carrier != "steering"]
+    parts = []
+    if steering:
+        parts.append(
+            f"steered by {' and '.join(map(_ingredient, steering))}: "
+            f"{receipt.tokens_steered} tokens, activations moved by {receipt.mean_moved:.0%}"
+        )
+    if prompts:
+        parts.append(f"{' and '.join(prompts)} by prompt: {receipt.prompt_tokens} tokens")
+    return "; ".join(parts) or "not steered"
 
 
 def _ingredient(ingredient: "AppliedPreset") -> str:

@@ -14,10 +14,12 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from steerplug.commands.open_model import opened
+from steerplug.commands.loading_options import with_loading
+from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Model, PresetFile
 from steerplug.commands.output import complain, say, screen, visible
 from steerplug.commands.show_reply import steered
+from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError, SteerplugError
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ STEP = 0.25
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")]
 
 
-def try_preset(preset: PresetFile, model: Model = MODEL, max_tokens: MaxTokens = 80) -> None:
+@with_loading
+def try_preset(
+    preset: PresetFile, model: Model = MODEL, max_tokens: MaxTokens = 80, *, loading: Loading
+) -> None:
     """Ask, see both replies, and turn the strength by the arrow keys."""
     from steerplug.library.presets import load_preset
     from steerplug.preset.mix import Ingredient, format_mix
@@ -44,7 +49,8 @@ def try_preset(preset: PresetFile, model: Model = MODEL, max_tokens: MaxTokens =
             f"`steerplug demo --preset {preset} --question TEXT`."
         )
     _check_installed()
-    with opened(model, format_mix((Ingredient(preset),))) as session:
+    with opened(model, loading) as session:
+        compiled(session, format_mix((Ingredient(preset),)))
         dial = Dial(session, preset, wanted, max_tokens, _default(session, wanted))
         keys = _keys(dial)
         say(

@@ -1,24 +1,30 @@
 """One llama.cpp context with its steering hook: decode rows, read logits, cut the KV cache back.
 
 Batches are at most `n_batch` rows and are evaluated in one piece, in batch order, so row r of a
-batch is row r of every `l_out-{il}` (the last block may hold only the rows whose logits are asked
+batch is row r of every block's output (the last one may hold only the rows whose logits are asked
 for). The hook refuses any other arrangement rather than guess.
 """
 
 import ctypes
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from steerplug.engine import ggml, log, threads
+from steerplug.engine import ggml, log, row_order, threads
 from steerplug.engine.hook import Applied, Capture, Hook
+from steerplug.engine.kv_cache import check_memory
 from steerplug.engine.model import Model
+from steerplug.engine.params import set_context_params
 from steerplug.engine.processors import n_processors
+from steerplug.engine.sequences import Sequences, n_window_cells
 from steerplug.engine.sizes import N_CTX
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array
+
+_NO_ROOM = 1
 
 
 class Row(NamedTuple):
@@ -31,15 +37,18 @@ class Row(NamedTuple):
     sequence: int = 0
 
 
-class Context:
+class Context(Sequences):
     """A context of `n_ctx` cells on a model.
 
     Args:
         model: the loaded model.
         n_ctx: how many tokens the KV cache holds.
-        n_batch: how many rows one decode takes.
+        n_batch: how many rows one decode takes; default: as the model was loaded for.
         n_seq: how many sequences share the cache.
-        n_threads: threads; default: as many as there are processors at hand (`processors`).
+        swa_full: keep every token that sliding windows have passed; if not, and where it takes less
+            memory, they keep what they reach, and a sequence can be cut back no further.
+        n_threads: threads; default: as the model was loaded for, or as many as there are processors
+            at hand (`processors`).
         on_host: override how the hook reaches tensors; default: as the build needs.
         hooked: set the hook; without it nothing can be steered, which is what `bench` compares
             with.
@@ -53,8 +62,9 @@ class Context:
         model: Model,
         *,
         n_ctx: int = N_CTX,
-        n_batch: int = 512,
+        n_batch: int | None = None,
         n_seq: int = 1,
+        swa_full: bool = True,
         n_threads: int | None = None,
         on_host: bool | None = None,
         hooked: bool = True,
@@ -63,24 +73,29 @@ class Context:
         self._logits_row = ctypes.c_float * model.vocab.n_tokens  # a type, slow to make anew
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
+        asked = model.loading
+        n_batch = asked.n_batch if n_batch is None else n_batch
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
             if value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
-        if n_seq > 1 and model.is_recurrent:
-            raise ModelError(
-                f"{model.path.name} ({model.architecture}) is recurrent, and llama.cpp may regroup "
-                "the rows of several sequences; use n_seq = 1."
-            )
         n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
         self.n_batch = min(max(n_batch, n_seq), n_ctx)
         host = ggml.tensors_on_host() if on_host is None else on_host
-        self.hook = Hook(model.n_embd, model.n_layer, self.n_batch, on_host=host)
+        if ggml.tensors_on_host():
+            check_memory(model.whole_number, model.n_layer, n_ctx, asked)
+        self.hook = Hook(
+            model.n_embd, model.n_layer, self.n_batch, on_host=host, output=model.block_output
+        )
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
-        self.n_threads = n_threads or n_processors()
-        params.n_threads = params.n_threads_batch = self.n_threads
+        self.n_threads = n_threads or asked.n_threads or n_processors()
+        params.n_threads = self.n_threads
+        params.n_threads_batch = asked.n_threads_batch or self.n_threads
         params.kv_unified, params.no_perf = True, True
+        set_context_params(params, asked)
+        self.is_windowed = not swa_full and n_window_cells(model, n_seq, self.n_batch) < n_ctx
+        params.swa_full = not self.is_windowed
         if hooked:
             params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
             params.cb_eval_user_data = self.hook.user_data
@@ -92,37 +107,65 @@ class Context:
         finally:
             self.hook.disarm()
         if not self._handle:
+            reason = log.complaint()
+            is_of_types = "cache" in reason and "alloc" not in reason
+            cure = "take other types" if is_of_types else "choose a smaller n_ctx"
             raise ModelError(
-                f"no context of {n_ctx} tokens could be made for {model.path.name} "
-                f"({log.complaint()}); choose a smaller n_ctx."
+                f"no context of {n_ctx} tokens could be made for {model.path.name} ({reason}); "
+                f"{cure}."
             )
         self.n_ctx = int(llama.llama_n_ctx(self._handle))
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
         if hooked:
             self._probe()
+            if n_seq > 1 and model.is_recurrent:
+                self._prove_row_order()
 
     def _probe(self) -> None:
         """Decode one token and count: every block must be met exactly once, by node or callback."""
-        missing = self._missing()
-        if missing and self.hook.in_graph:
-            self.hook.in_graph = False
+        architecture = f"the architecture `{self.model.architecture}`"
+        try:
             missing = self._missing()
+            if missing and self.hook.in_graph:
+                self.hook.in_graph = False
+                missing = self._missing()
+        except EngineError as error:
+            self.close()
+            raise ModelError(f"{architecture} cannot be steered here: {error}") from None
         threads.give_back()
         if missing:
             self.close()
             raise ModelError(
-                f"the architecture `{self.model.architecture}` does not expose the output of "
-                f"{len(missing)} of {self.model.n_layer} blocks (first: {missing[0]}) as l_out-N, "
-                "so llama.cpp cannot steer it; use another model."
+                f"{architecture} does not expose the output of {len(missing)} of "
+                f"{self.model.n_layer} blocks (first: {missing[0]}) as "
+                f"{self.model.block_output.tensor}-N, so llama.cpp cannot steer it; use another "
+                "model."
             )
 
     def _missing(self) -> list[int]:
         """Return the blocks that the hook does not meet exactly once in a decode."""
-        token = self.model.vocab.bos if self.model.vocab.bos >= 0 else 0
+        token = max(self.model.vocab.bos, 0)
         self.decode([Row(token, 0, output=True)], watch_all=True)
-        self.cell_bytes = int(llama.llama_state_seq_get_size(self.handle, 0))
+        self._measure()
         self.clear()
         return [il for il, count in enumerate(self.hook.seen) if count != 1]
+
+    def _prove_row_order(self) -> None:
+        """Refuse a model whose rows llama.cpp regroups; see `row_order`."""
+        token = max(self.model.vocab.bos, 0)
+
+        def decode(applied: Sequence[Applied | None]) -> list[Array]:
+            self.clear()
+            self.decode([Row(token, 0, True, what, i) for i, what in enumerate(applied)])
+            return [self.logits(i) for i in range(len(applied))]
+
+        try:
+            row_order.prove(self.model, self.n_seq, decode)
+        except ModelError:
+            self.close()
+            raise
+        self.clear()
+        threads.give_back()
 
     @property
     def handle(self) -> ctypes.c_void_p:
@@ -130,11 +173,6 @@ class Context:
         if self._handle is None or not self.model.has_context(self._handle):
             raise EngineError("this context is closed; open the model again.")
         return self._handle
-
-    @property
-    def _memory(self) -> ctypes.c_void_p:
-        memory: ctypes.c_void_p = llama.llama_get_memory(self.handle)
-        return memory
 
     def decode(
         self, rows: Sequence[Row], capture: Capture | None = None, *, watch_all: bool = False
@@ -163,9 +201,9 @@ class Context:
         elif self._hooked:
             self.hook.stand_by(len(rows))
         log.forget()
-        code = -1
+        self._code = code = -1
         try:
-            code = llama.llama_decode(handle, batch)
+            self._code = code = llama.llama_decode(handle, batch)
         finally:  # also when Ctrl-C arrives here: nothing armed may reach the next decode
             self.hook.disarm(decoded=code == 0)
         if code:
@@ -174,6 +212,11 @@ class Context:
                 "shorten the prompt or raise n_ctx."
             )
         return captured
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the last decode, which failed, may have been evaluated in part."""
+        return self._code not in (0, _NO_ROOM) or not self.hook.in_graph
 
     def logits(self, row: int) -> Array:
         """Return a copy of the logits of batch row `row` of the last decode, (n_vocab,)."""
@@ -188,28 +231,6 @@ class Context:
         logits: Array = np.frombuffer(memoryview(row_in_place), np.float32)
         return logits
 
-    def keep(self, n: int, sequence: int = 0) -> int:
-        """Drop a sequence's cells from position n on; return how many are left (n, or 0).
-
-        A recurrent state cannot be cut back, so it is dropped whole.
-        """
-        if llama.llama_memory_seq_rm(self._memory, sequence, n, -1):
-            return n
-        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        return 0
-
-    def share(self, source: int, sequence: int, begin: int, end: int) -> None:
-        """Let a sequence hold another's cells of positions [begin, end) as well; none is copied."""
-        llama.llama_memory_seq_cp(self._memory, source, sequence, begin, end)
-
-    def n_held(self, sequence: int) -> int:
-        """Return how many cells a sequence holds, which begin at position 0."""
-        return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
-
-    def clear(self) -> None:
-        """Drop all cells of all sequences."""
-        llama.llama_memory_clear(self._memory, False)
-
     def close(self) -> None:
         """Free the context."""
         if self._batch is not None:
@@ -219,5 +240,6 @@ class Context:
             self.model.free_context(self._handle)
             self._handle = None
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # llama.cpp's log would call into what is gone
+            self.close()

@@ -19,7 +19,8 @@ from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.sequences import n_window_cells
+from steerplug.engine.sizes import N_SEQ, N_SEQ_OF_STATES
 from steerplug.engine.worker import Worker
 from steerplug.errors import EngineError, ModelError
 
@@ -38,7 +39,8 @@ class Metrics:
         tokens_per_second: of replies, over the latest steps.
         cells_used, n_cells: KV cells that hold a token, and how many there are.
         sequences_used, n_seq: the same for sequences.
-        kv_bytes: memory of all KV cells.
+        kv_bytes: memory of all KV cells and running states.
+        checkpoint_bytes: memory of states that were copied to go on from, see `checkpoints`.
     """
 
     n_running: int
@@ -53,6 +55,7 @@ class Metrics:
     sequences_used: int
     n_seq: int
     kv_bytes: int
+    checkpoint_bytes: int
 
 
 class Engine:
@@ -62,11 +65,17 @@ class Engine:
 
     Args:
         model: the loaded model.
-        n_ctx: most tokens of one conversation.
+        n_ctx: most tokens of one conversation; default: as the model was loaded for; 0: as many as
+            it was trained for.
         n_cells: KV cells, which all requests share; default: n_ctx.
-        n_seq: most sequences, running or kept for later; 1 where the model is recurrent.
+        n_seq: most sequences, running or kept for later; default: 32, or 8 where each has memory of
+            its own, which is a running state, or sliding windows without `swa_full`.
         n_queue: most requests that wait to take part.
-        n_threads: threads; default: as many as there are processors at hand (`processors`).
+        swa_full: keep every token that sliding windows have passed: more memory, and a conversation
+            can be gone on from at any of its tokens, not at checkpoints alone; default: as the
+            model was loaded for.
+        n_threads: threads; default: as the model was loaded for, or as many as there are processors
+            at hand (`processors`).
 
     Raises:
         ModelError: the model cannot be steered, or a size makes no sense.
@@ -76,36 +85,47 @@ class Engine:
         self,
         model: Model,
         *,
-        n_ctx: int = N_CTX,
+        n_ctx: int | None = None,
         n_cells: int | None = None,
-        n_seq: int = N_SEQ,
+        n_seq: int | None = None,
         n_queue: int = 256,
+        swa_full: bool | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.model = model
         for name, value in (("n_seq", n_seq), ("n_queue", n_queue)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
-        n_ctx = min(n_ctx, model.n_ctx_train)
+        n_ctx = _conversation(model, n_ctx)
         if n_cells is not None and n_cells < n_ctx:
             raise ModelError(
                 f"n_cells is {n_cells}, too few for one conversation of n_ctx = {n_ctx} tokens; "
                 "raise it, or lower n_ctx."
             )
         self._n_queue, self._n_threads = n_queue, n_threads
-        self._n_seq = 1 if model.is_recurrent else n_seq + 1  # one more for pending cells
+        self._n_seq = n_seq
+        self._swa_full = model.loading.swa_full if swa_full is None else swa_full
         self._beginning = threading.Lock()
         self._begin(n_cells or n_ctx)
         self.n_ctx = self.context.n_ctx if n_cells is None else n_ctx
         fork.carry(self)
 
     def _begin(self, n_cells: int) -> None:
-        self.context = Context(
-            self.model, n_ctx=n_cells, n_seq=self._n_seq, n_threads=self._n_threads
-        )
+        self.context = self._new_context(n_cells)
         self._own = Worker(self.context, self._n_queue)
         self._close = weakref.finalize(self, self._own.close)  # also when the process ends
         self._process = os.getpid()
+
+    def _new_context(self, n_cells: int) -> Context:
+        """Return a context of as many sequences as were asked for, or as suit the model."""
+        n_seq = self._n_seq or N_SEQ_OF_STATES
+        window = n_window_cells(self.model, n_seq, self.model.loading.n_batch)
+        swa_full = self._swa_full or window >= n_cells
+        if swa_full and not self.model.is_recurrent:
+            n_seq = (self._n_seq or N_SEQ) + 1  # one more for pending cells
+        return Context(
+            self.model, n_ctx=n_cells, n_seq=n_seq, swa_full=swa_full, n_threads=self._n_threads
+        )
 
     @property
     def _worker(self) -> Worker:
@@ -210,7 +230,8 @@ class Engine:
             n_cells=cache.n_cells,
             sequences_used=sum(len(held) > 0 for held in cache.sequences),
             n_seq=len(cache.sequences),
-            kv_bytes=self.context.cell_bytes * cache.n_cells,
+            kv_bytes=self.context.kv_bytes,
+            checkpoint_bytes=cache.checkpoint_bytes,
         )
 
     def forget(self) -> None:
@@ -220,6 +241,17 @@ class Engine:
     def close(self) -> None:
         """End all replies and free the context; the model stays."""
         self._close()
+
+
+def _conversation(model: Model, n_ctx: int | None) -> int:
+    """Return how many tokens a conversation may have: no more than the model was trained for.
+
+    Where positions are scaled by hand, that is no limit.
+    """
+    asked = model.loading.n_ctx if n_ctx is None else n_ctx
+    if asked == 0:
+        return model.n_ctx_train
+    return asked if model.loading.stretches else min(asked, model.n_ctx_train)
 
 
 def _check_process(process: int) -> None:

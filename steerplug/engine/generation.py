@@ -89,8 +89,8 @@ class Generation:
         begin = self._begin_with(marks, turn) if marks is not None else None
         self._leaves_thoughts = begin is not None and "thinking" in request.unsteered
         laid = plan(
-            request.mix, request.prompt, begin if self._leaves_thoughts else None,
-            turn if self._leaves_calls else None,
+            request.mix, request.prompt, begin, turn if self._leaves_calls else None,
+            leaves_thoughts=self._leaves_thoughts,
         )  # fmt: skip
         self._steering, self._generated = list(laid.prompt), laid.generated
         if "constrained" in request.unsteered and request.grammar is not None:

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.engine import ggml
+from steerplug.engine.block_output import BlockOutput
 from steerplug.engine.native import library
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 
 _FLOATS = ctypes.c_void_p
+_L_OUT = BlockOutput()
 
 
 class _Delta(ctypes.Structure):
@@ -34,9 +36,10 @@ class _Hook(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (
             "get_name", "nelements", "nbytes", "get_data", "tensor_get", "tensor_set", "op_desc",
             "is_contiguous", "map1", "map2")),
+        ("output_name", ctypes.c_char_p),
         *((name, ctypes.c_int32) for name in (
-            "n_embd", "n_layer", "on_host", "sources_at", "in_graph")),
-        *((name, ctypes.c_void_p) for name in ("copy", "delta")),
+            "n_embd", "n_layer", "n_streams", "mean", "on_host", "sources_at", "in_graph")),
+        *((name, ctypes.c_void_p) for name in ("copy", "delta", "h")),
         *((name, ctypes.c_void_p) for name in (
             "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
         *((name, ctypes.c_int32) for name in ("n_captured_rows", "last_il", "n_rows")),
@@ -141,12 +144,22 @@ class Hook:
         n_layer: number of blocks.
         max_rows: rows of the largest batch.
         on_host: write tensors in place (host memory), or by get and set (any device).
+        output: where the blocks' output is found.
     """
 
-    def __init__(self, n_embd: int, n_layer: int, max_rows: int, *, on_host: bool) -> None:
+    def __init__(
+        self,
+        n_embd: int,
+        n_layer: int,
+        max_rows: int,
+        *,
+        on_host: bool,
+        output: BlockOutput = _L_OUT,
+    ) -> None:
         self.n_embd, self.n_layer, self.max_rows = n_embd, n_layer, max_rows
-        self._copy = np.zeros(0 if on_host else (max_rows, n_embd), np.float32)
-        self._delta = np.zeros(n_embd, np.float32)
+        n_copied = 0 if on_host else max_rows
+        self._copy = np.zeros((n_copied, output.n_streams, n_embd), np.float32)
+        self._delta, self._h = np.zeros((2, n_embd), np.float32)
         self._output = np.zeros(max_rows, np.uint8)
         self._watched = np.zeros(n_layer, np.uint8)
         self._first = np.zeros(max_rows + 1, np.int32)
@@ -161,9 +174,10 @@ class Hook:
                 "ggml_get_name", "ggml_nelements", "ggml_nbytes", "ggml_get_data",
                 "ggml_backend_tensor_get", "ggml_backend_tensor_set", "ggml_op_desc",
                 "ggml_is_contiguous", "ggml_map_custom1_inplace", "ggml_map_custom2")),
-            n_embd, n_layer, on_host, ggml.sources_at(), on_host,
+            f"{output.tensor}-".encode(), n_embd, n_layer, output.n_streams, output.mean,
+            on_host, ggml.sources_at(), on_host,
         )
-        for name in ("copy", "delta", "output", "watched", "first", "terms", "capture_layer",
+        for name in ("copy", "delta", "h", "output", "watched", "first", "terms", "capture_layer",
                      "capture_row", "moved", "steered", "seen"):
             setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
         self._table: _Table | None = None
@@ -310,11 +324,11 @@ class Hook:
 
 _NOT_FIRED = 4
 _MESSAGES = {
-    1: "block {il} hands out {found} values that are not float32 rows of {state.n_embd}; "
-       "steerplug cannot steer this model on this device, run `steerplug doctor -m MODEL`.",
-    2: "block {il} hands out {found} rows for a batch of {state.n_rows}; "
-       "steerplug cannot steer this model on this device, run `steerplug doctor -m MODEL`.",
+    1: "block {il} hands out {found} values that are not float32 rows of {state.n_embd}, so "
+       "steerplug cannot steer this model on this device; use another model.",
+    2: "block {il} hands out {found} rows for a batch of {state.n_rows}, so "
+       "steerplug cannot steer this model on this device; use another model.",
     3: "steering made an activation at block {il} infinite; choose a smaller strength.",
     4: "steering was asked for {state.expected} times and happened {found} times; "
-       "this model skips blocks that were to be steered, run `steerplug doctor -m MODEL`.",
+       "this model skips blocks that were to be steered, so use another one.",
 }  # fmt: skip

@@ -3,12 +3,15 @@
 import ctypes
 import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from llama_cpp import llama_cpp as llama
 
 _logger = logging.getLogger("steerplug.llama")
 _logger.addHandler(logging.NullHandler())
 _complaints: deque[tuple[int, str]] = deque(maxlen=8)
+_overhearing: list[list[str]] = []
 _LEVELS = {2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
 
@@ -16,6 +19,8 @@ def _receive(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level in (3, 4) and line:
         _complaints.append((level, line))
+    for lines in _overhearing:
+        lines.append(line)
     _logger.log(_LEVELS.get(level, logging.DEBUG), line)
 
 
@@ -31,6 +36,17 @@ def take_over() -> None:
 def forget() -> None:
     """Forget earlier complaints, before a call whose own complaint may be wanted."""
     _complaints.clear()
+
+
+@contextmanager
+def overheard() -> Iterator[list[str]]:
+    """Give a list of all that llama.cpp says meanwhile, also of what is no complaint."""
+    lines: list[str] = []
+    _overhearing.append(lines)
+    try:
+        yield lines
+    finally:
+        _overhearing[:] = [other for other in _overhearing if other is not lines]
 
 
 def complaint() -> str:

@@ -2,17 +2,27 @@
 
 The fingerprint names the exact weights layout a steering was fitted on: architecture, width, depth
 and the sha256 of the file's metadata and tensor table (not of the weights, which would take long);
-of a model in several files, of all their tables in order.
+of a model in several files, of all their tables in order. LoRA adapters and metadata given in place
+of the file's make another model, and are hashed as well.
 """
 
 import ctypes
 import hashlib
 import os
+import sys
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from steerplug.engine import amx, ggml, log
+from steerplug.engine import ggml, log, lora, params
+from steerplug.engine.block_output import BlockOutput, block_output
+from steerplug.engine.devices import check_devices
+from steerplug.engine.gguf_header import GgufHeader, read_gguf_header
+from steerplug.engine.kv_cache import check_types
+from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ModelError
 from steerplug.files.shards import shards
@@ -25,30 +35,40 @@ class Model:
 
     Args:
         path: a GGUF file.
-        n_gpu_layers: how many blocks a GPU computes, where the build has one; -1 means all.
+        loading: how it is loaded, and what its contexts are like.
 
     Raises:
-        ModelError: the file is no GGUF, is damaged, or holds something that does not generate text.
+        ModelError: the file is no GGUF, is damaged, or holds something that does not generate text;
+            or it, this build or this machine cannot be what `loading` asks for.
     """
 
-    def __init__(self, path: Path, *, n_gpu_layers: int = -1) -> None:
-        self.path = path
+    def __init__(self, path: Path, loading: Loading = DEFAULT) -> None:
+        self.path, self.loading = path, loading
         self.fingerprint = ""
         self._handle: ctypes.c_void_p | None = None
         self._contexts: set[ctypes.c_void_p] = set()
         header = _read_header(path)
         log.take_over()
         llama.llama_backend_init()
-        params = llama.llama_model_default_params()
-        params.n_gpu_layers = n_gpu_layers
-        params.use_extra_bufts = amx.allow_extra_buffers()
-        self._handle = llama.llama_model_load_from_file(os.fsencode(path), params)
+        check_devices(loading)
+        check_types(path, loading)
+        lora.check_loras(loading.lora, path)
+        params.spread(loading.numa)
+        log.forget()
+        with log.overheard() as lines:
+            self._handle = llama.llama_model_load_from_file(
+                os.fsencode(path), params.model_params(loading)
+            )
         if not self._handle:
+            cure = f"change override_kv ({', '.join(loading.override_kv)})"
             raise ModelError(
                 f"{path.name} cannot be loaded as a model ({log.complaint()}); "
-                "download it again or choose another GGUF."
+                f"{cure if loading.override_kv else 'download it again'} or choose another GGUF."
             )
         self.vocab = Vocab(self._handle)
+        params.check_overrides(loading, lines)
+        params.check_locked(loading, lines)
+        self._adapters = lora.Adapters(self._handle, loading.lora)
         self.architecture = self.metadata("general.architecture") or "unknown"
         self.name = self.metadata("general.name") or path.stem
         self.n_embd = int(llama.llama_model_n_embd(self._handle))
@@ -71,6 +91,8 @@ class Model:
         sha = hashlib.sha256(header)
         for file in self.files[1:]:
             sha.update(_read_header(file))
+        for change in (*self.loading.override_kv, lora.digest(self.loading.lora)):
+            sha.update(change.encode())
         return sha.hexdigest()
 
     def _refuse_other_kinds(self) -> None:
@@ -103,15 +125,49 @@ class Model:
                 return buffer.value.decode("utf-8", "replace") if n >= 0 else None
             size = n + 1
 
+    @cached_property
+    def header(self) -> GgufHeader:
+        """The metadata and the tensors of its files."""
+        first, *others = map(read_gguf_header, self.files)
+        for other in others:
+            first.tensors.update(other.tensors)
+        return first
+
+    @cached_property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """What the GGUF states of the architecture, by names without it: `rope.freq_base`."""
+        prefix = f"{self.architecture}."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.header.metadata.items()
+            if key.startswith(prefix)
+        }
+
+    def number(self, name: str) -> float | None:
+        """Return a hyper-parameter that is one number, or None."""
+        value = self.hyper_parameters.get(name)
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def block_output(self) -> BlockOutput:
+        """Where llama.cpp's graph holds the output of its blocks."""
+        return block_output(self.architecture, self.metadata)
+
+    def whole_number(self, key: str) -> int | None:
+        """Return a whole number that its metadata has of its architecture, or None."""
+        text = self.metadata(f"{self.architecture}.{key}")
+        return int(text) if text and text.isdecimal() else None
+
     @property
     def chat_template(self) -> str | None:
-        """The model's own Jinja chat template, or None."""
-        return self.metadata("tokenizer.chat_template")
+        """The Jinja chat template: the one that was given, else the model's own, or None."""
+        return self.loading.chat_template or self.metadata("tokenizer.chat_template")
 
     @property
     def tool_template(self) -> str | None:
-        """The template that the file has for chats with tools besides, or None."""
-        return self.metadata("tokenizer.chat_template.tool_use")
+        """The template that the file has for chats with tools besides, unless one was given."""
+        given = self.loading.chat_template
+        return None if given else self.metadata("tokenizer.chat_template.tool_use")
 
     @property
     def is_recurrent(self) -> bool:
@@ -119,6 +175,21 @@ class Model:
         return bool(
             llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle)
         )
+
+    @property
+    def has_states(self) -> bool:
+        """Whether part of its memory may not be cut back: a running state, or sliding windows."""
+        return self.is_recurrent or self.n_swa > 0
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether any of its blocks looks back at earlier tokens."""
+        return not llama.llama_model_is_recurrent(self.handle)
+
+    @property
+    def n_swa(self) -> int:
+        """How many tokens its sliding windows reach back; 0 where it has none."""
+        return int(llama.llama_model_n_swa(self.handle))
 
     def new_context(self, params: llama.llama_context_params) -> ctypes.c_void_p | None:
         """Return a new `llama_context` on this model, or None if llama.cpp refuses.
@@ -129,6 +200,7 @@ class Model:
         context: ctypes.c_void_p | None = llama.llama_init_from_model(self.handle, params)
         if context:
             self._contexts.add(context)
+            self._adapters.apply(context)
         return context
 
     def free_context(self, context: ctypes.c_void_p) -> None:
@@ -150,8 +222,9 @@ class Model:
             llama.llama_model_free(self._handle)
             self._handle = None
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # llama.cpp's log would call into what is gone
+            self.close()
 
 
 def _read_header(path: Path) -> bytes:

@@ -17,6 +17,7 @@ written from then on may lie out of order.
 """
 
 from array import array
+from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from itertools import count
 
@@ -28,6 +29,7 @@ from steerplug.errors import EngineError
 
 _MAX_NAMES = 4096
 _WORTH_KEEPING = 8
+_TOKEN = 0xFFFFFFFF
 
 
 class Held:
@@ -51,9 +53,12 @@ class PrefixCache:
         context: the context, empty.
     """
 
+    keeps_order = True
+    """Whether cells are to lie in the order in which they were written; see above."""
+
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.n_cells = context.n_ctx
+        self.n_cells = context.n_cells
         self._clear()
         self._clock = count(1)
         self._names: dict[tuple[str, str], int] = {}
@@ -61,8 +66,9 @@ class PrefixCache:
 
     def _clear(self) -> None:
         n_seq = self.context.n_seq
-        self._pending_sequence = n_seq - 1 if n_seq > 1 else None
-        self.sequences = [Held(number) for number in range(max(n_seq - 1, 1))]
+        self._pending_sequence = n_seq - 1 if n_seq > 1 and self.keeps_order else None
+        n_held = n_seq if self._pending_sequence is None else n_seq - 1
+        self.sequences = [Held(number) for number in range(n_held)]
         self._users = [0] * self.n_cells
         self._free = list(range(self.n_cells))
         self._pending: list[int] = []
@@ -84,6 +90,11 @@ class PrefixCache:
         in_order = self._pending_sequence is None or self._n_in_order + n_more <= self.n_cells
         if not (in_order or goes_on) and same * _WORTH_KEEPING < self.n_cells:
             self.clear()
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Memory of copies, of which there are none here."""
+        return 0
 
     @property
     def n_free(self) -> int:
@@ -142,7 +153,7 @@ class PrefixCache:
         idle = [held for held in self.sequences if not held.taken]
         if not idle:
             return None
-        if not source.taken and n == len(source):
+        if self._goes_on(source, n):
             held = source
         else:
             spare = [held for held in idle if held is not source or n == 0] or idle
@@ -154,6 +165,10 @@ class PrefixCache:
             self.cut(held, 0)
             self._share(source, held, n)
         return held
+
+    def _goes_on(self, source: Held, n: int) -> bool:
+        """Whether a sequence whose first n cells agree is taken itself."""
+        return not source.taken and n == len(source)
 
     def _share(self, source: Held, held: Held, n: int) -> None:
         if n:
@@ -185,6 +200,21 @@ class PrefixCache:
         del held.keys[n:], held.slots[n:]
         if self._pending_sequence is None:
             self._reclaim()
+
+    def recover(self, failed: Iterable[Held]) -> None:
+        """Drop what a decode that failed may have left of its rows."""
+        for held in failed:
+            self.cut(held, len(held))
+
+    def until_kept(self, _held: Held, n: int) -> int:
+        """Return how many of the next n tokens of a sequence may be decoded at once."""
+        return n
+
+    def keep_at(self, held: Held, n: int) -> None:
+        """Take note that another sequence is about to share the first n cells of this one."""
+
+    def line_up(self, helds: Items[Held]) -> None:
+        """Give these sequences numbers that may be decoded in one batch."""
 
     def _reclaim(self) -> None:
         """Free the pending cells."""
@@ -236,6 +266,11 @@ class PrefixCache:
                 return False
             self.cut(min(idle, key=lambda held: held.used_at), 0)
         return True
+
+
+def token_of(key: int) -> int:
+    """Return the token of a cell with this key."""
+    return key & _TOKEN
 
 
 def common(a: "array[int]", b: "array[int]") -> int:

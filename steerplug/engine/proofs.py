@@ -14,11 +14,14 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied, Capture, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
+from steerplug.engine.sizes import CHECKPOINT_BYTES, FEWEST_CHECKPOINTS, N_SEQ_OF_STATES
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array, Delta, Mix, Steering, Term
 
+_MB = 1e6
 TEXT = "The quick brown fox jumps over"
 KINDS = ("constant", "gated", "affine")
+_ROWS = 2  # one that is steered, and one that is not
 TOLERANCE = 1e-3
 """Greatest |native - twin| / |change of h|; sums in another order give about 1e-6."""
 
@@ -34,13 +37,15 @@ class Proofs:
     """
 
     def __init__(self, model: Model) -> None:
-        self.context = Context(model, n_ctx=256, n_batch=64)
+        n_batch = min(max(model.loading.n_batch, _ROWS), 64)
+        self.context = Context(model, n_ctx=256, n_batch=n_batch)
         self._model = model
         last = model.n_layer - 1
         self._blocks = sorted({0, last // 3, last // 2, max(last - 1, 0), last})
 
     def all(self) -> dict[str, Callable[[], str]]:
         """Return each proof by name: a function that returns a sentence, or raises EngineError."""
+        of_states = {"sequences": self.sequences} if self._model.has_states else {}
         return {
             "tensors": self.tensors,
             "hook": self.hook,
@@ -48,6 +53,7 @@ class Proofs:
             "untouched rows": self.untouched_rows,
             "strength 0": self.strength_0,
             "logits": self.logits,
+            **of_states,
         }
 
     def close(self) -> None:
@@ -58,9 +64,10 @@ class Proofs:
     def tokens(self) -> list[int]:
         """The tokens of a text; any will do where the model has no tokeniser."""
         try:
-            return self._model.vocab.tokenize(TEXT)
+            tokens = self._model.vocab.tokenize(TEXT)
         except ModelError:
-            return list(range(1, 9))
+            tokens = list(range(1, 9))
+        return tokens[: self.context.n_batch]
 
     def tensors(self) -> str:
         """Say how activations are reached."""
@@ -125,6 +132,19 @@ class Proofs:
         if not moved > 0:
             raise EngineError("steering leaves the logits as they are; use another model.")
         return f"move by up to {moved:.2f} when block {next(iter(steering.layers))} is steered"
+
+    def sequences(self) -> str:
+        """Prove that batches of several sequences keep their order; say what memory each takes."""
+        n, each = N_SEQ_OF_STATES, self.context.checkpoint_bytes / _MB
+        most = max(CHECKPOINT_BYTES / _MB, FEWEST_CHECKPOINTS * each)
+        copies = f"copies of them, to go on from, take up to {most:.0f} MB"
+        if not self._model.is_recurrent:
+            return (
+                f"sliding windows of {self._model.n_swa} tokens take {each:.1f} MB in each of {n} "
+                f"sequences; where a context is longer than all of them, {copies}"
+            )
+        Context(self._model, n_ctx=256, n_seq=n).close()  # which proves it
+        return f"rows of {n} keep their order; each has a state of {each:.1f} MB, and {copies}"
 
     def _decode(
         self, mix: Mix | None, capture: Capture | None = None, *, watch_all: bool = False

@@ -3,6 +3,9 @@
 A cell may be reused only where (token, steering applied to it) are both equal, for every token from
 the start. Two presets therefore share the cells of an unsteered prompt and nothing else; another
 strength, mix, preset file or model has another key.
+
+Of a model that cannot be cut back, states are kept where one text parted from the last, and before
+what is only peeked at; each text goes on from the last of those that it begins with.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +19,10 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Capture
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt, plan
+from steerplug.engine.sequences import State
 from steerplug.steering.value import Array, Mix
+
+_MOST_KEPT = 4
 
 
 class Decoded(NamedTuple):
@@ -69,6 +75,8 @@ class Reader:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._held: list[tuple[int, str | None]] = []
+        self._kept: list[tuple[int, State]] = []
+        self._parting = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -80,9 +88,26 @@ class Reader:
             if held != _cell(row):
                 break
             same += 1
-        same = self.context.keep(same)
-        del self._held[same:]
-        return same
+        self._parting = same
+        return self._cut(same)
+
+    def _cut(self, n: int) -> int:
+        """Drop cells from position n on, or from the last kept state before it; return where."""
+        if not self.context.reaches(n, 0):
+            self._kept = [kept for kept in self._kept if kept[0] <= n]
+            n, state = self._kept[-1] if self._kept else (0, None)
+            if state is not None:
+                self.context.restore(state, 0)
+        n = self.context.keep(n)
+        del self._held[n:]
+        return n
+
+    def _keep_state(self) -> None:
+        """Keep a state that cannot be cut back to, where this text and the last one parted."""
+        n = len(self._held)
+        is_kept = n == 0 or any(at == n for at, _ in self._kept)
+        if n == self._parting and not (is_kept or self.context.can_be_cut):
+            self._kept = [*self._kept[-_MOST_KEPT + 1 :], (n, self.context.save(0))]
 
     def hold(self, rows: Sequence[Row]) -> None:
         """Hold the cells of these rows alone: what agrees is kept, and the rest decoded."""
@@ -94,10 +119,11 @@ class Reader:
 
         Nothing above the block is computed.
         """
-        start = len(self._held)
+        self._parting = start = len(self._held)
+        self._keep_state()
         parts = [batch.captured[0] for batch in self._decode(rows, [il], only=True)
                  if batch.captured is not None]
-        del self._held[self.context.keep(start) :]
+        self._cut(start)
         return np.concatenate(parts)
 
     def decode(self, rows: Sequence[Row], capture: Sequence[int] = ()) -> Iterator[Decoded]:
@@ -115,18 +141,28 @@ class Reader:
     def _decode(
         self, rows: Sequence[Row], capture: Sequence[int], *, only: bool = False
     ) -> Iterator[Decoded]:
-        for begin in range(0, len(rows), self.context.n_batch):
-            batch = rows[begin : begin + self.context.n_batch]
+        begin = 0
+        while begin < len(rows):
+            batch = rows[begin : begin + self._n_at_once()]
             wanted = Capture(capture, range(len(batch)), only) if capture else None
             try:
                 captured = self.context.decode(batch, wanted)
             except BaseException:
                 self._held.clear()
+                self._kept.clear()
                 self.context.clear()
                 raise
             self._held.extend(map(_cell, batch))
-            yield Decoded(begin, begin + len(batch), captured)
+            self._keep_state()
+            begin += len(batch)
+            yield Decoded(begin - len(batch), begin, captured)
         threads.give_back()
+
+    def _n_at_once(self) -> int:
+        """Return how many rows to decode next: no further than to where a state is kept."""
+        to_parting = self._parting - len(self._held)
+        stops = to_parting > 0 and not self.context.can_be_cut
+        return min(self.context.n_batch, to_parting) if stops else self.context.n_batch
 
 
 def _cell(row: Row) -> tuple[int, str | None]:

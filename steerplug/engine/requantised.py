@@ -76,6 +76,6 @@ def _copied(model: Model, at_the_end: contextlib.ExitStack) -> Model | None:
             "TMPDIR to a folder with space.", model.path.name, error.strerror or error,
         )  # fmt: skip
         return None
-    copy = Model(path)
+    copy = Model(path, model.loading)
     at_the_end.callback(copy.close)
     return copy

@@ -18,12 +18,9 @@ from collections.abc import Callable, Sequence
 from steerplug.engine.decoding import Outcome, Part, decode
 from steerplug.engine.drawing import Drawn
 from steerplug.engine.generation import Followed, Generation
-from steerplug.engine.likelihood import most_rows
 from steerplug.engine.prefix_cache import PrefixCache, common
+from steerplug.engine.shares import Shares, Turns
 from steerplug.errors import SteerplugError
-
-PROMPT_ROWS_BESIDE_REPLIES = 128
-"""Most prompt tokens in a step that others wait for to see their next token."""
 
 _MOST_ON = 15
 _HEADROOM = 16
@@ -42,6 +39,7 @@ class Scheduler:
 
     def __init__(self, cache: PrefixCache, is_called: Callable[[], bool] = lambda: False) -> None:
         self.cache, self.context, self._is_called = cache, cache.context, is_called
+        self._shares = (Turns if self.context.model.is_recurrent else Shares)(cache)
         self.waiting: deque[Generation] = deque()
         self.running: list[Generation] = []
         self.n_finished = self.n_prompt = self.n_cached = self.n_generated = 0
@@ -132,10 +130,11 @@ class Scheduler:
             keys = reply.reusable
             _held, n = self.cache.find(keys)
             for other in self.running:
-                if other.n_missing > 1:
+                if other.n_missing > 1 and other.held is not None:
                     shared = common(other.keys, keys)
-                    if shared >= n + _WORTH_WAITING:
+                    if shared >= max(n + _WORTH_WAITING, len(other.held) + 1):
                         reply.follows, n = Followed(other, shared), shared
+                        self.cache.keep_at(other.held, shared)
         if reply.follows is not None:
             other, shared = reply.follows
             if other in self.running and other.held is not None and len(other.held) < shared:
@@ -148,37 +147,15 @@ class Scheduler:
     def _choose(self) -> list[Part]:
         """Return what to decode next, and make room for it."""
         while self.running:
-            parts = self._fair_shares(self.context.n_batch)
+            parts = self._shares.choose(self.running, self.context.n_batch)
             needed = sum(part.n for part in parts)
             if self.cache.make_room(needed):
                 return parts
             generating = sum(part.reply.n_missing == 1 for part in parts)
             if 0 < self.cache.n_free >= generating:
-                return self._fair_shares(self.cache.n_free)
+                return self._shares.choose(self.running, self.cache.n_free)
             self._preempt()
         return []
-
-    def _fair_shares(self, n_rows: int) -> list[Part]:
-        """Return one row for each reply that generates, and equal shares of prompts, n_rows in all.
-
-        What short prompts do not need goes to longer ones.
-        """
-        parts = [Part(reply, 1) for reply in self.running if reply.n_missing == 1]
-        if len(parts) == len(self.running):
-            return parts
-        reading = sorted((reply for reply in self.running if reply.n_missing > 1),
-                         key=lambda reply: reply.n_missing)
-        room = n_rows - len(parts)
-        if parts:
-            room = min(room, PROMPT_ROWS_BESIDE_REPLIES)
-        if any(reply.is_scored for reply in reading):
-            room = min(room, most_rows(self.context.model.vocab.n_tokens))
-        for i, reply in enumerate(reading):
-            n = min(reply.n_missing, -(-room // (len(reading) - i)))
-            if n > 0:
-                parts.append(Part(reply, n))
-                room -= n
-        return parts
 
     def _preempt(self) -> None:
         """Send the reply that joined last back to the queue."""
@@ -227,17 +204,22 @@ class Scheduler:
 
     def _find_fault(self, parts: Sequence[Part], error: SteerplugError) -> None:
         """Decode each part alone: where together it failed, one of them is at fault."""
-        for part in parts:
-            assert part.reply.held is not None
-            self.cache.cut(part.reply.held, len(part.reply.held))
+        ends = [len(part.reply.held or ()) + part.n for part in parts]
+        self.cache.recover(part.reply.held for part in parts if part.reply.held is not None)
         if len(parts) == 1:
             self._fail(parts[0].reply, error)
             return
-        for part in parts:
-            outcomes, its_own = self._decode([part])
+        for part, end in zip(parts, ends, strict=True):
+            self._decode_alone(part.reply, end)
+
+    def _decode_alone(self, reply: Generation, end: int) -> None:
+        """Decode the tokens of a reply up to `end`, among them those that a fault has cost."""
+        while reply.held is not None and (n := end - len(reply.held)) > 0:
+            part = Part(reply, self.cache.until_kept(reply.held, min(n, self.context.n_batch)))
+            outcomes, error = self._decode([part])
             self._account([part], outcomes)
-            if its_own is not None:
-                self._find_fault([part], its_own)
+            if error is not None:
+                self._find_fault([part], error)
 
     def _fail(self, reply: Generation, error: BaseException) -> None:
         """End a reply, and rely on none of the cells that only it holds."""

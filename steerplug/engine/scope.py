@@ -60,11 +60,17 @@ class Plan:
 
 
 def plan(
-    mix: Mix, prompt: Prompt, begin: Begin | None = None, calls: Turn | None = None
-) -> Plan:
+    mix: Mix, prompt: Prompt, begin: Begin | None = None, calls: Turn | None = None,
+    *, leaves_thoughts: bool = True,
+) -> Plan:  # fmt: skip
     """Lay a mix over a prompt.
 
-    With `begin`, thinking is left out; with `calls`, a turn that begins, calls are.
+    Args:
+        mix: what steers.
+        prompt: where.
+        begin: tells thoughts; None: there are none.
+        calls: a turn that begins, in which calls are left out; None: they are not.
+        leaves_thoughts: whether thoughts are left out.
     """
     n = len(prompt.tokens)
     turns = *prompt.responses, (prompt.boundary, n)
@@ -82,17 +88,18 @@ def plan(
     laid = [at(min(i, reach), in_response[i], i > 0 or not prompt.has_bos) for i in range(n)]
     if mix and (begin or calls):
         for first, end in turns:
-            for i in _left_out(prompt, first, end, begin, calls):
+            for i in _left_out(prompt, first, end, begin, calls, leaves_thoughts):
                 laid[i] = None
     return Plan(tuple(laid), at(reach, True, True))
 
 
 def _left_out(
-    prompt: Prompt, first: int, end: int, begin: Begin | None, turn: Turn | None
-) -> Iterator[int]:
+    prompt: Prompt, first: int, end: int, begin: Begin | None, turn: Turn | None,
+    leaves_thoughts: bool,
+) -> Iterator[int]:  # fmt: skip
     """Yield the tokens of a turn, its boundary first, that predict a thought or part of a call."""
     thinking = begin(prompt.tokens[: first + 1]) if begin else None
-    if thinking and thinking.is_ahead:
+    if thinking and thinking.is_ahead and leaves_thoughts:
         yield first
     for i in range(first + 1, end):
         token = prompt.tokens[i]
@@ -100,7 +107,8 @@ def _left_out(
             turn, _ = turn.passing(token, thinking)
         elif thinking:
             thinking.read(token)
-        if (thinking and thinking.is_ahead) or (turn and turn.in_call):
+        is_thought = thinking is not None and thinking.is_ahead and leaves_thoughts
+        if is_thought or (turn is not None and turn.in_call):
             yield i
 
 

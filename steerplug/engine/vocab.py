@@ -85,10 +85,12 @@ class Vocab:
         return buffer[:n]
 
     def _has_no_texts(self) -> bool:
-        """Whether the model has no tokeniser; asked for a text, llama.cpp would end the process."""
+        """Whether the model has no tokeniser; asked for one, llama.cpp would end the process."""
         return bool(llama.llama_vocab_type(self.handle) == llama.LLAMA_VOCAB_TYPE_NONE)
 
     def _piece(self, token: int, special: bool = False) -> bytes:
+        if self._has_no_texts():
+            return b""
         for size in (64, 4096):
             buffer = ctypes.create_string_buffer(size)
             n = llama.llama_token_to_piece(self.handle, token, buffer, size, 0, special)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from steerplug.engine import threads
+from steerplug.engine.checkpoints import Checkpoints
 from steerplug.engine.context import Context
 from steerplug.engine.generation import Generation
 from steerplug.engine.prefix_cache import PrefixCache
@@ -28,7 +29,8 @@ class Worker:
 
     def __init__(self, context: Context, n_queue: int) -> None:
         self.context, self.n_queue = context, n_queue
-        self.scheduler = Scheduler(PrefixCache(context), self._is_called)
+        cache = PrefixCache(context) if context.can_be_cut else Checkpoints(context)
+        self.scheduler = Scheduler(cache, self._is_called)
         self._arrived: list[Generation] = []
         self._awake, self._stepping = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None

@@ -10,6 +10,7 @@ What comes of it is not measured here; see `evaluate.report`.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.constraint import ANY_JSON
@@ -24,7 +25,7 @@ from steerplug.fit.chain import Chain, fit_chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
-from steerplug.fit.distill import check_installed, distill
+from steerplug.fit.distill import distill, give_back, student_of
 from steerplug.fit.measure import Probe
 from steerplug.fit.progress import Report
 from steerplug.fit.questions import SWEPT, for_choosing, to_fit
@@ -32,6 +33,9 @@ from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
 from steerplug.steering.value import Steering
+
+if TYPE_CHECKING:
+    from steerplug.fit.distill.student import Student
 
 _LOOKED_AT = 4
 _CHAIN_STEP = 4
@@ -50,12 +54,14 @@ def fit_teacher(
         report: told how far the work is.
 
     Raises:
+        TorchCopyError: the method needs a torch copy of the model, and there is none; nothing has
+            been asked then.
         FitError: the method cannot be used here, or there is nothing to learn.
     """
-    if METHODS[preset.fit.method].needs_torch:
-        check_installed(preset.name, preset.fit.method)
-    with quick(engine, cells) as (asked, reader):
-        return _imitation(preset, engine.model, asked, reader, kept, report)
+    try:
+        return _taught(preset, engine, cells, kept, report)
+    finally:
+        give_back()
 
 
 def fit_contrast(
@@ -82,8 +88,25 @@ def fit_contrast(
     return _chosen(preset, engine.model, directions, _by_dial(cells, probed, report))
 
 
+def _taught(
+    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+) -> Steering:
+    """Return what `fit_teacher` does; a torch copy is there before anything is asked."""
+    method, student = preset.fit.method, None
+    if method == "psr" or method == "const":
+        student = student_of(preset.name, method, engine.model, cells)
+    with quick(engine, cells) as (asked, reader):
+        return _imitation(preset, engine.model, student, asked, reader, kept, report)
+
+
 def _imitation(
-    preset: Preset, model: Model, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+    preset: Preset,
+    model: Model,
+    student: "Student | None",
+    engine: Engine,
+    cells: Reader,
+    kept: Checkpoint,
+    report: Report,
 ) -> Steering:
     """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
     assert preset.teacher is not None
@@ -96,9 +119,9 @@ def _imitation(
     lessons = ask(questions, seed=fit.seed, known=kept.replies)
     some = lessons[:: -(-len(lessons) // _LOOKED_AT)]
     measure.gaps_closed(cells, some, [])  # refuses where there is nothing to learn
-    if fit.method == "psr" or fit.method == "const":
+    if student is not None and (fit.method == "psr" or fit.method == "const"):
         return distill(
-            preset.name, model, lessons, blocks,
+            preset.name, model, student, lessons, blocks,
             method=fit.method, scope=preset.scope, seed=fit.seed, report=report,
         )  # fmt: skip
     if fit.method == "chain":

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from steerplug.engine.sampling import SETTINGS
 from steerplug.errors import RequestError, nearest
 from steerplug.library.recipe import Recipe
+from steerplug.preset.carrier import Carrier
 from steerplug.preset.mix import parse_mix
 from steerplug.session.sampling_fields import SamplingFields
 
@@ -46,6 +47,10 @@ class Arguments(SamplingFields):
 
     steering: str | None = None
     """A mix in words, such as `0.8*weddings + love-hate`; `none` for no steering."""
+
+    carrier: Carrier | None = None
+    """What brings presets into the reply: "steering", "prompt" or "both"; None or "auto": steering
+    where a preset is compiled for the model, and its prompt elsewhere."""
 
     logit_bias: dict[int, Annotated[_Number, Field(ge=-100, le=100)]] | None = None
     """What is added to the logits of single tokens."""
@@ -121,6 +126,7 @@ class Arguments(SamplingFields):
             steered=frozenset(self.steered or ()),
             logprobs=(self.top_logprobs or 0) if self._tells_logprobs else None,
             timeout=self.timeout,
+            carrier=self.carrier or "auto",
         )
 
     @property

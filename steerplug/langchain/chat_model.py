@@ -40,7 +40,7 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
     """A local GGUF model that LangChain can chat with, steered per call.
 
     Weights are loaded at the first reply, and shared by all chat models of this process that name
-    the same model, `n_ctx` and `n_threads`; all their replies are made together, in one batch.
+    the same model and load it the same way; all their replies are made together, in one batch.
     Each reply says in `response_metadata["steering"]` what was applied to it.
 
     Example:
@@ -146,12 +146,15 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
             return len(prompt.tokens)
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return ModelProfile(
-            max_input_tokens=self.n_ctx, max_output_tokens=self.max_tokens or self.n_ctx,
+        known = ModelProfile(
             text_inputs=True, image_inputs=False, audio_inputs=False, video_inputs=False,
             pdf_inputs=False, text_outputs=True, tool_calling=True, tool_choice=True,
             tool_call_streaming=True, structured_output=True, temperature=True, open_weights=True,
         )  # fmt: skip
+        if self.n_ctx:  # else it is as trained, which only the loaded model tells
+            known["max_input_tokens"] = self.n_ctx
+            known["max_output_tokens"] = self.max_tokens or self.n_ctx
+        return known
 
     # Generating
 
@@ -239,9 +242,10 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
             settings = {**asdict(call.settings()), "timeout": None}
             content = {
                 "_type": self._llm_type,
-                "model": fingerprint_model(call.model),
+                "model": fingerprint_model(call.model, self.loading()),
                 "steering": fingerprint_steering(call.steering),
                 "n_ctx": self.n_ctx,
+                **self.loading().shaping,
                 **settings,
                 "unsteered": sorted(settings["unsteered"]),
                 "steered": sorted(settings["steered"]),

@@ -1,7 +1,8 @@
 """Steering said in a config reaches the call, by whatever route LangChain takes to the model.
 
-`config["configurable"]["steering"]` becomes the call argument `steering`, unless there is one; of a
-chat model, so does what it says of thinking.
+`config["configurable"]["steering"]` becomes the call argument `steering`, unless there is one, and
+`config["configurable"]["carrier"]` the argument `carrier`; of a chat model, so does what it says of
+thinking.
 LangChain's own `configurable_fields` loses it on the way through `bind_tools`, and agents lose a
 bound config; this does not, and the model stays a model.
 """
@@ -22,6 +23,7 @@ from pydantic import WithJsonSchema
 
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import list_presets
+from steerplug.preset.carrier import Carrier
 
 AT_ONCE = 32
 """How many items of a batch run at once unless a config says otherwise: as many as an engine has
@@ -34,7 +36,7 @@ else:
 
 
 class Configured(_Model):
-    """A model that takes the call argument `steering`, and reads it from configs."""
+    """A model that takes the arguments `steering` and `carrier`, and reads them from configs."""
 
     _also_configured: ClassVar[tuple[ConfigurableFieldSpec, ...]] = ()
     """What else a config may say: arguments of a call."""
@@ -42,14 +44,14 @@ class Configured(_Model):
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What `config["configurable"]` may hold."""
-        return [*super().config_specs, _spec(), *self._also_configured]
+        return [*super().config_specs, *_specs(), *self._also_configured]
 
     def _configured(
         self, config: RunnableConfig | None, arguments: dict[str, Any]
     ) -> dict[str, Any]:
         """Return call arguments with what the config says, where they say nothing themselves."""
         told = ensure_config(config).get("configurable", {})
-        names = ("steering", *(spec.id for spec in self._also_configured))
+        names = ("steering", "carrier", *(spec.id for spec in self._also_configured))
         said = {name: told[name] for name in names if told.get(name) is not None}
         own = {name: value for name, value in arguments.items() if value is not None}
         return {**arguments, **said, **own}
@@ -160,13 +162,19 @@ def _together(
     ]
 
 
-def _spec() -> ConfigurableFieldSpec:
-    """Return what configs may say; the same for every model, or chains of two would be refused."""
+def _specs() -> Iterator[ConfigurableFieldSpec]:
+    """Yield what configs may say; the same for every model, or chains of two would be refused."""
     presets: list[str] = []
     with suppress(SteerplugError):  # a folder that cannot be read is no reason to hide the field
         presets = [listing.name for listing in list_presets() if listing.error is None]
     schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "examples": [*presets, "none"]}
-    return ConfigurableFieldSpec(
+    yield ConfigurableFieldSpec(
+        id="carrier",
+        annotation=Carrier | None,
+        name="Carrier",
+        description="What brings presets in: auto, steering, prompt or both.",
+    )
+    yield ConfigurableFieldSpec(
         id="steering",
         annotation=Annotated[str | None, WithJsonSchema(schema)],
         name="Steering",

@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.errors import SteerplugError
 from steerplug.files.shards import shards
 from steerplug.library.presets import LibraryFile
@@ -25,14 +26,18 @@ _HEAD = 16 * 2**20
 _SAMPLES, _SAMPLE = 64, 64 * 1024
 
 
-def fingerprint_model(model: str) -> str:
-    """Return what changes when a model's file, llama.cpp or steerplug does.
+def fingerprint_model(model: str, loading: Loading = DEFAULT) -> str:
+    """Return what changes when a model's file or a LoRA, llama.cpp or steerplug does.
 
     Raises:
         ModelNotFound: there is no such model.
+        SteerplugError: a file cannot be read.
     """
-    files = [_fingerprint_file(path, stamp(path)) for path in shards(locate(model))]
-    return _sha256([*files, *_VERSIONS])
+    paths = [*shards(locate(model)), *(Path(adapter) for adapter, _ in loading.lora)]
+    with _readable(paths[-1]):
+        files = [_fingerprint_file(path, stamp(path)) for path in paths]
+    scales = [scale for _, scale in loading.lora]
+    return _sha256([*files, *_VERSIONS, *scales])
 
 
 def fingerprint_steering(words: str | None) -> str:

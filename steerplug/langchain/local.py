@@ -8,17 +8,17 @@ a call may say is in `arguments`, how a config reaches it in `configured`.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import ConfigDict, ModelWrapValidatorHandler, model_validator
 
-from steerplug.engine.sizes import N_CTX
 from steerplug.errors import SteerplugError
 from steerplug.langchain.arguments import Arguments, one_sentence
 from steerplug.langchain.configured import Configured
 from steerplug.langchain.errors import langchain_errors
 from steerplug.langchain.fingerprint import fingerprint_model, fingerprint_steering
 from steerplug.library.recipe import Recipe
+from steerplug.session.loading_fields import LoadingFields
 from steerplug.session.shared import session_for
 from steerplug.version import __version__
 
@@ -36,14 +36,12 @@ CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allow
 """What pydantic is told in each model class: LangChain's own bases, which come last, say less."""
 
 
-class LocalModel(Configured, Arguments, _Model):
-    """A local GGUF model. Its fields are those of `Arguments`, and these."""
+class LocalModel(Configured, Arguments, LoadingFields, _Model):
+    """A local GGUF model. Its fields are those of `Arguments` and of `LoadingFields`."""
 
-    n_ctx: int = Field(N_CTX, ge=1, strict=True)
-    """How many tokens a conversation may have."""
-
-    n_threads: int | None = Field(None, ge=1, strict=True)
-    """Threads; None: as many as there are processors at hand, within a container's quota."""
+    compile: Literal["background"] | None = None
+    """"background": presets that a call names and that are not compiled are, in idle time, after
+    which they cost no tokens; None: only `steerplug build` compiles."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -84,14 +82,20 @@ class LocalModel(Configured, Arguments, _Model):
         return copy
 
     def _session(self, call: Arguments) -> "Session":
-        return session_for(call.model, self.n_ctx, self.n_threads)
+        session = session_for(call.model, self.loading())
+        if self.compile and call.steering:
+            session.compile(call.steering)
+        return session
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in Arguments.model_fields}
         if isinstance(self.steering, Recipe):
             fields["steering"] = str(self.steering)
-        return {**fields, "model_name": self.model, "n_ctx": self.n_ctx, **self._fingerprints({})}
+        return {
+            **fields, "model_name": self.model, "n_ctx": self.n_ctx, **self.loading().shaping,
+            **self._fingerprints({}),
+        }  # fmt: skip
 
     def _fingerprints(self, arguments: Mapping[str, Any]) -> dict[str, str]:
         """Return fingerprints of model and steering; none if the call will be refused."""
@@ -100,7 +104,7 @@ class LocalModel(Configured, Arguments, _Model):
                 self, {name: arguments.get(name) for name in ("model", "steering")}
             )
             return {
-                "model_fingerprint": fingerprint_model(call.model),
+                "model_fingerprint": fingerprint_model(call.model, self.loading()),
                 "steering_fingerprint": fingerprint_steering(call.steering),
             }
         return {}

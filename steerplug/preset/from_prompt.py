@@ -18,7 +18,7 @@ from steerplug.preset.preset import SCHEMA, Preset, Teacher
 
 Message = Mapping[str, object]
 
-FIT = {"method": "psr", "layers": "auto", "prompts": "general"}
+FIT = {"method": "auto", "layers": "auto", "prompts": "general"}
 _SYSTEM = ("system", "developer")  # OpenAI's newer models call it the latter
 _TURN = ("user", "assistant")
 _CALLS = ("tool_calls", "function_call")
@@ -36,7 +36,7 @@ def preset_from_messages(
         messages: a chat, each message with `role` and `content` (a text, or a list of text parts).
         name: what to call the preset.
         fields: other keys of the preset, as in its YAML; without `fit`, it is
-            `{method: psr, layers: auto, prompts: general}`.
+            `{method: auto, layers: auto, prompts: general}`.
         source: what errors call the chat.
 
     Raises:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-MethodName = Literal["psr", "const", "chain", "mean", "pca", "actadd"]
+MethodName = Literal["auto", "psr", "const", "chain", "mean", "pca", "actadd"]
+AUTO: MethodName = "auto"
+CHOICES: tuple[MethodName, ...] = ("psr", "chain")
+"""What `auto` stands for: the first of these that model and machine allow."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Method:
 
 
 METHODS: dict[MethodName, Method] = {
+    "auto": Method(0, 240),
     "psr": Method(3, 200, needs_torch=True),
     "const": Method(3, 200, needs_torch=True, is_constant=True),
     "chain": Method(3, 240),

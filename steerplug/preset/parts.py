@@ -17,7 +17,16 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from steerplug.preset.checks import TEXT, Frozen
-from steerplug.preset.methods import CONTRAST_ONLY, EITHER, SCALED, TEACHER_ONLY, MethodName, listed
+from steerplug.preset.methods import (
+    AUTO,
+    CHOICES,
+    CONTRAST_ONLY,
+    EITHER,
+    SCALED,
+    TEACHER_ONLY,
+    MethodName,
+    listed,
+)
 from steerplug.steering.terms import Phase
 
 
@@ -134,7 +143,9 @@ class Fit(Frozen):
     """How the preset becomes numbers for one model."""
 
     method: MethodName = Field(
-        description=f"{listed(TEACHER_ONLY, 'and')} distil a teacher; {listed(EITHER, 'and')} take "
+        AUTO,
+        description=f"{AUTO}: the best of {listed(CHOICES)} that model and machine allow; "
+        f"{listed(TEACHER_ONLY, 'and')} distil a teacher; {listed(EITHER, 'and')} take "
         f"a teacher or a contrast; {listed(CONTRAST_ONLY)} takes a contrast of one pair.",
         examples=["mean"],
     )

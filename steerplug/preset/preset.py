@@ -28,7 +28,7 @@ from steerplug.errors import PresetError, StrengthError
 from steerplug.files.problems import explain
 from steerplug.files.yaml_file import YamlFile, read_yaml
 from steerplug.preset.checks import TEXT, Check, Frozen
-from steerplug.preset.methods import CONTRAST_ONLY, METHODS, SCALED, listed
+from steerplug.preset.methods import AUTO, CHOICES, CONTRAST_ONLY, METHODS, SCALED, listed
 from steerplug.preset.parts import (
     Contrast,
     Decoding,
@@ -132,7 +132,9 @@ class Preset(Frozen):
         description="Instead of a teacher: texts with and without the trait.",
         examples=[{"positive": "Love", "negative": "Hate"}],
     )
-    fit: Fit = Field(description="How to fit it.", examples=[{"method": "mean"}])
+    fit: Fit = Field(
+        default_factory=Fit, description="How to fit it.", examples=[{"method": "mean"}]
+    )
     scope: Scope = Field(
         "response",
         description="Which tokens are steered: the replies, all, or (exactly with actadd, where it "
@@ -235,13 +237,16 @@ class Preset(Frozen):
         """Sha256 (hex) of what the fit reads: teacher or contrast, fit, scope and decoding.
 
         Keys left at their default do not count, so a key added to the format later leaves the
-        digests of older presets alone.
+        digests of older presets alone. What `auto` may choose is fitted from the same text, so it
+        counts as the first of these.
         """
         read = self.model_dump(
             mode="json",
             include={"teacher", "contrast", "fit", "scope", "decoding"},
             exclude_defaults=True,
         )
+        if self.fit.method == AUTO:
+            read["fit"] = {**read.get("fit", {}), "method": CHOICES[0]}
         text = json.dumps([SCHEMA, read], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -45,6 +45,8 @@ def make_schema() -> dict[str, Any]:
                 "else": {"properties": {"scope": {"enum": ["response", "all"]}}},
             },
             {"if": _method_in(*TEACHER_ONLY), "then": {"required": ["teacher"]}},
+            {"if": {"required": ["contrast"]}, "then": {"required": ["fit"], "properties": {
+                "fit": {"required": ["method"]}}}},
         ],
         "definitions": definitions,
     }

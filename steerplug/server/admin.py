@@ -1,5 +1,7 @@
 """`/v1/models`, `/steering/presets`, `/steering`: what can be asked for, what is the default.
 
+`POST /steering/compile` has a preset compiled in idle time. The guard lets only the admin key post.
+
 `GET /steering` has the shape of llama.cpp's adapter endpoints: a list of id, name and strength.
 `POST /steering` takes such a list and makes it the default of all requests that say nothing
 themselves; presets it leaves out get 0. The guard lets only the admin key do so.
@@ -13,7 +15,7 @@ from pydantic import Field
 
 from steerplug.preset.mix import MAX_INGREDIENTS
 from steerplug.server.errors import Refused
-from steerplug.server.requests import AdapterBody
+from steerplug.server.requests import AdapterBody, PresetBody
 from steerplug.server.state import ServerState
 
 Adapters = Annotated[list[AdapterBody], Field(max_length=256)]
@@ -41,9 +43,18 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
 
     @app.get("/steering/presets")
     async def presets() -> dict[str, Any]:
-        """Describe the presets on offer."""
-        offers = sorted(catalog.offers.items())
-        return {"object": "list", "data": [offer.describe() for _, offer in offers]}
+        """Describe all presets, with what carries each on this model now."""
+        jobs = serving.session.compiler.jobs
+        listed = sorted(catalog.listed.items())
+        described = [offer.describe(jobs.get(name)) for name, offer in listed]
+        return {"object": "list", "data": described}
+
+    @app.post("/steering/compile")
+    async def compile_preset(wanted: PresetBody) -> dict[str, Any]:
+        """Have a preset compiled in idle time, and describe it."""
+        name = wanted.name
+        await asyncio.to_thread(serving.compile, name)
+        return catalog.listed[name].describe(serving.session.compiler.jobs.get(name))
 
     @app.get("/steering")
     async def defaults() -> list[dict[str, Any]]:

@@ -82,7 +82,10 @@ class Answer(ABC):
 
     async def respond(self, events: Events) -> Response:
         """Return the response to a request whose replies are `events`."""
-        headers = {"x-steering-digest": self._choice.digest or "none"}
+        headers = {
+            "x-steering-digest": self._choice.digest or "none",
+            "x-steering-carrier": self._choice.carrier or "none",
+        }
         if self._body.stream:
             chunks = self._stream(await begun(events, self._serving.config.heartbeat))
             return self._serving.stream(self._request, chunks, headers)

@@ -55,7 +55,8 @@ def create_app(serving: ServerState) -> FastAPI:
     if serving.config.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=serving.config.origins, allow_methods=["GET", "POST"],
-            allow_headers=["*"], expose_headers=["x-steering-digest", "x-request-id"],
+            allow_headers=["*"],
+            expose_headers=["x-steering-digest", "x-steering-carrier", "x-request-id"],
         )  # fmt: skip
     return app
 

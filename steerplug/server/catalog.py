@@ -1,8 +1,9 @@
-"""The presets a server offers: those of the library that are built for its model.
+"""The presets a server offers: all of the library, each with what carries it on its model.
 
-Nothing is fitted while serving. A preset that was never built for the model is not offered, and who
-asks for it is told so. The library's folders are looked at again now and then (`refresh`), so a
-preset that is added, edited, built or removed is noticed without a restart.
+No request waits for a fit: a preset that is not compiled for the model is carried by its prompt.
+Only a contrast, which has none, is then not offered, and who asks for it is told so. The library's
+folders are looked at again now and then (`refresh`), so a preset that is added, edited, built or
+removed is noticed without a restart.
 """
 
 import logging
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerplug.build import Built, find_built
 from steerplug.errors import FitError, SteerplugError, nearest
 from steerplug.files.text import one_line
 from steerplug.library.presets import Listing, list_presets, user_folder
@@ -18,6 +18,8 @@ from steerplug.packs.lock import lock_in_use
 from steerplug.preset import Preset
 from steerplug.server.errors import Refused
 from steerplug.session import Session
+from steerplug.session.carrying import Carrying
+from steerplug.session.compiler import Job
 
 log = logging.getLogger("steerplug.server")
 
@@ -26,37 +28,41 @@ _TOO_MUCH = "Too much"
 
 @dataclass(frozen=True)
 class Offer:
-    """A preset that can be used at once.
+    """A preset, and what carries it.
 
     Args:
         name: what it is called in a mix.
         preset: what its file says.
-        built: its steering for the model.
+        carrying: what carries it.
     """
 
     name: str
     preset: Preset
-    built: Built
+    carrying: Carrying
 
-    def describe(self) -> dict[str, Any]:
-        """Return what clients may know of it."""
-        preset = self.preset
+    def describe(self, job: Job | None = None) -> dict[str, Any]:
+        """Return what clients may know of it, with how far its compiling is."""
+        preset, carrying = self.preset, self.carrying
         does, mark, rest = one_line(preset.description).partition(_TOO_MUCH)
-        strength = preset.strength
+        strength, built = preset.strength, None if carrying.reason else carrying.built
         return {
             "name": self.name,
             "description": does.strip(),
             "too_much": f"{mark}{rest}" if mark else None,
             "strength": {
                 "min": strength.min, "max": strength.max,
-                "default": self.built.default_strength(preset),
+                "default": built.default_strength(preset) if built else 1.0,
             },
-            "tokens_saved": self.built.identity.fidelity.get("prompt_tokens_saved"),
+            "carrier": carrying.carrier,
+            "reason": carrying.reason or None,
+            "prompt_tokens": carrying.n_tokens,
+            "compiling": job and job.describe(),
+            "tokens_saved": built and built.identity.fidelity.get("prompt_tokens_saved"),
             "version": preset.version,
             "tags": list(preset.tags),
             "license": preset.license,
             "scope": preset.scope,
-            "digest": self.built.steering.digest,
+            "digest": built.steering.digest if built else preset.digest,
         }  # fmt: skip
 
 
@@ -70,9 +76,9 @@ class Catalog:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._seen: object = None
-        self._built: dict[tuple[str, str], Built] = {}
         self._missing: dict[str, str] = {}
         self.offers: dict[str, Offer] = {}
+        self.listed: dict[str, Offer] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -80,18 +86,24 @@ class Catalog:
         seen = self._stamp()
         if seen == self._seen:
             return
-        before, self._seen = set(self.offers), seen
-        offers, missing = dict[str, Offer](), dict[str, str]()
+        before, self._seen = self.offers, seen
+        listed, missing = dict[str, Offer](), dict[str, str]()
         for listing in list_presets():
             offer_or_reason = self._offer(listing)
             if isinstance(offer_or_reason, Offer):
-                offers[listing.name] = offer_or_reason
+                listed[listing.name] = offer_or_reason
             else:
                 missing[listing.name] = offer_or_reason
-        self.offers, self._missing = offers, missing
+        offers = {name: offer for name, offer in listed.items() if offer.carrying.carrier}
+        waiting = {name: self._why_not(offer) for name, offer in listed.items()}
+        self.offers, self.listed, self._missing = offers, listed, {**waiting, **missing}
         if before:
-            added, gone = sorted(set(offers) - before), sorted(before - set(offers))
-            log.info("presets reloaded", extra={"added": added, "removed": gone})
+            log.info("presets reloaded", extra=_changes(before, offers))
+
+    @staticmethod
+    def _why_not(offer: Offer) -> str:
+        cure = f"run `steerplug build {offer.name} -m MODEL` on the server"
+        return f"the preset `{offer.name}` cannot be used, {offer.carrying.reason}; {cure}."
 
     def _offer(self, listing: Listing) -> Offer | str:
         """Return a preset that can be used, or why it cannot."""
@@ -100,27 +112,13 @@ class Catalog:
             log.warning("preset `%s` is broken: %s", name, listing.error)
             return f"the preset `{name}` is broken; `steerplug lint {name}` says why."
         try:
-            built = self._find(name, preset)
+            return Offer(name, preset, self._session.carrying(preset))
         except FitError as error:
             log.warning("preset `%s` is not offered: %s", name, error)
             return str(error)
         except SteerplugError as error:
             log.warning("preset `%s` cannot be used: %s", name, error)
             return f"the steering of `{name}` cannot be used; the server's log says why."
-        if built is None:
-            cure = f"run `steerplug build {name} -m MODEL` on the server"
-            log.warning("preset `%s` is not offered; %s.", name, cure)
-            return f"the preset `{name}` is not built for this model; {cure}."
-        return Offer(name, preset, built)
-
-    def _find(self, name: str, preset: Preset) -> Built | None:
-        key, session = (name, preset.digest), self._session
-        if key not in self._built:
-            built = find_built(preset, session.engine, store=session.store, near=True)
-            if built is None:
-                return None
-            self._built[key] = built
-        return self._built[key]
 
     def check(self, name: str) -> None:
         """Refuse what is no preset on offer; paths never are.
@@ -132,7 +130,7 @@ class Catalog:
             return
         reason = self._missing.get(name)
         if reason is None:
-            guess = nearest(name.lower(), self.offers) or "; GET /steering/presets lists all."
+            guess = nearest(name.lower(), self.listed) or "; GET /steering/presets lists all."
             reason = f"there is no preset `{name[:80]}`{guess}"
         raise Refused(reason, 404, "model_not_found", "steering")
 
@@ -144,6 +142,19 @@ class Catalog:
             _stat(lock_in_use()),
             [_stat(path) for path in _entries(store)],
         ]
+
+
+def _changes(before: dict[str, Offer], now: dict[str, Offer]) -> dict[str, list[str]]:
+    """Return what came, what went, and what is carried by something else."""
+    carriers = {name: offer.carrying.carrier for name, offer in before.items()}
+    return {
+        "added": sorted(now.keys() - before.keys()),
+        "removed": sorted(before.keys() - now.keys()),
+        "carried_otherwise": sorted(
+            name for name in before.keys() & now.keys()
+            if carriers[name] != now[name].carrying.carrier
+        ),
+    }
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -2,17 +2,18 @@
 
 A setting stands here once, with its default and its meaning. Those that have a `Flag` are options
 of `steerplug serve`, and so variables and keys of its file; `commands/server_options.py` makes them
-of these.
+of these. How the model is loaded is said in `engine.loading`.
 """
 
 import ipaddress
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from steerplug.engine.sizes import N_CTX, N_SEQ
+from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.errors import SteerplugError
 
 KIB = 1024
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ def _setting(default: Any, meaning: str, *names: str, **about: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the engine of a server is; see `Engine`."""
+    """How much the engine of a server does at a time; see `Engine`."""
 
-    n_ctx: int = _setting(N_CTX, "Tokens of one conversation.", min=1)
     n_cells: int | None = _setting(
         None, "KV cells that all share.", show_default="as many as --n-ctx"
     )
-    n_seq: int = _setting(N_SEQ, "Most replies made at a time.", min=1)
-    n_threads: int | None = _setting(None, "Threads.", show_default="all processors", min=1)
+    n_seq: int | None = _setting(
+        None, "Most replies made at a time.", show_default="as suits the model", min=1
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Config:
         (), "Web pages of this origin may ask; none unless said.", "--origin"
     )
     steer: str = _setting("none", "The default steering.", "-s", "--steer", metavar="MIX")
+    compile: tuple[str, ...] = _setting(
+        (), "Compile presets while no reply is made: names, or all; may be given many times.",
+        "--compile", metavar="NAMES",
+    )  # fmt: skip
+    loading: Loading = DEFAULT
     sizes: Sizes = Sizes()
     limits: Limits = Limits()
     grace: float = _setting(20.0, "Seconds for streams to end when stopped.")
@@ -126,6 +132,17 @@ class Config:
                 )
         if self.heartbeat <= 0 or self.grace < 0:
             raise SteerplugError("heartbeat must be above 0 seconds, and grace at least 0.")
+
+    @property
+    def to_compile(self) -> tuple[str, ...]:
+        """The presets that are to be compiled, by name."""
+        named = [name.strip() for names in self.compile for name in names.split(",")]
+        return tuple(name for name in named if name and name != ALL)
+
+    @property
+    def compiles_all(self) -> bool:
+        """Whether all presets are to be compiled."""
+        return any(ALL in names.split(",") for names in self.compile)
 
     @property
     def is_local(self) -> bool:

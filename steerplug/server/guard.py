@@ -24,6 +24,10 @@ from steerplug.server.state import STOPPED, ServerState
 log = logging.getLogger("steerplug.server")
 
 _WORK = ("/v1/chat/completions", "/v1/completions")
+_ADMIN = {
+    "/steering": "defaults cannot be changed here",
+    "/steering/compile": "presets cannot be compiled from here",
+}
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -158,9 +162,9 @@ class Keys:
         given = _digest(re.sub("(?i)^bearer ", "", authorization).strip())
         is_admin = self._admin is not None and hmac.compare_digest(given, self._admin)
         known = [hmac.compare_digest(given, key) for key in self._api]
-        if path == "/steering" and method == "POST" and not is_admin:
+        if path in _ADMIN and method == "POST" and not is_admin:
             if self._admin is None:
-                raise Refused("defaults are fixed; --admin-key lets them be changed.", 403)
+                raise Refused(f"{_ADMIN[path]}; --admin-key lets them be.", 403)
             raise Refused("this needs the admin key.", 401, "invalid_api_key")
         if self._api and not (any(known) or is_admin):
             raise Refused(

@@ -1,12 +1,13 @@
 """What a server counts, in Prometheus' text format: its requests, and what its engine says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from steerplug.engine.engine import Engine
+from steerplug.session.receipt import Reply
 
 Family = CounterMetricFamily | GaugeMetricFamily
 
@@ -23,7 +24,8 @@ _GAUGES = {
     "kv_cells_used": ("cells_used", "KV cells that hold a token."),
     "kv_cells": ("n_cells", "KV cells there are."),
     "sequences_used": ("sequences_used", "Sequences that hold tokens."),
-    "kv_bytes": ("kv_bytes", "Memory of all KV cells."),
+    "kv_bytes": ("kv_bytes", "Memory of all KV cells and running states."),
+    "checkpoint_bytes": ("checkpoint_bytes", "Memory of states copied to go on from."),
 }
 
 
@@ -45,6 +47,21 @@ class Metrics:
             "steerplug_http_request_seconds", "From a request to the end of its answer.", ["path"],
             registry=self._registry, buckets=(0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600),
         )  # fmt: skip
+
+        self._replies = Counter(
+            "steerplug_replies", "Replies, by what carried their presets.", ["carrier"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._carrier_tokens = Counter(
+            "steerplug_carrier_tokens", "Tokens of prompts that presets cost.",
+            registry=self._registry,
+        )  # fmt: skip
+
+    def count_replies(self, replies: Iterable[Reply]) -> None:
+        """Count replies by what carried their presets."""
+        for reply in replies:
+            self._replies.labels(reply.receipt.carrier or "none").inc()
+            self._carrier_tokens.inc(reply.receipt.prompt_tokens)
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""

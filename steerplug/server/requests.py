@@ -157,6 +157,9 @@ class Body(SamplingFields, Head):
     steering: str | dict[str, float] | None = Field(
         None, description="How to steer: a mix in words, `none`, or the strength of each preset."
     )
+    carrier: str | None = Field(
+        None, description="What brings presets in: auto, steering, prompt or both."
+    )
     response_format: ResponseFormat | None = None
     json_schema: Any = Field(None, description="As in llama.cpp; other formats as in `format`.")
     grammar: Any = None
@@ -237,6 +240,12 @@ class CompletionBody(Body):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
+
+
+class PresetBody(BaseModel):
+    """A preset by its name."""
+
+    name: Annotated[str, Field(max_length=200)]
 
 
 class AdapterBody(BaseModel):

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from steerplug.errors import SteerplugError
+from steerplug.preset.mix import Ingredient, format_mix
 from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config
 from steerplug.server.errors import Refused, envelope, status_of
@@ -50,6 +51,27 @@ class ServerState:
         self.catalog = Catalog(self.session)
         self.chooser = Chooser(self.session, self.catalog, self.config.name, self.config.steer)
         self.metrics = Metrics(self.session.engine)
+        for name in self.config.to_compile:
+            self.compile(name)
+        self._compile_all()
+
+    def compile(self, name: str) -> None:
+        """Have a preset compiled in idle time, unless it is.
+
+        Raises:
+            Refused: there is no preset of that name.
+        """
+        if name not in self.catalog.listed:
+            self.catalog.check(name)
+        self.session.compile(format_mix((Ingredient(name),)))
+
+    def _compile_all(self) -> None:
+        """Have all presets compiled that are not, if the server was told to; each is tried once."""
+        if self.config.compiles_all:
+            tried = self.session.compiler.jobs
+            for name, offer in self.catalog.listed.items():
+                if offer.carrying.built is None and name not in tried:
+                    self.compile(name)
 
     async def keep_looking(self) -> None:
         """Notice for ever what changes in the library."""
@@ -57,15 +79,17 @@ class ServerState:
             await asyncio.sleep(_LOOK_AGAIN)
             try:
                 await asyncio.to_thread(self.catalog.refresh)
+                await asyncio.to_thread(self._compile_all)
             except (SteerplugError, OSError) as error:
                 log.warning("the presets cannot be read: %s", error)
 
     async def choose(self, request: Request, body: Body) -> SteeringChoice:
         """Return how to steer the reply to a request; errors are those of `Chooser.choose`."""
-        header = request.headers.get("x-steering")
+        headers = request.headers
         return await asyncio.to_thread(
-            self.chooser.choose, body.model, body.steering, header or None
-        )
+            self.chooser.choose, body.model, body.steering, headers.get("x-steering") or None,
+            (body.carrier, headers.get("x-steering-carrier") or None),
+        )  # fmt: skip
 
     def stream(
         self, request: Request, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]
@@ -98,8 +122,11 @@ class ServerState:
 
     def note(self, request: Request, choice: SteeringChoice, replies: list[Reply]) -> None:
         """Note what was answered for the log; texts only if the server was told to."""
+        self.metrics.count_replies(replies)
         facts: dict[str, Any] = {
             "steering": choice.mix,
+            "carrier": choice.carrier,
+            "carrier_tokens": replies[0].receipt.prompt_tokens,
             "digest": choice.digest[:16],
             "prompt_tokens": replies[0].usage.prompt_tokens,
             "cached_tokens": replies[0].usage.cached_tokens,

@@ -19,6 +19,8 @@ class AppliedPreset:
     though they would be.
     `pack` names the pack the preset came in, and its version, such as "sea@1.2.0"; empty for the
     user's own presets, the shipped ones and plain files.
+    `carrier` says what brought it in: "steering", "prompt" or "both"; `reason` says why the prompt
+    did where nobody asked for that. The digest is that of the steering, else of the preset.
     """
 
     name: str
@@ -30,6 +32,8 @@ class AppliedPreset:
     format: str = ""
     pack: str = ""
     unsteered: tuple[Phase, ...] = ()
+    carrier: str = "steering"
+    reason: str = ""
     steered: tuple[Phase, ...] = ()
 
 
@@ -38,16 +42,21 @@ class Receipt:
     """What was applied to one reply.
 
     Args:
-        steering: the ingredients; none if nothing was steered.
+        steering: the ingredients; none if no preset was asked for.
         digest: sha256 over the whole mix; empty if nothing was steered.
         tokens_steered: prompt and reply tokens that steering acted on.
         mean_moved: mean of |change of h| / |h| over steered tokens and blocks.
+        carrier: what carried the ingredients, such as "steering", or "prompt, steering" where they
+            differ; empty if there are none.
+        prompt_tokens: how many tokens of the prompt presets cost.
     """
 
     steering: tuple[AppliedPreset, ...] = ()
     digest: str = ""
     tokens_steered: int = 0
     mean_moved: float = 0.0
+    carrier: str = ""
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,51 @@
-"""From what a caller says to a mix: presets are found, built and put together.
+"""From what a caller says to what a reply is given: a mix of steering, and prompts of presets.
 
-Nothing here applies anything: what comes out is a value, and the words a receipt will use for it.
+Presets are looked up, never fitted: what is compiled for the model steers, and what is not comes in
+by its prompt; see `preset.carrier`. Nothing here applies anything: what comes out is a value, and
+the words a receipt will use for it.
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from steerplug.build import Built
 from steerplug.engine.model import Model
-from steerplug.errors import EngineError, SteeringError
+from steerplug.errors import EngineError, FitError, RequestError, SteeringError, StrengthError
+from steerplug.evaluate.bound import shortfall
 from steerplug.interchange.reading import read_vectors
-from steerplug.library.presets import LibraryFile
 from steerplug.library.recipe import Recipe
-from steerplug.preset import Preset, check_range, check_strength
+from steerplug.preset import Preset, Teacher, check_range, check_strength
+from steerplug.preset.carrier import Carrier
 from steerplug.preset.mix import Ingredient
+from steerplug.session.carrying import NOT_COMPILED
+from steerplug.session.prompts import joined
 from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity, chat_template_hash
-from steerplug.steering.terms import Phase
 from steerplug.steering.value import Mix, Steering, Term
 
 log = logging.getLogger(__name__)
 
-
 @dataclass(frozen=True)
 class Resolved:
-    """Steering that was looked up before, and what a receipt says of it."""
+    """What presets are for one reply, and what a receipt says of them.
 
-    mix: Mix
-    ingredients: tuple[AppliedPreset, ...]
+    Args:
+        mix: the steering.
+        ingredients: what a receipt says.
+        teacher: the prompt that the chat is given, if presets are carried by theirs.
+    """
+
+    mix: Mix = field(default_factory=Mix)
+    ingredients: tuple[AppliedPreset, ...] = ()
+    teacher: Teacher | None = None
+
+    @property
+    def carrier(self) -> str:
+        """What carries the presets, such as "steering", or "prompt, steering" where they differ."""
+        return ", ".join(dict.fromkeys(applied.carrier for applied in self.ingredients))
 
 
 SteeringWords = str | Preset | Mix | Steering | Resolved | None
@@ -41,90 +56,109 @@ None for none."""
 
 @dataclass(frozen=True)
 class _Portion:
-    """An ingredient of a mix with its steering; `allowed` are its preset's min and max."""
+    """An ingredient of a mix with what carries it; `allowed` are its preset's min and max."""
 
-    steering: Steering
-    strength: float
-    version: str = ""
-    format: str = ""
-    unsteered: tuple[Phase, ...] = ()
-    steered: tuple[Phase, ...] = ()
-    pack: str = ""
+    steering: Steering | None
+    applied: AppliedPreset
+    teacher: Teacher | None = None
     allowed: tuple[float, float] | None = None
 
     def plus(self, strength: float) -> "_Portion":
         """Return the same at the sum of strengths, which must be within its range."""
-        total = round(self.strength + strength, 9)
-        if self.allowed:
+        total = round(self.applied.strength + strength, 9)
+        if self.steering is None:
+            _check_prompt_strength(self.applied.name, total, self.applied.reason)
+        elif self.allowed:
             check_range(self.steering.name, total, *self.allowed)
-        return replace(self, strength=total)
+        return replace(self, applied=replace(self.applied, strength=total))
 
-    def applied(self) -> AppliedPreset:
-        """Return what a receipt says of it; a preset that is taken away asks for no decoding."""
-        applied = _applied(self.steering, self.version, self.strength)
-        if self.strength > 0:
-            applied = replace(
-                applied, format=self.format, unsteered=self.unsteered, steered=self.steered
-            )
-        return replace(applied, pack=self.pack)
+    @property
+    def receipt(self) -> AppliedPreset:
+        """What a receipt says of it; a preset that is taken away asks for no decoding."""
+        if self.applied.strength > 0:
+            return self.applied
+        return replace(self.applied, format="", unsteered=(), steered=())
 
 
 class Resolver:
-    """Turns words into steering for one model.
+    """Turns words into what a reply of one model is given.
 
     Args:
         model: the model.
-        build: returns the steering of a preset for it, from the store if it is there.
+        find: returns the steering that a preset is compiled to for it, if it is.
     """
 
-    def __init__(self, model: Model, build: Callable[[Preset], Built]) -> None:
-        self._model, self._build = model, build
+    def __init__(self, model: Model, find: Callable[[Preset], Built | None]) -> None:
+        self._model, self._find = model, find
         self._warned: set[Path] = set()
 
-    def mix(self, words: SteeringWords) -> tuple[Mix, tuple[AppliedPreset, ...]]:
-        """Return a mix, and what a receipt says of it; presets are built when first used.
+    def resolve(self, words: SteeringWords, carrier: Carrier = "auto") -> Resolved:
+        """Return what presets are for a reply; nothing is fitted.
 
         Raises:
             PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
+            RequestError: a preset cannot have that carrier.
         """
         if words is None:
-            return Mix(), ()
+            return Resolved()
         if isinstance(words, Resolved):
-            return words.mix, words.ingredients
+            return words
         if isinstance(words, (Mix, Steering)):
+            _check_file_carrier("steering as a value", carrier)
             mix = Mix.of(words)
             self._check_geometry(mix)
-            return mix, tuple(_applied(t.steering, "", t.strength) for t in mix.terms)
+            return Resolved(mix, tuple(_applied(t.steering, "", t.strength) for t in mix.terms))
         sums: dict[tuple[str, str], _Portion] = {}
-        for portion in self._portions(words):
-            key = portion.steering.name, portion.steering.digest
-            sums[key] = portion.plus(sums[key].strength) if key in sums else portion
-        mix = Mix(tuple(Term(portion.strength, portion.steering) for portion in sums.values()))
-        return mix, tuple(portion.applied() for portion in sums.values() if portion.strength)
+        for portion in self._portions(words, carrier):
+            key = portion.applied.name, portion.applied.digest
+            strength = portion.applied.strength
+            sums[key] = sums[key].plus(strength) if key in sums else portion
+        portions = [portion for portion in sums.values() if portion.applied.strength]
+        terms = [(p.applied.strength, p.steering) for p in portions if p.steering is not None]
+        teachers = [portion.teacher for portion in portions if portion.teacher is not None]
+        return Resolved(
+            Mix(tuple(Term(strength, steering) for strength, steering in terms)),
+            tuple(portion.receipt for portion in portions),
+            joined(teachers),
+        )
 
-    def _portions(self, words: str | Preset) -> Iterator["_Portion"]:
+    def _portions(self, words: str | Preset, carrier: Carrier) -> Iterator[_Portion]:
         if isinstance(words, Preset):
-            yield self._from_preset(words, Ingredient(words.name))
+            yield self._from_preset(words, Ingredient(words.name), carrier)
             return
         for ingredient, file in Recipe.read(words).parts:
-            yield self._portion(ingredient, file)
+            if file.preset is None:
+                _check_file_carrier(f"{file.path}", carrier)
+                yield self._from_file(file.path, ingredient)
+            else:
+                yield self._from_preset(file.preset, ingredient, carrier)
 
-    def _portion(self, ingredient: Ingredient, file: LibraryFile) -> "_Portion":
-        if file.preset is None:
-            return self._from_file(file.path, ingredient)
-        return self._from_preset(file.preset, ingredient)
-
-    def _from_preset(self, preset: Preset, ingredient: Ingredient) -> "_Portion":
-        check_strength(preset, ingredient.strength_at(preset.strength.default))  # before building
-        built = self._build(preset)
+    def _from_preset(
+        self, preset: Preset, ingredient: Ingredient, carrier: Carrier
+    ) -> _Portion:
+        check_strength(preset, ingredient.strength_at(preset.strength.default))
+        check_carries(preset, carrier)
+        built = None if carrier == "prompt" else self._find(preset)
+        if carrier == "auto" and preset.teacher is not None:
+            reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
+            if reason:
+                return _prompted(preset, ingredient, reason)
+        if carrier == "prompt":
+            return _prompted(preset, ingredient, "")
+        if built is None:
+            raise FitError(_missing(preset, self._model.name))
+        instruction = None
+        if carrier == "both" and preset.teacher is not None:
+            instruction = preset.teacher.model_copy(update={"examples": ()})
         return _Portion(
             built.steering,
-            ingredient.strength_at(built.default_strength(preset)),
-            preset.version,
-            preset.format,
-            preset.unsteered,
-            preset.steered,
-            preset.origin.pack if preset.origin else "",
+            replace(
+                _said(preset, ingredient.strength_at(built.default_strength(preset))),
+                digest=built.steering.digest,
+                layers=tuple(built.steering.layers),
+                carrier="both" if instruction else "steering",
+            ),
+            instruction,
             (preset.strength.min, preset.strength.max),
         )
 
@@ -133,7 +167,7 @@ class Resolver:
         steering, identity = read_steering(path, n_embd=model.n_embd, n_layer=model.n_layer)
         if identity is None:
             self._warn_of_shift(path)
-            return _Portion(steering, ingredient.strength_at(1.0))
+            return _Portion(steering, _applied(steering, "", ingredient.strength_at(1.0)))
         if identity.architecture != model.architecture:
             raise SteeringError(
                 f"{path} is for the architecture `{identity.architecture}`, and {model.name} is "
@@ -143,7 +177,8 @@ class Resolver:
         strength = ingredient.strength_at(identity.strength_default)
         allowed = identity.strength_min, identity.strength_max
         check_range(identity.preset, strength, *allowed)
-        return _Portion(steering, strength, identity.preset_version, allowed=allowed)
+        applied = _applied(steering, identity.preset_version, strength)
+        return _Portion(steering, applied, allowed=allowed)
 
     def _warn_of_shift(self, path: Path) -> None:
         """Say once where a control vector acts a block late, as it does in llama.cpp."""
@@ -160,7 +195,7 @@ class Resolver:
         template = chat_template_hash(self._model.chat_template)
         differs = []
         if identity.model != self._model.fingerprint:
-            differs.append("quantisation or version of the model")
+            differs.append("quantisation, version or LoRA of the model")
         if identity.chat_template not in ("", template):
             differs.append("chat template")
         if differs and path not in self._warned:
@@ -179,6 +214,75 @@ class Resolver:
                     f"{(term.steering.n_embd, term.steering.n_layer)}, and {self._model.name} has "
                     f"{shape}; build it for this model."
                 )
+
+
+def check_carries(preset: Preset, carrier: Carrier) -> None:
+    """Refuse a carrier that a preset cannot have.
+
+    Raises:
+        RequestError: it has no prompt, or none that goes beside its steering.
+    """
+    teacher = preset.teacher
+    if teacher is None and carrier in ("prompt", "both"):
+        raise RequestError(
+            f"`{preset.name}` is a contrast of texts and has no prompt, so the carrier {carrier!r} "
+            "is not for it; leave the carrier out, or take 'steering'."
+        )
+    if teacher is not None and teacher.system is None and carrier == "both":
+        raise RequestError(
+            f"the teacher of `{preset.name}` has example turns and no system text, which is what "
+            "the carrier 'both' adds to steering; take 'steering' or 'prompt'."
+        )
+
+
+def _check_file_carrier(what: str, carrier: Carrier) -> None:
+    if carrier in ("prompt", "both"):
+        raise RequestError(
+            f"{what} holds numbers and no prompt, so the carrier {carrier!r} is not for it; leave "
+            "the carrier out, or take 'steering'."
+        )
+
+
+def _missing(preset: Preset, model: str) -> str:
+    """Say that a preset is not compiled, and the cure."""
+    instead = (
+        "or take the carrier 'prompt'" if preset.teacher else "no prompt can carry a contrast"
+    )
+    return (
+        f"`{preset.name}` is not compiled for {model}; run `steerplug build {preset.name} -m "
+        f"MODEL` ({instead})."
+    )
+
+
+def _prompted(preset: Preset, ingredient: Ingredient, reason: str) -> _Portion:
+    """Return a preset as its prompt, whole."""
+    strength = ingredient.strength_at(1.0)
+    _check_prompt_strength(preset.name, strength, reason)
+    applied = replace(
+        _said(preset, strength), digest=preset.digest, carrier="prompt", reason=reason
+    )
+    return _Portion(None, applied, preset.teacher)
+
+
+def _check_prompt_strength(name: str, strength: float, reason: str) -> None:
+    if strength in (0.0, 1.0):
+        return
+    cure = f"run `steerplug build {name} -m MODEL` for steering, which has"
+    if reason != NOT_COMPILED:
+        cure = "take the carrier 'steering', which has"
+    why = f" ({reason})" if reason else ""
+    raise StrengthError(
+        f"`{name}` is carried by its prompt here{why}, which has no strength {strength:g}; leave "
+        f"the number out, or {cure}."
+    )
+
+
+def _said(preset: Preset, strength: float) -> AppliedPreset:
+    """Return what a receipt says of a preset, whatever carries it."""
+    return AppliedPreset(
+        preset.name, preset.version, strength, "", (), preset.scope, preset.format,
+        preset.origin.pack if preset.origin else "", preset.unsteered, steered=preset.steered,
+    )  # fmt: skip
 
 
 def _applied(steering: Steering, version: str, strength: float) -> AppliedPreset:

@@ -1,14 +1,14 @@
 """Model + steering + chat -> a stream of events: the one thing the doors talk to.
 
-A session holds a loaded model and turns words into values: the text of a mix into steering (built
-and cached when first used), messages into tokens. Steering belongs to each call. Every reply ends
-with a receipt of what was applied.
+A session holds a loaded model and turns words into values: the text of a mix into steering, or into
+prompts where nothing is compiled; messages into tokens. Steering belongs to each call, and no call
+waits for a fit. Every reply ends with a receipt of what was applied.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,21 @@ from steerplug.chat.tool import AUTO, NONE
 from steerplug.engine import fork
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request
-from steerplug.engine.model import Model
+from steerplug.engine.loading import Loading
 from steerplug.engine.scope import Phase, Prompt
-from steerplug.engine.sizes import N_CTX, N_SEQ
-from steerplug.errors import RequestError
+from steerplug.errors import ContextOverflow, RequestError, SteeringError, SteerplugError
+from steerplug.evaluate.bound import shortfall
 from steerplug.fit.progress import Report, silent
-from steerplug.model_file import find_model
-from steerplug.preset import Origin, Preset
+from steerplug.fit.teacher import prompted_chat
+from steerplug.library.recipe import Recipe
+from steerplug.preset import Preset
+from steerplug.preset.carrier import Carrier
+from steerplug.session.activity import Activity
+from steerplug.session.carrying import NOT_COMPILED, Carrying
+from steerplug.session.compiled import Compiled
+from steerplug.session.compiler import Compiler
+from steerplug.session.opening import open_model
+from steerplug.session.prompts import PromptLengths
 from steerplug.session.receipt import AppliedPreset, Reply, Scored
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
 from steerplug.session.settings import Settings, Text
@@ -51,38 +59,37 @@ class Session:
 
     Args:
         model: a path, `hf:org/repo/file.gguf`, or an alias such as `smollm2`.
-        n_ctx: how many tokens a conversation may have.
         n_cells: KV cells, which all conversations share; default: n_ctx.
-        n_seq: most sequences, running or kept for later.
-        n_threads: threads; default: as many as there are processors at hand.
+        n_seq: most sequences, running or kept for later; default: as suits the model, see `Engine`.
         store: where built steering is kept; default: the user's cache.
         report: told how far a first build is.
+        loading: how the model is loaded, by llama.cpp's names: `n_ctx`, `n_gpu_layers`, `type_k`,
+            `lora`, `chat_template` and all others of `engine.loading.Loading`.
 
     Raises:
-        ModelNotFound, ModelError: the model is not there or cannot be steered.
+        ModelNotFound, ModelError: the model is not there, cannot be steered, or not be loaded so.
     """
 
     def __init__(
         self,
         model: str | Path,
         *,
-        n_ctx: int = N_CTX,
         n_cells: int | None = None,
-        n_seq: int = N_SEQ,
-        n_threads: int | None = None,
+        n_seq: int | None = None,
         store: Store | None = None,
         report: Report = silent,
+        **loading: Any,
     ) -> None:
-        self.model = Model(find_model(str(model)))
-        self.engine = Engine(
-            self.model, n_ctx=n_ctx, n_cells=n_cells, n_seq=n_seq, n_threads=n_threads
-        )
+        self.model = open_model(str(model), Loading.of(loading))
+        self.engine = Engine(self.model, n_cells=n_cells, n_seq=n_seq)
         self.template = ChatTemplate.of(self.model)
         self.store = store or Store()
         self.report = report
-        self._built: dict[tuple[Origin | None, str, str], Built] = {}
-        self._resolver = Resolver(self.model, self.build)
+        self._compiled = Compiled(self.engine, self.store)
+        self._resolver = Resolver(self.model, self._compiled.find)
+        self._prompts = PromptLengths(self.template)
         self._building = threading.RLock()
+        self._begin_idle()
         fork.carry(self)
 
     def chat(
@@ -200,7 +207,12 @@ class Session:
         if settings.max_tokens == 0:
             raise RequestError("max_tokens is 0; give at least 1.")
         variables = self.variables(settings)
-        steered = Resolved(*self.steering(steering))
+        steered = self.resolve(steering, settings.carrier)
+        n_added = 0
+        if teacher := steered.teacher:
+            own = messages[0]["content"] if messages[0]["role"] == "system" else None
+            n_added = self._prompts.added(teacher, own)
+            messages = prompted_chat(teacher, messages)
         goes_on = settings.continue_final_message
         prompt = self.template.prompt(
             messages, tools.tools,
@@ -212,7 +224,9 @@ class Session:
         )  # fmt: skip
         has_calls = bool(tools) or any(message.get("tool_calls") for message in messages)
         begun = self.template.answer_in(messages[-1]["content"]) if goes_on else ""
-        return self._task(prompt, steered, settings, has_calls=has_calls, begun=begun)
+        return self._task(
+            prompt, steered, settings, has_calls=has_calls, begun=begun, n_added=n_added
+        )
 
     def variables(self, settings: Settings) -> Mapping[str, Any]:
         """Return what else the chat template is given.
@@ -242,7 +256,10 @@ class Session:
             if getattr(settings, name) != getattr(_SAYS_NOTHING, name):
                 raise RequestError(f"{name} is for chats, and this is plain text; leave it out.")
         prompt = self._prompt(text, settings.parse_special)
-        return self._task(prompt, Resolved(*self.steering(steering)), settings)
+        steered = self.resolve(steering, settings.carrier)
+        if steered.teacher:
+            raise RequestError(_no_chat(steered))
+        return self._task(prompt, steered, settings)
 
     def _prompt(self, text: Text, parse_special: bool) -> Prompt:
         vocab, thinks = self.model.vocab, self.template.thoughts
@@ -269,11 +286,11 @@ class Session:
             asked.request, prompt=replace(prompt, responses=own), max_tokens=0, scored=True,
             grammar=None, logprobs=asked.request.logprobs or 0,
         )  # fmt: skip
-        return Task(request, asked.ingredients, None, Promise())
+        return Task(request, asked.steered, None, Promise())
 
     def _task(
         self, prompt: Prompt, steering: Resolved, settings: Settings,
-        *, has_calls: bool = False, begun: str = "",
+        *, has_calls: bool = False, begun: str = "", n_added: int = 0,
     ) -> Task:  # fmt: skip
         mix, ingredients = steering.mix, steering.ingredients
         grammar = settings.format
@@ -297,43 +314,101 @@ class Session:
             settings.logprobs, settings.timeout, settings.partition, calls, settings.most_thought,
             must_fit, tells_end=settings.tells_end,
         )  # fmt: skip
-        self.engine.check(request)
-        return Task(request, ingredients, reading, Promise(settings.format, tools, begun, is_free))
+        try:
+            self.engine.check(request)
+        except ContextOverflow as error:
+            if not n_added:
+                raise
+            names = [applied.name for applied in ingredients if applied.carrier != "steering"]
+            raise ContextOverflow(_too_long(names, n_added, error)) from None
+        promise = Promise(settings.format, tools, begun, is_free)
+        return Task(request, steering, reading, promise, n_added)
 
     def _events(self, task: Task, whole: bool) -> Iterator[Event]:
-        with closing(self.engine.generate(task.request, task.progress, whole=whole)) as pieces:
+        generated = self.engine.generate(task.request, task.progress, whole=whole)
+        with self._activity.reply(), closing(generated) as pieces:
             for piece in pieces:
                 yield from task.take(piece)
         yield from task.finish()
         yield task.reply()
 
     async def _aevents(self, task: Task, whole: bool) -> AsyncGenerator[Event, None]:
-        pieces_of = self.engine.agenerate(task.request, task.progress, whole=whole)
-        async with aclosing(pieces_of) as pieces:
-            async for piece in pieces:
-                for event in task.take(piece):
-                    yield event
+        generated = self.engine.agenerate(task.request, task.progress, whole=whole)
+        with self._activity.reply():
+            async with aclosing(generated) as pieces:
+                async for piece in pieces:
+                    for event in task.take(piece):
+                        yield event
         for event in task.finish():
             yield event
         yield task.reply()
 
     def steering(self, words: SteeringWords) -> tuple[Mix, tuple[AppliedPreset, ...]]:
-        """Return a mix, and what a receipt says of it; presets are built when first used.
+        """Return the steering that words mean, and what a receipt says of it; nothing is fitted.
 
         Raises:
             PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
         """
-        return self._resolver.mix(words)
+        resolved = self.resolve(words, "steering")
+        return resolved.mix, resolved.ingredients
+
+    def resolve(self, words: SteeringWords, carrier: Carrier = "auto") -> Resolved:
+        """Return what presets are for a reply: steering, prompts, or both; nothing is fitted.
+
+        Raises:
+            PresetError, StrengthError, FitError, SteeringError, StoreError: see `errors`.
+            RequestError: a preset cannot have that carrier.
+        """
+        return self._resolver.resolve(words, carrier)
+
+    def compiled(self, preset: Preset) -> Built | None:
+        """Return the steering of a preset if it is compiled for this model; nothing is fitted.
+
+        Raises:
+            SteeringError: it is damaged, or not what its name says.
+            FitError: it does nothing on this model.
+        """
+        return self._compiled.find(preset)
+
+    def carrying(self, preset: Preset) -> Carrying:
+        """Return what carries a preset on this model now; errors are those of `compiled`."""
+        built = self.compiled(preset)
+        reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
+        if preset.teacher is None:
+            return Carrying(built, reason and f"{reason}, and no prompt can carry a contrast", None)
+        try:
+            return Carrying(built, reason, self._prompts.added(preset.teacher, None))
+        except SteerplugError as error:  # no chat template, or one that refuses the chat
+            why = str(error).removesuffix(".")
+            return Carrying(built, reason and f"{reason}, and no prompt can carry it: {why}", None)
 
     def build(self, preset: Preset) -> Built:
-        """Return the steering of a preset for this model; built once, then kept."""
-        key = (preset.origin, preset.name, preset.digest)
+        """Return the steering of a preset for this model, which is fitted if it is not compiled."""
         with self._building:
-            if key not in self._built:
-                self._built[key] = build_preset(
-                    preset, self.engine, store=self.store, report=self.report
-                )
-            return self._built[key]
+            built = None
+            with suppress(SteeringError):  # what is damaged in the store is made again
+                built = self._compiled.find(preset)
+            return built or build_preset(
+                preset, self.engine, store=self.store, report=self.report
+            )
+
+    def compile(self, words: str) -> None:
+        """Have the presets of a mix compiled in idle time, as far as they are not; see `compiler`.
+
+        Raises:
+            PresetError: the words are no mix, or a preset is not there or not good.
+        """
+        for ingredient, file in Recipe.read(words).parts:
+            if file.preset is not None and self.compiled(file.preset) is None:
+                self.compiler.ask(ingredient.reference)
+
+    def _begin_idle(self) -> None:
+        self._activity = Activity(lambda: self.compiler.pause())
+        order = {
+            "model": str(self.model.path), "loading": vars(self.model.loading),
+            "store": str(self.store.folder),
+        }  # fmt: skip
+        self.compiler = Compiler(order, self._activity)
 
     def before_fork(self) -> None:
         """Go on: what is being built is built in the parent."""
@@ -342,9 +417,11 @@ class Session:
         """Wait for no build in the child that only the parent makes."""
         if in_child:
             self._building = threading.RLock()
+            self._begin_idle()
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model; compiling ends."""
+        self.compiler.close()
         self.engine.close()
         self.model.close()
 
@@ -356,6 +433,23 @@ def _unsteered(
     left = settings.unsteered.union(*(ingredient.unsteered for ingredient in ingredients))
     wanted = settings.steered.union(*(ingredient.steered for ingredient in ingredients))
     return left | (_LEFT_OUT - wanted)
+
+
+def _no_chat(steered: Resolved) -> str:
+    first = next(one for one in steered.ingredients if one.carrier != "steering")
+    why = f" ({first.reason})" if first.reason else ""
+    return (
+        f"`{first.name}` is carried by its prompt here{why}, and plain text that is continued has "
+        f"no place for one; send a chat, or run `steerplug build {first.name} -m MODEL`."
+    )
+
+
+def _too_long(names: Sequence[str], n_added: int, error: ContextOverflow) -> str:
+    told = " and ".join(f"`{name}`" for name in names)
+    return (
+        f"{n_added} tokens of the prompt are those of {told}, carried by prompt until `steerplug "
+        f"build`; {error}"
+    )
 
 
 def _last(events: Iterator[Event]) -> Reply:

@@ -1,4 +1,4 @@
-"""How to generate a reply, besides steering: what every door says to a session."""
+"""How to generate a reply, besides what steers it: what every door says to a session."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from steerplug.chat.tool import Tools
 from steerplug.engine.constraint import Grammar
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Phase
+from steerplug.preset.carrier import Carrier
 
 Text = str | Sequence[int]
 """A text without a chat template, or its tokens."""
@@ -37,6 +38,7 @@ class Settings:
         chat_template_kwargs: what else the chat template is given, such as `enable_thinking`.
         parse_special: read control tokens such as `<|im_end|>` in what people wrote as well as in
             what the chat template writes, or in a text to be continued.
+        carrier: what brings presets into the reply; see `preset.carrier`.
         tells_end: whether the token that ends a reply is told as well, in a piece without text.
         enable_thinking: whether the model thinks before it answers; None: as its template has it.
         reasoning_effort: how hard it thinks, where its template reads that; "none": not at all.
@@ -56,6 +58,7 @@ class Settings:
     continue_final_message: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     parse_special: bool = False
+    carrier: Carrier = "auto"
     tells_end: bool = False
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None

@@ -1,17 +1,19 @@
 """The sessions of this process: models that say the same thing share one, loaded when first used.
 
 Constructing, copying and configuring chat models is therefore free; only the first reply loads
-weights. A model file that was replaced on disk gets a new session; the old one is freed when its
-last reply has ended.
+weights. A model file, or a LoRA, that was replaced on disk gets a new session; the old one is freed
+when its last reply has ended.
 """
 
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerplug.engine import fork
+from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.files.shards import shards
 from steerplug.model_file import find_model
 
@@ -32,7 +34,7 @@ class _Slot:
 
 
 _lock = threading.Lock()
-_slots: dict[tuple[Path, int, int | None], _Slot] = {}
+_slots: dict[tuple[Path, Loading], _Slot] = {}
 _located: dict[tuple[str, str], Path] = {}
 
 
@@ -46,21 +48,25 @@ def _renew_locks() -> None:
 fork.in_child(_renew_locks)
 
 
-def session_for(model: str, n_ctx: int, n_threads: int | None) -> "Session":
+def session_for(model: str, loading: Loading = DEFAULT) -> "Session":
     """Return the shared session of a model, loading it if this is its first use.
 
+    Args:
+        model: a path, `hf:org/repo/file.gguf`, or an alias.
+        loading: how it is loaded; another loading is another session.
+
     Raises:
-        ModelNotFound, ModelError: the model is not there or cannot be steered.
+        ModelNotFound, ModelError: the model is not there, cannot be steered, or not be loaded so.
     """
     from steerplug.session.session import Session
 
     path = locate(model)
-    now = [stamp(file) for file in shards(path)]
+    now = stamps([*shards(path), *(Path(adapter) for adapter, _ in loading.lora)])
     with _lock:
-        slot = _slots.setdefault((path, n_ctx, n_threads), _Slot())
+        slot = _slots.setdefault((path, loading), _Slot())
     with slot.lock:
         if slot.session is None or slot.stamps != now:
-            slot.session, slot.stamps = Session(path, n_ctx=n_ctx, n_threads=n_threads), now
+            slot.session, slot.stamps = Session(path, **vars(loading)), now
         return slot.session
 
 
@@ -75,6 +81,11 @@ def locate(model: str) -> Path:
     if known is None or not all(file.is_file() for file in shards(known)):
         known = _located[key] = find_model(model)
     return known
+
+
+def stamps(files: Iterable[Path]) -> list[Stamp]:
+    """Return the stamps of those files that are there."""
+    return [stamp(file) for file in files if file.is_file()]
 
 
 def stamp(path: Path) -> Stamp:

@@ -7,7 +7,8 @@ from steerplug.chat.promise import Promise
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece, Progress, Request
 from steerplug.errors import EngineError, RequestError
-from steerplug.session.receipt import AppliedPreset, Receipt, Reply, Scored, Usage
+from steerplug.session.receipt import Receipt, Reply, Scored, Usage
+from steerplug.session.resolve import Resolved
 from steerplug.session.settings import Text
 
 Event = Piece | CallPiece | Reply
@@ -18,11 +19,11 @@ class Task:
     """What was asked for, and what has come so far."""
 
     def __init__(
-        self, request: Request, ingredients: tuple[AppliedPreset, ...], calls: CallStream | None,
-        promise: Promise,
+        self, request: Request, steered: Resolved, calls: CallStream | None, promise: Promise,
+        n_added: int = 0,
     ) -> None:  # fmt: skip
-        self.request, self.ingredients, self._promise = request, ingredients, promise
-        self._calls = calls
+        self.request, self.steered, self._promise = request, steered, promise
+        self._calls, self._n_added = calls, n_added
         self.progress = Progress()
         self._text: list[str] = []
         self._thoughts: list[str] = []
@@ -71,10 +72,12 @@ class Task:
                 "max_tokens, or open the model with a larger n_ctx."
             )
         receipt = Receipt(
-            self.ingredients if mix else (),
+            self.steered.ingredients,
             mix.digest if mix else "",
             progress.n_steered,
             progress.moved / progress.n_moved if progress.n_moved else 0.0,
+            self.steered.carrier,
+            self._n_added,
         )
         calls, reason = self._calls.calls if self._calls else (), progress.finish_reason or "stop"
         if calls and not (reason == "length" and progress.cut_short):

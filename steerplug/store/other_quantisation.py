@@ -1,4 +1,4 @@
-"""Steering kept for nearly this model: another quantisation or version of it, same chat template.
+"""Steering kept for nearly this model: another quantisation, version or LoRA, same chat template.
 
 It is used with a warning where there is none for the very model, because it was fitted on the same
 blocks and the same prompts. How well it does here is for `steerplug eval` to say, and then kept.
@@ -49,8 +49,8 @@ def warning(preset: str, model: str, measured: Mapping[str, Any] | None) -> str:
     else:
         known = f"Measured here, it closes {gap} of the gap to its prompt"
     return (
-        f"`{preset}` was built for another quantisation or version of {model}; it is used as it "
-        f"is. {known}; `steerplug build` makes it for this file."
+        f"`{preset}` was built for another quantisation, version or LoRA of {model}; it is used as "
+        f"it is. {known}; `steerplug build` makes it for this file."
     )
 
 

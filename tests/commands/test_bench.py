@@ -1,5 +1,6 @@
 """`steerplug bench` compares like with like: no time is asserted, only what is compared."""
 
+import inspect
 import json
 import os
 import sys
@@ -9,16 +10,21 @@ from typing import Any, ClassVar
 
 import pytest
 from langchain_core.messages import AIMessage
+from llama_cpp import Llama
 
-from steerplug.benchmark import decode, langchain, replies
+from steerplug.benchmark import decode, langchain, prompts, replies
+from steerplug.benchmark.peers import loaded_alike
 from steerplug.benchmark.turns import Task, take_turns
 from steerplug.commands import main
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
+from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
+from steerplug.errors import EngineError
 from steerplug.fit.progress import silent
 from steerplug.langchain import ChatSteerplug
+from tests.helpers.tiny_models import tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +34,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "DECODE", 3)
     monkeypatch.setattr(replies, "REPLY", 4)
     monkeypatch.setattr(replies, "CROWD", 4)
+    monkeypatch.setattr(prompts, "LONG", 40)
     monkeypatch.setattr("steerplug.benchmark.langchain.REPLY", 4)
     monkeypatch.setattr("steerplug.benchmark.langchain.CROWD", 4)
 
@@ -69,12 +76,12 @@ def test_json_and_picture_hold_every_way_of_every_task(
     short.write_text("schema: steerplug/preset-v1\nname: short\nversion: 1.0.0\n"
         "description: Answers briefly.\nteacher: {system: Answer briefly.}\n"
         "fit: {method: psr}\n", encoding="utf-8")
-    monkeypatch.setattr(replies, "INSTRUCTION", str(short))
+    monkeypatch.setattr(prompts, "INSTRUCTION", str(short))
     assert main(["bench", "--rounds", "3", "--json", "--plot", str(plot)]) == 0
     said = json.loads(capsys.readouterr().out)
     assert list(said) == [
         "model", "rounds", "left_out", "prefill", "decode", "switch", "reply", "crowd",
-        "first_token", "langchain", "langchain_batch",
+        "first_token", "second_request", "langchain", "langchain_batch",
     ]  # fmt: skip
     drawn = plot.read_text(encoding="utf-8")
     for task in list(said)[3:]:
@@ -88,9 +95,9 @@ def test_json_and_picture_hold_every_way_of_every_task(
     for task, peer in (("reply", replies.REPENG), ("langchain_batch", langchain.PEER)):
         assert (peer in said[task]) != (peer in said["left_out"])
     cells = {way: int(said["first_token"][way]["note"].split()[0]) for way in said["first_token"]}
-    assert cells[replies.COLD] == cells[replies.PEER_CACHED]
+    assert cells[prompts.COLD] == cells[prompts.PEER_CACHED]
     assert min(cells.values()) > 0
-    assert cells[replies.COLD_STEERED] != cells[replies.COLD]
+    assert cells[prompts.STEERED] != cells[prompts.COLD]
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_timed(
@@ -171,6 +178,20 @@ def test_langchain_and_the_session_by_itself_make_the_same_replies(
     assert {request.max_tokens for request in asked} == {replies.REPLY}
 
 
+@pytest.mark.parametrize("name", ["qwen35", "gemma3", "llama"])
+def test_a_second_request_reads_its_question_and_not_the_system_prompt_again(name: str) -> None:
+    """Whatever the model's memory is like."""
+    model = Model(tiny_model(name))
+    with prompts.second_request(model) as task:
+        for _ in range(2):
+            assert all(way() > 0 for way in task.ways.values())
+        assert task.notes is not None
+        read, of = (int(word) for word in task.notes[prompts.CACHED].split()[::2])
+        assert read < 40 < of
+        assert task.notes[prompts.COLD] == f"{of} of {of} tokens"
+    model.close()
+
+
 class Community:
     """Stands in for langchain-community's chat model, as that is made and asked."""
 
@@ -228,3 +249,22 @@ def test_without_langchain_community_its_row_is_left_out(
     with langchain.batch(model) as task:
         assert list(task.ways) == [langchain.BATCH]
         assert task.left_out == (langchain.PEER,)
+
+
+def test_peers_are_told_how_the_model_is_loaded_or_bench_says_that_they_cannot_be() -> None:
+    loading = Loading.of({
+        "type_k": "q8_0", "flash_attn": "on", "split_mode": "row", "tensor_split": "3,1",
+        "override_kv": {"a": 1}, "lora": {"/a.gguf": 0.5}, "use_mmap": False, "rope_freq_base": 9,
+        "n_gpu_layers": 0, "rope_scaling_type": "yarn", "numa": "isolate", "n_batch": 64,
+    })  # fmt: skip
+    assert loaded_alike(Loading()) == {}
+    assert loaded_alike(loading) == {
+        "type_k": 8, "flash_attn": True, "split_mode": 2, "tensor_split": [3.0, 1.0],
+        "kv_overrides": {"a": 1}, "lora_path": "/a.gguf", "lora_scale": 0.5, "use_mmap": False,
+        "rope_freq_base": 9.0, "n_gpu_layers": 0, "rope_scaling_type": 2, "numa": 2,
+    }  # fmt: skip
+    known = inspect.signature(Llama.__init__).parameters
+    assert set(loaded_alike(loading)) <= set(known)
+    for words in ({"devices": "none"}, {"override_tensor": "a=CPU"}, {"lora": "/a.gguf,/b.gguf"}):
+        with pytest.raises(EngineError, match=f"{next(iter(words))} is set, and llama-cpp-python"):
+            loaded_alike(Loading.of(words))

@@ -171,7 +171,7 @@ def test_a_near_miss_is_used_with_a_warning_and_an_own_build_goes_before_it(
         found = build_preset(preset, other, store=store)
     assert found.steering.digest == near.digest
     assert found.path == store.path(store_key(preset, engine))
-    assert "`sad` was built for another quantisation or version of" in caplog.text
+    assert "`sad` was built for another quantisation, version or LoRA of" in caplog.text
     assert "`steerplug eval` measures it here" in caplog.text
     assert find_built(preset, other, store=store) is None
     caplog.clear()

@@ -59,8 +59,8 @@ fit: {method: actadd, layers: [99], coefficient: 1}
 
 
 FIDELITY = {
-    "gap_closed": 0.25, "gap_closed_interval": [0.2, 0.3], "n_prompts": 12, "coefficient": 2.0,
-    "checks": {"bare": 0.0, "prompted": 1.0, "steered": 0.5, "n": 12},
+    "gap_closed": 0.85, "gap_closed_interval": [0.8, 0.9], "n_prompts": 12, "coefficient": 2.0,
+    "checks": {"bare": 0.0, "prompted": 1.0, "steered": 0.95, "n": 12},
     "prompt_tokens_saved": 17.0, "sweep": {"safe_min": 0.0, "safe_max": 1.5},
 }  # fmt: skip
 
@@ -173,7 +173,7 @@ def test_presets_piped_are_one_plain_line_each(call: Call) -> None:
     by_name = {row[0]: row[1:] for row in rows}
     assert by_name["sailor"] == [
         "mean", "response", "yours", "fun", "Talks like a sailor. Too much looks like shouting.",
-        "25% (20 to 30)", "17",
+        "85% (80 to 90)", "17",
     ]  # fmt: skip
     assert by_name["quick"][5:] == ["-", "-"]
     assert by_name["weddings"][2] == "shipped"
@@ -222,7 +222,7 @@ def test_build_finds_what_was_built_before(call: Call, home: Path) -> None:
     page = call("build", "sailor")
     assert page.err == ""
     for words in (
-        "was kept from before", "block 12", "25% (20 to 30) of the way", "prompted 100%",
+        "was kept from before", "block 12", "85% (80 to 90) of the way", "prompted 100%",
         "17 in every request", "0 to 1.5, where replies read no worse", str(path),
     ):  # fmt: skip
         assert words in page.out
@@ -617,7 +617,6 @@ def test_a_cache_folder_that_cannot_be_written_is_refused(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STEERPLUG_CACHE", str(tmp_path / "file"))
     refused(call("build", "quick"), str(tmp_path / "file"), "set STEERPLUG_CACHE")
-    refused(call("run", "hi", "-s", "quick"), "set STEERPLUG_CACHE")
 
 
 @pytest.mark.parametrize(

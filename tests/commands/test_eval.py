@@ -123,7 +123,7 @@ def test_eval_of_a_near_miss_keeps_what_it_measured_on_this_very_file(
     kept = Store(home / "cache").path(store_key(load_preset("shouter"), engine))
     ended = call("shouter", "-m", other_path, "--json")
     said = ended.json()
-    assert "`shouter` was built for another quantisation or version of" in caplog.text
+    assert "`shouter` was built for another quantisation, version or LoRA of" in caplog.text
     assert said["fingerprint"] != engine.model.fingerprint
     assert list(recall(kept)) == [said["fingerprint"]]
     assert recall(kept)[said["fingerprint"]]["gap_closed"] == said["gap_closed"]

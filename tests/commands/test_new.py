@@ -69,7 +69,7 @@ def test_a_text_becomes_the_instruction(call: Call, folder: Path) -> None:
     assert preset.teacher.system == "You are a sailor.\n\n  Be brief: 雨 #1 "
     assert preset.teacher.examples == ()
     assert preset.fit.model_dump(exclude_unset=True) == {
-        "method": "psr", "layers": "auto", "prompts": "general"
+        "method": "auto", "layers": "auto", "prompts": "general"
     }  # fmt: skip
     assert preset.description == "Replaces the prompt in prompt.txt."
     assert "an instruction of 36 characters\n" in ended[1]

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp as llama
 
+from steerplug.engine.block_output import BlockOutput
 from steerplug.engine.context import Context
 from steerplug.engine.model import Model
 from steerplug.errors import ModelError
+from tests.helpers.tiny_models import tiny_model
 
 
 def refusal(path: Path) -> str:
@@ -210,14 +212,35 @@ def test_a_context_of_nothing_is_refused(model: Model, name: str, value: int) ->
         Context(model, **settings)
 
 
-def test_an_architecture_that_does_not_name_its_blocks_is_refused(tmp_path: Path) -> None:
-    """PLaMo 2 runs in llama.cpp, but none of its tensors is called l_out-N."""
-    model = Model(write_tiny_plamo2(tmp_path / "plamo2.gguf"))
+@pytest.fixture
+def stream_model() -> Iterator[Model]:
+    """A model whose blocks hand out four streams per row."""
+    model = Model(tiny_model("gemma3n"))
+    yield model
+    model.close()
+
+
+def test_an_architecture_that_does_not_name_its_blocks_is_refused(
+    stream_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "block_output", BlockOutput("no_such_name"))
     with pytest.raises(ModelError) as caught:
-        Context(model, n_ctx=256, n_batch=32, n_threads=1)
+        Context(stream_model, n_ctx=256, n_batch=32, n_threads=1)
     assert str(caught.value) == (
-        "the architecture `plamo2` does not expose the output of 2 of 2 blocks (first: 0) as "
-        "l_out-N, so llama.cpp cannot steer it; use another model."
+        "the architecture `gemma3n` does not expose the output of 22 of 22 blocks (first: 0) as "
+        "no_such_name-N, so llama.cpp cannot steer it; use another model."
+    )
+
+
+def test_an_architecture_with_more_rows_than_are_known_is_refused_by_its_name(
+    stream_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "block_output", BlockOutput())
+    with pytest.raises(ModelError) as caught:
+        Context(stream_model, n_ctx=256, n_batch=32, n_threads=1)
+    assert str(caught.value) == (
+        "the architecture `gemma3n` cannot be steered here: block 0 hands out 4 rows for a batch "
+        "of 1, so steerplug cannot steer this model on this device; use another model."
     )
 
 
@@ -240,47 +263,13 @@ def write(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def write_tiny_plamo2(path: Path) -> Path:
-    """Write a random PLaMo 2 of one Mamba block and one attention block."""
-    n_embd, n_head, n_vocab = 64, 4, 96
-    rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, "plamo2")
-    writer.add_context_length(256)
-    writer.add_embedding_length(n_embd)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(n_head)
-    writer.add_head_count_kv([0, n_head])
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(16)
-    writer.add_ssm_conv_kernel(4)
-    writer.add_ssm_inner_size(64)
-    writer.add_ssm_state_size(16)
-    writer.add_ssm_time_step_rank(4)
-    writer.add_ssm_group_count(0)
-    writer.add_vocab_size(n_vocab)
-    writer.add_tokenizer_model("none")
-    mamba = {
-        "ssm_in.weight": (128, n_embd), "ssm_conv1d.weight": (64, 4), "ssm_x.weight": (96, 64),
-        "ssm_dt.weight": (4, 64), "ssm_dt.bias": (4,), "ssm_a": (4,), "ssm_d": (4,),
-        "ssm_out.weight": (n_embd, 64), "ssm_dt_norm": (64,), "ssm_b_norm": (16,),
-        "ssm_c_norm": (16,),
-    }  # fmt: skip
-    attention = {
-        "attn_qkv.weight": (3 * n_embd, n_embd), "attn_q_norm.weight": (n_head, 16),
-        "attn_k_norm.weight": (n_head, 16), "attn_output.weight": (n_embd, n_embd),
-    }  # fmt: skip
-    both = {
-        "attn_norm.weight": (n_embd,), "post_attention_norm": (n_embd,),
-        "ffn_norm.weight": (n_embd,), "ffn_down.weight": (n_embd, 64),
-        "ffn_up.weight": (128, n_embd), "post_ffw_norm": (n_embd,),
-    }  # fmt: skip
-    tensors: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (n_vocab, n_embd), "output_norm.weight": (n_embd,),
-        **{f"blk.0.{name}": shape for name, shape in (both | mamba).items()},
-        **{f"blk.1.{name}": shape for name, shape in (both | attention).items()},
-    }  # fmt: skip
-    for name, shape in tensors.items():
-        writer.add_tensor(name, (0.1 * rng.standard_normal(shape)).astype(np.float32))
-    write(writer)
-    return path
+def test_what_nobody_closed_is_left_in_peace_when_python_ends(
+    tiny_llama: Callable[..., Path],
+) -> None:
+    model = Model(tiny_llama())
+    context = Context(model, n_ctx=64, n_threads=1)
+    context.__del__(lambda: True)  # while Python ends, llama.cpp's log may lead nowhere
+    model.__del__(lambda: True)
+    assert context.handle
+    assert model.handle
+    model.close()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steerplug.engine.block_output import BlockOutput
 from steerplug.engine.hook import _TERM, Capture, Hook, lay_out
 from steerplug.engine.native import library
 from steerplug.engine.reference import steer_row
@@ -348,6 +349,41 @@ def test_a_last_block_of_output_rows_only_is_matched_to_the_right_rows(on_host: 
 
 
 @memory_kinds
+@pytest.mark.parametrize("mean", [False, True], ids=["first", "mean"])
+@pytest.mark.parametrize("n_found", [5, 2], ids=["all rows", "outputs only"])
+def test_what_steers_h_is_added_to_every_stream_of_a_row(
+    mean: bool, n_found: int, on_host: bool
+) -> None:
+    n_embd, n_rows, n_streams, last = 17, 5, 4, N_LAYER - 1
+    output = BlockOutput("streams", n_streams, mean)
+    hook = Hook(n_embd, N_LAYER, n_rows, on_host=on_host, output=output)
+    fake = FakeGgml(hook, on_host=on_host)
+    mixes = three_sequences(n_embd)
+    rows = [mixes[2], mixes[1], mixes[0], mixes[1], mixes[0]]
+    outputs = [n_found == n_rows or row in (2, 3) for row in range(n_rows)]
+    found = [row for row in range(n_rows) if outputs[row]]
+    before = rows_of(n_streams * n_found, n_embd, seed=3).reshape(n_streams, n_found, n_embd)
+    data = (before.swapaxes(0, 1) if mean else before).copy("C")
+
+    captured = hook.arm([lay_out(mix) for mix in rows], outputs, Capture([last], found))
+    assert captured is not None
+    assert fake.asks_for(f"streams-{last}")
+    assert not fake.asks_for(f"l_out-{last}")
+    assert fake.hands_over(f"streams-{last}", data)
+    hook._end(hook._reference)
+
+    after = data.swapaxes(0, 1) if mean else data
+    for place, row in enumerate(found):
+        h = before[:, place].mean(0) if mean else before[0, place]
+        want = steer_row(h, rows[row].terms, last)
+        bound = 4 * rounding(np.abs(before[:, place]).max(0), rows[row].terms)
+        assert np.all(np.abs(captured[0, place] - want) <= bound)
+        assert np.all(np.abs(after[:, place] - before[:, place] - (want - h)) <= bound)
+        if not rows[row].terms:
+            assert same_bits(after[:, place], before[:, place])
+
+
+@memory_kinds
 def test_a_batch_with_no_outputs_may_have_an_empty_last_block(on_host: bool) -> None:
     hook, fake = fake_hook(8, 4, on_host=on_host)
     mix = three_sequences(8)[0]
@@ -436,7 +472,7 @@ def test_a_tensor_that_is_not_rows_of_float32_is_refused_unread(
     before = rows_of(3, 8, seed=16)
     after = before.copy()
     assert not fake.hands_over("l_out-2", after, nbytes, nelements)
-    with pytest.raises(EngineError, match=r"block 2 .* not float32 rows of 8.*steerplug doctor"):
+    with pytest.raises(EngineError, match=r"block 2 .* not float32 rows of 8.*use another model"):
         hook.disarm()
     assert same_bits(after, before)
 

@@ -11,6 +11,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array, Delta, Mix, Steering
+from tests.helpers.tiny_models import tiny_model
 
 BLOCK = 12
 
@@ -212,6 +213,42 @@ def test_a_cache_that_cannot_be_cut_back_is_dropped_whole(
     same, logits = run(cells, rows(tokens))
     assert same == 0
     assert relative(logits, expected) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["qwen35", "mamba2"])
+def test_texts_go_on_from_where_they_parted_before(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a recurrent model: whole states are kept there, and put back."""
+    model = Model(tiny_model(name))
+    cells = Reader(Context(model, n_ctx=256, n_batch=16, n_threads=1))
+    rng = np.random.default_rng(0)
+    system, a, b, *replies = (rng.integers(20, 2000, n).tolist() for n in (40, 9, 7, 5, 6, 4, 8))
+    texts = [[*system, *prompt, *reply] for prompt in (a, b) for reply in replies]
+    plain = {tuple(text): fresh(cells, rows(text)) for text in texts}
+    read: list[int] = []
+    decode = cells.context.decode
+
+    def counted(batch: Sequence[Row], *args: object) -> object:
+        read.append(len(batch))
+        return decode(batch, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cells.context, "decode", counted)
+    n_read = []
+    for text in texts:
+        read.clear()
+        _, logits = run(cells, rows(text))
+        assert relative(logits, plain[tuple(text)]) < 1e-3
+        cells.peek(rows([*text, 30, 31])[-2:], 1)
+        n_read.append(sum(read) - 2)
+    lengths = [len(text) for text in texts]
+    assert n_read[0] == lengths[0]
+    assert n_read[1] == lengths[1]  # which is where the first part was seen
+    assert n_read[2:4] == [4, 8]
+    assert n_read[4] == lengths[4]
+    assert n_read[5:] == [lengths[5] - 40, 4, 8]
+    cells.context.close()
+    model.close()
 
 
 def test_a_batch_that_is_never_read_adds_no_cells(cells: Reader, tokens: list[int]) -> None:

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from steerplug.engine.generation import Generation
 from steerplug.engine.model import Model
 from steerplug.engine.prefix_cache import PrefixCache
 from steerplug.engine.sampler import Sampling
-from steerplug.engine.scheduler import Scheduler
 from steerplug.engine.scope import Prompt
 from steerplug.errors import (
     EngineBusy,
@@ -29,57 +29,20 @@ from steerplug.errors import (
 )
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering
 from tests.helpers.alone import NOISE, chat, check_accounts, far_from_alone, steering, until
-
-GREEDY = Sampling(temperature=0)
-Rows = list[list[Row]]
-
-
-def asks(
-    prompt: Prompt, mix: Mix = NOTHING, max_tokens: int | None = 10, **settings: object
-) -> Request:
-    settings.setdefault("sampling", GREEDY)
-    return Request(prompt, mix, max_tokens=max_tokens, **settings)  # type: ignore[arg-type]
+from tests.helpers.asking import Reader, Rows, asks, read_all
 
 
 @pytest.fixture
 def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
-    def make(n_ctx: int = 512, **settings: int) -> Engine:
+    def make(n_ctx: int = 512, **settings: Any) -> Engine:
         made.append(Engine(model, n_ctx=n_ctx, n_threads=1, **settings))
         return made[-1]
 
     yield make
     for engine in made:
         engine.close()
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Rows:
-    """The rows of every decode."""
-    rows: Rows = []
-    decode = Context.decode
-
-    def watched(self: Context, batch: list[Row], *args: object, **kwargs: object) -> object:
-        rows.append(list(batch))
-        return decode(self, batch, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Context, "decode", watched)
-    return rows
-
-
-@pytest.fixture
-def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Steps wait for this event, so that requests can gather."""
-    go, step = threading.Event(), Scheduler.step
-
-    def waiting(self: Scheduler) -> None:
-        go.wait(30)
-        step(self)
-
-    monkeypatch.setattr(Scheduler, "step", waiting)
-    yield go
-    go.set()
 
 
 @pytest.fixture
@@ -103,46 +66,6 @@ def members(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], list[int]]:
 
 def fall(counts: Sequence[int]) -> bool:
     return any(now < before for before, now in pairwise(counts))
-
-
-class Reader(threading.Thread):
-    """Reads one reply on a thread of its own."""
-
-    def __init__(self, engine: Engine, request: Request) -> None:
-        super().__init__()
-        self.engine, self.request, self.progress = engine, request, Progress()
-        self.pieces: list[Piece] = []
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.pieces.extend(self.engine.generate(self.request, self.progress))
-        except BaseException as error:
-            self.error = error
-
-    def done(self) -> "Reader":
-        self.join(60)
-        assert not self.is_alive()
-        if self.error:
-            raise self.error
-        return self
-
-    @property
-    def tokens(self) -> list[int]:
-        return [piece.token for piece in self.pieces if piece.token is not None]
-
-
-def read_all(
-    engine: Engine, requests: Sequence[Request], held_back: threading.Event
-) -> list[Reader]:
-    """Let all requests begin in the same step, in this order."""
-    readers = []
-    for i, request in enumerate(requests):
-        readers.append(Reader(engine, request))
-        until(lambda n=i + 1: engine.metrics().n_waiting + engine.metrics().n_running >= n)
-    held_back.set()
-    return [reader.done() for reader in readers]
 
 
 # Steering per sequence
@@ -345,7 +268,7 @@ def test_a_running_reply_goes_on_while_a_long_prompt_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     engine = new_engine(2048)
-    monkeypatch.setattr("steerplug.engine.scheduler.PROMPT_ROWS_BESIDE_REPLIES", 16)
+    monkeypatch.setattr("steerplug.engine.shares.PROMPT_ROWS_BESIDE_REPLIES", 16)
     bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
     running = Reader(engine, asks(chat(model, "Hello."), max_tokens=30, sampling=bias))
     until(lambda: len(running.pieces) > 2)
@@ -571,7 +494,7 @@ def test_a_reply_whose_event_loop_is_gone_ends_quietly(
     ],
 )  # fmt: skip
 def test_a_size_that_makes_no_sense_is_refused(
-    model: Model, sizes: dict[str, int], sentence: str
+    model: Model, sizes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ModelError) as refusal:
         Engine(model, n_ctx=512, **sizes)
@@ -665,28 +588,3 @@ def test_accounts_that_do_not_add_up_are_noticed(
         held.slots[0] = held.slots[1]
     with pytest.raises(EngineError, match=r"account says\.$"):
         cache.check()
-
-
-def test_a_recurrent_model_runs_one_sequence_that_is_never_cut_back(
-    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SmolLM2 in the role of one: a state that is dropped whole unless all of it is kept."""
-    requests = [asks(chat(model, word), steering(model, i), 5) for i, word in enumerate("ABA")]
-    expected = [list(new_engine().generate(request)) for request in requests]
-    keep = Context.keep
-
-    def all_or_nothing(self: Context, n: int, sequence: int = 0) -> int:
-        return keep(self, n if n >= self.n_held(sequence) else 0, sequence)
-
-    monkeypatch.setattr(Context, "keep", all_or_nothing)
-    monkeypatch.setattr(Model, "is_recurrent", True)
-    engine = new_engine()
-    assert engine.metrics().n_seq == 1
-    readers = [Reader(engine, request) for request in requests]
-    assert [reader.done().pieces for reader in readers] == expected
-    check_accounts(engine)
-    goes_on = Prompt((*requests[0].prompt.tokens, *readers[0].tokens, 5, 6), has_bos=True)
-    list(engine.generate(requests[0]))
-    progress = Progress()
-    list(engine.generate(asks(goes_on, NOTHING, 1), progress))
-    assert progress.n_cached == 0

@@ -30,6 +30,7 @@ from tests.helpers.alone import (
     unlike_alone,
     until,
 )
+from tests.helpers.tiny_models import tiny_model
 
 N_REQUESTS = int(os.environ.get("STEERPLUG_SOAK", "72"))
 N_THREADS = 8
@@ -138,6 +139,27 @@ def small_engine(model: Model) -> Iterator[Engine]:
 def test_every_reply_of_a_crowd_is_what_it_is_alone(
     small_engine: Engine, mixes: list[Mix], context: Context
 ) -> None:
+    check_crowd(small_engine, mixes, context)
+
+
+@pytest.mark.parametrize("name", ["qwen35", "mamba2", "gpt_oss"])
+def test_so_it_is_where_sequences_cannot_be_cut_back(name: str) -> None:
+    """A hybrid, a running state alone, and sliding windows."""
+    model = Model(tiny_model(name))
+    layers = range(model.n_layer)
+    a, b = (steering(model, seed, size=30.0, layers=layers) for seed in (1, 2))
+    mixes = [NOTHING, a, b, 0.5 * a - b, steering(model, 3, "all", 30.0, layers),
+             steering(model, 4, "front", 30.0, layers)]
+    n_ctx = 384 if model.is_recurrent else 1024
+    with closing(Engine(model, n_ctx=n_ctx, n_seq=6, n_threads=1)) as engine:
+        assert not engine.context.can_be_cut
+        context = Context(model, n_ctx=n_ctx, n_threads=1)
+        check_crowd(engine, mixes, context)
+        context.close()
+    model.close()
+
+
+def check_crowd(small_engine: Engine, mixes: list[Mix], context: Context) -> None:
     clients = [Client(small_engine, mixes, seed) for seed in range(N_THREADS)]
     threads = [threading.Thread(target=client.run, args=(N_REQUESTS // N_THREADS,))
                for client in clients]

@@ -24,13 +24,13 @@ import torch
 
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.context import Context
+from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import distill as distilling
-from steerplug.fit.distill import distill, training, weights
-from steerplug.fit.distill import student as students
+from steerplug.fit.distill import distill, readable, student_of, training, weights
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.student import Passage, Student
 from steerplug.fit.distill.training import Exercise, prepare, sizes, train
@@ -40,6 +40,7 @@ from steerplug.fit.progress import at_once, silent
 from steerplug.fit.teacher import Lesson, prompted_chat
 from steerplug.preset import Teacher
 from steerplug.steering.value import NOTHING, Mix, Scope, Steering
+from tests.helpers.loras import write_lora
 from tests.helpers.oracle import Oracle, relative
 from tests.test_import import loaded_by
 
@@ -83,9 +84,7 @@ def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Tiny]:
     path = tiny_llama()
     model = Model(path)
     context = Context(model, n_ctx=256, n_batch=64, n_threads=1)
-    with pytest.MonkeyPatch.context() as patch:  # bfloat16 may be faster here
-        patch.setattr(weights, "_fastest_type", lambda *_: torch.float32)
-        student = Student(*read_weights(model))
+    student = Student(*read_weights(model, 256))
     yield Tiny(model, student, Reader(context), Oracle(path).model)
     context.close()
 
@@ -100,10 +99,23 @@ def test_the_processor_alone_decides_in_which_type_it_trains(
         ({"amx_bf16": False}, torch.float32),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
-        assert weights._fastest_type(cpu) == wanted
+        assert weights.fastest_type(cpu) == wanted
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert weights._fastest_type(cpu) == torch.float32
-    assert weights._fastest_type(torch.device("mps")) == torch.float32
+    assert weights.fastest_type(cpu) == torch.float32
+    assert weights.fastest_type(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize("words", [{"lora": True}, {"rope_freq_scale": 0.5}])
+def test_a_model_that_computes_otherwise_than_its_file_says_is_left_to_chain(
+    tiny_llama: Callable[..., Path], tmp_path: Path, words: dict[str, Any]
+) -> None:
+    (name,) = words
+    lora = tmp_path / "lora.gguf"
+    write_lora(lora)
+    model = Model(tiny_llama(), Loading.of({**words, **({"lora": lora} if name == "lora" else {})}))
+    with pytest.raises(FitError, match=f"is loaded with {name}, of which torch knows nothing"):
+        readable.check_readable(model)
+    model.close()
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -122,7 +134,7 @@ def test_the_hub_is_reachable_again_after_weights_were_read(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", before)
     monkeypatch.setattr(reader, "load_gguf_checkpoint", watched)
-    read_weights(tiny.model)
+    read_weights(tiny.model, 256)
     assert seen
     assert all(seen)
     assert constants.is_offline_mode() == before
@@ -141,7 +153,7 @@ def test_the_file_is_read_once_and_names_are_looked_up_once(
 
         monkeypatch.setattr(gguf, name, making)
     patched = gguf.GGUFReader, gguf.get_tensor_name_map
-    read_weights(tiny.model)
+    read_weights(tiny.model, 256)
     assert sorted(made) == ["GGUFReader", "get_tensor_name_map"]
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == patched  # as they were before
 
@@ -441,20 +453,14 @@ def test_gates_that_learn_nothing_fade_and_constants_stay(
 # The door: lessons in, steering out
 
 
-@pytest.fixture
-def of_tiny(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """Tiny, which has no tokeniser to be probed with, as what `distill` loads."""
-    monkeypatch.setattr(Student, "of", staticmethod(lambda _: tiny.student))
-    return tiny
-
-
 @pytest.mark.parametrize("method", ["psr", "const"])
 def test_the_same_seed_distils_the_same_and_another_seed_something_else(
-    of_tiny: Tiny, method: distilling.Method
+    tiny: Tiny, method: distilling.Method
 ) -> None:
     def digest(seed: int) -> str:
         return distill(
-            "t", of_tiny.model, LESSONS, [1, 3], method=method, scope="response", seed=seed
+            "t", tiny.model, tiny.student, LESSONS, [1, 3],
+            method=method, scope="response", seed=seed,
         ).digest  # fmt: skip
 
     assert digest(3) == digest(3)
@@ -464,11 +470,11 @@ def test_the_same_seed_distils_the_same_and_another_seed_something_else(
 @pytest.mark.parametrize("method", ["psr", "const"])
 @pytest.mark.parametrize("layers", [[2], [0, 4]])
 def test_only_the_blocks_that_were_asked_for_are_steered(
-    of_tiny: Tiny, layers: list[int], method: distilling.Method
+    tiny: Tiny, layers: list[int], method: distilling.Method
 ) -> None:
     told: list[tuple[str, int, int]] = []
     steering = distill(
-        "arr", of_tiny.model, LESSONS, layers, method=method, scope="all",
+        "arr", tiny.model, tiny.student, LESSONS, layers, method=method, scope="all",
         report=lambda *step: told.append(step),
     )  # fmt: skip
     assert list(steering.layers) == layers
@@ -482,8 +488,10 @@ def test_only_the_blocks_that_were_asked_for_are_steered(
     assert ("training, pass 1 of 3", 3, 3) in told
 
 
-def test_one_lesson_is_enough_to_learn_from(of_tiny: Tiny) -> None:
-    steering = distill("t", of_tiny.model, LESSONS[:1], [2], method="const", scope="response")
+def test_one_lesson_is_enough_to_learn_from(tiny: Tiny) -> None:
+    steering = distill(
+        "t", tiny.model, tiny.student, LESSONS[:1], [2], method="const", scope="response"
+    )
     assert np.abs(steering.layers[2].z).max() > 0
 
 
@@ -510,7 +518,10 @@ def test_a_teacher_of_the_real_model_is_learned_and_holds_in_llama_cpp(
             template.prompt(prompted_chat(teacher, bare)), template.prompt(bare),
             tuple(model.vocab.tokenize(reply)),
         ))  # fmt: skip
-    steering = distill("french", model, lessons[:5], range(30), method="psr", scope="response")
+    student = student_of("french", "psr", model, Reader(context))
+    steering = distill(
+        "french", model, student, lessons[:5], range(30), method="psr", scope="response"
+    )
     (closed,) = gaps_closed(Reader(context), lessons[5:], [Mix.of(steering)])
     assert closed > 0.3
 
@@ -531,9 +542,9 @@ def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
 def test_a_missing_package_is_named_with_the_extra_and_the_method_that_needs_none(
     absent: tuple[str, ...], named: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distilling, "find_spec", lambda name: None if name in absent else name)
+    monkeypatch.setattr(readable, "find_spec", lambda name: None if name in absent else name)
     with pytest.raises(FitError) as refused:
-        distill("arr", tiny.model, LESSONS, [2], method="psr", scope="response")
+        student_of("arr", "psr", tiny.model, tiny.cells)
     for said in ("`arr`", "`psr`", named, "`pip install 'steerplug[fit]'`", "`method: chain`"):
         assert said in str(refused.value)
 
@@ -544,8 +555,8 @@ def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(
     little = SimpleNamespace(available=400_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
     monkeypatch.setattr(weights, "_dequantised", None)
-    with pytest.raises(FitError, match=r"about 1 GB of memory and 0 GB are free; .*: chain`"):
-        read_weights(tiny.model)
+    with pytest.raises(FitError, match=r"about 1 GB of memory, and 0 GB are free; .*: chain`"):
+        student_of("arr", "psr", tiny.model, tiny.cells)
 
 
 def test_an_architecture_that_transformers_cannot_read_is_refused(tmp_path: Path) -> None:
@@ -562,7 +573,7 @@ def test_an_architecture_that_transformers_cannot_read_is_refused(tmp_path: Path
     with pytest.raises(
         FitError, match=r"cannot read odd\.gguf \(starfish\) .*starfish is not .*`method: chain`"
     ):
-        read_weights(model)
+        read_weights(model, 256)
 
 
 def spoiled(change: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
@@ -601,7 +612,7 @@ def fail(_: dict[str, Any]) -> None:
     [
         (drop, "tensors do not match, first model.layers.3.mlp.up_proj.weight"),
         (add, "tensors do not match, first model.rope_factors"),
-        (cut, "Error"),
+        (cut, "(size mismatch for model.norm.weight: "),
         (fail, "(a tensor of a kind unknown here)"),
     ],
 )
@@ -613,42 +624,12 @@ def test_weights_that_do_not_fit_the_architecture_are_refused(
 
     monkeypatch.setattr(reader, "load_gguf_checkpoint", spoiled(change))
     with pytest.raises(FitError) as refused:
-        read_weights(tiny.model)
+        read_weights(tiny.model, 256)
     said = str(refused.value)
     assert reason in said
     assert "transformers cannot read" in said
     assert "`method: chain`" in said
     assert "\n" not in said
-
-
-def scaled() -> Any:
-    """An architecture that scales its logits after the output matrix."""
-    from transformers import GraniteConfig, GraniteForCausalLM
-
-    config = GraniteConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=5,
-        num_attention_heads=4, num_key_value_heads=2, logits_scaling=8.0, initializer_range=0.3,
-    )  # fmt: skip
-    return GraniteForCausalLM(config).eval()
-
-
-@pytest.mark.parametrize("why", ["blocks", "recurrent", "logits", None])
-def test_a_model_that_is_built_another_way_is_refused(
-    tiny: Tiny, why: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = scaled() if why == "logits" else tiny.student.module
-    monkeypatch.setattr(
-        students, "read_weights", lambda _: (module, next(module.parameters()).device)
-    )
-    model: Any = SimpleNamespace(
-        path=Path("odd.gguf"), architecture="odd", n_layer=6 if why == "blocks" else 5,
-        is_recurrent=why == "recurrent", vocab=SimpleNamespace(tokenize=lambda _: [5, 6, 7]),
-    )  # fmt: skip
-    if why is None:
-        assert Student.of(model).module is module
-        return
-    with pytest.raises(FitError, match=r"odd\.gguf \(odd\) is built in a way .*`method: chain`"):
-        Student.of(model)
 
 
 @pytest.mark.parametrize("objective", ["kl", "mse"])

@@ -18,11 +18,17 @@ NOISE = 0.03
 """Nats that another order of the same cells, or another shape of batch, may change."""
 
 
-def steering(model: Model, seed: int = 1, scope: Scope = "response", size: float = 60.0) -> Mix:
-    """A random direction at three blocks; in scope `front` at tokens 1 to 4."""
+def steering(
+    model: Model,
+    seed: int = 1,
+    scope: Scope = "response",
+    size: float = 60.0,
+    layers: Sequence[int] = LAYERS,
+) -> Mix:
+    """A random direction at some blocks; in scope `front` at tokens 1 to 4."""
     rng, n = np.random.default_rng(seed), 5 if scope == "front" else 1
     deltas = {}
-    for il in LAYERS:
+    for il in layers:
         z = rng.standard_normal((n, model.n_embd))
         z *= size / np.linalg.norm(z, axis=1, keepdims=True)
         z[0] = 0 if n > 1 else z[0]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine import drawing
 from steerplug.engine.model import Model
+from steerplug.engine.sampler import Sampler
 
 _LAST = """\
 {%- set ns = namespace(last=-1) %}
@@ -141,14 +141,14 @@ def template(name: str, model: Model) -> ChatTemplate:
 def scripted(model: Model, monkeypatch: pytest.MonkeyPatch) -> Script:
     """Let a model write a text, as far as nothing is forced, and then what it likes."""
     left: list[int] = []
-    draw = drawing.Sampler.draw
+    draw = Sampler.draw
 
     def drawn(self: Any, context: Any, row: int) -> int:
         if left and np.isfinite(context.logits(row)[left[0]]):
             return left.pop(0)
         return draw(self, context, row)
 
-    monkeypatch.setattr(drawing.Sampler, "draw", drawn)
+    monkeypatch.setattr(Sampler, "draw", drawn)
 
     def write(text: str) -> None:
         left[:] = model.vocab.tokenize(text, special=True)

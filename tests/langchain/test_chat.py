@@ -37,6 +37,7 @@ from langchain_core.messages import (
 from steerplug import ChatSteerplug, Sampling, errors
 from steerplug.chat.tool import ToolCall
 from steerplug.engine.context import Context
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import SETTINGS
 from steerplug.langchain import local
 from steerplug.langchain.call import Call
@@ -102,16 +103,17 @@ def test_making_a_chat_model_loads_no_weights_and_no_llama() -> None:
 
 
 def test_equal_models_share_one_session_and_others_do_not() -> None:
-    one = session_for("smollm2", N_CTX, 1)
+    one = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
     path = str(one.model.path)
-    assert session_for("smollm2", N_CTX, 1) is one
-    assert session_for(path, N_CTX, 1) is one
-    assert session_for("smollm2", N_CTX // 2, 1) is not one
+    assert session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1)) is one
+    assert session_for(path, Loading(n_ctx=N_CTX, n_threads=1)) is one
+    assert session_for("smollm2", Loading(n_ctx=N_CTX // 2, n_threads=1)) is not one
 
 
 def test_threads_that_need_a_model_at_once_load_it_once() -> None:
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: session_for("smollm2", 128, 1), range(4)))
+        loading = Loading(n_ctx=128, n_threads=1)
+        found = list(pool.map(lambda _: session_for("smollm2", loading), range(4)))
     assert all(session is found[0] for session in found)
 
 
@@ -120,9 +122,9 @@ def test_a_replaced_model_file_is_loaded_anew(
 ) -> None:
     path = tmp_path / "model.gguf"
     os.replace(tiny_llama(name="first"), path)
-    first = session_for(str(path), 64, 1)
+    first = session_for(str(path), Loading(n_ctx=64, n_threads=1))
     os.replace(tiny_llama(name="second"), path)
-    second = session_for(str(path), 64, 1)
+    second = session_for(str(path), Loading(n_ctx=64, n_threads=1))
     assert (first.model.name, second.model.name) == ("first", "second")
 
 
@@ -144,7 +146,7 @@ async def answered(model: ChatSteerplug, route: str, **arguments: Any) -> AIMess
 async def test_a_reply_is_spelled_by_the_session_that_made_it(
     monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
-    first = session_for("smollm2", N_CTX, 1)
+    first = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
     other = SimpleNamespace(model=SimpleNamespace(vocab=SimpleNamespace(piece=lambda _: b"?")))
     threads: list[threading.Thread] = []
 
@@ -166,7 +168,7 @@ async def test_a_reply_is_spelled_by_the_session_that_made_it(
 async def test_invoke_stream_and_their_async_forms_agree(steering: str | None) -> None:
     model = chat(steering=steering)
     replies = [await answered(model, route) for route in ROUTES]
-    session = session_for("smollm2", N_CTX, 1)
+    session = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
     expected = session.chat([{"role": "user", "content": QUESTION}], steering, model.settings())
     for reply in replies:
         assert reply.content == expected.text != ""
@@ -206,7 +208,7 @@ def test_usage_counts_the_prompt_the_reply_and_what_was_cached() -> None:
 
 def test_tokens_are_counted_in_the_models_own_vocabulary() -> None:
     model = chat()
-    vocab = session_for("smollm2", N_CTX, 1).model.vocab
+    vocab = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1)).model.vocab
     assert model.get_token_ids(QUESTION) == vocab.tokenize(QUESTION)
     assert vocab.text(model.get_token_ids(QUESTION)) == QUESTION
     assert model.get_num_tokens(QUESTION) == len(vocab.tokenize(QUESTION))
@@ -300,7 +302,7 @@ def test_no_stop_and_no_likeliest_tokens_are_nothing_asked() -> None:
 
 
 def test_a_model_can_be_said_per_call() -> None:
-    path = str(session_for("smollm2", N_CTX, 1).model.path)
+    path = str(session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1)).model.path)
     reply = chat(model="nowhere.gguf").invoke(QUESTION, model=path)
     assert reply.response_metadata["model_name"] == path
     assert reply.text == chat().invoke(QUESTION).text
@@ -488,7 +490,7 @@ def test_a_call_that_cannot_be_served_is_refused_in_one_typed_sentence(
     ("field", "sentence"),
     [
         ({"temperature": 11}, "temperature is 11; input should be less than or equal to 10."),
-        ({"n_ctx": 0}, "n_ctx is 0"),
+        ({"n_ctx": -1}, "n_ctx is -1"),
         ({"n_threads": 0}, "n_threads is 0"),
         ({"model": ""}, "model is ''"),
         ({"steering": "sad sad"}, "the mix `sad sad` cannot be read"),

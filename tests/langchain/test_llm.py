@@ -9,6 +9,7 @@ from langchain_core.exceptions import ModelInvalidRequestError, ModelNotFoundErr
 from langchain_core.messages import HumanMessage
 from langchain_core.prompts import PromptTemplate
 
+from steerplug.engine.loading import Loading
 from steerplug.langchain import ChatSteerplug, SteerplugLLM
 from steerplug.session.shared import session_for
 
@@ -27,7 +28,7 @@ def llm(**fields: Any) -> SteerplugLLM:
 def texts(folder: Path) -> dict[str, str]:
     """What the session itself writes with each mix."""
     assert folder.is_dir()
-    session, settings = session_for("smollm2", 512, 1), llm().settings()
+    session, settings = session_for("smollm2", Loading(n_ctx=512, n_threads=1)), llm().settings()
     said = {mix: session.complete(TEXT, mix, settings).text for mix in ("none", "sad", "-1*sad")}
     assert len(set(said.values())) == 3
     return said

@@ -27,6 +27,7 @@ from langchain_core.prompts import (
 
 from steerplug import ChatSteerplug, load_preset, preset_from_prompt, save_preset, split_prompt
 from steerplug.build import store_key
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampler import Sampling
 from steerplug.errors import PresetError
 from steerplug.library.save import to_yaml
@@ -255,7 +256,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     monkeypatch.setenv("STEERPLUG_PRESETS", str(tmp_path / "presets"))
     monkeypatch.setenv("STEERPLUG_CACHE", str(tmp_path / "cache"))
     forget_sessions()
-    yield session_for("smollm2", 512, 1)
+    yield session_for("smollm2", Loading(n_ctx=512, n_threads=1))
     forget_sessions()
 
 

@@ -19,6 +19,7 @@ from langchain_core.runnables import (
 )
 
 from steerplug import ChatSteerplug, errors
+from steerplug.engine.loading import Loading
 from steerplug.langchain import fingerprint
 from steerplug.session.shared import session_for
 from tests.helpers.presets import SAD_PRESET
@@ -47,7 +48,7 @@ def chat(**fields: Any) -> ChatSteerplug:
 def texts(folder: Path) -> dict[str, str]:
     """What the session itself answers with each mix: all different."""
     assert folder.is_dir()
-    session, settings = session_for("smollm2", N_CTX, 1), chat().settings()
+    session, settings = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1)), chat().settings()
     ask = [{"role": "user", "content": QUESTION}]
     answers = {mix: session.chat(ask, mix, settings).text for mix in ("none", "sad", "-1*sad")}
     assert len(set(answers.values())) == 3
@@ -354,7 +355,7 @@ def test_another_preset_of_equal_content_has_another_key(folder: Path) -> None:
 
 
 def test_a_steering_file_is_known_by_its_content(tmp_path: Path) -> None:
-    session = session_for("smollm2", N_CTX, 1)
+    session = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
     session.chat([{"role": "user", "content": "Hi"}], "sad", chat(max_tokens=1).settings())
     path = tmp_path / "built.gguf"
     shutil.copy(next(session.store.folder.rglob("sad-*.gguf")), path)
@@ -370,13 +371,14 @@ def test_a_steering_file_is_known_by_its_content(tmp_path: Path) -> None:
 
 
 def test_equal_calls_have_equal_keys_however_they_are_said(folder: Path) -> None:
+    path = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1)).model.path
     equal = [
         key(chat(steering="sad", seed=1)),
         key(chat(steering="sad"), seed=1),
         key(chat(), steering="1.0*sad", seed=1),
         key(chat(steering="-1*sad"), steering=f"{folder / 'sad.yaml'}", seed=1),
         key(chat(steering="sad", seed=1, stop=[]), timeout=9.0, stream=False),
-        key(chat(steering="sad", seed=1, model=str(session_for("smollm2", N_CTX, 1).model.path))),
+        key(chat(steering="sad", seed=1, model=str(path))),
     ]
     assert len(set(equal)) == 1
     assert key(chat(steering="sad + 0.5*love-hate")) == key(chat(steering="0.5*love-hate + sad"))

@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.runnables import RunnableConfig
 
 from steerplug import ChatSteerplug
+from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
 from steerplug.session.shared import session_for
 from tests.helpers.thinking import Script, scripted, template
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    session = session_for("smollm2", N_CTX, 1)
+    session = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
     monkeypatch.setattr(session, "template", template("Qwen3", session.model))
     return scripted(session.model, monkeypatch)
 
@@ -90,7 +91,7 @@ CALL = '<think>\nI look.\n</think>\n\n<tool_call>\n{"name": "now", "arguments": 
 def test_an_agent_replays_what_was_thought_in_its_turn(
     script: Script, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = session_for("smollm2", N_CTX, 1)
+    session = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
     written: list[str] = []
     prompt = session.template.prompt
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field
 
 from steerplug import ChatSteerplug, errors
 from steerplug.chat.tool import Tool, Tools
+from steerplug.engine.loading import Loading
 from steerplug.langchain.call import Call
 from steerplug.session.shared import session_for
 
@@ -422,7 +423,7 @@ def test_a_logit_bias_forbids_a_token() -> None:
 
 
 def test_a_batch_of_sixteen_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = session_for("smollm2", 1024, 1).engine
+    engine = session_for("smollm2", Loading(n_ctx=1024, n_threads=1)).engine
     running: list[int] = []
     decode = type(engine.context).decode
 

@@ -76,7 +76,7 @@ def test_a_distilled_preset_is_complete(name: str) -> None:
     preset = shipped(name)
     assert preset.license == "MIT"
     assert "Too much looks like" in preset.description
-    assert (preset.fit.method, preset.fit.layers, preset.fit.prompts) == ("psr", "auto", "general")
+    assert (preset.fit.method, preset.fit.layers, preset.fit.prompts) == ("auto", "auto", "general")
     assert (preset.strength.default, preset.strength.min) == (1.0, 0.0)
     assert preset.checks
     assert teacher_of(name).system

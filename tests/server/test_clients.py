@@ -16,8 +16,13 @@ from langchain_openai import ChatOpenAI
 from llm.cli import cli
 from pydantic import BaseModel, SecretStr
 
+from steerplug.engine.loading import SETTINGS as LOADING
+from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import SETTINGS
+from steerplug.engine.sizes import N_CTX
+from steerplug.session.shared import session_for
 from tests.helpers.serving import NAME, PIRATE, QUESTION, Client, served
+from tests.helpers.thinking import scripted, template
 
 KEY = "a-key-for-tests"
 ROOT = Path(__file__).parents[2]
@@ -231,6 +236,22 @@ def test_llm_takes_every_setting_of_the_sampler(run_llm: Any) -> None:
     assert "typical_p" in refused.output
 
 
+def test_llm_takes_every_setting_of_loading(run_llm: Any) -> None:
+    assert set(LOADING) <= set(llm.get_model(NAME).Options.model_fields)
+    few = ["-m", NAME, "Hi", "-o", "max_tokens", "2", "-o", "n_threads", "1"]
+    loaded = run_llm(*few, "-o", "n_ctx", "128", "-o", "type_k", "q8_0", "-o", "use_mmap", "off")
+    assert loaded.exit_code == 0, loaded.output
+    for words, sentence in (
+        (("n_ctx", "-1"), "n_ctx is -1; choose 0 to"),
+        (("mmproj", "a.gguf"), "`mmproj` is no setting here: images"),
+    ):
+        refused = run_llm(*few, "-o", *words)
+        assert refused.exit_code != 0
+        assert sentence in refused.output
+    no_gpu = run_llm(*few, "-o", "devices", "CUDA9")
+    assert "devices names CUDA9, and this build of llama.cpp finds" in no_gpu.output
+
+
 def test_llm_follows_schemas_goes_on_and_says_what_is_wrong(run_llm: Any) -> None:
     options = ["-m", PIRATE, "-o", "max_tokens", "40"]
     said = run_llm(*options, RAIN, "--schema", "wet bool").output
@@ -239,3 +260,17 @@ def test_llm_follows_schemas_goes_on_and_says_what_is_wrong(run_llm: Any) -> Non
     wrong = run_llm(*options, RAIN, "-o", "steering", "pirat")
     assert wrong.exit_code != 0
     assert "did you mean `pirate`?" in wrong.output
+
+
+def test_llm_says_the_answer_and_no_thought(
+    run_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_for(NAME, Loading(n_ctx=N_CTX))
+    monkeypatch.setattr(session, "template", template("Qwen3.5", session.model))
+    script = scripted(session.model, monkeypatch)
+    script("Hm, so.\n</think>\n\nBlue.<|im_end|>")
+    assert run_llm("-m", NAME, RAIN).output == "Blue.\n"
+    script("Blue.<|im_end|>")
+    assert run_llm("-m", NAME, RAIN, "-o", "enable_thinking", "false").output == "Blue.\n"
+    refused = run_llm("-m", NAME, RAIN, "-o", "reasoning_effort", "low")
+    assert "reads no reasoning_effort; use enable_thinking." in refused.output

@@ -258,8 +258,6 @@ def test_a_default_of_another_server_asks_for_nothing(client: Client) -> None:
         ({"lora": [{"id": 0, "scale": 1}]}, "lora is not served"),
         ({"tfs_z": 0.9}, "tfs_z is not served"),
         ({"samplers": ["temperature", "top_k"]}, "samplers is not served"),
-        ({"reasoning_effort": "low"}, "reads no reasoning_effort, and it does not think"),
-        ({"enable_thinking": True}, "does not think, as far as its chat template tells"),
         ({"do_sample": False}, "temperature: 0"),
         ({"skip_special_tokens": False}, "skip_special_tokens is not served"),
         ({"extra_body": {"steering": "pirate"}}, "beside the messages"),

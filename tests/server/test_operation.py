@@ -24,6 +24,7 @@ import yaml
 
 from steerplug.commands import main
 from steerplug.commands.serve import serve as serve_command
+from steerplug.engine.loading import SETTINGS as LOADING
 from steerplug.errors import PresetError, SteerplugError
 from steerplug.library.presets import shipped_folder
 from steerplug.server import serve
@@ -91,10 +92,11 @@ SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
     ("admin-key", "a-key", "admin_key", "a-key"),
     ("origin", "https://chat.example.org", "origins", ("https://chat.example.org",)),
     ("steer", "pirate", "steer", "pirate"),
-    ("n-ctx", 64, "sizes.n_ctx", 64),
+    ("compile", "pirate", "compile", ("pirate",)),
+    ("n-ctx", 64, "loading.n_ctx", 64),
     ("n-cells", 128, "sizes.n_cells", 128),
     ("n-seq", 2, "sizes.n_seq", 2),
-    ("n-threads", 3, "sizes.n_threads", 3),
+    ("n-threads", 3, "loading.n_threads", 3),
     ("max-body", 5, "limits.body", 5),
     ("max-prompt", 6, "limits.prompt", 6),
     ("max-schema", 7, "limits.schema", 7),
@@ -134,7 +136,8 @@ def test_there_are_no_options_but_these_and_unless_they_say_it_the_settings_own_
     main(["serve"])
     assert seen == [Config("smollm2")]
     options = {name.replace("_", "-") for name in inspect.signature(serve_command).parameters}
-    assert options == {"config", "model", *(option for option, *_ in SETTINGS)}
+    loading = {name.replace("_", "-") for name in LOADING}
+    assert options == {"config", "model", *loading, *(option for option, *_ in SETTINGS)}
 
 
 @pytest.mark.parametrize(
@@ -181,8 +184,8 @@ def test_presets_are_noticed_while_serving(
     (tmp_path / "sailor.yaml").write_text(NEW)
     catalog.refresh()
     assert catalog.offers["pirate"].describe()["description"].startswith("Says arr")
-    with pytest.raises(Refused, match="steerplug build sailor"):
-        catalog.check("sailor")
+    catalog.check("sailor")
+    assert catalog.offers["sailor"].carrying.carrier == "prompt"
     (tmp_path / "pirate.yaml").write_text("nonsense: 1")
     catalog.refresh()
     with pytest.raises(Refused, match="steerplug lint pirate"):

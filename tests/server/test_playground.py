@@ -21,9 +21,11 @@ from tests.helpers.serving import NAME, Client, served  # noqa: E402  imports uv
 CHROMIUMS = ("chromium-headless-shell", "chromium", "google-chrome")
 PRESETS = [
     {"name": "pirate", "description": "Talks like a pirate.", "too_much": "Too much is all arr.",
-     "strength": {"min": 0, "max": 2, "default": 1}, "tokens_saved": 237},
+     "strength": {"min": 0, "max": 2, "default": 1}, "tokens_saved": 237,
+     "carrier": "steering", "reason": None, "prompt_tokens": 237, "compiling": None},
     {"name": "calm", "description": "Calm.", "too_much": None,
-     "strength": {"min": -1, "max": 1.5, "default": 0.9}, "tokens_saved": None},
+     "strength": {"min": -1, "max": 1.5, "default": 0.9}, "tokens_saved": None,
+     "carrier": "steering", "reason": None, "prompt_tokens": None, "compiling": None},
 ]  # fmt: skip
 
 

@@ -187,13 +187,7 @@ def test_an_agent_s_loop_replays_what_was_thought_and_finds_it_cached(
 
 
 @pytest.mark.usefixtures("family")
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"thinking_budget_tokens": 3}, {"reasoning_budget": 3}, {"thinking_budget": 3},
-        {"reasoning": {"max_tokens": 3}}, {"thinking": {"type": "enabled", "budget_tokens": 3}},
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("said", [{"reasoning_budget": 3}, {"reasoning": {"max_tokens": 3}}])
 @pytest.mark.parametrize("family", ["Qwen3.5"], indirect=True)
 def test_a_budget_ends_the_thought(ai: openai.OpenAI, script: Script, said: dict[str, Any]) -> None:
     script("One two three four five six seven")
@@ -206,10 +200,8 @@ def test_a_budget_ends_the_thought(ai: openai.OpenAI, script: Script, said: dict
 @pytest.mark.parametrize(
     "said",
     [
-        {"enable_thinking": False}, {"reasoning_effort": "none"}, {"think": False},
-        {"thinking": {"type": "disabled"}}, {"reasoning": {"enabled": False}},
-        {"chat_template_kwargs": {"enable_thinking": False}}, {"thinking_budget_tokens": 0},
-        {"reasoning": {"effort": "none"}},
+        {"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}},
+        {"chat_template_kwargs": {"enable_thinking": False}},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("family", ["Qwen3.5"], indirect=True)
@@ -253,15 +245,55 @@ def test_what_cannot_be_switched_is_said(
         ask(ai, **said)
 
 
-def test_every_server_s_words_say_the_same() -> None:
-    def asked(**said: Any) -> AskedThinking:
-        return asked_thinking(ChatBody(model="x", messages=QUESTION, **said))
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"reasoning_effort": "low"}, "reads no reasoning_effort, and it does not think; leave"),
+        ({"enable_thinking": True}, "does not think, as far as its chat template tells; leave"),
+    ],
+)
+def test_a_model_that_does_not_think_is_not_asked_to(
+    ai: openai.OpenAI, said: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=sentence):
+        ask(ai, **said)
+    nothing = {"enable_thinking": False, "reasoning_effort": "none", "thinking_budget_tokens": 9}
+    assert ask(ai, **nothing, max_tokens=4).choices[0].message.content
 
-    assert asked() == AskedThinking()
-    assert (
-        asked(think="high") == asked(reasoning={"effort": "high"}) == AskedThinking(effort="high")
-    )
-    assert asked(enable_thinking=True, think=True) == AskedThinking(True)
-    assert asked(thinking_budget_tokens=-1) == AskedThinking()
-    with pytest.raises(Refused):
-        asked(reasoning="high")
+
+@pytest.mark.parametrize("name", ["reasoning_effort", "thinking_budget", "think", "reasoning"])
+def test_plain_text_is_asked_for_no_thoughts(client: Client, name: str) -> None:
+    response = client.complete(prompt="Rain", **{name: 5}, max_tokens=1)
+    assert response.status_code == 400
+    assert "is not served: it belongs to /v1/chat/completions" in response.text
+
+
+OFF, THREE = AskedThinking(enabled=False), AskedThinking(budget=3)
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ({}, AskedThinking()),
+        ({"enable_thinking": False}, OFF), ({"think": False}, OFF), ({"thinking": False}, OFF),
+        ({"thinking": {"type": "disabled"}}, OFF), ({"reasoning": {"enabled": False}}, OFF),
+        ({"think": "high"}, AskedThinking(effort="high")),
+        ({"reasoning": {"effort": "high"}}, AskedThinking(effort="high")),
+        ({"reasoning_effort": "high", "think": "high"}, AskedThinking(effort="high")),
+        ({"thinking_budget_tokens": 3}, THREE), ({"reasoning_budget": 3}, THREE),
+        ({"thinking_budget": 3}, THREE), ({"reasoning_budget_tokens": 3}, THREE),
+        ({"thinking_token_budget": 3}, THREE), ({"reasoning": {"max_tokens": 3}}, THREE),
+        ({"thinking": {"type": "enabled", "budget_tokens": 3}}, AskedThinking(True, budget=3)),
+        ({"thinking_budget_tokens": -1, "thinking": {"type": "adaptive"}}, AskedThinking()),
+        ({"enable_thinking": True, "think": True}, AskedThinking(True)),
+        ({"include_reasoning": False}, AskedThinking(told=False)),
+        ({"reasoning": {"exclude": True}}, AskedThinking(told=False)),
+    ],
+)  # fmt: skip
+def test_every_server_s_words_are_read(said: dict[str, Any], asked: AskedThinking) -> None:
+    assert asked_thinking(ChatBody(model="x", messages=QUESTION, **said)) == asked
+
+
+def test_what_says_nothing_of_thinking_is_refused() -> None:
+    with pytest.raises(Refused, match="reasoning is 'high', which says nothing of thinking"):
+        asked_thinking(ChatBody(model="x", messages=QUESTION, reasoning="high"))

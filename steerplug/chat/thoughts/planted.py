@@ -29,6 +29,7 @@ KNOWN = (
     ThoughtMarks("<|channel>thought\n", "\n<channel|>"),
     ThoughtMarks("<|START_THINKING|>", "<|END_THINKING|>"),
     ThoughtMarks("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    ThoughtMarks("Here are my reasoning steps:\n", "\n[BEGIN FINAL RESPONSE]\n"),
     ThoughtMarks(
         "<|channel|>analysis<|message|>", "<|end|>",
         lead="<|start|>assistant<|channel|>final<|message|>", head="<|channel|>final<|message|>",

@@ -1,11 +1,12 @@
 /* The hot path: steer and capture the activations of one block, row by row.
  *
- * Equation, for row r of a batch at the output h of block il (the tensor `l_out-{il}`):
+ * Equation, for row r of a batch at the output h of block il (`l_out-{il}` in most graphs):
  *
  *     h  <-  h + sum_i  strength_i * delta_i(h)
  *     delta(h) = z + Z^T . act(W . norm(h) + b)
  *
  * Shapes: h, z (n_embd); W, Z (k, n_embd); b (k); float32. All deltas of a row read the same h.
+ * Where a row has several streams, h is one of them or their mean, and the sum is added to each.
  * engine/reference.py states the same functions in NumPy and is the oracle of this file.
  *
  * It allocates nothing, calls no Python and needs no ggml header: struct layouts change between
@@ -116,11 +117,12 @@ SP_API WIDEST float sp_steer_row(float *h, const sp_term *terms, int32_t n_terms
 
 int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor) {
     const char *name = hook->get_name(tensor); /* views and copies carry other names */
-    if (strncmp(name, "l_out-", 6) != 0 || name[6] == '\0') {
+    const size_t length = strlen(hook->output_name);
+    if (strncmp(name, hook->output_name, length) != 0 || name[length] == '\0') {
         return -1;
     }
     int32_t il = 0;
-    for (const char *c = name + 6; *c; c++) {
+    for (const char *c = name + length; *c; c++) {
         if (*c < '0' || *c > '9' || il >= hook->n_layer) {
             return -1;
         }
@@ -158,15 +160,37 @@ static bool handle_row(sp_hook *hook, int32_t row, int32_t il, float *h) {
     return true;
 }
 
-static bool handle_rows(sp_hook *hook, int32_t il, float *h, bool only_outputs) {
+/* The same for a row of several streams, each `step` floats after the one before. */
+static bool handle_streams(sp_hook *hook, int32_t row, int32_t il, float *streams, size_t step) {
+    const int32_t n_read = hook->mean ? hook->n_streams : 1;
+    memset(hook->h, 0, sizeof(float) * hook->n_embd);
+    for (int32_t s = 0; s < n_read; s++) {
+        add_scaled(hook->h, streams + s * step, 1.0f / (float)n_read, hook->n_embd);
+    }
+    const int64_t applied = hook->applied;
+    if (!handle_row(hook, row, il, hook->h)) {
+        return false;
+    }
+    for (int32_t s = 0; hook->applied != applied && s < hook->n_streams; s++) {
+        add_scaled(streams + s * step, hook->delta, 1.0f, hook->n_embd);
+    }
+    return true;
+}
+
+static bool handle_rows(sp_hook *hook, int32_t il, float *data, int64_t n_found) {
+    const bool only_outputs = n_found != hook->n_rows;
+    const size_t n_embd = (size_t)hook->n_embd;
+    const size_t row_step = hook->mean ? hook->n_streams * n_embd : n_embd;
+    const size_t stream_step = hook->mean ? n_embd : n_found * n_embd;
     for (int32_t row = 0; row < hook->n_rows; row++) {
         if (only_outputs && !hook->output[row]) {
             continue;
         }
-        if (!handle_row(hook, row, il, h)) {
+        if (!(hook->n_streams == 1 ? handle_row(hook, row, il, data)
+                                   : handle_streams(hook, row, il, data, stream_step))) {
             return false;
         }
-        h += hook->n_embd;
+        data += row_step;
     }
     return true;
 }
@@ -176,27 +200,27 @@ bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il) {
 
     const int64_t n = hook->nelements(tensor);
     const size_t size = hook->nbytes(tensor);
-    if (n % hook->n_embd || size != (size_t)n * sizeof(float)) {
+    const int64_t width = (int64_t)hook->n_embd * hook->n_streams;
+    if (n % width || size != (size_t)n * sizeof(float)) {
         return fail(hook, SP_NOT_FLOAT32, il, n);
     }
-    const int64_t n_found = n / hook->n_embd;
+    const int64_t n_found = n / width;
     int64_t n_outputs = 0;
     for (int32_t row = 0; row < hook->n_rows; row++) {
         n_outputs += hook->output[row] != 0;
     }
-    const bool all = n_found == hook->n_rows;
-    if (!all && !(il == hook->n_layer - 1 && n_found == n_outputs)) {
+    if (n_found != hook->n_rows && !(il == hook->n_layer - 1 && n_found == n_outputs)) {
         return fail(hook, SP_ROW_COUNT, il, n_found);
     }
     if (n_found == 0) {
         return true;
     }
     if (hook->on_host) {
-        return handle_rows(hook, il, (float *)hook->get_data(tensor), !all);
+        return handle_rows(hook, il, (float *)hook->get_data(tensor), n_found);
     }
     hook->tensor_get(tensor, hook->copy, 0, size);
     const int64_t applied = hook->applied;
-    if (!handle_rows(hook, il, hook->copy, !all)) {
+    if (!handle_rows(hook, il, hook->copy, n_found)) {
         return false;
     }
     if (hook->applied != applied) {

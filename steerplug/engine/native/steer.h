@@ -27,7 +27,7 @@ struct ggml_tensor;
 
 enum sp_status {
     SP_OK = 0,
-    SP_NOT_FLOAT32 = 1,  /* the block's output is not contiguous float32 rows of n_embd */
+    SP_NOT_FLOAT32 = 1,  /* the block's output is not contiguous float32 rows of the known width */
     SP_ROW_COUNT = 2,    /* it holds neither all rows of the batch nor only those with logits */
     SP_NOT_FINITE = 3,   /* steering made an activation infinite or NaN */
     SP_NOT_FIRED = 4,    /* the decode ended without every steered row having been steered */
@@ -68,12 +68,16 @@ typedef struct {
     bool (*is_contiguous)(const struct ggml_tensor *);
     sp_map1 *map1;
     sp_map2 *map2;
+    const char *output_name; /* of a block's output, up to its number: `l_out-` for most */
     int32_t n_embd, n_layer;
+    int32_t n_streams; /* how many vectors of n_embd make up a row; every one is steered */
+    int32_t mean;      /* h is their mean, and they lie side by side; else it is the first one */
     int32_t on_host;    /* tensors may be written in place; otherwise by get and set */
     int32_t sources_at; /* at which byte a sum keeps the two tensors it is of; -1: unknown */
     int32_t in_graph;   /* nodes of the graph steer, the callback does not */
-    float *copy;        /* rows of the largest batch * n_embd */
+    float *copy;        /* rows of the largest batch * n_streams * n_embd */
     float *delta;       /* n_embd */
+    float *h;           /* n_embd: that of the row at hand, where it has several streams */
 
     /* set for each decode, before sp_begin */
     const uint8_t *output;  /* n_rows: are this row's logits asked for */
@@ -97,7 +101,7 @@ typedef struct {
     int32_t active;
 } sp_hook;
 
-/* The block whose output this is: il if it is named exactly `l_out-{il}`, else -1. */
+/* The block whose output this is: il if it is named exactly `{output_name}{il}`, else -1. */
 int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor);
 
 /* Steer and capture the rows of a block's output; false after a failure, which the hook records. */

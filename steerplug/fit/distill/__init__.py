@@ -2,8 +2,11 @@
 
 Nothing here is imported before it is used: a preset's user needs no torch, only its author does.
 
-    weights      the GGUF's tensors, dequantised, in torch
+    readable     whether there can be a torch copy of the model, known before one is read
+    weights      the GGUF's tensors, dequantised, in torch; what the GGUF states of the function
+                 (configuration, rotary)
     student      what bare and prompted chats compute with them, watched and steered
+    agreement    its logits beside llama.cpp's: the copy is the model, or is refused
     deltas       what is trained: gates or constants at each block
     training     the loop: mean KL(prompted || steered) over boundary and reply rows
 """
@@ -11,38 +14,46 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
 import ctypes
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from steerplug.engine.model import Model
-from steerplug.errors import FitError
+from steerplug.engine.reader import Reader
+from steerplug.fit.distill.readable import check_installed, check_readable
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import Delta, Scope, Steering
 
+if TYPE_CHECKING:
+    from steerplug.fit.distill.student import Student
+
 Method = Literal["psr", "const"]
 Objective = Literal["kl", "mse"]
 
-_NEEDED = ("torch", "transformers", "psutil")
 
+def student_of(name: str, method: Method, model: Model, cells: Reader) -> "Student":
+    """Return the torch copy of a model that a preset's method trains through.
 
-def check_installed(name: str, method: str) -> None:
-    """Refuse a preset whose method needs what is not installed.
+    Args:
+        name: the preset.
+        method: its method.
+        model: the model; its file is read again, as torch weights.
+        cells: of a context on the model, to compare with; what they held is dropped.
 
     Raises:
-        FitError: a package of the extra `fit` is missing.
+        TorchCopyError: a package is missing, torch cannot read this model or computes something
+            else, or memory will not do.
     """
-    missing = [package for package in _NEEDED if find_spec(package) is None]
-    if missing:
-        raise FitError(
-            f"`{name}` asks for method `{method}`, which needs {' and '.join(missing)}; "
-            "run `pip install 'steerplug[fit]'`, or write `method: chain`, which does without."
-        )
+    check_installed(name, method)
+    check_readable(model)
+    from steerplug.fit.distill.agreement import read_student
+
+    return read_student(model, cells)
 
 
 def distill(
     name: str,
     model: Model,
+    student: "Student",
     lessons: Sequence[Lesson],
     layers: Sequence[int],
     *,
@@ -56,7 +67,8 @@ def distill(
 
     Args:
         name: whom the steering is named after.
-        model: the model; its file is read again, as torch weights.
+        model: the model.
+        student: its torch copy.
         lessons: replies of the prompted model; some are held back to stop training in time.
         layers: the blocks that are steered, trained together.
         method: "psr" trains gates, "const" constants.
@@ -66,17 +78,14 @@ def distill(
         report: told how far the work is.
 
     Raises:
-        FitError: a package is missing, torch cannot read this model, or memory will not do.
+        FitError: training did not converge.
     """
-    check_installed(name, method)
-    try:
-        deltas = _trained(model, lessons, layers, method, scope, seed, objective, report)
-    finally:
-        _give_back()
+    deltas = _trained(student, model, lessons, layers, method, scope, seed, objective, report)
     return Steering(name, model.n_embd, model.n_layer, deltas, scope)
 
 
 def _trained(
+    student: "Student",
     model: Model,
     lessons: Sequence[Lesson],
     layers: Sequence[int],
@@ -87,10 +96,8 @@ def _trained(
     report: Report,
 ) -> dict[int, Delta]:
     from steerplug.fit.distill.deltas import Deltas
-    from steerplug.fit.distill.student import Student
     from steerplug.fit.distill.training import prepare, sizes, train
 
-    student = Student.of(model)
     exercises = prepare(student, lessons, scope, report)
     deltas = Deltas(
         sizes(student, exercises, layers), model.n_embd, gated=method == "psr", seed=seed
@@ -100,7 +107,7 @@ def _trained(
     return trained
 
 
-def _give_back() -> None:
-    """Hand freed memory back to the system; glibc would keep a gigabyte of it after each fit."""
+def give_back() -> None:
+    """Hand memory of a freed copy back to the system; glibc would keep a gigabyte of it."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

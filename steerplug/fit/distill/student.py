@@ -17,9 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from steerplug.engine.model import Model
-from steerplug.errors import FitError
-from steerplug.fit.distill.weights import read_weights
+from steerplug.fit.distill.weights import fastest_type
 
 Edit = Callable[[int, torch.Tensor], torch.Tensor | None]
 """(block, its output h) -> what takes the place of h, or None to leave it."""
@@ -30,15 +28,23 @@ _PIECE = 256
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of tokens that are never steered: (n_heads, n_tokens, n) for each block."""
+    """Tokens that are never steered, as what follows goes on from them.
+
+    Args:
+        keys: (n_heads, n_tokens, n) for each block that has its own.
+        values: the same.
+        tokens: they themselves, where the model's memory is a running state, and they are read
+            again each time.
+    """
 
     keys: tuple[torch.Tensor, ...] = ()
     values: tuple[torch.Tensor, ...] = ()
+    tokens: tuple[int, ...] = ()
 
     @property
     def n_tokens(self) -> int:
         """How many tokens it holds."""
-        return int(self.keys[0].shape[1]) if self.keys else 0
+        return int(self.keys[0].shape[1]) if self.keys else len(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -56,39 +62,30 @@ class Student:
     Args:
         module: a transformers model.
         device: where it computes.
+        is_recurrent: whether its memory is a running state, which gradients cannot go on from.
     """
 
-    def __init__(self, module: Any, device: torch.device) -> None:
-        self.module, self.device = module, device
+    def __init__(self, module: Any, device: torch.device, *, is_recurrent: bool = False) -> None:
+        self.module, self.device, self.is_recurrent = module, device, is_recurrent
         self.decoder, self.head = module.get_decoder(), module.get_output_embeddings()
+        self.blocks = self._find_blocks()
+        self._cap, self._scale = _of_logits(module.config)
         renamed = "cache" in inspect.signature(self.decoder.forward).parameters
         self._cache_name = "cache" if renamed else "past_key_values"  # before transformers 5.24
 
-    @staticmethod
-    def of(model: Model) -> "Student":
-        """Return the weights of a GGUF as torch computes with them.
+    def to_fastest_type(self) -> None:
+        """Compute in the type in which the device multiplies quickest, from now on."""
+        self.module.to(fastest_type(self.device))
 
-        Raises:
-            FitError: transformers cannot read this architecture, memory will not do, or its blocks
-                and logits are not where this class looks for them.
-        """
-        student = Student(*read_weights(model))
-        text = torch.tensor([model.vocab.tokenize("The rain fell all night, and then")])
-        with torch.no_grad():
-            whole = student.module(text.to(student.device)).logits
-            parts = student.head(student.decoder(text.to(student.device)).last_hidden_state)
-        n_blocks = len(getattr(student.decoder, "layers", ()))
-        same = n_blocks == model.n_layer and torch.allclose(whole, parts, rtol=0.05, atol=0.05)
-        if model.is_recurrent or not same:  # a running state has no keys and values to go on from
-            raise FitError(
-                f"{model.path.name} ({model.architecture}) is built in a way that gradients cannot "
-                "follow here; write `method: chain`, which needs llama.cpp alone."
-            )
-        return student
+    def _find_blocks(self) -> Any:
+        """Return the blocks, which older architectures call `h`."""
+        return self.decoder.layers if hasattr(self.decoder, "layers") else self.decoder.h
 
     @torch.no_grad()
     def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Return the keys and values of the first tokens of some texts, unsteered."""
+        if self.is_recurrent:
+            return [Prefix(tokens=tuple(text)) for text in texts]
         if not any(texts):
             return [Prefix() for _ in texts]
         batch = [Passage(Prefix(), tuple(text), 0) for text in texts]
@@ -111,6 +108,8 @@ class Student:
 
     def hidden(self, batch: Sequence[Passage], edit: Edit | None = None) -> torch.Tensor:
         """Return the hidden states of the rows of a batch, one passage after another."""
+        if self.is_recurrent:
+            return self._hidden_anew(batch, edit)
         n_prefix = max(passage.prefix.n_tokens for passage in batch)
         tokens, seen, positions = _laid_out(batch, n_prefix)
         with self._edited(edit):
@@ -123,14 +122,39 @@ class Student:
             ).last_hidden_state
         return rows_of(states, batch)
 
+    def _hidden_anew(self, batch: Sequence[Passage], edit: Edit | None) -> torch.Tensor:
+        """Return the same, from the first token of each prefix on."""
+        n = max(len(passage.tokens) for passage in batch)
+        begins = torch.tensor([passage.prefix.n_tokens for passage in batch])
+        place = (begins[:, None] + torch.arange(n))[..., None].to(self.device)
+        texts = [
+            Passage(Prefix(), (*passage.prefix.tokens, *passage.tokens), 0) for passage in batch
+        ]
+        tokens, seen, _ = _laid_out(texts, 0, n_tokens=int(begins.max()) + n)
+
+        def after_prefix(h: torch.Tensor) -> torch.Tensor:
+            return h.gather(1, place.expand(-1, -1, h.shape[-1]))
+
+        def edit_after_prefix(il: int, h: torch.Tensor) -> torch.Tensor | None:
+            edited = edit(il, after_prefix(h)) if edit else None
+            return None if edited is None else h.scatter(1, place.expand_as(edited), edited)
+
+        with self._edited(edit_after_prefix if edit else None):
+            states = self.decoder(
+                tokens.to(self.device), attention_mask=seen.to(self.device), use_cache=False
+            ).last_hidden_state
+        return rows_of(after_prefix(states), batch)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
         logits: torch.Tensor = self.head(hidden)
-        return logits
+        logits = logits if self._scale == 1 else logits * self._scale
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
         cache = DynamicCache()
-        for il in range(len(self.decoder.layers) if n_prefix else 0):
+        n_held = max(len(passage.prefix.keys) for passage in batch)  # some blocks share theirs
+        for il in range(n_held if n_prefix else 0):
             keys = [_padded(passage.prefix.keys[il], n_prefix) for passage in batch]
             values = [_padded(passage.prefix.values[il], n_prefix) for passage in batch]
             cache.update(torch.stack(keys), torch.stack(values), il)
@@ -139,16 +163,22 @@ class Student:
     @contextlib.contextmanager
     def _edited(self, edit: Edit | None) -> Iterator[None]:
         with contextlib.ExitStack() as hooks:
-            for il, block in enumerate(self.decoder.layers if edit else ()):
+            for il, block in enumerate(self.blocks if edit else ()):
                 hooks.callback(block.register_forward_hook(_hook(il, edit)).remove)
             yield
 
 
+def _of_logits(config: Any) -> tuple[float | None, float]:
+    """Return how an architecture caps and scales what its output matrix says."""
+    scale = getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
+    return getattr(config, "final_logit_softcapping", None), float(scale)
+
+
 def _laid_out(
-    batch: Sequence[Passage], n_prefix: int
+    batch: Sequence[Passage], n_prefix: int, n_tokens: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return tokens, what each may see, and positions of a padded batch."""
-    n_tokens = max(len(passage.tokens) for passage in batch)
+    n_tokens = n_tokens or max(len(passage.tokens) for passage in batch)
     tokens = torch.zeros(len(batch), n_tokens, dtype=torch.long)
     seen = torch.zeros(len(batch), n_prefix + n_tokens, dtype=torch.long)
     positions = torch.zeros_like(tokens)

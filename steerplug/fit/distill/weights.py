@@ -1,55 +1,56 @@
-"""Reading a GGUF's weights, dequantised, into torch: where, in what type, and whether they fit."""
+"""Reading a GGUF's weights, dequantised, into torch: where, and in what type."""
 
 import contextlib
 import functools
 import io
+import logging
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from steerplug.engine.model import Model
-from steerplug.errors import FitError
+from steerplug.errors import TorchCopyError
+from steerplug.fit.distill import families, tensors
+from steerplug.fit.distill.configuration import configured
+from steerplug.fit.distill.readable import CURE
+from steerplug.fit.distill.rotary import turn_alike
 
-_BYTES_PER_WEIGHT = 10
-"""While loading: the dequantised file and the module in float32, and the copy that is kept."""
+_OVERLOOKED = {"layer_scalar": "layer_output_scale.weight"}
+"""Parameters of a block, by transformers' names, that its reader finds no tensor for: Gemma 4."""
 
-_WORKING_BYTES = 2**30
-"""For prompts computed once, and the activations of a training step."""
+_MOST_AHEAD = 8
+"""Blocks behind the last one, if any, predict tokens ahead, and are no part of the model here."""
 
 
-def read_weights(model: Model) -> tuple[Any, torch.device]:
-    """Return a transformers model with the GGUF's weights, frozen, and its device.
+def read_weights(model: Model, n_ctx: int) -> tuple[Any, torch.device]:
+    """Return a transformers model with the GGUF's weights, frozen, in float32, and its device.
+
+    Args:
+        model: the GGUF, loaded in llama.cpp.
+        n_ctx: the context in which llama.cpp reads it.
 
     Raises:
-        FitError: transformers cannot read this architecture, or memory will not do.
+        TorchCopyError: transformers cannot read this model.
     """
-    _check_memory(model)
     device = _device()
     try:
-        module = _dequantised(model)
-        return module.to(device, _fastest_type(device)), device
-    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-        lines = str(error).splitlines()
-        reason = lines[0][:120] if lines else type(error).__name__
-        raise FitError(
+        return _dequantised(model, n_ctx).to(device), device
+    except Exception as error:  # of a reader that raises whatever its library does
+        raise TorchCopyError(
             f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
-            f"({reason}); write `method: chain`, which needs llama.cpp alone."
+            f"({_reason(error)}); {CURE}."
         ) from None
 
 
-def _check_memory(model: Model) -> None:
-    needed = model.n_weights * _BYTES_PER_WEIGHT + _WORKING_BYTES
-    available = int(psutil.virtual_memory().available)
-    if needed > available:
-        raise FitError(
-            f"gradients through {model.path.name} need about {needed / 1e9:.0f} GB of memory and "
-            f"{available / 1e9:.0f} GB are free; write `method: chain`, which needs no more than "
-            "llama.cpp does."
-        )
+def _reason(error: Exception) -> str:
+    """Return the line that says what was wrong: torch's first one only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.endswith(":")] or lines
+    return telling[0][:160] if telling else type(error).__name__
 
 
 def _device() -> torch.device:
@@ -58,32 +59,98 @@ def _device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dequantised(model: Model) -> Any:
+def _dequantised(model: Model, n_ctx: int) -> Any:
     """Return the model in float32.
 
     `from_pretrained(gguf_file=...)` would keep the weights packed, which is slow to train through.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    folder, file = model.path.parent, model.path.name
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with _offline(), _read_once(model.files[1:]), warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")
-        config = AutoConfig.from_pretrained(folder, gguf_file=file)
+    with _offline(), _read_once(model.files[1:]), quietly():
+        config = configured(_configuration(model), model)
         with no_init_weights():  # of what is replaced below
             module = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="eager"
             )
-        loaded = load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
-    absent = module.load_state_dict(loaded["tensors"], strict=False)
+        parameters, placed = _parameters(module, model)
+        besides = _besides(str(model.path))
+    turn_alike(module, model, besides, n_ctx)
+    absent = module.load_state_dict(parameters, strict=False)
     module.tie_weights()
+    left = _fill(module, absent.missing_keys, besides)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    odd = [*absent.unexpected_keys, *(set(absent.missing_keys) - tied)]
+    odd = [*absent.unexpected_keys, *sorted(left - tied), *_unused(model, {*placed, *besides})]
     if odd:
         raise ValueError(f"its tensors do not match, first {odd[0]}")
     return module.eval().requires_grad_(False)
+
+
+def _configuration(model: Model) -> Any:
+    from transformers import AutoConfig
+
+    if model.architecture in families.FAMILIES:
+        return families.configuration(model)
+    return AutoConfig.from_pretrained(model.path.parent, gguf_file=model.path.name)
+
+
+def _parameters(module: Any, model: Model) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """Return a module's parameters, and the names of the tensors that they are of."""
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    if model.architecture in families.FAMILIES:
+        placed = tensors.places(module, model)
+        read = gguf.GGUFReader(str(model.path)).tensors
+        return tensors.state(model, read, placed), set(placed)
+    loaded = reader.load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
+    processor = reader.TENSOR_PROCESSORS.get(model.architecture, reader.TensorProcessor)
+    names = reader.get_gguf_hf_weights_map(module, processor(config=loaded["config"]))
+    return loaded["tensors"], set(names)
+
+
+def _besides(path: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a GGUF that are used, and that transformers' reader leaves alone."""
+    import gguf
+
+    return {
+        tensor.name: torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
+        for tensor in gguf.GGUFReader(path).tensors
+        if tensor.name.startswith("rope_f") or _kind(tensor.name) in _OVERLOOKED.values()
+    }
+
+
+def _kind(name: str) -> str:
+    """Return a tensor's name within its block."""
+    return re.sub(r"^blk\.\d+\.", "", name)
+
+
+def _fill(module: Any, missing: Sequence[str], besides: Mapping[str, torch.Tensor]) -> set[str]:
+    """Fill what transformers' reader overlooks; return the names of what is still missing."""
+    state, left = module.state_dict(), set()
+    for name in missing:
+        block = re.fullmatch(r"model\.layers\.(\d+)\.(\w+)", name)
+        tensor = block and besides.get(f"blk.{block[1]}.{_OVERLOOKED.get(block[2])}")
+        if tensor is None:
+            left.add(name)
+        else:
+            state[name].copy_(tensor)
+    return left
+
+
+def _unused(model: Model, used: set[str]) -> list[str]:
+    """Return the tensors that llama.cpp computes with, and that the copy lacks."""
+    shared = int(model.number("attention.shared_kv_layers") or 0)
+    idle = {  # of the last blocks, which look at keys and values of others
+        f"blk.{il}.attn_{side}.weight"
+        for il in range(model.n_layer - shared, model.n_layer) for side in ("k", "v", "k_norm")
+    }  # fmt: skip
+    ahead = tuple(f"blk.{il}." for il in range(model.n_layer, model.n_layer + _MOST_AHEAD))
+    return [
+        name for name in model.header.tensors
+        if not {name, name.removesuffix(".weight")} & (used | idle)
+        and not name.startswith(ahead) and name != "output.weight"
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -114,6 +181,20 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' advice to those who write models from those who use them."""
+    log = logging.getLogger("transformers")
+    level, bars = log.level, contextlib.redirect_stderr(io.StringIO())
+    with warnings.catch_warnings(), bars:
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+
+
+@contextlib.contextmanager
 def _offline() -> Iterator[None]:
     """Keep transformers from asking the network for what a GGUF leaves out.
 
@@ -129,7 +210,7 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _fastest_type(device: torch.device) -> torch.dtype:
+def fastest_type(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies in it, else float32.
 
     Nothing is timed, so that a machine always trains in the same type.

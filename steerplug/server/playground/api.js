@@ -47,6 +47,15 @@ export async function getList(path) {
   return (await (await request(path)).json()).data;
 }
 
+/** Have a preset compiled while no reply is made, and return what the server says of it. */
+export async function compilePreset(name) {
+  return (await request("steering/compile", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ name }),
+  })).json();
+}
+
 /** Ask for a reply and yield its chunks as they arrive, until the server says it is complete. */
 export async function* streamChat(body, signal) {
   const response = await request("v1/chat/completions", {

@@ -1,10 +1,11 @@
 // The playground: choose presets, ask, and read the bare and the steered reply side by side.
 
-import { getList, hasKey, streamChat } from "./api.js";
+import { compilePreset, getList, hasKey, streamChat } from "./api.js";
 import { formatMix, snippets } from "./mix.js";
 import { Reply } from "./reply.js";
 
 const MAX_TOKENS = 256;
+const LOOK_AGAIN = 2000; // milliseconds, while a preset is being compiled
 const $ = (selector, within = document) => within.querySelector(selector);
 const stamp = (id) => $(`template#${id}`).content.firstElementChild.cloneNode(true);
 
@@ -30,25 +31,38 @@ function makeChip(preset) {
   box.addEventListener("change", () => (box.checked ? choose(preset) : drop(preset)));
   chip.append(box, preset.name);
   chip.title = preset.description;
+  chip.dataset.name = preset.name;
+  if (preset.carrier === "prompt") chip.append(makeNote(`${preset.prompt_tokens} tokens`));
+  if (!preset.carrier) {
+    box.disabled = true;
+    chip.append(makeNote("not compiled"));
+    chip.title = `${preset.description} ${preset.name} is ${preset.reason}.`;
+  }
   return chip;
+}
+
+function makeNote(text) {
+  const note = document.createElement("small");
+  note.textContent = ` ${text}`;
+  return note;
 }
 
 function choose(preset) {
   const { min, max, default: usual } = preset.strength;
   const row = stamp("preset");
-  const [label, slider, value, reset] = row.children;
+  const [label, slider, value, reset, about, carrier] = row.children;
   const choice = { ...preset, default: usual };
   row.dataset.name = preset.name;
   slider.id = `strength-${preset.name}`;
   label.htmlFor = slider.id;
   label.textContent = preset.name;
   slider.setAttribute("aria-describedby", `about-${preset.name}`);
-  $("p", row).id = `about-${preset.name}`;
+  about.id = `about-${preset.name}`;
   Object.assign(slider, { min, max, value: usual });
   slider.style.setProperty("--default", (usual - min) / (max - min));
   reset.textContent = `default ${usual}`;
   reset.setAttribute("aria-label", `${preset.name}: back to the default strength ${usual}`);
-  $("p", row).textContent = [preset.description, preset.too_much].filter(Boolean).join(" ");
+  about.textContent = [preset.description, preset.too_much].filter(Boolean).join(" ");
 
   const set = (strength) => {
     choice.strength = strength;
@@ -58,9 +72,48 @@ function choose(preset) {
   };
   slider.addEventListener("input", () => set(slider.valueAsNumber));
   reset.addEventListener("click", () => { slider.value = usual; slider.focus(); set(usual); });
+  if (preset.carrier === "prompt") {
+    label.removeAttribute("for"); // a prompt has no strength
+    for (const part of [slider, value, reset]) part.hidden = true;
+    carrier.hidden = false;
+    showCarrier(preset, carrier);
+  }
   chosen.set(preset.name, choice);
   $("#strengths").append(row);
   set(usual);
+}
+
+/** Say what a prompt costs, and let it be compiled; the row begins anew once it is. */
+function showCarrier(preset, line) {
+  const [told, button] = line.children;
+  const tell = ({ compiling: job, reason }) => {
+    const cost = `Carried by its prompt, ${preset.prompt_tokens} tokens in each request: ${reason}.`;
+    const now = { waiting: "Waiting to be compiled.", paused: "Compiling waits for replies to end.",
+      running: `Compiling: ${job?.what} ${job?.done} of ${job?.total}.`, failed: job?.problem };
+    told.textContent = job ? `${cost} ${now[job.state] ?? ""}` : cost;
+    button.hidden = job !== null && job.state !== "failed";
+  };
+  const follow = async () => {
+    const now = (await getList("steering/presets")).find(({ name }) => name === preset.name);
+    if (now.carrier === "steering") return replace(now);
+    tell(now);
+    if (now.compiling && !["failed", "done"].includes(now.compiling.state)
+      && line.isConnected) setTimeout(follow, LOOK_AGAIN);
+  };
+  button.addEventListener("click", () => compilePreset(preset.name)
+    .then((now) => { tell(now); setTimeout(follow, LOOK_AGAIN); })
+    .catch((error) => { told.textContent = error.message; }));
+  tell(preset);
+  if (preset.compiling) setTimeout(follow, LOOK_AGAIN);
+}
+
+/** Put a preset that is compiled now in place of its prompt, chosen as it was. */
+function replace(preset) {
+  const chip = makeChip(preset);
+  $(`[data-name="${CSS.escape(preset.name)}"]`, $("#chips")).replaceWith(chip);
+  drop(preset);
+  $("input", chip).checked = true;
+  choose(preset);
 }
 
 function drop(preset) {
@@ -78,7 +131,9 @@ function showMix() {
 
 /** The prompt tokens of the instructions that the mix stands in for, as far as they are known. */
 function tokensSaved() {
-  const known = [...chosen.values()].filter(({ strength }) => strength > 0);
+  const known = [...chosen.values()].filter(
+    ({ strength, carrier }) => strength > 0 && carrier === "steering",
+  );
   const tokens = known.reduce((sum, preset) => sum + (preset.tokens_saved ?? 0), 0);
   return { tokens, atLeast: known.some((preset) => preset.tokens_saved === null) };
 }

@@ -116,8 +116,8 @@ export class Reply {
   }
 
   #applied() {
-    if (!this.receipt?.tokens_steered) return "";
-    const { tokens_steered: n, mean_moved: mean } = this.receipt;
-    return `${n} tokens steered, moved by ${percent(mean)} on average`;
+    const { tokens_steered: n, mean_moved: mean, prompt_tokens: cost } = this.receipt ?? {};
+    const steered = n ? `${n} tokens steered, moved by ${percent(mean)} on average` : "";
+    return [steered, cost ? `${cost} tokens of prompt` : ""].filter(Boolean).join("; ");
   }
 }

@@ -1,0 +1,107 @@
+"""Whether the torch copy is the model: its logits beside llama.cpp's, on several hundred tokens.
+
+    KL     mean over rows of sum_v p(v) (log p(v) - log q(v)), in nats      p llama.cpp, q torch
+    error  median over rows of |q - p| / |p|, logits less the row's mean: where experts are
+           chosen, rounding tips a row over now and then
+
+Both in float32. What is left between the same functions comes of llama.cpp's rounding: of keys and
+values to 16 bits (error 3e-4), of activations with F16 weights (1e-3), BF16 ones (7e-3, KL 1e-4) or
+quantised ones (5e-2, KL 0.006).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from steerplug.engine.context import Row
+from steerplug.engine.model import Model
+from steerplug.engine.reader import Reader
+from steerplug.errors import TorchCopyError
+from steerplug.fit.distill.readable import CURE
+from steerplug.fit.distill.student import Passage, Prefix, Student
+from steerplug.fit.distill.weights import quietly, read_weights
+from steerplug.fit.measure import divergence, log_softmax
+from steerplug.fit.questions import general_prompts
+from steerplug.steering.value import Array
+
+N_TOKENS = 400
+"""Scaled rotary frequencies hardly show in a short text."""
+
+MAX_KL, MAX_ERROR = 0.02, 5e-3
+_EACH = 4
+"""Of so many rows one is compared."""
+
+
+class Agreement(NamedTuple):
+    """How far a torch copy is from llama.cpp."""
+
+    kl: float
+    error: float
+
+    def holds(self, *, coarse: bool) -> bool:
+        """Whether rounding explains it: of activations to some 8 bits if `coarse`, else to 16."""
+        return self.kl <= MAX_KL and (coarse or self.error <= MAX_ERROR)
+
+
+def read_student(model: Model, cells: Reader) -> Student:
+    """Return the torch copy of a model, which computes what llama.cpp does.
+
+    Args:
+        model: the model; its file is read again.
+        cells: of a context on it; what they held is dropped.
+
+    Raises:
+        TorchCopyError: transformers cannot read it, or computes something else.
+    """
+    weights, device = read_weights(model, cells.context.n_ctx)
+    student = Student(weights, device, is_recurrent=model.is_recurrent)
+    with quietly():
+        found = agreement(student, model, cells)
+    if len(student.blocks) != model.n_layer or not found.holds(coarse=model.header.is_coarse):
+        raise TorchCopyError(
+            f"the torch copy of {model.path.name} ({model.architecture}) is another model: its "
+            f"logits are {found.error:.1%} off llama.cpp's ({found.kl:.3f} nats per token); {CURE}."
+        )
+    student.to_fastest_type()
+    return student
+
+
+def agreement(student: Student, model: Model, cells: Reader) -> Agreement:
+    """Return how far the logits of a student are from llama.cpp's.
+
+    Args:
+        student: the torch copy.
+        model: what it is a copy of.
+        cells: of a context on the model; what they held is dropped.
+    """
+    tokens = _text(model)[: min(N_TOKENS, cells.context.n_ctx)]
+    rows = range(_EACH - 1, len(tokens), _EACH)
+    p, q = _of_llama(cells, tokens, rows), _of_torch(student, tokens, rows)
+    log_p, log_q = log_softmax(p), log_softmax(q)
+    kl = float(divergence(np.exp(log_p), log_p, log_q).mean())
+    p, q = (logits - logits.mean(-1, keepdims=True) for logits in (p, q))
+    errors = np.linalg.norm(q - p, axis=-1) / np.linalg.norm(p, axis=-1)
+    return Agreement(kl, float(np.median(errors)))
+
+
+def _text(model: Model) -> list[int]:
+    return [*model.vocab.start, *model.vocab.tokenize("\n".join(general_prompts("fit")))]
+
+
+def _of_llama(cells: Reader, tokens: Sequence[int], rows: Sequence[int]) -> Array:
+    wanted = set(rows)
+    laid = [Row(token, i, i in wanted) for i, token in enumerate(tokens)]
+    cells.reuse([])
+    return np.stack([
+        cells.context.logits(row - batch.begin)
+        for batch in cells.decode(laid)
+        for row in rows if batch.begin <= row < batch.end
+    ])  # fmt: skip
+
+
+def _of_torch(student: Student, tokens: Sequence[int], rows: Sequence[int]) -> Array:
+    with torch.no_grad():
+        hidden = student.hidden([Passage(Prefix(), tuple(tokens), 0)])[list(rows)]
+        return np.asarray(student.logits(hidden).float().cpu().numpy(), np.float32)

@@ -1,0 +1,84 @@
+"""Whether gradients can be followed through a model here, known before a weight of it is read."""
+
+from importlib.util import find_spec
+
+from steerplug.engine.model import Model
+from steerplug.errors import TorchCopyError
+from steerplug.fit.distill.configuration import unread, unstated
+from steerplug.fit.distill.families import FAMILIES
+
+ARCHITECTURES = frozenset(FAMILIES) | frozenset({
+    "bloom", "falcon", "gemma2", "gemma3", "gemma4", "gpt2", "lfm2", "llama", "minimax-m2",
+    "nemotron", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
+})  # fmt: skip
+"""Of which a torch copy agrees with llama.cpp: held against it in tests/architectures."""
+
+CURE = "write `method: chain`, which needs llama.cpp alone"
+
+_NEEDED = ("torch", "transformers", "psutil")
+
+
+def check_installed(name: str, method: str) -> None:
+    """Refuse a preset whose method needs what is not installed.
+
+    Raises:
+        TorchCopyError: a package of the extra `fit` is missing.
+    """
+    if missing := _missing():
+        raise TorchCopyError(
+            f"`{name}` asks for method `{method}`, which needs {' and '.join(missing)}; "
+            "run `pip install 'steerplug[fit]'`, or write `method: chain`, which does without."
+        )
+
+
+def check_readable(model: Model) -> None:
+    """Refuse a model through which gradients cannot be followed here.
+
+    Raises:
+        TorchCopyError: why.
+    """
+    if reason := unreadable(model):
+        raise TorchCopyError(
+            f"gradients cannot be followed through {model.path.name} ({model.architecture}): "
+            f"{reason}; {CURE}."
+        )
+
+
+def unreadable(model: Model) -> str | None:
+    """Return why gradients cannot be followed through a model here, or None if they can.
+
+    It reads no weights: milliseconds. Whether the torch copy then agrees with llama.cpp is seen
+    when it is there.
+    """
+    if missing := _missing():
+        return f"{' and '.join(missing)} is not installed"
+    if changed := model.loading.changes:
+        return f"it is loaded with {', '.join(changed)}, of which torch knows nothing"
+    if model.architecture not in ARCHITECTURES:
+        return "its architecture cannot be read as torch weights"
+    if names := unread(model):
+        return f"it states `{names[0]}`, which a torch copy would not heed"
+    if names := unstated(model):
+        return f"it does not state `{names[0]}`, for which a torch copy has another default"
+    return _short_of_memory(model)
+
+
+def _missing() -> list[str]:
+    return [package for package in _NEEDED if find_spec(package) is None]
+
+
+def _short_of_memory(model: Model) -> str | None:
+    import psutil
+
+    needed = model.n_weights * _BYTES_PER_WEIGHT + _WORKING_BYTES
+    available = int(psutil.virtual_memory().available)
+    if needed <= available:
+        return None
+    return f"it takes about {needed / 1e9:.0f} GB of memory, and {available / 1e9:.0f} GB are free"
+
+
+_BYTES_PER_WEIGHT = 10
+"""While loading: the dequantised file and the module in float32, and the copy that is kept."""
+
+_WORKING_BYTES = 2**30
+"""For prompts computed once, and the activations of a training step."""

@@ -1,0 +1,44 @@
+"""What a GGUF states, against gguf's own reader."""
+
+from pathlib import Path
+
+import gguf
+import pytest
+
+from steerplug.engine.gguf_header import read_gguf_header
+from steerplug.engine.model import Model
+from steerplug.errors import ModelError
+from tests.helpers.tiny_models import tiny_model
+
+
+@pytest.mark.parametrize("name", ["gemma4", "apertus", "qwen35"])
+def test_metadata_and_tensors_are_those_of_ggufs_reader(name: str) -> None:
+    header, oracle = read_gguf_header(tiny_model(name)), gguf.GGUFReader(tiny_model(name))
+    assert header.tensors == {tensor.name: int(tensor.tensor_type) for tensor in oracle.tensors}
+    stated = {
+        key: field.contents()
+        for key, field in oracle.fields.items()
+        if not key.startswith("GGUF.") and field.types != [9, 8]  # lists of texts
+    }
+    assert header.metadata == stated
+
+
+def test_hyper_parameters_are_named_without_the_architecture() -> None:
+    model = Model(tiny_model("gemma3_pattern"))
+    assert model.number("attention.sliding_window") == 16
+    assert model.number("attention.layer_norm_rms_epsilon") == pytest.approx(1e-5, rel=1e-6)
+    assert model.number("no.such") is None
+    assert model.hyper_parameters["block_count"] == model.n_layer
+    model.close()
+
+
+def test_a_hyper_parameter_of_several_numbers_is_no_number() -> None:
+    model = Model(tiny_model("lfm2"))
+    assert model.hyper_parameters["attention.head_count_kv"] == [0, 2, 0, 2]
+    assert model.number("attention.head_count_kv") is None
+    model.close()
+
+
+def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"gone\.gguf cannot be read any more; load the model"):
+        read_gguf_header(tmp_path / "gone.gguf")
