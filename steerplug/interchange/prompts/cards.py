@@ -133,7 +133,7 @@ def _fields(data: Mapping[str, Any], source: str) -> tuple[str, Mapping[str, Any
         return "V1", data
     if spec not in _SPECS:
         raise PresetError(
-            f"{source} is a card by the specification {printable(str(spec))!r}; steerplug reads "
+            f"{source} is a card by the specification `{printable(str(spec))}`; steerplug reads "
             f"{' and '.join(_SPECS)}, and cards without `spec` as V1."
         )
     fields = data.get("data")

@@ -74,7 +74,7 @@ def _message(command: Command, source: str) -> tuple[str, str]:
     role, _, said = command.value.partition(" ")
     if role not in _ROLES:
         raise PresetError(
-            f"{source}, line {command.line}: MESSAGE is of {printable(role)!r}; it must be of "
+            f"{source}, line {command.line}: MESSAGE is of `{printable(role)}`; it must be of "
             f"{', '.join(_ROLES[:-1])} or {_ROLES[-1]}."
         )
     return role, said
@@ -97,7 +97,7 @@ def read_commands(text: str, source: str) -> Iterator[Command]:
         name = word.lower()
         if name not in COMMANDS:
             cure = nearest(name, COMMANDS) or f"; a Modelfile has {', '.join(COMMANDS).upper()}."
-            raise PresetError(f"{source}, line {begun}: {printable(word)!r} is no command{cure}")
+            raise PresetError(f"{source}, line {begun}: `{printable(word)}` is no command{cure}")
         role = ""
         if name == "message":
             role, _, rest = rest.lstrip(" \t").partition(" ")

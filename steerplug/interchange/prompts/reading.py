@@ -18,7 +18,7 @@ from steerplug.preset.prompt_file import read_prompt
 
 MAX_FILE = 64 * 2**20
 _PICTURES = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP"}
-_FROM = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*FROM[ \t]+\S", re.IGNORECASE)
+_FROM = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]*FROM[ \t]+\S+[ \t]*(?:\n|\Z)", re.IGNORECASE)
 _YAML = (".yaml", ".yml")
 _KNOWN = (
     "a character card (PNG, JSON, CHARX), a Modelfile, a .prompt, a template of llm, a "
