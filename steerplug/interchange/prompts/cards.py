@@ -22,6 +22,8 @@ _START = re.compile(r"^[ \t]*<START>[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _WHO = (
     "who the character is and how it speaks; facts in it (names, numbers) are better left a prompt"
 )
+    "who the character is and how it speaks; facts in it (names, numbers) are better left a prompt"
+)
 _FACTS = "facts of one story; say them in the system message of a chat"
 _LORE = "facts for when their words come up; steering carries manner, no facts"
 _GREETING = "the character's own words; send them as the chat's first reply"
@@ -147,7 +149,7 @@ def _instruct(card: _Card, sorting: Sorting) -> None:
     role = f"You are {card.name}; answer as {card.name} would."
     own = card.raw("system_prompt")
     if not own.strip() or "{{original}}" in own.lower():
-        sorting.taught.append(Part(f"our words: {role}", "the card leaves them to its program"))
+        sorting.taught.append(Part(f"our words: {printable(role)}", "the card leaves them to its program"))
         if not own.strip():
             sorting.messages.append({"role": "system", "content": role})
     about = {
@@ -199,13 +201,14 @@ def _show(card: _Card, sorting: Sorting) -> None:
 
 def _pairs(dialogue: str, name: str) -> tuple[list[tuple[str, str]], list[str], int]:
     """Return the answered messages of a dialogue, texts that answer nothing, and open questions."""
-    messages: list[tuple[str, str]] = []
+    spoken: list[tuple[str, list[str]]] = []
     for line in dialogue.split("\n"):
         who, text = _speaker(line, name)
-        if messages and who in ("", messages[-1][0]):
-            messages[-1] = (messages[-1][0], f"{messages[-1][1]}\n{text}")
+        if spoken and who in ("", spoken[-1][0]):
+            spoken[-1][1].append(text)
         elif text.strip() or who:
-            messages.append((who, text))
+            spoken.append((who, [text]))
+    messages = [(who, "\n".join(lines)) for who, lines in spoken]
     pairs, loose, asked = [], [], ""
     for who, text in [(who, text.strip()) for who, text in messages if text.strip()]:
         if who == "char" and asked:

@@ -4,6 +4,7 @@ A command is a word and a value up to the end of its line; a value in `"` or `\"
 line that ends in them. `#` begins a comment where a command could begin.
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -93,16 +94,16 @@ def read_commands(text: str, source: str) -> Iterator[Command]:
         at += 1
         if not line or line.startswith("#"):
             continue
-        word, _, rest = line.replace("\t", " ", 1).partition(" ")
+        word, rest = _word(line)
         name = word.lower()
         if name not in COMMANDS:
             cure = nearest(name, COMMANDS) or f"; a Modelfile has {', '.join(COMMANDS).upper()}."
             raise PresetError(f"{source}, line {begun}: `{printable(word)}` is no command{cure}")
         role = ""
         if name == "message":
-            role, _, rest = rest.lstrip(" \t").partition(" ")
-        quote = _quote(rest.lstrip(" \t"))
-        held = [rest.lstrip(" \t")[len(quote) :]]
+            role, rest = _word(rest)
+        quote = _quote(rest)
+        held = [rest[len(quote) :]]
         while quote and not _ends(held[-1], quote):
             if at == len(lines):
                 raise PresetError(
@@ -114,6 +115,12 @@ def read_commands(text: str, source: str) -> Iterator[Command]:
         value = "\n".join(held).rstrip(" \t")
         value = value[: len(value) - len(quote)] if quote else value
         yield Command(name, f"{role} {value}" if name == "message" else value, begun)
+
+
+def _word(line: str) -> tuple[str, str]:
+    """Return the first word of a line, and what follows the blanks behind it."""
+    word = re.split("[ \t]", line, maxsplit=1)[0]
+    return word, line[len(word) :].lstrip(" \t")
 
 
 def _quote(value: str) -> str:

@@ -55,7 +55,7 @@ def become(content: bytes, name: str) -> None:
     assert all(word and "\n" not in word for word in told)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seed=st.sampled_from(SEEDS), changes=st.lists(_CHANGE, max_size=4))
 def test_files_with_a_few_bytes_changed(
     seed: tuple[bytes, str], changes: list[tuple[float, int, bytes]]
@@ -67,7 +67,7 @@ def test_files_with_a_few_bytes_changed(
     become(content, name)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(fields=st.dictionaries(st.sampled_from(sorted(DATA)), _JSON, max_size=4), spec=st.booleans())
 @example(fields={"name": "\ud800", "description": "x"}, spec=False)
 @example(fields={"\n\ud800": 1}, spec=True)
@@ -77,7 +77,7 @@ def test_cards_whose_fields_are_anything(fields: dict[str, Any], spec: bool) -> 
     become(json.dumps(card).encode(), "a.json")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     data=st.dictionaries(
         st.sampled_from(
@@ -95,7 +95,7 @@ def test_configurations_whose_values_are_anything(
     become(json.dumps({"prompts": "Be.", "tests": [test], "defaultTest": test}).encode(), name)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(text=st.text(alphabet="{}%#/!-$ \n\"'a:", max_size=80), name=st.sampled_from(
     ["a.prompt", "Modelfile", "a.yaml", "a.txt"]))  # fmt: skip
 def test_texts_of_signs(text: str, name: str) -> None:
