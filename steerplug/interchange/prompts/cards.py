@@ -22,8 +22,6 @@ _START = re.compile(r"^[ \t]*<START>[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _WHO = (
     "who the character is and how it speaks; facts in it (names, numbers) are better left a prompt"
 )
-    "who the character is and how it speaks; facts in it (names, numbers) are better left a prompt"
-)
 _FACTS = "facts of one story; say them in the system message of a chat"
 _LORE = "facts for when their words come up; steering carries manner, no facts"
 _GREETING = "the character's own words; send them as the chat's first reply"
@@ -149,7 +147,8 @@ def _instruct(card: _Card, sorting: Sorting) -> None:
     role = f"You are {card.name}; answer as {card.name} would."
     own = card.raw("system_prompt")
     if not own.strip() or "{{original}}" in own.lower():
-        sorting.taught.append(Part(f"our words: {printable(role)}", "the card leaves them to its program"))
+        ours = f"our words: {printable(role)}"
+        sorting.taught.append(Part(ours, "the card leaves them to its program"))
         if not own.strip():
             sorting.messages.append({"role": "system", "content": role})
     about = {

@@ -56,7 +56,8 @@ def _parts(text: str, source: str) -> tuple[Mapping[str, Any], str]:
     end = _END.search(text, begin.end())
     if end is None:
         raise PresetError(f"{source} begins with `---` that no line ends; close its front matter.")
-    yaml = text[begin.end() : end.start()]
+    above = "\n" * text.count("\n", 0, begin.end())  # so that errors name the file's own lines
+    yaml = above + text[begin.end() : end.start()]
     is_said = any(line.strip() and not line.lstrip().startswith("#") for line in yaml.split("\n"))
     return (read_yaml(yaml.encode(), source, "`model: ...`").data if is_said else {}), text[
         end.end() :

@@ -179,9 +179,9 @@ def test_a_dotprompts_constant_lines(text: str, system: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{{question}}", "is a dotprompt without an instruction that a preset could replace (it has"),
+        ("{{question}}", "is a dotprompt without an instruction that a preset could replace"),
         ("---\nmodel: x\nBe brief.", "that no line ends"),
-        ("---\nmodel: [\n---\nBe brief.", "not valid YAML"),
+        ("---\nmodel: [\n---\nBe brief.", "line 3: this is not valid YAML"),
         ("---\n- a\n---\nBe brief.", "beginning with `model: ...`"),
         ("---\na: &x 1\n---\nBe brief.", "anchors and aliases"),
         ("", "without an instruction"),
@@ -258,8 +258,8 @@ ASSERTS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
     ({"type": "icontains-any", "value": "a, b"}, [{"kind": "includes", "phrases": ["a", "b"]}]),
     ({"type": "contains-all", "value": ["a", "b"]},
      [{"kind": "includes", "phrases": ["a"]}, {"kind": "includes", "phrases": ["b"]}]),
-    ({"type": "not-contains", "value": "As an AI"}, [{"kind": "excludes", "phrases": ["As an AI"]}]),
-    ({"type": "not-icontains-any", "value": ["x", "y"]}, [{"kind": "excludes", "phrases": ["x", "y"]}]),
+    ({"type": "not-contains", "value": "An AI"}, [{"kind": "excludes", "phrases": ["An AI"]}]),
+    ({"type": "not-icontains-any", "value": "x,y"}, [{"kind": "excludes", "phrases": ["x", "y"]}]),
     ({"type": "starts-with", "value": "Dear"}, [{"kind": "starts_with", "phrases": ["Dear"]}]),
     ({"type": "is-json"}, [{"kind": "json"}]),
     ({"type": "is-json", "value": {"type": "object"}}, [{"kind": "json"}]),
