@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from steerplug.errors import PresetError
-from steerplug.interchange.prompts import reading
+from steerplug.interchange.prompts import cards, reading
 from steerplug.interchange.prompts.reading import read_sorted
 from steerplug.interchange.prompts.sorting import Sorting
 from steerplug.preset import Preset
@@ -53,7 +53,8 @@ GOOD: dict[str, tuple[Callable[[], bytes], str]] = {
     "v1 json": (lambda: as_json(v1()), "V1, JSON"),
     "v2 json": (lambda: as_json(v2()), "V2, JSON"),
     "v2 json, bom": (lambda: b"\xef\xbb\xbf" + as_json(v2()), "V2, JSON"),
-    "v2 json, crlf": (lambda: json.dumps(v2(), indent=1).replace("\n", "\r\n").encode(), "V2, JSON"),
+    "v2 json, crlf": (
+        lambda: json.dumps(v2(), indent=1).replace("\n", "\r\n").encode(), "V2, JSON"),
     "v2 json, empty fields": (lambda: as_json(v2(tags=None, extensions=None)), "V2, JSON"),
     "v2 png": (lambda: png(("chara", base64_of(v2()))), "V2, PNG, chunk `chara`"),
     "v1 png": (lambda: png(("chara", base64_of(v1()))), "V1, PNG, chunk `chara`"),
@@ -139,7 +140,7 @@ def test_placeholders_are_filled_and_what_changes_each_time_stays() -> None:
         ("{{user}}: a\n{{char}}: b", [("a", "b")], "", 0),
         ("<start>\nYou: a\nAnna: b\n", [("a", "b")], "", 0),
         ("{{char}}: b\n{{char}}: c", [], "b\nc", 0),
-        ("{{user}}: a\n{{user}}: d\n{{char}}: b\n{{char}}: e\n{{user}}: c", [("a\nd", "b\ne")], "", 1),
+        ("You: a\nYou: d\n{{char}}: b\n{{char}}: e\nYou: c", [("a\nd", "b\ne")], "", 1),
         ("Anna laughs: always.", [], "Anna laughs: always.", 0),
         ("{{user}}:\n{{char}}: b", [], "b", 0),
         ("{{user}}: {{time}}\n{{char}}: b", [], "", 0),
@@ -165,7 +166,7 @@ def test_scripts_in_fields_are_texts_and_told(script: str) -> None:
     assert script in system(made(sorting))
 
 
-BIG = b"x" * (reading.cards.MAX_CARD + 10)
+BIG = b"x" * (cards.MAX_CARD + 10)
 BOMB = zlib.compress(b"A" * 2 * 10**7)
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "no card": (lambda: png(), "picture without a character card"),

@@ -33,11 +33,17 @@ _BYTES = st.binary(max_size=4) | st.sampled_from(
     [b"{{", b"}}", b"{%", b'"""', b"---\n", b"$", b"\0", b"\xff", b'"', b"\n", b"- ", b": "]
 )
 _CHANGE = st.tuples(st.floats(0, 1), st.integers(0, 8), _BYTES)
+_KEY = st.text(max_size=9)
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEY, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
+
+
+def check_sentence(text: str) -> None:
+    assert "\n" not in text
+    assert len(text) < 700
 
 
 def become(content: bytes, name: str) -> None:
@@ -46,8 +52,7 @@ def become(content: bytes, name: str) -> None:
         sorting = read_sorted(content, name)
         preset = sorting.preset("mine", "auto")
     except PresetError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 700
+        check_sentence(str(error))
         return
     assert Preset.from_yaml(to_yaml(preset).encode()).digest == preset.digest
     told = [word for part in [*sorting.taught, *sorting.stays] for word in part]
@@ -81,7 +86,7 @@ def test_cards_whose_fields_are_anything(fields: dict[str, Any], spec: bool) -> 
 @given(
     data=st.dictionaries(
         st.sampled_from(
-            ["prompts", "tests", "defaultTest", "assert", "system", "prompt", "defaults", "providers"]
+            ["prompts", "tests", "defaultTest", "assert", "system", "prompt", "defaults", "options"]
         ),
         _JSON, max_size=5,
     ),

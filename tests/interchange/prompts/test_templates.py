@@ -204,7 +204,7 @@ TEMPLATES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("template", TEMPLATES[:1] + TEMPLATES[2:])
 def test_a_template_says_what_llm_itself_would_say(template: dict[str, Any]) -> None:
     defaults = {"who": "Anna", "price": 7, "unused": None}
-    own = Template(name="x", **{**template, "defaults": defaults})
+    own = Template.model_validate({"name": "x", **template, "defaults": defaults})
     _, preset = read(yaml.safe_dump({**template, "defaults": defaults}), "x.yaml")
     assert taught(preset)[0] == own.evaluate("")[1]
 

@@ -45,8 +45,7 @@ def test_a_modelfile_holds_any_text_or_is_refused(system: str, question: str, an
     preset = Preset.from_mapping({"schema": "steerplug/preset-v1", "name": "x", "teacher": teacher})
     try:
         text = modelfile(preset, "x")
-    except PresetError as error:
-        assert "no Modelfile can hold" in str(error)
+    except PresetError:
         assert any(line.rstrip().endswith('"""') for said in (system, question, answer)
                    for line in said.split("\n"))  # fmt: skip
         return
