@@ -194,6 +194,8 @@ def _make(
         except FitError:
             kept.drop()
             raise
+        finally:
+            kept.end()
         return made[0]
 
     steering, identity = store.find_or_make(

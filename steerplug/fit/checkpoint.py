@@ -55,9 +55,10 @@ class Checkpoint:
     """
 
     def __init__(self, result: Path) -> None:
-        self._path, lock = result.with_suffix(_SUFFIX), threading.Lock()
-        self.replies: dict[int, tuple[int, ...]] = _Saved(self._save, lock)
-        self.deltas: dict[int, Delta] = _Saved(self._save, lock)
+        self._path, self._lock = result.with_suffix(_SUFFIX), threading.Lock()
+        self._is_ended = False
+        self.replies: dict[int, tuple[int, ...]] = _Saved(self._save, self._lock)
+        self.deltas: dict[int, Delta] = _Saved(self._save, self._lock)
 
     def load(self) -> None:
         """Take up what is there, and delete what was kept of another fit of this preset.
@@ -76,8 +77,14 @@ class Checkpoint:
             if self._path.exists():
                 self._read()
 
+    def end(self) -> None:
+        """Save nothing more: who still answers may come when another fit writes the file."""
+        with self._lock:
+            self._is_ended = True
+
     def drop(self) -> None:
         """Delete the file: the fit is finished, or never will be."""
+        self.end()
         self._path.unlink(missing_ok=True)
 
     def _read(self) -> None:
@@ -100,6 +107,8 @@ class Checkpoint:
         self.deltas.update(deltas)
 
     def _save(self) -> None:
+        if self._is_ended:
+            return
         replies = self.replies.values()
         arrays: Arrays = {
             "questions": np.array(list(self.replies), np.int64),

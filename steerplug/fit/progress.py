@@ -3,8 +3,10 @@
 Doors may turn what they are told into a progress bar.
 """
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -37,11 +39,26 @@ def at_once(
 ) -> list[Result]:
     """Return `ask` of every item, in order; the engine decodes what it is asked together.
 
-    The first error, or Ctrl-C, ends it: what has not begun is not asked any more.
+    The first error, or Ctrl-C, ends it at once: what has not begun is not asked any more, and what
+    is being answered is left to its thread, which dies with the process.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        asked = [pool.submit(ask, item) for item in items]
-        try:
-            return [reply.result() for reply in steps(asked, what, report)]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    replies: list[Future[Result]] = [Future() for _ in items]
+    waiting = deque(zip(replies, items, strict=True))
+
+    def work() -> None:
+        while waiting:
+            try:
+                reply, item = waiting.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                reply.set_result(ask(item))
+            except BaseException as error:
+                reply.set_exception(error)
+
+    for _ in range(min(_AT_ONCE, len(items))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        return [reply.result() for reply in steps(replies, what, report)]
+    finally:
+        waiting.clear()
