@@ -165,8 +165,9 @@ class Model:
 
     @property
     def tool_template(self) -> str | None:
-        """The template that the file has for chats with tools besides, or None."""
-        return self.metadata("tokenizer.chat_template.tool_use")
+        """The template that the file has for chats with tools besides, unless one was given."""
+        given = self.loading.chat_template
+        return None if given else self.metadata("tokenizer.chat_template.tool_use")
 
     @property
     def is_recurrent(self) -> bool:

@@ -234,6 +234,22 @@ def test_rows_in_another_order_are_refused(
     Engine(model, n_ctx=512, n_seq=1, n_threads=1).close()
 
 
+@pytest.mark.parametrize("model", ["plamo2"], indirect=True)
+def test_where_llama_cpp_would_end_the_process_replies_are_made_one_by_one(
+    model: Model, new_engine: Callable[..., Engine], alone: Context
+) -> None:
+    with pytest.raises(ModelError, match=r"cannot decode rows of several .* use n_seq = 1\.$"):
+        new_engine(n_seq=2)
+    engine = new_engine()
+    assert engine.metrics().n_seq == 1
+    proofs = Proofs(model)
+    assert proofs.all()["sequences"]().startswith("replies are made one by one")
+    proofs.close()
+    readers = [Reader(engine, request) for request in some_requests(model, 3)]
+    for reader in readers:
+        check_alone(alone, reader.request, reader.done().pieces)
+
+
 def test_a_prompt_is_scored_beside_others(
     model: Model, engine: Engine, held_back: threading.Event
 ) -> None:
