@@ -28,7 +28,10 @@ from llama_cpp import llama_cpp as llama
 N_THREADS = 1
 
 
-LONGEST = ("mixed", "examples", "soak", "build", "bench", "distill", "lm_eval")
+LONGEST = (
+    "mixed", "examples", "soak", "build", "distill", "chain", "standard", "activation_addition",
+    "lm_eval", "readme",
+)  # fmt: skip
 """Files that take longest begin first, so that no worker is left alone with one at the end."""
 
 

@@ -16,6 +16,7 @@ from steerplug.engine.thoughts import Place, Thinking
 from steerplug.errors import RequestError
 from tests.helpers.alone import steering
 from tests.helpers.thinking import Script, scripted
+from tests.helpers.tiny_models import tiny_model
 
 THINK = ThoughtMarks("<think>\n", "\n</think>\n\n")
 HARMONY = ThoughtMarks(
@@ -27,8 +28,16 @@ HARMONY = ThoughtMarks(
 
 
 @pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """A tiny one, for a test says what it writes."""
+    model = Model(tiny_model("llama"))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
 def engine(model: Model) -> Iterator[Engine]:
-    engine = Engine(model, n_ctx=512)
+    engine = Engine(model, n_ctx=512, n_threads=1)
     yield engine
     engine.close()
 
@@ -144,7 +153,7 @@ def test_stop_strings_end_the_answer_and_no_thought(
 def test_a_thought_is_left_unsteered_as_is_what_frames_it(
     engine: Engine, model: Model, script: Script
 ) -> None:
-    mix = 1e-4 * steering(model)  # too little to change what is said
+    mix = 1e-4 * steering(model, layers=(1, 2))  # too little to change what is said
 
     def n_steered(marks: ThoughtMarks, text: str, end: str = "") -> int:
         script(text)
@@ -173,8 +182,9 @@ def test_a_turn_that_comes_back_is_steered_as_when_it_was_made(
     text = "Hm, so.\n</think>\n\nBlue it is.<|im_end|>"
     script(text)
     asked = partial(
-        Request, mix=1e-4 * steering(model), sampling=GREEDY, unsteered=frozenset({"thinking"})
-    )
+        Request, mix=1e-4 * steering(model, layers=(1, 2)), sampling=GREEDY,
+        unsteered=frozenset({"thinking"}),
+    )  # fmt: skip
     run(engine, asked(begin))
     reply = tuple(model.vocab.tokenize(text, special=True))
     more = tuple(model.vocab.tokenize("\n<|im_start|>user\nAnd?<|im_end|>\n", special=True))
@@ -190,7 +200,7 @@ def test_a_turn_that_comes_back_is_steered_as_when_it_was_made(
 def test_a_budget_closes_the_thought_and_the_answer_follows(
     engine: Engine, model: Model, script: Script, budget: int, end: str
 ) -> None:
-    thought = "One two three four five six seven eight nine ten"
+    thought = "a b c d e f g h i j"
     script(("" if end else "<think>\n") + thought)
     progress = Progress()
     request = Request(prompt(model, end), thinking_budget=budget, max_tokens=40, sampling=GREEDY)
