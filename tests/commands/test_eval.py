@@ -29,13 +29,16 @@ PRESETS = {
     "shouter": "Answer in capital letters.",
 }
 SHIPPED = next((shipped_folder() / "compiled").glob("*/pirate-*.gguf"))
-TINY = tiny_model("olmo2")
+
+
+def tiny() -> Path:
+    """A model of random weights, which a prompt moves as it moves any other."""
+    return tiny_model("olmo2")
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """A model of random weights, which a prompt moves as it moves any other."""
-    with closing(Engine(Model(TINY), n_ctx=1024, n_threads=1)) as engine:
+    with closing(Engine(Model(tiny()), n_ctx=1024, n_threads=1)) as engine:
         yield engine
 
 
@@ -43,7 +46,7 @@ def engine() -> Iterator[Engine]:
 def other_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model with another fingerprint, as another quantisation would have."""
     path = tmp_path_factory.mktemp("other") / "other.gguf"
-    path.write_bytes(TINY.read_bytes().replace(b"tiny", b"toys", 1))
+    path.write_bytes(tiny().read_bytes().replace(b"tiny", b"toys", 1))
     return path
 
 
@@ -82,7 +85,7 @@ def call(
         monkeypatch.setattr(module, name, value)
 
     def call(*words: object) -> Ended:
-        model = () if "-m" in words else ("-m", TINY)
+        model = () if "-m" in words else ("-m", tiny())
         code = main(["eval", *map(str, (*words, *model))])
         said = capsys.readouterr()
         return Ended(code, said.out, said.err)
@@ -105,7 +108,7 @@ def test_eval_reports_as_json_and_as_a_picture(call: Call, tmp_path: Path) -> No
     ended = call("sailor", "--json", "--plot", path)
     said = ended.json()
     assert list(said) == KEYS
-    assert (said["preset"], said["model"], said["picture"]) == ("sailor", str(TINY), str(path))
+    assert (said["preset"], said["model"], said["picture"]) == ("sailor", str(tiny()), str(path))
     assert said["steering"] == [{"name": "sailor", "version": "1.0.0", "strength": 1.0}]
     assert (said["n_prompts"], said["n_replies"], said["checks"]["n"]) == (2, 3, 3)
     assert said["gap_closed"] < 1

@@ -1,5 +1,6 @@
 """A model that thinks, as LangChain sees it: blocks, chunks, agents and what comes back in."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,25 +12,34 @@ from langchain_core.runnables import RunnableConfig
 from steerplug import ChatSteerplug
 from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
-from steerplug.session.shared import session_for
+from steerplug.session.shared import forget_sessions, session_for
 from tests.helpers.thinking import Script, scripted, template
+from tests.helpers.tiny_models import tiny_model
 
 N_CTX = 512
 ANSWER = "<think>\nHm, so.\n</think>\n\nBlue.<|im_end|>"
 
-pytestmark = pytest.mark.usefixtures("folder")
+def path() -> str:
+    """A tiny model, for a test says what it writes."""
+    return str(tiny_model("llama"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten() -> Iterator[None]:
+    yield
+    forget_sessions()
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    session = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
+    session = session_for(path(), Loading(n_ctx=N_CTX, n_threads=1))
     monkeypatch.setattr(session, "template", template("Qwen3", session.model))
     return scripted(session.model, monkeypatch)
 
 
 def chat(**fields: Any) -> ChatSteerplug:
-    said: dict[str, Any] = {"temperature": 0, "max_tokens": 60, "n_ctx": N_CTX, "n_threads": 1}
-    return ChatSteerplug(**said | fields)
+    said: dict[str, Any] = {"temperature": 0, "max_tokens": 90, "n_ctx": N_CTX, "n_threads": 1}
+    return ChatSteerplug(**{"model": path(), **said, **fields})
 
 
 def joined(chunks: list[Any]) -> AIMessageChunk:
@@ -91,7 +101,7 @@ CALL = '<think>\nI look.\n</think>\n\n<tool_call>\n{"name": "now", "arguments": 
 def test_an_agent_replays_what_was_thought_in_its_turn(
     script: Script, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = session_for("smollm2", Loading(n_ctx=N_CTX, n_threads=1))
+    session = session_for(path(), Loading(n_ctx=N_CTX, n_threads=1))
     written: list[str] = []
     prompt = session.template.prompt
 
@@ -147,9 +157,9 @@ def test_thinking_is_switched_by_field_call_and_config(
 
 
 def test_a_budget_reaches_the_model_through_with_config(script: Script) -> None:
-    script("<think>\nOne two three four five six")
+    script("<think>\na b c d e f")
     model = chat().with_config(configurable={"thinking_budget_tokens": 4})
-    assert model.invoke("Why?").additional_kwargs == {"reasoning_content": "One two three"}
+    assert model.invoke("Why?").additional_kwargs == {"reasoning_content": "a b c"}
     ids = [spec.id for spec in chat().config_specs]
     assert {"steering", "enable_thinking", "thinking_budget_tokens"} <= set(ids)
 
