@@ -85,7 +85,9 @@ def test_the_readme_counts_the_tokens_that_demo_counts() -> None:
     result = CliRunner().invoke(app, ["demo", "--max-tokens", "1", "--json"])
     ways = json.loads(result.stdout)
     assert f'| "{ways["question"]}" |' in README
-    rows = {"bare": "bare", "with a system prompt": "prompted", "steered, no system prompt": "steered"}
+    rows = {
+        "bare": "bare", "with a system prompt": "prompted", "steered, no system prompt": "steered",
+    }  # fmt: skip
     for row, way in rows.items():
         assert f"| {row} | {ways[way]['prompt_tokens']} |" in README
 
