@@ -63,7 +63,7 @@ class ServerState:
         """
         if name not in self.catalog.listed:
             self.catalog.check(name)
-        self.session.compile(format_mix((Ingredient(name),)))
+        self.session.compile(format_mix((Ingredient(name),)), again=True)
 
     def _compile_all(self) -> None:
         """Have all presets compiled that are not, if the server was told to; each is tried once."""

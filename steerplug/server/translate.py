@@ -170,8 +170,7 @@ def _tools(body: ChatBody) -> Tools:
         choice = choice.function.name  # type: ignore[assignment]
     elif choice == REQUIRED and not tools:
         raise Refused("tool_choice is required, and there are no tools.", param="tool_choice")
-    parallel = body.parallel_tool_calls is not False
-    return Tools(tools, str(choice or AUTO), parallel)
+    return Tools(tools, str(choice or AUTO), body.parallel_tool_calls)
 
 
 def _check_sizes(grammars: Iterable[Grammar], limits: Limits) -> None:

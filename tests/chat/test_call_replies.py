@@ -336,8 +336,8 @@ def test_half_a_call_is_not_begun(session: Session) -> None:
 def test_whole_calls_are_why_a_reply_ended_though_its_room_did_too(session: Session) -> None:
     vocab = session.model.vocab
     ends = [token for token in range(vocab.n_tokens) if vocab.ends_generation(token)]
-    chatty = Sampling(temperature=0, logit_bias=dict.fromkeys(ends, -100.0))
-    settings = Settings(chatty, max_tokens=160, tools=Tools(BOTH, "required"))
+    chatty = Sampling(temperature=2.0, seed=3, logit_bias=dict.fromkeys(ends, -100.0))
+    settings = Settings(chatty, max_tokens=160, tools=Tools(BOTH, "required", parallel=True))
     several = session.chat(ASK, None, settings)
     assert len(several.tool_calls) > 1
     once = session.chat(ASK, None, replace(settings, tools=replace(settings.tools, parallel=False)))
