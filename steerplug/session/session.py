@@ -73,7 +73,6 @@ class Session:
         self._compiled = Compiled(self.engine, self.store)
         self._resolver = Resolver(self.model, self._compiled.find)
         self._prompts = PromptLengths(self.template)
-        self._asking = Asking(self.engine, self.template, self._resolver, self._prompts)
         self._building = threading.RLock()
         self._begin_idle()
         fork.carry(self)
@@ -200,6 +199,10 @@ class Session:
         for event in task.finish():
             yield event
         yield task.reply()
+
+    @property
+    def _asking(self) -> Asking:
+        return Asking(self.engine, self.template, self._resolver, self._prompts)
 
     def variables(self, settings: Settings) -> Mapping[str, Any]:
         """Return what else the chat template is given.
