@@ -9,7 +9,6 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-import torch
 
 from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
 
@@ -35,9 +34,46 @@ LONGEST = (
 """Files that take longest begin first, so that no worker is left alone with one at the end."""
 
 
+FAST_ROOMS = ("files", "interchange", "library", "packs", "preset", "steering", "store")
+"""Rooms below the engine: `pytest -m fast` reads no others, so that it needs no more packages."""
+
+NEEDS = {"model": "model_path", "browser": "browser"}
+"""Markers of tests by the fixture they ask for, directly or through another."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave other rooms unread where only fast tests are asked for."""
+    if config.option.markexpr != "fast" or collection_path.suffix != ".py":
+        return None
+    return collection_path.parent.name not in FAST_ROOMS or None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; a stable sort leaves all others where they were."""
+    """Mark tests by what they need, and put the longest files first; a stable sort keeps others."""
+    for item in items:
+        _mark(item)
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
+def _mark(item: pytest.Item) -> None:
+    fixtures = getattr(item, "fixturenames", ())
+    needs = {name for name, fixture in NEEDS.items() if fixture in fixtures}
+    needs |= {mark.name for mark in item.iter_markers() if mark.name in NEEDS}
+    if "torch" in vars(getattr(item, "module", pytest)):
+        needs.add("torch")
+    if not needs and item.path.parent.name in FAST_ROOMS:
+        needs.add("fast")
+    for name in needs:
+        item.add_marker(name)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Give torch as many threads as llama.cpp, if anything runs that may import it."""
+    if any("fast" not in item.keywords for item in session.items):
+        import torch
+
+        torch.set_num_threads(N_THREADS)
 
 
 def pytest_configure() -> None:
@@ -48,7 +84,6 @@ def pytest_configure() -> None:
         processors = sorted(os.sched_getaffinity(0))
         number = int(worker.removeprefix("gw"))
         os.sched_setaffinity(0, {processors[number % len(processors)]})
-    torch.set_num_threads(N_THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,13 @@ from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
 from steerplug.errors import ModelNotFound
 from steerplug.files.shards import shard_names, shards
-from steerplug.fit.distill.weights import read_weights
 from steerplug.langchain.fingerprint import fingerprint_model
 from steerplug.model_file import find_model
 from steerplug.session import Session
+
+torch = pytest.importorskip("torch", reason="the extra `fit` is not installed")
+
+from steerplug.fit.distill.weights import read_weights  # noqa: E402  imports torch
 
 NAME = "model-00001-of-00003.gguf"
 

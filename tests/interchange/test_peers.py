@@ -22,8 +22,11 @@ from steerplug.interchange.reading import read_vectors
 from steerplug.interchange.tokens import Bos
 from steerplug.interchange.writing import write_control_vector, write_easysteer
 from steerplug.steering.value import Array, Delta, Mix, Scope, Steering, Term
-from tests.helpers.oracle import Oracle, relative
 from tests.interchange.test_interchange import foreign
+
+torch = pytest.importorskip("torch", reason="the extra `fit` is not installed")
+
+from tests.helpers.oracle import Oracle, relative  # noqa: E402  imports torch
 
 TOKENS = (3, 41, 59, 26, 53, 58, 9, 79)
 N_PROMPT = 5

@@ -14,6 +14,8 @@ from steerplug.session import Session
 from steerplug.steering.header import kept_files
 from steerplug.store.store import Store
 
+pytestmark = pytest.mark.model
+
 README = shipped_folder() / "README.md"
 PRESETS = [load_preset(str(path)) for path in sorted(shipped_folder().glob("*.yaml"))]
 MODEL = "SmolLM2-135M-Instruct.Q4_1"

@@ -19,7 +19,7 @@ pytest.importorskip("uvicorn", reason="the extra `server` is not installed")
 from tests.helpers.serving import NAME, Client, served  # noqa: E402  imports uvicorn
 
 CHROMIUMS = ("chromium-headless-shell", "chromium", "google-chrome")
-PRESETS = [
+PRESETS: list[dict[str, Any]] = [
     {"name": "pirate", "description": "Talks like a pirate.", "too_much": "Too much is all arr.",
      "strength": {"min": 0, "max": 2, "default": 1}, "tokens_saved": 237,
      "carrier": "steering", "reason": None, "prompt_tokens": 237, "compiling": None},
@@ -121,6 +121,10 @@ def open_page(browser: Any, client: Client) -> Iterator[Callable[..., Any]]:
     assert [line for line in said if "401" not in line] == []
 
 
+def chip(page: Any, preset: str) -> Any:
+    return page.locator(f"#chips [data-name={preset}] input")
+
+
 def ask(page: Any, question: str) -> None:
     page.get_by_label("Question").fill(question)
     page.get_by_label("Question").press("Enter")
@@ -132,7 +136,7 @@ def test_both_replies_their_shading_and_numbers(
     open_page: Callable[..., Any], answers: Answers
 ) -> None:
     page = open_page(answers)
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     page.get_by_role("slider", name="pirate").fill("0.8")
     ask(page, "you")
     bare, steered = (page.locator(side) for side in (".bare", ".steered"))
@@ -157,7 +161,7 @@ def test_the_strongest_shade_leaves_text_readable(
     open_page: Callable[..., Any], answers: Answers, scheme: str
 ) -> None:
     page = open_page(answers, color_scheme=scheme)
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     ask(page, "you")
     weak, strong = page.locator(".text span").evaluate_all(READ_CONTRAST)
     assert weak > strong > 7
@@ -184,12 +188,68 @@ READ_CONTRAST = """elements => elements.map((element) => {
 })"""
 
 
+def test_one_preset_is_chosen_and_its_prompt_can_be_asked_as_well(
+    open_page: Callable[..., Any], answers: Answers
+) -> None:
+    page = open_page(answers)
+    playwright.expect(chip(page, "pirate")).to_be_checked()
+    page.get_by_role("slider", name="pirate").fill("1.5")
+    page.locator("#want-prompted").check()
+    page.get_by_text("Length, temperature, system prompt").click()
+    page.get_by_label("Most tokens").fill("7")
+    page.get_by_label("Temperature").fill("0.5")
+    page.get_by_label("System prompt").fill("Be brief.")
+    ask(page, "you")
+    assert page.locator(".answers h3").all_inner_texts() == [
+        "Bare", "Prompted pirate", "Steered 1.5*pirate"
+    ]  # fmt: skip
+    ways = [(body["steering"], body.get("carrier")) for body in answers.asked]
+    assert ways == [("none", None), ("pirate", "prompt"), ("1.5*pirate", None)]
+    for body in answers.asked:
+        assert (body["max_tokens"], body["temperature"]) == (7, 0.5)
+        assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert len(body["messages"]) == 2
+
+
+def test_what_is_not_compiled_is_answered_by_its_prompt(
+    open_page: Callable[..., Any], answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"carrier": "prompt", "reason": "not compiled for this model"}
+    monkeypatch.setitem(globals(), "PRESETS", [{**PRESETS[0], **about}])
+    page = open_page(answers)
+    ask(page, "you")
+    assert page.locator(".answers h3").all_inner_texts() == ["Bare", "Prompted pirate"]
+    assert answers.asked[1]["carrier"] == "prompt"
+
+
+def test_on_a_phone_the_steered_reply_is_first_and_presets_are_described(
+    open_page: Callable[..., Any], answers: Answers
+) -> None:
+    page = open_page(answers, viewport={"width": 390, "height": 800}, has_touch=True)
+    ask(page, "you")
+    tops = [page.locator(side).bounding_box()["y"] for side in (".steered", ".bare")]
+    assert tops == sorted(tops)
+    page.get_by_text("What each does").tap()
+    assert page.get_by_text("Talks like a pirate.", exact=True).is_visible()
+
+
+def test_the_address_and_the_model_for_other_front_ends(
+    open_page: Callable[..., Any], answers: Answers, client: Client
+) -> None:
+    page = open_page(answers)
+    page.get_by_role("slider", name="pirate").fill("0.5")
+    page.get_by_role("button", name="Copy model").click()
+    assert page.locator("pre").inner_text() == "tiny@0.5*pirate"
+    page.get_by_role("button", name="Copy address").click()
+    assert page.locator("pre").inner_text() == f"{client.root.rstrip('/')}/v1"
+
+
 def test_a_follow_up_sends_each_side_its_own_replies(
     open_page: Callable[..., Any], answers: Answers
 ) -> None:
     answers.reply = lambda asked: [piece(asked["steering"])]
     page = open_page(answers)
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     ask(page, "first")
     page.get_by_label("follow up").check()
     ask(page, "second")
@@ -208,7 +268,7 @@ def test_a_reply_is_text_whatever_it_says(open_page: Callable[..., Any], answers
     hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     answers.reply = lambda asked: [piece(hostile, 0.1 if "steering_trace" in asked else 0)]
     page = open_page(answers)
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     ask(page, hostile)
     assert page.locator(".text").all_inner_texts() == [hostile, hostile]
     assert page.locator("article :is(img, script)").count() == 0
@@ -219,7 +279,7 @@ def test_a_long_question_leaves_room_for_its_replies(
 ) -> None:
     page = open_page(answers, viewport={"width": 800, "height": 800})
     ask(page, "long " * 2000 + "enough?")
-    heights = [page.locator(one).bounding_box()["height"] for one in ("textarea", "article h2")]
+    heights = [page.locator(one).bounding_box()["height"] for one in ("#question", "article h2")]
     assert all(height <= limit for height, limit in zip(heights, (400, 200), strict=True))
 
 
@@ -231,7 +291,7 @@ def test_problems_are_shown_where_they_happen(
         if asked["steering"] == "none" else [piece("whole")]
     )  # fmt: skip
     page = open_page(answers)
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     ask(page, "you")
     assert page.locator(".bare .text").inner_text() == "half a"
     assert page.locator(".bare .problem").inner_text() == "the engine stopped."
@@ -248,9 +308,9 @@ def test_a_key_is_asked_for_once_and_kept_for_the_tab(
         playwright.expect(field).to_have_value("")
         field.press_sequentially(guess)
         field.press("Enter")
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     page.reload()
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     assert "Bearer wrong" in answers.keys
     ask(page, "you")
     assert len(answers.asked) == 2
@@ -262,17 +322,16 @@ def test_the_whole_page_by_keyboard_on_a_phone(
     open_page: Callable[..., Any], answers: Answers
 ) -> None:
     page = open_page(answers, viewport={"width": 320, "height": 560})
-    page.get_by_label("pirate").wait_for()
+    chip(page, "pirate").wait_for()
     page.keyboard.press("Tab")
     page.keyboard.type("Why?")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Space")  # the chip `pirate`
+    page.keyboard.press("Tab")  # the chip `pirate`, chosen at the start
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowLeft")  # its slider
-    page.keyboard.press("Tab")  # back to the default
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")  # Ask
+    for _ in ("default", "descriptions", "steered", "prompted", "bare", "settings", "Ask"):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
     page.get_by_label("follow up").wait_for()
     assert answers.asked[1]["steering"] == "0.95*pirate"
     page.get_by_role("button", name="Copy as curl").press("Enter")
@@ -298,7 +357,8 @@ def test_the_yaml_snippet_sets_up_a_server(
     open_page: Callable[..., Any], answers: Answers
 ) -> None:
     page = open_page(answers)
-    page.get_by_label("calm").check()
+    chip(page, "pirate").uncheck()
+    chip(page, "calm").check()
     page.get_by_role("slider", name="calm").fill("-0.5")
     page.get_by_role("button", name="Copy as YAML").click()
     settings = yaml.safe_load(page.locator("pre").inner_text())
@@ -313,7 +373,7 @@ def cut_short(route: Any) -> None:
 def test_the_servers_own_replies(open_page: Callable[..., Any], client: Client) -> None:
     page = open_page()
     page.route("**/v1/chat/completions", cut_short)
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     with page.expect_request("**/v1/chat/completions") as request:
         ask(page, "What is rain?")
     seed = request.value.post_data_json["seed"]
@@ -330,7 +390,7 @@ def test_the_servers_own_replies(open_page: Callable[..., Any], client: Client) 
 
 def test_escape_stops_both(open_page: Callable[..., Any]) -> None:
     page = open_page()
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     page.get_by_label("Question").fill("Count to one thousand, in words.")
     page.get_by_label("Question").press("Control+Enter")
     for side in (".bare", ".steered"):
@@ -342,7 +402,7 @@ def test_escape_stops_both(open_page: Callable[..., Any]) -> None:
 
 def test_the_curl_snippet_asks_this_server(open_page: Callable[..., Any]) -> None:
     page = open_page()
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     page.get_by_label("Question").fill("What's rain? 'Ünd'\n$HOME")
     page.get_by_role("button", name="Copy as curl").click()
     snippet = page.locator("pre").inner_text().replace('"model"', '"max_tokens": 2, "model"')
@@ -354,7 +414,7 @@ def test_the_langchain_snippet_runs(
     open_page: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = open_page()
-    page.get_by_label("pirate").check()
+    chip(page, "pirate").check()
     page.get_by_label("Question").fill('What is "rain"?')
     page.get_by_role("button", name="Copy as LangChain").click()
     snippet = page.locator("pre").inner_text()

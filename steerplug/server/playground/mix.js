@@ -21,8 +21,17 @@ function formatName(name) {
   return plain ? name : `"${name.replaceAll('"', '""')}"`;
 }
 
+/** Return what clients that only know models call a mix of `model`. */
+export const modelName = (model, steering) => (
+  steering === "none" ? model : `${model}@${steering}`
+);
+
 /** What asks the same question elsewhere; each takes `{origin, model, steering, question, key}`. */
 export const snippets = {
+  address: ({ origin }) => `${origin}/v1`,
+
+  name: ({ model, steering }) => modelName(model, steering),
+
   langchain: ({ model, steering, question }) => `\
 from steerplug import ChatSteerplug
 
