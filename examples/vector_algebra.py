@@ -14,7 +14,7 @@ def main() -> None:
                 "positive": ["The waves broke on the beach.", "We sailed out to sea."],
                 "negative": ["The snow lay on the peak.", "We climbed the ridge."],
             },
-            "fit": {"method": "mean", "layers": [14]},
+            "fit": {"method": "mean", "layers": "auto"},
         }
     )
     sea = session.build(preset).steering
