@@ -5,6 +5,9 @@ Contract::
     the format, or a call that had to be made    what breaks it is an error
     a call that the model chose to make          handed on, and said in the log: whoever runs the
                                                  tool checks its arguments, and may tell the model
+
+No call is broken otherwise: from its opening on a reply is held to the form and to the tool's
+schema, and what only looks like a call, or names no tool that may be called, is text.
 """
 
 import logging
@@ -27,11 +30,13 @@ class Promise:
         format: what its text must, if it calls no tool.
         tools: what it may call.
         begun: what the text goes on with.
+        texts_are_free: whether the texts in a call are held to no pattern or format.
     """
 
     format: Grammar | None = None
     tools: Tools = field(default_factory=Tools)
     begun: str = ""
+    texts_are_free: bool = False
 
     def check(self, text: str, calls: Sequence[ToolCall]) -> None:
         """Look for what a finished reply breaks.
@@ -51,7 +56,7 @@ class Promise:
 
     def _check_call(self, call: ToolCall) -> None:
         tool = next(tool for tool in self.tools.tools if tool.name == call.name)
-        if not (broken := breach(tool.parameters, call.arguments)):
+        if not (broken := breach(tool.parameters, call.arguments, wholly=self.texts_are_free)):
             return
         sentence = (
             f"the call of `{call.name}` breaks its schema {broken}, in what it cannot be held to "

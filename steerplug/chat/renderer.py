@@ -53,7 +53,7 @@ class Renderer:
     def __init__(self, source: str | None, vocab: Vocab, model_name: str) -> None:
         self._source, self._vocab, self._model_name = source, vocab, model_name
         self._compiled = lru_cache(maxsize=1)(self._compile)
-        own = find_form(self._written, self._ends_turn) if source else None
+        own = find_form(self._written, self._ends_turn, self._is_token) if source else None
         self._has_own_form, self.form = own is not None, own or TAGGED
 
     @cached_property
@@ -211,6 +211,9 @@ class Renderer:
     def _ends_turn(self, mark: str) -> bool:
         tokens = self._vocab.tokenize(mark, special=True)
         return len(tokens) == 1 and self._vocab.ends_generation(tokens[0])
+
+    def _is_token(self, mark: str) -> bool:
+        return len(self._vocab.tokenize(mark, special=True)) == 1
 
     def _text(self, token: int) -> str:
         return self._vocab.piece(token, True).decode("utf-8", "replace")

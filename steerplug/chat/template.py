@@ -60,13 +60,29 @@ class ChatTemplate:
         source: the Jinja text from the GGUF, or None.
         vocab: the model's vocabulary.
         model_name: how errors name the model.
+        tool_source: the Jinja text for chats with tools, where the GGUF has one besides.
     """
 
-    def __init__(self, source: str | None, vocab: Vocab, model_name: str) -> None:
+    def __init__(
+        self, source: str | None, vocab: Vocab, model_name: str, tool_source: str | None = None
+    ) -> None:
         self._vocab, self._model_name = vocab, model_name
         self._renderer = Renderer(source, vocab, model_name)
-        self.form = self._renderer.form
-        self.render = self._renderer.render
+        self._with_tools = self._renderer
+        if tool_source:
+            self._with_tools = Renderer(tool_source, vocab, model_name)
+        self.form = self._with_tools.form
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *,
+        add_generation_prompt: bool = True, variables: Mapping[str, Any] = NO_VARIABLES,
+    ) -> str:  # fmt: skip
+        """Return the chat as text; see `Renderer.render`."""
+        has_tools = tools or any(message.get("tool_calls") for message in messages)
+        renderer = self._with_tools if has_tools else self._renderer
+        return renderer.render(
+            messages, tools, add_generation_prompt=add_generation_prompt, variables=variables
+        )
 
     @property
     def thoughts(self) -> Thoughts | None:
@@ -89,7 +105,7 @@ class ChatTemplate:
     @classmethod
     def of(cls, model: Model) -> Self:
         """Return the chat template that a model's file holds."""
-        return cls(model.chat_template, model.vocab, model.name)
+        return cls(model.chat_template, model.vocab, model.name, model.tool_template)
 
     def prompt(
         self,

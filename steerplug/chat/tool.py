@@ -30,17 +30,28 @@ class Tools:
         tools: the functions.
         choice: "auto" leaves it to the model, "none" forbids calls, "required" asks for at least
             one; the name of a tool asks for one of that tool.
-        parallel: whether one reply may make several calls.
+        parallel: whether one reply may make several calls; None: where the model chooses to call.
         steered: whether steering acts on calls too; it leaves them alone if not.
     """
 
     tools: tuple[Tool, ...] = ()
     choice: str = AUTO
-    parallel: bool = True
+    parallel: bool | None = None
     steered: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.tools)
+
+    @property
+    def several(self) -> bool:
+        """Whether one reply may make several calls."""
+        return self.choice == AUTO if self.parallel is None else self.parallel
+
+    @property
+    def callable_names(self) -> tuple[str, ...]:
+        """The names of the tools that may be called."""
+        named = (tool.name for tool in self.tools)
+        return tuple(name for name in named if self.choice in (AUTO, REQUIRED, name))
 
 
 @dataclass(frozen=True)

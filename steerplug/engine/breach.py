@@ -14,21 +14,23 @@ if TYPE_CHECKING:
     from jsonschema_rs import ValidationError
 
 
-def breach(schema: Mapping[str, Any], text: str) -> str | None:
+def breach(schema: Mapping[str, Any], text: str, *, wholly: bool = False) -> str | None:
     """Return how a finished reply breaks its schema, if it does; None also if it is no whole JSON.
 
     Args:
         schema: what was asked for, and could be followed as far as `loosened` goes.
         text: the reply.
+        wholly: whether to look for all that breaks the schema, as if a grammar held it to nothing.
     """
     loose = loosened(schema)
-    if not loose.left_out:
+    if not (loose.left_out or wholly):
         return None
     try:
         value = json.loads(text)
     except ValueError:
         return None
-    known = {_sentence(error) for error in errors(json.dumps(dict(loose.schema)), value)}
+    held = {} if wholly else dict(loose.schema)
+    known = {_sentence(error) for error in errors(json.dumps(held), value)}
     broken = (_sentence(error) for error in errors(json.dumps(dict(schema)), value))
     return next((sentence for sentence in broken if sentence not in known), None)
 

@@ -133,7 +133,7 @@ class Checkpoints(PrefixCache):
 
     def keep_at(self, held: Held, n: int) -> None:
         """Make a checkpoint once a sequence holds n cells."""
-        stops = self._stops[held]
+        stops = self._stops.setdefault(held, [])
         if n not in stops:
             insort(stops, n)
 

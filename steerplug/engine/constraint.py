@@ -66,9 +66,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Lark:
-    """A reply that follows a context-free grammar in llguidance's dialect of Lark."""
+    """A reply that follows a context-free grammar in llguidance's dialect of Lark.
+
+    Args:
+        text: the grammar.
+        closers: texts that bring a reply nearer to its end wherever they may follow outside of
+            JSON's strings, the one to be tried first first.
+    """
 
     text: str
+    closers: tuple[str, ...] = ()
 
 
 Grammar = Mapping[str, Any] | Regex | Choice | Lark
@@ -96,7 +103,7 @@ class Constraint:
             raise _refused(grammar, self._matcher.get_error())
         self.grammar = grammar
         self.is_json = isinstance(grammar, Mapping) or (
-            isinstance(grammar, Lark) and "%json" in grammar.text
+            isinstance(grammar, Lark) and ("%json" in grammar.text or grammar.closers != ())
         )
         self._bits = np.zeros(-(-vocab.n_tokens // 32), np.int32)
         self._n_vocab = vocab.n_tokens
@@ -183,6 +190,14 @@ def lark_text(text: str, vocab: Vocab) -> str:
     if len(tokens) == 1 and _tokenizer(vocab).is_special_token(tokens[0]):
         return f"<[{tokens[0]}]>"
     return json.dumps(text, ensure_ascii=False)
+
+
+def lark_regex(text: str) -> str:
+    """Return the regular expression of a fixed text, as it stands in Lark."""
+    return "".join(
+        letter if letter.isalnum() or ord(letter) > 127 else f"\\x{ord(letter):02x}"
+        for letter in text
+    )
 
 
 def lark_json(schema: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ in time, so that the reply is whole when its room ends; see `closing`. Where a t
 it is free, and the grammar holds the answer; see `leading`.
 """
 
+import re
 from functools import partial
 from typing import NamedTuple
 
@@ -16,11 +17,14 @@ from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context
 from steerplug.engine.leading import Leading
 from steerplug.engine.likelihood import likelihood
+from steerplug.engine.openings import Opening
 from steerplug.engine.request import Logprobs, Request
 from steerplug.engine.sampler import Sampler
 from steerplug.engine.thoughts import Said, Thinking
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
+
+_MAY_END_A_CALL = re.compile(rb"[})>\]]")
 
 
 class Drawn(NamedTuple):
@@ -56,6 +60,8 @@ class Drawing:
         self._tokens, self._n_prompt, self._vocab = tokens, len(tokens), vocab
         self._first = self._n_prompt - request.prompt.begun
         self._turn, self._logprobs = turn, request.logprobs
+        self.repeats = False
+        """Whether the last call of the reply is one that it made before."""
         self._leading: Leading | None = None
         if thinking is not None:
             self._leading = Leading(thinking, vocab, request.thinking_budget)
@@ -145,11 +151,19 @@ class Drawing:
         said: list[Said] = []
         if self._turn is not None:
             self._turn, said = self._turn.passing(token, thinking)
+            self._note_repeat(self._turn, token)
         elif thinking is not None:
             said = thinking.read(token)
         if self._leading and self._owed and was_in_thought:
             self._leading.lead_on(token)
         return was_in_call or self.in_call, said
+
+    def _note_repeat(self, turn: Turn, token: int) -> None:
+        """Note whether a token ends a call that was made before."""
+        if turn.way and _MAY_END_A_CALL.search(self._vocab.piece(token, True)):
+            said = self._vocab.text([*self._reply(), token], special=True)
+            calls = list(turn.way.calls(said))
+            self.repeats = calls[-1:] != [] and calls[-1] in calls[:-1]
 
     def look_ahead(self) -> None:
         """Begin to find out what the grammar lets follow."""
@@ -213,14 +227,14 @@ class Drawing:
     def _draw_opening(self, token: int, context: Context, row: int) -> int:
         """Hold the reply to the grammar of calls from the token on that completes their mark."""
         assert self._turn is not None
-        calls, logits = self._turn.calls, context.logits_in_place(row)
-        if calls.forbidden:
+        way, logits = self._turn.after(token).way, context.logits_in_place(row)
+        if self._turn.calls.forbidden:
             while self._opens_call(token):
                 logits[token] = -np.inf
                 token = self._draw_again(context, row)
-        elif calls.then is not None:
-            constraint = Constraint(self._vocab, calls.then)
-            constraint.replay(self._since_mark(token))
+        elif way is not None and way.then is not None:
+            constraint = Constraint(self._vocab, way.then)
+            constraint.replay(self._since_opening(way.opening.in_bytes, token))
             if not constraint.admits([token]):  # it goes on behind the mark as no call does
                 constraint.restrict(logits)
                 token = self._draw_again(context, row)
@@ -244,24 +258,22 @@ class Drawing:
         Raises:
             RequestError, ContextOverflow: it must fit, and the call it chose is too long.
         """
-        if self._turn is None:
+        if self._turn is None or self._turn.way is None:
             return True
-        calls = self._turn.calls
-        text = self._vocab.text(self._reply(), special=True)
-        if calls.opening not in text or calls.is_named(text):
+        calls = list(self._turn.way.calls(self._vocab.text(self._reply(), special=True)))
+        if calls and calls[-1][1] is None:
             return True
-        if self._no_room and not calls.has_named(text):
+        if self._no_room and not calls:
             assert self._closing is not None
             n_more = self._closing.n_needed()
             raise self._no_room(n_more and self._n_generated + 1 + n_more)
         return False
 
-    def _since_mark(self, token: int) -> list[int]:
-        """Return the reply's tokens in which the mark began that `token` completes."""
-        assert self._turn is not None
-        tokens, mark = self._reply(), self._turn.calls.opening.encode()
+    def _since_opening(self, opening: Opening, token: int) -> list[int]:
+        """Return the reply's tokens in which the opening began that `token` completes."""
+        tokens = self._reply()
         n, text = 0, self._vocab.piece(token, True)
-        while mark not in text:
+        while opening.find(text.decode("latin-1")) is None:
             n += 1
             text = self._vocab.piece(tokens[-n], True) + text
         return tokens[len(tokens) - n :]

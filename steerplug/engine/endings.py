@@ -1,7 +1,8 @@
 """Tokens that make a constrained reply complete from where it stands.
 
 They are found greedily, not proven the fewest. JSON is closed by place: inside a text its quote,
-elsewhere brackets, else the comma that required parts need, else a small value. Choices and Lark
+elsewhere what its grammar says closes it, brackets, else the comma that required parts need, else a
+small value. Choices and Lark
 grammars are searched breadth-first by single bytes, taking places from which the same tokens may
 follow for one.
 """
@@ -14,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.constraint import Constraint
+from steerplug.engine.constraint import Constraint, Lark
 from steerplug.engine.vocab import Vocab
 
 _MOST_PLACES = 500
@@ -87,14 +88,21 @@ def _close_json(
     constraint: Constraint, place: Place, vocab: Vocab, most: int
 ) -> list[int] | None:
     words, walk, ending = _words(vocab), constraint.copy(), list[int]()
+    closers = _closers(constraint, vocab)
     while len(ending) <= most:
         if walk.may_end:
             return ending
-        for token in walk.forced() or [words.closest(walk.allowed(), place)]:
+        closer = None if place.in_string else next(filter(walk.admits, closers), None)
+        for token in walk.forced() or closer or [words.closest(walk.allowed(), place)]:
             ending.append(token)
             walk.accept(token)
             place = place.after(vocab.piece(token))
     return None
+
+
+def _closers(constraint: Constraint, vocab: Vocab) -> list[list[int]]:
+    closers = constraint.grammar.closers if isinstance(constraint.grammar, Lark) else ()
+    return [vocab.tokenize(closer, special=True) for closer in closers]
 
 
 def _search(constraint: Constraint, vocab: Vocab) -> list[int] | None:

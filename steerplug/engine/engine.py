@@ -19,6 +19,7 @@ from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
 from steerplug.engine.request import Logprobs, Piece, Progress, Request
+from steerplug.engine.row_order import ONE_AT_A_TIME
 from steerplug.engine.sequences import n_window_cells
 from steerplug.engine.sizes import N_SEQ, N_SEQ_OF_STATES
 from steerplug.engine.worker import Worker
@@ -69,7 +70,7 @@ class Engine:
             it was trained for.
         n_cells: KV cells, which all requests share; default: n_ctx.
         n_seq: most sequences, running or kept for later; default: 32, or 8 where each has memory of
-            its own, which is a running state, or sliding windows without `swa_full`.
+            its own, which is a running state, or sliding windows without `swa_full`; 1 on PLaMo 2.
         n_queue: most requests that wait to take part.
         swa_full: keep every token that sliding windows have passed: more memory, and a conversation
             can be gone on from at any of its tokens, not at checkpoints alone; default: as the
@@ -118,7 +119,8 @@ class Engine:
 
     def _new_context(self, n_cells: int) -> Context:
         """Return a context of as many sequences as were asked for, or as suit the model."""
-        n_seq = self._n_seq or N_SEQ_OF_STATES
+        alone = self.model.architecture in ONE_AT_A_TIME
+        n_seq = self._n_seq or (1 if alone else N_SEQ_OF_STATES)
         window = n_window_cells(self.model, n_seq, self.model.loading.n_batch)
         swa_full = self._swa_full or window >= n_cells
         if swa_full and not self.model.is_recurrent:

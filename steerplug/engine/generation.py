@@ -104,9 +104,9 @@ class Generation:
         return self._begun(turn, thinking, self.tokens[first:]), thinking
 
     def _begin_with(self, marks: ThoughtMarks, turn: Turn | None) -> Begin:
-        return partial(
-            Thinking, marks, self._vocab, shown=turn.calls.opening if turn is not None else ""
-        )
+        ways = turn.calls.ways if turn is not None else ()
+        shown = "".join(mark for way in ways for mark in way.opening.marks)
+        return partial(Thinking, marks, self._vocab, shown=shown)
 
     def _begun(
         self, turn: Turn | None, thinking: Thinking | None, tokens: list[int]
@@ -125,8 +125,8 @@ class Generation:
             thinking.begin_telling()
         if turn is not None and turn.in_call:
             raise RequestError(
-                f"the last message ends in the midst of a call ({turn.calls.opening}), with which "
-                "no reply goes on; leave the call out."
+                "the last message ends in the midst of a call, with which no reply goes on; leave "
+                "the call out."
             )
         return turn
 
@@ -218,7 +218,7 @@ class Generation:
                 self.deliver(Piece("", token, moved, logprobs))
         else:
             is_mark, (in_call, said) = self._drawing.is_mark(token), self._append(token)
-            data = self._vocab.piece(token, is_mark)
+            data = self._vocab.piece(token, is_mark or in_call)
             pieces = self._telling.pieces(data, said, in_call=in_call)
             progress.finish_reason = self._why_it_ends()
             for i, (text, in_thought) in enumerate(pieces):
@@ -256,6 +256,8 @@ class Generation:
             return "stop"
         if self._drawing.is_complete:
             return self._why_complete()
+        if self._drawing.repeats:
+            return "stop"
         return "length" if self.n_left <= 0 else None
 
     def _why_complete(self) -> str:

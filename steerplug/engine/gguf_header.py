@@ -1,14 +1,17 @@
-"""What a GGUF states: its metadata and which tensors it holds, read by ggml itself."""
+"""What a GGUF states: its metadata and which tensors it holds, read by ggml itself.
+
+Tensors are asked about by functions of ggml alone; the layout of its structures is not known here.
+"""
 
 import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steerplug.engine import ggml
+from steerplug.engine import ggml, log
 from steerplug.errors import ModelError
 
 _NUMBERS: dict[int, Any] = {
@@ -29,10 +32,21 @@ class GgufHeader:
     Args:
         metadata: every value but lists of texts, by its whole key.
         tensors: the number of each tensor's type, by its name.
+        kinds: GGUF's number of the kind of each value, by its whole key.
+        shapes: how long the rows of each tensor are and how many it has, by its name.
+        n_bytes: how many bytes the whole file must have.
     """
 
     metadata: dict[str, _Value]
     tensors: dict[str, int]
+    kinds: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    n_bytes: int = 0
+
+    def text(self, key: str) -> str:
+        """Return a text, or an empty one where there is none under this key."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else ""
 
     @property
     def is_coarse(self) -> bool:
@@ -47,32 +61,48 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """Return the header of a GGUF.
 
     Raises:
-        ModelError: it is none that ggml can read.
+        ModelError: it is damaged, or none that ggml can read.
     """
-    with _opened(path) as handle:
-        keys = range(_call("gguf_get_n_kv", ctypes.c_int64, handle))
-        found = ((_text("gguf_get_key", handle, i), _value(handle, i)) for i in keys)
+    with _opened(path) as (handle, tensors):
+        keys = [(i, _text("gguf_get_key", handle, i))
+                for i in range(_call("gguf_get_n_kv", ctypes.c_int64, handle))]  # fmt: skip
+        kinds = {key: _call("gguf_get_kv_type", ctypes.c_int, handle, i) for i, key in keys}
+        found = ((key, _value(handle, i, kinds[key])) for i, key in keys)
         metadata = {key: value for key, value in found if value is not None}
-        tensors = range(_call("gguf_get_n_tensors", ctypes.c_int64, handle))
-        types = {
-            _text("gguf_get_tensor_name", handle, i):
-            _call("gguf_get_tensor_type", ctypes.c_int, handle, i)
-            for i in tensors
-        }  # fmt: skip
-    return GgufHeader(metadata, types)
+        types, shapes, end = dict[str, int](), dict[str, tuple[int, int]](), 0
+        for i in range(_call("gguf_get_n_tensors", ctypes.c_int64, handle)):
+            name = _text("gguf_get_tensor_name", handle, i)
+            types[name] = _call("gguf_get_tensor_type", ctypes.c_int, handle, i)
+            shapes[name] = _shape(tensors, name)
+            begin = _call("gguf_get_tensor_offset", ctypes.c_size_t, handle, i)
+            end = max(end, begin + _call("gguf_get_tensor_size", ctypes.c_size_t, handle, i))
+        n_bytes = _call("gguf_get_data_offset", ctypes.c_size_t, handle) + end
+    return GgufHeader(metadata, types, kinds, shapes, n_bytes)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    function = ggml.function("gguf_init_from_file")
-    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ggml.InitParams]
-    handle = function(os.fsencode(path), ggml.InitParams(True, None))
+def _opened(path: Path) -> Iterator[tuple[int, int]]:
+    """Give the header, and ggml's tensors, which have shapes and no data."""
+    init = ggml.function("gguf_init_from_file")
+    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ggml.InitParams]
+    log.take_over()
+    tensors = ctypes.c_void_p()
+    handle = init(os.fsencode(path), ggml.InitParams(True, ctypes.addressof(tensors)))
     if not handle:
-        raise ModelError(f"{path.name} cannot be read any more; load the model again.")
+        raise ModelError(f"{path} is a damaged GGUF ({log.complaint()}); make or fetch it again.")
     try:
-        yield handle
+        yield handle, tensors.value or 0
     finally:
         _call("gguf_free", None, handle)
+        _call("ggml_free", None, tensors.value or 0)
+
+
+def _shape(tensors: int, name: str) -> tuple[int, int]:
+    get = ggml.function("ggml_get_tensor")
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+    tensor = get(tensors, name.encode())
+    n_rows = _call("ggml_nrows", ctypes.c_int64, tensor)
+    return _call("ggml_nelements", ctypes.c_int64, tensor) // max(n_rows, 1), n_rows
 
 
 def _call(name: str, result: Any, handle: int, *numbers: int) -> Any:
@@ -86,9 +116,8 @@ def _text(name: str, handle: int, i: int) -> str:
     return str(_call(name, ctypes.c_char_p, handle, i).decode("utf-8", "replace"))
 
 
-def _value(handle: int, i: int) -> _Value:
+def _value(handle: int, i: int, kind: int) -> _Value:
     """Return the value of key i, or None for a list of texts."""
-    kind = _call("gguf_get_kv_type", ctypes.c_int, handle, i)
     if kind == _TEXT:
         return _text("gguf_get_val_str", handle, i)
     if kind in _NUMBERS:

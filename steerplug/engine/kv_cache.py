@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from steerplug.engine.free_memory import available
+from steerplug.engine.gguf_header import read_gguf_header
 from steerplug.engine.loading import FULL_TYPES, Loading
-from steerplug.engine.tensor_table import opened_table
 from steerplug.errors import ModelError
 
 _BITS: Mapping[str, float] = {
@@ -31,9 +31,14 @@ def check_types(path: Path, asked: Loading) -> None:
     types = {"type_k": asked.type_k, "type_v": asked.type_v}
     if asked.flash_attn == "off" or all(kind in FULL_TYPES for kind in types.values()):
         return
-    with opened_table(path) as header:
-        architecture = header.text("general.architecture")
-        sizes = _head_sizes(lambda key: header.number(f"{architecture}.{key}"))
+    header = read_gguf_header(path)
+    architecture = header.text("general.architecture")
+
+    def number(key: str) -> int | None:
+        value = header.metadata.get(f"{architecture}.{key}")
+        return value if isinstance(value, int) else None
+
+    sizes = _head_sizes(number)
     for (name, kind), size in zip(types.items(), sizes, strict=True):
         if kind not in FULL_TYPES and size and size % _BLOCK:
             raise ModelError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import log
-from steerplug.engine.tensor_table import TensorTable, opened_table
+from steerplug.engine.gguf_header import GgufHeader, read_gguf_header
 from steerplug.errors import ModelError
 from steerplug.files.shards import shards
 
@@ -99,41 +99,39 @@ def _check(path: Path, model: Path) -> None:
         raise ModelError(
             f"the LoRA {path} is not in GGUF; convert it with llama.cpp's convert_lora_to_gguf.py."
         )
-    with opened_table(path) as adapter:
-        kind = adapter.text("general.type"), adapter.text("adapter.type")
-        if kind != ("adapter", "lora"):
-            raise ModelError(f"{path} is no LoRA adapter ({' '.join(kind).strip() or 'no type'}); "
-                             "give one made by llama.cpp's convert_lora_to_gguf.py.")  # fmt: skip
-        if not adapter.is_kind("adapter.lora.alpha", _FLOAT32) or adapter.types() & _NO_WEIGHTS:
-            raise ModelError(
-                f"the LoRA {path} holds numbers of a kind that llama.cpp does not compute with; "
-                "convert it again."
-            )
-        if size < adapter.end():
-            raise ModelError(
-                f"the LoRA {path} has {size} of {adapter.end()} bytes; fetch it again."
-            )
-        _check_fits(path, adapter, model)
+    adapter = read_gguf_header(path)
+    kind = adapter.text("general.type"), adapter.text("adapter.type")
+    if kind != ("adapter", "lora"):
+        raise ModelError(f"{path} is no LoRA adapter ({' '.join(kind).strip() or 'no type'}); "
+                         "give one made by llama.cpp's convert_lora_to_gguf.py.")  # fmt: skip
+    has_odd_alpha = adapter.kinds.get("adapter.lora.alpha", _FLOAT32) != _FLOAT32
+    if has_odd_alpha or _NO_WEIGHTS & set(adapter.tensors.values()):
+        raise ModelError(
+            f"the LoRA {path} holds numbers of a kind that llama.cpp does not compute with; "
+            "convert it again."
+        )
+    if size < adapter.n_bytes:
+        raise ModelError(f"the LoRA {path} has {size} of {adapter.n_bytes} bytes; fetch it again.")
+    _check_fits(path, adapter, model)
 
 
-def _check_fits(path: Path, adapter: TensorTable, model: Path) -> None:
+def _check_fits(path: Path, adapter: GgufHeader, model: Path) -> None:
     wanted = {
-        name.removesuffix(_PARTS[0]): adapter.shape(name)
-        for name in adapter.names() if name.endswith(_PARTS[0])
+        name.removesuffix(_PARTS[0]): shape
+        for name, shape in adapter.shapes.items() if name.endswith(_PARTS[0])
     }  # fmt: skip
-    found: dict[str, tuple[int, int] | None] = {}
-    for i, file in enumerate(shards(model)):
-        with opened_table(file) as base:
-            ours, theirs = (head.text("general.architecture") for head in (base, adapter))
-            if i == 0 and ours != theirs:
-                raise ModelError(
-                    f"the LoRA {path} is for the architecture `{theirs}`, and {model.name} is "
-                    f"`{ours}`; use the model that it was made for."
-                )
-            found |= {name: shape for name in wanted if (shape := base.shape(name))}
+    found: dict[str, tuple[int, int]] = {}
+    for i, base in enumerate(map(read_gguf_header, shards(model))):
+        ours, theirs = (header.text("general.architecture") for header in (base, adapter))
+        if i == 0 and ours != theirs:
+            raise ModelError(
+                f"the LoRA {path} is for the architecture `{theirs}`, and {model.name} is "
+                f"`{ours}`; use the model that it was made for."
+            )
+        found |= {name: base.shapes[name] for name in wanted if name in base.shapes}
     for name, a in wanted.items():
-        b, base_shape = adapter.shape(f"{name}{_PARTS[1]}"), found.get(name)
-        if not wanted or base_shape is None or (a and b and not _fit(name, base_shape, a, b)):
+        b, base_shape = adapter.shapes.get(f"{name}{_PARTS[1]}"), found.get(name)
+        if base_shape is None or (b and not _fit(name, base_shape, a, b)):
             has = f"has {base_shape[0]} by {base_shape[1]}" if base_shape else "lacks"
             raise ModelError(
                 f"the LoRA {path} changes {name}, which {model.name} {has}; use the model that it "

@@ -164,6 +164,12 @@ class Model:
         return self.loading.chat_template or self.metadata("tokenizer.chat_template")
 
     @property
+    def tool_template(self) -> str | None:
+        """The template that the file has for chats with tools besides, unless one was given."""
+        given = self.loading.chat_template
+        return None if given else self.metadata("tokenizer.chat_template.tool_use")
+
+    @property
     def is_recurrent(self) -> bool:
         """Whether its memory is a running state that cannot be cut back to a prefix."""
         return bool(

@@ -14,6 +14,7 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied, Capture, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
+from steerplug.engine.row_order import ONE_AT_A_TIME
 from steerplug.engine.sizes import CHECKPOINT_BYTES, FEWEST_CHECKPOINTS, N_SEQ_OF_STATES
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array, Delta, Mix, Steering, Term
@@ -143,6 +144,8 @@ class Proofs:
                 f"sliding windows of {self._model.n_swa} tokens take {each:.1f} MB in each of {n} "
                 f"sequences; where a context is longer than all of them, {copies}"
             )
+        if self._model.architecture in ONE_AT_A_TIME:
+            return f"replies are made one by one; a state has {each:.1f} MB, and {copies}"
         Context(self._model, n_ctx=256, n_seq=n).close()  # which proves it
         return f"rows of {n} keep their order; each has a state of {each:.1f} MB, and {copies}"
 

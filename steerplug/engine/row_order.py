@@ -14,6 +14,9 @@ from steerplug.engine.model import Model
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 
+ONE_AT_A_TIME = frozenset({"plamo2"})
+"""Architectures on which llama.cpp ends the process over a batch of several sequences."""
+
 _MOST = 4
 
 Decode = Callable[[Sequence[Applied | None]], list[Array]]
@@ -27,8 +30,13 @@ def prove(model: Model, n_seq: int, decode: Decode) -> None:
     pattern of its own.
 
     Raises:
-        ModelError: it reaches others.
+        ModelError: it reaches others, or cannot be tried.
     """
+    if model.architecture in ONE_AT_A_TIME:
+        raise ModelError(
+            f"llama.cpp cannot decode rows of several sequences together on {model.path.name} "
+            f"({model.architecture}); use n_seq = 1."
+        )
     n = min(n_seq, _MOST)
     planted = lay_out(_planted(model))
     try:

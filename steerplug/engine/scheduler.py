@@ -1,10 +1,11 @@
 """The batch loop: which tokens of which replies are decoded next.
 
 Every step is one `llama_decode` for all running replies: the newest token of each that generates,
-and beside them pieces of the prompts that are still being read. Replies join and leave between any
-two steps. Prompts share what a step has room for, so that a short one that came late is not kept
-waiting by a long one. Where cells run short, idle sequences give way first; then the reply that
-joined last goes back to the queue, and later goes on where it was.
+and beside them, or by turns, pieces of the prompts that are still being read (see `shares`).
+Replies join and leave between any two steps. Prompts share what a step has room for, so that a
+short one that came late is not kept waiting by a long one. Where cells run short, idle sequences
+give way first; then the reply that joined last goes back to the queue, and later goes on where it
+was.
 
 Where nobody waits to see the next token, a step decodes on for a few (see `decoding`), and accounts
 for them afterwards. An error of llama.cpp in a step of several replies is traced to the one at
@@ -171,7 +172,9 @@ class Scheduler:
 
     def _n_on(self, parts: Sequence[Part]) -> int:
         """Return how many more tokens of each part may be decoded before these are told."""
-        if self.waiting or not all(reply.runs_on and reply.n_missing == 1 for reply, _ in parts):
+        if self.waiting or len(parts) < len(self.running):
+            return 0
+        if not all(reply.runs_on and reply.n_missing == 1 for reply, _ in parts):
             return 0
         room = self.cache.n_free // len(parts)
         return min(_MOST_ON + 1, room, *(reply.n_left for reply, _ in parts)) - 1

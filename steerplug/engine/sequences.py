@@ -59,7 +59,9 @@ class Sequences(ABC):
         if self.can_be_cut or n == 0:
             return True
         first = int(llama.llama_memory_seq_pos_min(self._memory, sequence))
-        return first < n if self.model.is_recurrent else first <= max(n - self.model.n_swa, 0)
+        if self.model.is_recurrent:
+            return first < n
+        return self.n_held(sequence) <= n or first <= max(n - self.model.n_swa + 1, 0)
 
     def save(self, sequence: int) -> State:
         """Return a copy of what of a sequence cannot be cut back."""

@@ -28,7 +28,7 @@ class Call(ChatFields, Arguments):
     """Who chooses among the tools; see `tools`."""
 
     parallel_tool_calls: StrictBool | None = None
-    """Whether one reply may make several calls; None: yes."""
+    """Whether one reply may make several calls; None: where the model chooses to call."""
 
     response_format: dict[str, Any] | None = None
     """`{"type": "text"}`, `{"type": "json_object"}`, with a `schema` or not, or
@@ -44,10 +44,9 @@ class Call(ChatFields, Arguments):
         Raises:
             RequestError: tools, choice or format make no sense.
         """
-        parallel = self.parallel_tool_calls is not False
         return replace(
             super().settings(),
-            tools=to_tools(self.tools or (), self.tool_choice, parallel),
+            tools=to_tools(self.tools or (), self.tool_choice, self.parallel_tool_calls),
             format=None if self.response_format is None else to_schema(self.response_format),
             continue_final_message=bool(self.continue_final_message),
             chat_template_kwargs=self.chat_template_kwargs or {},

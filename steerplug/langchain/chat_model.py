@@ -108,7 +108,8 @@ class ChatSteerplug(LocalModel, ChatFields, BaseChatModel):
                 "required" and True ask for at least one, the name of a tool (or the same as
                 `{"type": "function", "function": {"name": ...}}`) asks for that one.
             strict: said in the tools' JSON; arguments follow the schema in any case.
-            parallel_tool_calls: whether one reply may make several calls; None: yes.
+            parallel_tool_calls: whether one reply may make several calls; None: where the model
+                chooses to call.
             kwargs: other arguments of the calls.
 
         Raises:

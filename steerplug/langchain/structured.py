@@ -116,7 +116,7 @@ def to_json_schema(schema: Schema) -> dict[str, Any]:
 
 
 def _as_tool(schema: Schema) -> Tool:
-    (tool,) = to_tools([described(schema)], None, parallel=False).tools
+    (tool,) = to_tools([described(schema)], None).tools
     return tool
 
 

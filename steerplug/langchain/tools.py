@@ -50,13 +50,15 @@ def described(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
     return tool_json
 
 
-def to_tools(tools: Sequence[Mapping[str, Any]], choice: Choice, parallel: bool) -> Tools:
+def to_tools(
+    tools: Sequence[Mapping[str, Any]], choice: Choice, parallel: bool | None = None
+) -> Tools:
     """Return what may be called in one reply.
 
     Args:
         tools: as `described` gives them.
         choice: who chooses among them; see above.
-        parallel: whether one reply may make several calls.
+        parallel: whether one reply may make several calls; None: where the model chooses to call.
 
     Raises:
         RequestError: a tool is no function, two have one name, or the choice is none of them.

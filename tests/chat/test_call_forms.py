@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.form import PIPED, TAGGED, Form
 from steerplug.chat.calls.grammar import reply_grammar
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.template import ChatTemplate
+from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import ToolCall, Tools
 from steerplug.engine.model import Model
 from tests.helpers.families import BOTH, CLOCK, FAMILIES, OSLO, template
@@ -152,7 +153,7 @@ def test_a_template_that_drops_calls_is_taken_at_its_word(model: Model) -> None:
 
 def test_an_identifier_that_the_model_wrote_is_the_identifier_of_its_call() -> None:
     form = FAMILIES["Ministral"][1]
-    stream = CallStream(form)
+    stream = CallStream(ways(form, Tools()))
     list(stream.feed(written([OSLO, CLOCK], form), True))
     assert stream.calls == (OSLO, CLOCK)
 
@@ -167,6 +168,35 @@ def test_a_reply_is_in_its_arguments_from_the_name_on_to_their_end(
     _, calls = reply_grammar(form, Tools(BOTH), None, model.vocab)
     first = text.index(nested.arguments)
     for n in range(len(text)):
-        assert calls.has_named(text[:n]) >= (n >= first)
+        made = list(calls.ways[0].calls(text[:n]))
+        assert bool(made) >= (n >= first)
         is_in = first <= n < first + len(nested.arguments)
-        assert calls.is_named(text[:n]) == is_in or text.index("now") < n < first
+        goes_on = bool(made) and made[-1][1] is None
+        assert goes_on == is_in or text.index("now") < n < first
+
+
+# A second template
+
+
+def test_a_chat_with_tools_is_written_by_the_template_for_it(model: Model) -> None:
+    plain, (tooled, form) = calling("''").replace("assistant", "Me"), FAMILIES["Kimi"]
+    both = ChatTemplate(plain, model.vocab, "it", tooled)
+    asked: list[Message] = [{"role": "user", "content": "How is it?"}]
+    assert both.form == form
+    assert both.render(asked) == ChatTemplate(plain, model.vocab, "it").render(asked)
+    alone = ChatTemplate(tooled, model.vocab, "it")
+    called: list[Message] = [*asked, {"role": "assistant", "content": "", "tool_calls": (OSLO,)},
+              {"role": "tool", "content": "Sunny.", "tool_call_id": OSLO.id}]  # fmt: skip
+    for chat, tools in ((asked, BOTH), (called, BOTH), (called, ())):
+        assert both.render(chat, tools) == alone.render(chat, tools)
+
+
+def test_the_template_that_a_file_has_for_tools_is_read(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = type(model).metadata
+    second = {"tokenizer.chat_template.tool_use": FAMILIES["Kimi"][0]}
+    monkeypatch.setattr(
+        type(model), "metadata", lambda self, key: second.get(key) or metadata(self, key)
+    )
+    assert ChatTemplate.of(model).form == FAMILIES["Kimi"][1]

@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.form import BARE, FUNCTION, LISTED, TAGGED, Form
 from steerplug.chat.calls.grammar import check_tools, reply_grammar
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.chat.tool import CallPiece, Tool, ToolCall, Tools
-from steerplug.engine.call_marks import CallMarks, Turn
+from steerplug.engine.call_marks import CallMarks, Turn, Way
 from steerplug.engine.constraint import Choice, Constraint, Grammar, Lark, Regex
 from steerplug.engine.model import Model
+from steerplug.engine.openings import Mark
 from steerplug.engine.thought_marks import ThoughtMarks
 from steerplug.engine.thoughts import Thinking
 from steerplug.errors import RequestError
@@ -138,8 +140,9 @@ def follows(grammar: Grammar | None, text: str, model: Model) -> bool:
 def test_the_grammar_allows_calls_that_follow_their_schema_and_no_others(
     form: Form, model: Model
 ) -> None:
-    grammar, calls = reply_grammar(form, Tools(BOTH, "required"), None, model.vocab)
-    assert calls.then is None
+    tools = Tools(BOTH, "required", parallel=True)
+    grammar, calls = reply_grammar(form, tools, None, model.vocab)
+    assert calls.ways[0].then is None
     several = bool(form.again)
     assert follows(grammar, written([OSLO], form), model)
     assert follows(grammar, written([CLOCK], form), model)
@@ -156,7 +159,7 @@ def test_the_grammar_allows_calls_that_follow_their_schema_and_no_others(
 def test_one_call_where_calls_are_not_parallel_or_one_tool_is_asked_for(
     form: Form, model: Model
 ) -> None:
-    for tools in (Tools(BOTH, "required", parallel=False), Tools(BOTH, "now")):
+    for tools in (Tools(BOTH, "required"), Tools(BOTH, "now"), Tools(BOTH, "now", False)):
         grammar, _ = reply_grammar(form, tools, None, model.vocab)
         assert follows(grammar, written([CLOCK], form), model)
         assert not follows(grammar, written([CLOCK, CLOCK], form), model)
@@ -169,10 +172,10 @@ def test_where_the_model_chooses_nothing_is_held_until_the_opening_mark(
 ) -> None:
     grammar, calls = reply_grammar(form, Tools(BOTH), None, model.vocab)
     assert grammar is None
-    assert calls.then is not None
-    assert follows(calls.then, written([OSLO], form), model)
-    assert follows(calls.then, "Well. " + written([OSLO], form), model)
-    assert not follows(calls.then, written([OSLO], form) + "!", model)
+    assert calls.ways[0].then is not None
+    assert follows(calls.ways[0].then, written([OSLO], form), model)
+    assert follows(calls.ways[0].then, "Well. " + written([OSLO], form), model)
+    assert not follows(calls.ways[0].then, written([OSLO], form) + "!", model)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,7 @@ def test_a_format_and_tools_are_a_choice_of_either(
     form: Form, wanted: Grammar, text: str, model: Model
 ) -> None:
     grammar, calls = reply_grammar(form, Tools(BOTH), wanted, model.vocab)
-    assert calls.then is None
+    assert calls.ways[0].then is None
     assert follows(grammar, text, model)
     assert follows(grammar, written([OSLO], form), model)
     assert not follows(grammar, "Well.", model)
@@ -251,7 +254,7 @@ def test_tools_do_not_join_a_lark_grammar(model: Model) -> None:
 
 def read(form: Form, text: str, pieces: Sequence[str]) -> tuple[str, CallStream, list[CallPiece]]:
     """Read a reply in pieces; return its text, the stream, and the parts of calls."""
-    stream, said, parts, seen = CallStream(form), "", list[CallPiece](), ""
+    stream, said, parts, seen = CallStream(ways(form, Tools())), "", list[CallPiece](), ""
     for piece in pieces:
         seen += piece
         for part in stream.feed(piece, form.opening in seen):
@@ -292,6 +295,9 @@ def test_calls_are_read_back_however_they_are_cut(
     form, before, calls, pieces = case
     said, stream, parts = read(form, before + written(calls, form), pieces)
     assert said == before
+    made = [(call.name, call.arguments) for call in calls]
+    repeats = (i for i, call in enumerate(made) if call in made[:i])
+    calls = calls[: next(repeats, None)]
     assert [(c.name, c.arguments) for c in stream.calls] == [(c.name, c.arguments) for c in calls]
     assert [(p.index, p.name, p.id) for p in parts if p.name] == [
         (i, call.name, call.id) for i, call in enumerate(stream.calls)
@@ -319,6 +325,10 @@ def test_what_only_begins_like_a_mark_is_text() -> None:
 # Places
 
 
+def marked(mark: Mark, closing: str = "") -> CallMarks:
+    return CallMarks((Way(mark, closing),))
+
+
 def in_call(
     calls: CallMarks, text: str, model: Model, thinking: Thinking | None = None
 ) -> str:
@@ -332,19 +342,19 @@ def in_call(
 
 
 def test_a_call_is_what_stands_between_its_marks(model: Model) -> None:
-    calls = CallMarks("<tool_call>", "</tool_call>")
+    calls = marked(Mark("<tool_call>"), "</tool_call>")
     text = "See <tool_call>\n{1}\n</tool_call> and <tool_call>{2}</tool_call> end"
     assert in_call(calls, text, model) == "\n{1}\n</tool_call>{2}</tool_call>"
 
 
 def test_a_mark_that_counts_only_at_the_beginning(model: Model) -> None:
-    calls = CallMarks('{"name"', first=True)
+    calls = marked(Mark('{"name"', first=True))
     assert in_call(calls, ' {"name": "now"}', model) == ' "now"}'  # `":` is a token
     assert in_call(calls, 'Well, {"name": "now"}', model) == ""
 
 
 def test_a_mark_may_be_a_control_token(model: Model) -> None:
-    calls = CallMarks("<gh_stars>")
+    calls = marked(Mark("<gh_stars>"))
     assert in_call(calls, "See <gh_stars>[1]", model) == "[1]"
     grammar, _ = reply_grammar(
         Form("<gh_stars>", "[", " ", "]"), Tools(BOTH, "required"), None, model.vocab
@@ -355,5 +365,5 @@ def test_a_mark_may_be_a_control_token(model: Model) -> None:
 def test_what_is_thought_is_no_call(model: Model) -> None:
     thinking = Thinking(ThoughtMarks("<gh_stars>", "<file_sep>"), model.vocab)
     text = "<gh_stars>so <tool_call>1</tool_call><file_sep><tool_call>2</tool_call>"
-    calls = CallMarks("<tool_call>", "</tool_call>")
+    calls = marked(Mark("<tool_call>"), "</tool_call>")
     assert in_call(calls, text, model, thinking) == "2</tool_call>"

@@ -12,6 +12,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, HumanMessage
 
+from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.form import TAGGED
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
@@ -154,14 +155,14 @@ def test_a_beginning_that_no_reply_of_the_format_has_is_refused(session: Session
 
 def test_a_beginning_in_the_midst_of_a_call_is_refused(session: Session) -> None:
     said = '<tool_call>\n{"name": "now", '
-    with pytest.raises(RequestError, match="the last message ends in the midst of a call"):
+    with pytest.raises(RequestError, match=r"midst of a call, with which no reply goes on; leave"):
         session.chat(begun(said), None, replace(GO_ON, tools=Tools(BOTH)))
 
 
 def test_half_a_mark_at_the_end_of_the_beginning_becomes_a_call_or_stays_text() -> None:
     whole = written([OSLO], TAGGED)
     for said, more in (("See. <tool", whole[5:]), ("A <", " B"), ("<tool", "_x")):
-        stream = CallStream(TAGGED, begun=said)
+        stream = CallStream(ways(TAGGED, Tools()), begun=said)
         parts = list(stream.feed(more, whole.startswith("<tool" + more)))
         text = "".join(part for part in parts if isinstance(part, str)) + stream.finish()
         is_call = said == "See. <tool"

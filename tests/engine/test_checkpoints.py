@@ -304,6 +304,20 @@ def test_a_decode_that_ends_midway_costs_no_bystander_its_state(model: Model) ->
     context.close()
 
 
+@pytest.mark.parametrize("model", ["qwen35"], indirect=True)
+def test_a_prompt_that_is_read_once_more_can_be_followed(model: Model) -> None:
+    """After a fault the beginning is decoded anew, and others may wait for it."""
+    context = Context(model, n_ctx=512, n_seq=2, n_threads=1)
+    cache, keys = Checkpoints(context), array("q", range(20, 60))
+    held = cache.take(keys)
+    assert held is not None
+    cache.cut(held, 0)
+    assert cache.until_kept(held, 40) == 40
+    cache.keep_at(held, 30)
+    assert cache.until_kept(held, 40) == 30
+    context.close()
+
+
 # Sliding windows
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from steerplug.engine.gguf_header import read_gguf_header
@@ -15,6 +16,12 @@ from tests.helpers.tiny_models import tiny_model
 def test_metadata_and_tensors_are_those_of_ggufs_reader(name: str) -> None:
     header, oracle = read_gguf_header(tiny_model(name)), gguf.GGUFReader(tiny_model(name))
     assert header.tensors == {tensor.name: int(tensor.tensor_type) for tensor in oracle.tensors}
+    assert header.shapes == {
+        tensor.name: (int(tensor.shape[0]), int(np.prod(tensor.shape[1:])))
+        for tensor in oracle.tensors
+    }
+    last = max(oracle.tensors, key=lambda tensor: tensor.data_offset)
+    assert header.n_bytes == last.data_offset + last.n_bytes
     stated = {
         key: field.contents()
         for key, field in oracle.fields.items()
@@ -40,5 +47,5 @@ def test_a_hyper_parameter_of_several_numbers_is_no_number() -> None:
 
 
 def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"gone\.gguf cannot be read any more; load the model"):
+    with pytest.raises(ModelError, match=r"gone\.gguf is a damaged GGUF \(.*; make or fetch it"):
         read_gguf_header(tmp_path / "gone.gguf")

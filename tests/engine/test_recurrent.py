@@ -135,6 +135,22 @@ def test_a_reply_goes_on_while_a_long_prompt_is_read(
     check_accounts(engine)
 
 
+def test_a_prompt_does_not_wait_for_replies_that_nobody_watches(
+    model: Model, engine: Engine, decoded: Rows
+) -> None:
+    """They are decoded on for some tokens at once where there is nothing else to do."""
+    request = asks(chat(model, "Hi"), max_tokens=400, sampling=WARM)
+    unwatched = threading.Thread(target=lambda: list(engine.generate(request, whole=True)))
+    unwatched.start()
+    until(lambda: len(decoded) > 30)
+    Reader(engine, asks(chat(model, "word " * 700), max_tokens=1)).done()
+    unwatched.join(60)
+    pieces = [i for i, rows in enumerate(decoded) if len(rows) > 64]
+    assert len(pieces) > 4
+    assert max(np.diff(pieces)) == 2  # the pieces of the prompt, one token between each two
+    check_accounts(engine)
+
+
 def test_a_cancelled_reply_leaves_the_others_as_they_are(
     model: Model, engine: Engine, alone: Context
 ) -> None:
@@ -216,6 +232,22 @@ def test_rows_in_another_order_are_refused(
     with pytest.raises(ModelError, match=r"regroups the rows of .* use n_seq = 1\.$"):
         Engine(model, n_ctx=512, n_threads=1)
     Engine(model, n_ctx=512, n_seq=1, n_threads=1).close()
+
+
+@pytest.mark.parametrize("model", ["plamo2"], indirect=True)
+def test_where_llama_cpp_would_end_the_process_replies_are_made_one_by_one(
+    model: Model, new_engine: Callable[..., Engine], alone: Context
+) -> None:
+    with pytest.raises(ModelError, match=r"cannot decode rows of several .* use n_seq = 1\.$"):
+        new_engine(n_seq=2)
+    engine = new_engine()
+    assert engine.metrics().n_seq == 1
+    proofs = Proofs(model)
+    assert proofs.all()["sequences"]().startswith("replies are made one by one")
+    proofs.close()
+    readers = [Reader(engine, request) for request in some_requests(model, 3)]
+    for reader in readers:
+        check_alone(alone, reader.request, reader.done().pieces)
 
 
 def test_a_prompt_is_scored_beside_others(

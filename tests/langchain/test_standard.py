@@ -4,7 +4,7 @@ Where a test asks more of the model's wits than 135 million parameters have, its
 expected and says why. No test is overridden.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -12,6 +12,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from steerplug import ChatSteerplug
+from tests.helpers.real_models import QWEN_0_5B, QWEN_1_5B, RealModel, path_of
 
 TOO_SMALL = {
     "test_agent_loop": "135M parameters may not see by themselves that a tool is to be called",
@@ -36,18 +37,12 @@ class TestUnit(Standard, ChatModelUnitTests):
     """Without weights."""
 
 
-class TestIntegration(Standard, ChatModelIntegrationTests):
-    """With weights."""
+class Integration(Standard, ChatModelIntegrationTests):
+    """What the suites with weights are told of the model."""
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {**super().chat_model_params, "max_tokens": 40}
-
-    @pytest.fixture(autouse=True)
-    def _too_small(self, request: pytest.FixtureRequest) -> None:
-        name = request.node.originalname
-        if name in TOO_SMALL:
-            request.applymarker(pytest.mark.xfail(reason=TOO_SMALL[name], strict=False))
 
     @property
     def supports_json_mode(self) -> bool:
@@ -74,3 +69,44 @@ class TestIntegration(Standard, ChatModelIntegrationTests):
         for chunk in model.stream("What is rain?"):
             whole = whole + chunk
         return whole
+
+
+class TestIntegration(Integration):
+    """With weights."""
+
+    @pytest.fixture(autouse=True)
+    def _too_small(self, request: pytest.FixtureRequest) -> None:
+        name = request.node.originalname
+        if name in TOO_SMALL:
+            request.applymarker(pytest.mark.xfail(reason=TOO_SMALL[name], strict=False))
+
+
+class OnFile(Integration):
+    """With the weights of a larger model, where the tests' user has them."""
+
+    real: ClassVar[RealModel]
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {**super().chat_model_params, "model": str(path_of(self.real))}
+
+    @property
+    def model_override_value(self) -> str:
+        return str(self.chat_model_params["model"])
+
+
+class TestQwen15B(OnFile):
+    """All of it, and nothing of it is expected to fail."""
+
+    real = QWEN_1_5B
+
+
+class TestQwen05B(OnFile):
+    """Its calls; the rest is as that of the larger one."""
+
+    real = QWEN_0_5B
+
+    @pytest.fixture(autouse=True)
+    def _calls_alone(self, request: pytest.FixtureRequest) -> None:
+        if not {"tool", "agent"} & set(request.node.originalname.split("_")):
+            pytest.skip("it is asked for calls alone")

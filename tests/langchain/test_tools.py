@@ -98,8 +98,10 @@ def test_tools_keep_name_description_and_schema_in_any_form() -> None:
         "title": "Town"}).tools  # fmt: skip
     assert [form.name for form in forms] == ["City", "CityDict", "f", "Town"]
     assert said(None, add, strict=True).tools[0].parameters["additionalProperties"] is False
-    assert said(None, add).parallel
-    assert not said(None, add, parallel_tool_calls=False).parallel
+    assert said(None, add).several
+    assert not said(None, add, parallel_tool_calls=False).several
+    assert not said("any", add).several
+    assert said("any", add, parallel_tool_calls=True).several
 
 
 @pytest.mark.parametrize(

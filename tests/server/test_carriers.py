@@ -1,11 +1,12 @@
 """A server offers every preset: by steering where it is compiled, by its prompt where it is not."""
 
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import httpx
@@ -195,31 +196,42 @@ def _state_of(pid: int) -> str:
 
 def test_streams_go_on_while_a_preset_is_swapped_over(client: Client, own: Session) -> None:
     """A reply that began with the prompt ends with it; each later one has what was compiled."""
-    client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN)
-    carriers, cut = list[str](), list[str]()
+    streams, n_clients = list[list[str]](), 16
+    begun, swapped = Barrier(n_clients + 1, timeout=120), Event()
 
     def talk() -> None:
         with httpx.Client(base_url=client.root, timeout=None) as asked:
-            while "steering" not in carriers:
-                answer = asked.post("/v1/chat/completions", json={
-                    "model": f"{NAME}@knight", "messages": QUESTION, "max_tokens": 4})  # fmt: skip
-                if answer.status_code != 200:
-                    cut.append(answer.text)
-                    return
-                carriers.append(answer.headers["x-steering-carrier"])
-                time.sleep(1.0)
+            carriers = [_streamed(asked, begun.wait)]
+            swapped.wait(120)
+            carriers.append(_streamed(asked, lambda: None))
+            streams.append(carriers)
 
-    talkers = [Thread(target=talk) for _ in range(4)]
+    talkers = [Thread(target=talk) for _ in range(n_clients)]
     for talker in talkers:
         talker.start()
+    begun.wait()  # all sixteen are being answered
     _publish(own, "knight")
+    client.serving.catalog.refresh()
+    swapped.set()
     for talker in talkers:
-        talker.join(60)
-        assert not talker.is_alive()
-    assert cut == []
-    assert set(carriers) <= {"prompt", "steering"}
-    assert carriers == sorted(carriers)  # once it is steering, it stays so
-    until(client, "sad", "steering")
+        talker.join(300)
+    assert streams == [["prompt", "steering"]] * n_clients
+
+
+def _streamed(asked: httpx.Client, begin: Callable[[], object]) -> str:
+    """Stream a reply to its end; return what carried it, by its header and by its receipt."""
+    body = {"model": f"{NAME}@knight", "messages": QUESTION, "max_tokens": 24, "stream": True}
+    with asked.stream("POST", "/v1/chat/completions", json=body) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        first = next(line for line in lines if "content" in line)
+        begin()
+        *events, done = [first, *(line for line in lines if line.startswith("data:"))]
+        assert done == "data: [DONE]"
+        end = json.loads(events[-1].removeprefix("data:"))
+        assert end["choices"][0]["finish_reason"] in ("stop", "length")
+        assert end["steering"]["carrier"] == answer.headers["x-steering-carrier"]
+        return str(answer.headers["x-steering-carrier"])
 
 
 def _publish(of: Session, name: str) -> None:
@@ -258,6 +270,19 @@ def test_a_killed_compiler_is_a_sentence_and_may_be_asked_again(
     assert "`steerplug build sad` says why" in job["problem"]
     client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN)
     until(client, "sad", "steering")
+
+
+def test_two_servers_that_compile_the_same_make_it_once(client: Client, own: Session) -> None:
+    other = Session(NAME, n_ctx=256, n_threads=1, store=own.store)
+    client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN)
+    other.compile("sad")
+    deadline = time.monotonic() + 300
+    while {job.state for job in (own.compiler.jobs["sad"], other.compiler.jobs["sad"])} != {"done"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    made = [path.name for path in own.store.folder.rglob("*.gguf")]
+    assert len(made) == 1
+    other.close()
 
 
 def test_an_unknown_name_to_compile_is_refused_before_anyone_connects() -> None:

@@ -5,11 +5,22 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from steerplug.chat.calls.form import MARK, PLACES, Form, name_end, pattern, until_arguments
+from steerplug.chat.calls.answers import ways
+from steerplug.chat.calls.form import (
+    MARK,
+    PLACES,
+    Form,
+    closers,
+    name_end,
+    pattern,
+    until_arguments,
+)
+from steerplug.chat.calls.member_rules import MemberRules
+from steerplug.chat.calls.members import n_members
 from steerplug.chat.tool import AUTO, NONE, REQUIRED, Tool, Tools, closed
-from steerplug.engine.call_marks import CallMarks
+from steerplug.engine.call_marks import CallMarks, Way
 from steerplug.engine.constraint import (
     Choice,
     Constraint,
@@ -17,8 +28,10 @@ from steerplug.engine.constraint import (
     Lark,
     Regex,
     lark_json,
+    lark_regex,
     lark_text,
 )
+from steerplug.engine.openings import Opening
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError, nearest
 
@@ -116,36 +129,73 @@ def reply_grammar(
     Raises:
         RequestError: no grammar expresses a tool's parameters, or `wanted` cannot be joined.
     """
-    naming = pattern(form.opening + form.head), pattern(form.again)
-    named = name_end(form), until_arguments(form)
-    marks = CallMarks(form.opening, form.closing, form.first, naming, named)
+    known = ways(form, tools, has_format=wanted is not None)
+    marks = CallMarks(tuple(_way(*one) for one in known))
     if not tools or tools.choice == NONE:
         return wanted, replace(marks, forbidden=bool(tools))
-    calls = _calls(form, tools, vocab)
     if tools.choice == AUTO and wanted is None:
-        then = Lark(f"start: head calls\n{_head(form, vocab)}\n{calls}")
-        _check(then, tools, vocab)
-        return None, replace(marks, then=then)
+        held = [_then(one, tools, vocab) for one, _ in known]
+        _check(held[0], tools, vocab)  # the others hold the same schemas
+        pairs = zip(marks.ways, held, strict=True)
+        return None, CallMarks(tuple(replace(way, then=then) for way, then in pairs))
     if tools.choice == AUTO and wanted is not None:
         _check_apart(form, wanted, vocab)
     other = f" | {_inlined(wanted)}" if tools.choice == AUTO and wanted is not None else ""
-    whole = Lark(f"start: {_say(form.opening, form, vocab)} calls{other}\n{calls}")
+    calls = _calls(form, tools, vocab)
+    rules = f"start: {_say(form.opening, form, vocab)} calls{other}\n{calls}"
+    whole = Lark(rules, closers(form))
     _check(whole, tools, vocab)
     return whole, marks
 
 
+def _way(form: Form, opening: Opening) -> Way:
+    naming = pattern(form.opening + form.head), pattern(form.again)
+    named = name_end(form), until_arguments(form)
+    members, tail = form.members, pattern(form.tail)
+    n_arguments = None if members is None else partial(n_members, members, tail)
+    return Way(opening, form.closing, naming, named, n_arguments)
+
+
+def _then(form: Form, tools: Tools, vocab: Vocab) -> Lark:
+    """Return what a reply follows that has written the opening of a form."""
+    rules = f"start: head calls\n{_head(form, vocab)}\n{_calls(form, tools, vocab)}"
+    return Lark(rules, closers(form))
+
+
 def _calls(form: Form, tools: Tools, vocab: Vocab) -> str:
     """Return the rules of what follows the opening mark."""
-    callable_ = [tool for tool in tools.tools if tools.choice in (AUTO, REQUIRED, tool.name)]
-    is_open = tools.parallel and tools.choice in (AUTO, REQUIRED) and form.again
+    names = tools.callable_names
+    callable_ = [tool for tool in tools.tools if tool.name in names]
+    is_open = tools.several and form.again
     again = f" ({_say(form.again, form, vocab)} call)*" if is_open else ""
     head, end = _say(form.head, form, vocab), _say(form.end, form, vocab)
-    rules = [f"calls: {head} call{again} {end}"]
+    rest = r' "\n"?' if is_open and not form.end else ""  # before the turn's end
+    rules = [f"calls: {head} call{again} {end}{rest}"]
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(callable_))))
     for i, tool in enumerate(callable_):
         name = _say(tool.name + form.middle, form, vocab)
-        rules.append(f"call_{i}: {name} {_arguments(tool)} {_say(form.tail, form, vocab)}")
+        arguments = f"arguments_{i}"
+        rules += _members(form, tool, arguments, vocab) if form.members else [
+            f"{arguments}: {_arguments(tool)}"
+        ]  # fmt: skip
+        rules.append(f"call_{i}: {name} {arguments} {_say(form.tail, form, vocab)}")
     return "\n".join(rules)
+
+
+def _members(form: Form, tool: Tool, name: str, vocab: Vocab) -> list[str]:
+    """Return the rules of arguments that are no JSON object."""
+    assert form.members is not None
+
+    def say(text: str) -> str:
+        return _say(text, form, vocab)
+
+    def mark_within(text: str) -> str:
+        parts = _parts(text, form)
+        marks = (i for i, part in enumerate(parts) if lark_text(part, vocab).startswith("<["))
+        return "".join(parts[next(marks, len(parts)) :])
+
+    schema = closed({"type": "object", **tool.parameters})
+    return MemberRules(form.members, schema, name, say, mark_within).lines()
 
 
 def _head(form: Form, vocab: Vocab) -> str:
@@ -153,8 +203,7 @@ def _head(form: Form, vocab: Vocab) -> str:
     opening = _say(form.opening, form, vocab)
     if opening.startswith("<"):
         return f"head: {opening}"
-    mark = re.escape(form.opening).replace("\\\n", r"\n").replace("/", r"\/").replace("<", r"\x3c")
-    return f"head[lazy]: /(?s:.*){mark}/"
+    return f"head[lazy]: /(?s:.*){lark_regex(form.opening)}/"
 
 
 def _say(text: str, form: Form, vocab: Vocab) -> str:
@@ -162,14 +211,23 @@ def _say(text: str, form: Form, vocab: Vocab) -> str:
 
     A bracket at its beginning stands alone: there JSON may begin as well.
     """
+    said = list[str]()
+    for part in _parts(text, form):
+        if part in PLACES:
+            said.append(f"/{PLACES[part]}/")
+        elif MARK.fullmatch(part) or part in (form.opening, form.closing):
+            said.append(lark_text(part, vocab))
+        else:
+            said.append(json.dumps(part, ensure_ascii=False))
+    return " ".join(said)
+
+
+def _parts(text: str, form: Form) -> list[str]:
+    """Return a fixed text in parts, each mark and each place a part of its own."""
     marks = "|".join([*(re.escape(mark) for mark in (form.opening, form.closing) if mark),
                       MARK.pattern, *PLACES])  # fmt: skip
-    parts = [
-        part for known in re.split(f"({marks})", text) for part in re.split(r"(?<=^\{)", known)
-    ]
-    return " ".join(
-        f"/{PLACES[part]}/" if part in PLACES else lark_text(part, vocab) for part in parts if part
-    )
+    known = re.split(f"({marks})", text)
+    return [part for each in known for part in re.split(r"(?<=^\{)", each) if part]
 
 
 def _arguments(tool: Tool) -> str:

@@ -34,7 +34,8 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Tool], form: Form) -
         )
         for tool in tools
     )
-    example = written([ToolCall("ID", "NAME", "{...}")], form)
+    arguments = '{"KEY": "VALUE"}' if form.members else "{...}"
+    example = written([ToolCall("ID", "NAME", arguments)], form)
     text = _SYSTEM.format(tools=lines, example=example)
     if messages and messages[0]["role"] == "system":
         content = f"{messages[0]['content']}\n\n{text}".strip()
@@ -77,7 +78,9 @@ def written(calls: Sequence[ToolCall], form: Form) -> str:
     """Return calls as a model writes them."""
     begins = chain([form.head], repeat(form.again))
     parts = [
-        filled(before + call.name + form.middle, call.id, i) + call.arguments + form.tail
+        filled(before + call.name + form.middle, call.id, i)
+        + (form.members.written(call.arguments) if form.members else call.arguments)
+        + filled(form.tail, call.id, i)
         for i, (before, call) in enumerate(zip(begins, calls, strict=False))
     ]
-    return form.opening + "".join(parts) + form.end
+    return form.opening + "".join(parts) + filled(form.end, "", 0)
