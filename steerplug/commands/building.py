@@ -66,25 +66,26 @@ class Building:
             self._bar.add_task("", total=None)
         if standing.seconds_left is not None:
             self._left.say(_whole(standing, self._behind))
-        what, total = f"{standing.what} {standing.done}/{standing.total}", None
-        if standing.seconds_left is not None:
-            total = 1.0 + self._behind
-        task = self._bar.tasks[0]
-        self._bar.update(task.id, description=what, completed=standing.share, total=total)
+        share, total = standing.share, None if standing.seconds_left is None else 1.0 + self._behind
+        if standing.plan is None:
+            share, total = standing.done, float(standing.total)
+        what = f"{standing.what} {standing.done}/{standing.total}"
+        self._bar.update(self._bar.tasks[0].id, description=what, completed=share, total=total)
 
 
 class _Left(ProgressColumn):
-    """The time left, which goes on falling between two steps."""
+    """The time passed, and the time left, which goes on falling between two steps."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._began = time.monotonic()
         self._end: float | None = None
 
     def say(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
-    def render(self, task: Task) -> Text:
-        passed = f"{task.elapsed or 0:.0f} s"
+    def render(self, _task: Task) -> Text:
+        passed = duration(time.monotonic() - self._began)
         if self._end is None:
             return Text(passed, "dim")
         return Text(f"{passed}, {duration(max(self._end - time.monotonic(), 1))} left", "dim")

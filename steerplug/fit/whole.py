@@ -134,14 +134,20 @@ def _factor(seen: Mapping[Kind, _Seen], kind: Kind) -> float:
     return seen[kind].took / seen[kind].guessed if kind in seen else 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Current:
-    """A stage that is gone through since `began`, `first` of whose steps had been done before."""
+    """A stage that is gone through since `began`, `first` of whose steps had been done before.
+
+    It was looked at when `done` steps had taken `took` seconds: where steps are done side by side,
+    each time as many more have ended.
+    """
 
     stage: Stage
     first: int
     total: int
     began: float
+    done: int = 0
+    took: float = 0.0
 
     def left(self, done: int, now: float, seen: dict[Kind, _Seen]) -> float:
         """Return the seconds left of it, and add to what was seen what it tells."""
@@ -149,12 +155,14 @@ class _Current:
         n = len(stage.each) or self.total - self.first
         if n <= 0:
             return 0.0
-        whole = sum(stage.each) or stage.seconds * n / self.total
         done = min(done - self.first, n)
-        if done < min(stage.at_once, n):
+        if done == n or done // stage.at_once > self.done // stage.at_once:
+            self.done, self.took = done, took
+        whole = sum(stage.each) or stage.seconds * n / self.total
+        guessed = sum(stage.each[: self.done]) or whole * self.done / n
+        if not guessed:
             expected = whole * _factor(seen, stage.kind)
             return max(expected - took, expected / 10)
-        guessed = sum(stage.each[:done]) or whole * done / n
         before = seen.get(stage.kind, _Seen())
-        seen[stage.kind] = _Seen(before.took + took, before.guessed + guessed)
-        return took * (whole / guessed - 1)
+        seen[stage.kind] = _Seen(before.took + self.took, before.guessed + guessed)
+        return max(self.took * whole / guessed - took, 0.0)

@@ -9,6 +9,7 @@ the prompt of random chats, and last a real teacher of SmolLM2.
 import copy
 import itertools
 import math
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,15 +29,16 @@ from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
-from steerplug.errors import FitError
+from steerplug.errors import FitError, StoreError
 from steerplug.fit import distill as distilling
-from steerplug.fit.distill import distill, readable, student_of, training, weights
+from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.distill import distill, readable, resuming, student_of, training, weights
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.student import Passage, Student
 from steerplug.fit.distill.training import Exercise, prepare, sizes, train
 from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.measure import gaps_closed, reply_log_probs
-from steerplug.fit.progress import at_once, silent
+from steerplug.fit.progress import Report, at_once, silent
 from steerplug.fit.teacher import Lesson, prompted_chat
 from steerplug.preset import Teacher
 from steerplug.steering.value import NOTHING, Mix, Scope, Steering
@@ -630,6 +632,87 @@ def test_weights_that_do_not_fit_the_architecture_are_refused(
     assert "transformers cannot read" in said
     assert "`method: chain`" in said
     assert "\n" not in said
+
+
+# A training that was interrupted
+
+
+def trained(
+    tiny: Tiny, exercises: list[Exercise], kept: Checkpoint | None, report: Report = silent
+) -> dict[str, torch.Tensor]:
+    deltas = new_deltas(tiny, exercises, gated=True)
+    train(tiny.student, exercises, deltas, "kl", 0, report, kept)
+    return copy.deepcopy(deltas.state_dict())
+
+
+def loaded(path: Path) -> Checkpoint:
+    kept = Checkpoint(path)
+    kept.load()
+    return kept
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "killed"])
+def test_a_training_that_was_ended_in_its_third_pass_goes_on_there(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    exercises = prepare(tiny.student, random_lessons(30, seed=2), "all", silent)
+    whole = trained(tiny, exercises, None)
+    path, at_death = tmp_path / "arr-1a.gguf", tmp_path / "arr-2b.gguf"
+    monkeypatch.setattr(resuming, "_EVERY", 0.0 if how == "killed" else 1e9)
+
+    def end(what: str, done: int, _total: int) -> None:
+        if what == "training, pass 3 of 3" and done == 4:
+            if how == "killed":
+                shutil.copy(tmp_path / "arr-1a.unfinished.npz", tmp_path / "kept")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny, exercises, loaded(path), end)
+    if how == "killed":  # nothing that came after that moment was written
+        (tmp_path / "kept").rename(tmp_path / "arr-2b.unfinished.npz")
+        path = at_death
+    told: list[tuple[str, int]] = []
+    again = trained(tiny, exercises, loaded(path), lambda what, done, _: told.append((what, done)))
+    assert {what for what, _ in told} == {"training, pass 3 of 3"}
+    assert told[0][1] == 4
+    for name, parameter in whole.items():
+        assert torch.equal(again[name], parameter)
+
+
+def test_a_training_on_other_lessons_begins_anew(tiny: Tiny, tmp_path: Path) -> None:
+    exercises = prepare(tiny.student, random_lessons(30, seed=2), "all", silent)
+    kept = loaded(tmp_path / "arr-1a.gguf")
+
+    def end(_what: str, done: int, _total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny, exercises, kept, end)
+    assert kept.training
+    told: list[str] = []
+    trained(tiny, exercises[:24], kept, lambda what, *_: told.append(what))
+    assert told[0] == "training, pass 1 of 3"
+
+
+def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exercises = prepare(tiny.student, random_lessons(30, seed=2), "all", silent)
+    monkeypatch.setattr(resuming, "_EVERY", 0.0)
+    savez = np.savez
+
+    def end(_what: str, done: int, _total: int) -> None:
+        if done == 3:
+            monkeypatch.setattr(np, "savez", full)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError, match="No space left"):
+        trained(tiny, exercises, loaded(tmp_path / "arr-1a.gguf"), end)
+    monkeypatch.setattr(np, "savez", savez)
+    assert loaded(tmp_path / "arr-1a.gguf").training["progress"].tolist() == [3, 0]
 
 
 @pytest.mark.parametrize("objective", ["kl", "mse"])
