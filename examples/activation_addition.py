@@ -87,7 +87,7 @@ def experiment(session: Session, cells: Reader, tried: Experiment, full: bool) -
     prompt = Prompt((vocab.bos, *vocab.tokenize(tried.opening)), has_bos=True)
     tokens = [vocab.tokenize(f" {word}") for word in tried.words.split()]
     words = [one[0] for one in tokens if len(one) == 1]
-    own = [continuation(session.engine, prompt, NOTHING, seed) for seed in range(8 if full else 2)]
+    own = [continuation(session.engine, prompt, NOTHING, seed) for seed in range(8 if full else 1)]
     added = Candidates(
         tried.name, model.n_embd, model.n_layer, "front", actadd(cells, tried.pair, blocks)
     )

@@ -98,7 +98,7 @@ def main() -> None:
     session = Session("smollm2", n_ctx=512)
     model, vocab = session.model, session.model.vocab
     cells = Reader(Context(model, n_ctx=512))
-    texts = own_texts(session.engine, *((4, 2) if full else (2, 1)))
+    texts = own_texts(session.engine, *((4, 2) if full else (1, 1)))
     tokens = [vocab.tokenize(f" {word}") for word in WORDS.split()]
     words = [one[0] for one in tokens if len(one) == 1]
     word, space = (vocab.tokenize(text)[0] for text in PAIR)

@@ -121,12 +121,12 @@ def main() -> None:
     assert preset.teacher is not None
     model, cells = session.model, Reader(Context(session.model, n_ctx=1024))
     ask = partial(teach, session.engine, session.template, preset.teacher)
-    fitted = ask(spread(general_prompts("fit"), 32 if options.full else 4), seed=1)
+    fitted = ask(spread(general_prompts("fit"), 32 if options.full else 2), seed=1)
     z = difference.mean(activations.of_lessons(cells, fitted, [MEAN_BLOCK]))[MEAN_BLOCK]
     mean = Steering("mean", model.n_embd, model.n_layer, {MEAN_BLOCK: Delta.constant(z)})
     methods = {"psr": 1.0 * session.build(preset).steering, "mean": MEAN_STRENGTH * mean}
 
-    questions = unseen(preset, 12 if options.full else 2)
+    questions = unseen(preset, 12 if options.full else 1)
     lessons = ask(questions, seed=0)
     bare = read(cells, lessons)
     differences = {"prompt": read(cells, lessons, prompted=True) - bare}

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from steerplug.engine.engine import Engine
@@ -16,6 +17,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import reading
 from steerplug.errors import FitError, SteeringError, TorchCopyError
 from steerplug.evaluate.dial import check_dial, check_gap_closed, is_weak, weakness, works
+from steerplug.evaluate.plan import plan_report
 from steerplug.evaluate.questions import reported_on
 from steerplug.evaluate.report import measure_steering
 from steerplug.fit.checkpoint import Checkpoint
@@ -194,6 +196,8 @@ def _make(
         except FitError:
             kept.drop()
             raise
+        finally:
+            kept.end()
         return made[0]
 
     steering, identity = store.find_or_make(
@@ -210,8 +214,9 @@ def _fit(
     model = engine.model
     with reading(model, engine.context.n_ctx) as cells:
         if preset.teacher is not None:
-            steering = fit_teacher(preset, engine, cells, kept, report)
             asked = reported_on(preset)
+            after = partial(plan_report, preset, model, asked)
+            steering = fit_teacher(preset, engine, cells, kept, report, after)
             measured = measure_steering(preset, steering, engine, cells, asked, report=report)
             check_gap_closed(preset.name, measured.fidelity.gap_closed.value)
             strength, figures = measured.chosen.default, measured.as_dict()

@@ -10,9 +10,10 @@ import typer
 from rich import box
 from rich.table import Table
 
+from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import Building, print_json, say, screen
+from steerplug.commands.output import print_json, say, screen
 from steerplug.engine.loading import Loading
 
 if TYPE_CHECKING:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerplug.commands.build_all import build_all
+from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import Building, print_fields, print_json, say, screen
+from steerplug.commands.output import print_fields, print_json, say, screen
 from steerplug.commands.scopes import build_both
 from steerplug.commands.show_reply import blocks
 from steerplug.engine.loading import Loading
-from steerplug.errors import PresetError
+from steerplug.errors import PresetError, SteerplugError
 from steerplug.evaluate.dial import is_weak
 from steerplug.preset.methods import MethodName
 from steerplug.store.figures import (
@@ -64,7 +65,10 @@ def build(
         raise PresetError("--both-scopes compares one preset; name it instead of --all.")
     if preset is None:
         with opened(model, loading) as session:
-            build_all(lambda each: _build(session, each, force, method), model, as_json)
+            build_all(
+                lambda each, behind: _build(session, each, force, method, behind),
+                lambda each: force or _is_missing(session, each), model, as_json,
+            )  # fmt: skip
         return
     wanted = load_preset(preset)
     with opened(model, loading) as session:
@@ -79,14 +83,14 @@ def build(
 
 
 def _build(
-    session: "Session", preset: "Preset", force: bool, method: MethodName | None
+    session: "Session", preset: "Preset", force: bool, method: MethodName | None, behind: int = 0
 ) -> dict[str, Any]:
     from steerplug.build import build_preset
     from steerplug.packs.installed import pack_of
     from steerplug.store.measurements import figures
 
     begin = time.perf_counter()
-    with Building(learning(session, preset.name)) as report:
+    with Building(learning(session, preset.name), behind) as report:
         built = build_preset(
             preset, session.engine, store=session.store, force=force, near=False,
             method=method, report=report,
@@ -111,6 +115,16 @@ def _build(
     }
 
 
+def _is_missing(session: "Session", preset: "Preset") -> bool:
+    """Whether a preset is to be built yet; what is damaged is."""
+    from steerplug.build import find_built
+
+    try:
+        return find_built(preset, session.engine, store=session.store) is None
+    except SteerplugError:
+        return True
+
+
 def _print(name: str, report: dict[str, Any]) -> None:
     by = report["claimed_by"]
     kept = f"came with {report['pack']}" if report["pack"] else "was kept from before"
@@ -126,6 +140,8 @@ def _print(name: str, report: dict[str, Any]) -> None:
         strength="{default:g} unless said, {min:g} to {max:g}".format(**report["strength"]),
         file=f"{report['path']} ({report['size_bytes'] / 1000:.1f} kB)",
     )
+    if not report["from_cache"]:
+        say(f'Next: `steerplug run --steer {name} "..."`, or `steerplug try {name}`.')
     if by:
         say(f"Claimed is what the author of {by} says; `steerplug eval` measures it here.")
 

@@ -19,7 +19,8 @@ from steerplug.store.figures import Figures
 if TYPE_CHECKING:
     from steerplug.preset import Preset
 
-Build = Callable[["Preset"], dict[str, Any]]
+Build = Callable[["Preset", int], dict[str, Any]]
+"""Builds a preset, behind which so many more are to be built; returns its report."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class Outcome:
         return "kept" if self.report["from_cache"] else "built"
 
 
-def build_all(build: Build, model: str, as_json: bool) -> None:
+def build_all(
+    build: Build, is_missing: Callable[["Preset"], bool], model: str, as_json: bool
+) -> None:
     """Build every preset of the library with `build`, and show what came of each.
 
     A preset that cannot be built does not stop the others; the command then ends with code 2.
     """
-    outcomes = list(_outcomes(build))
+    outcomes = list(_outcomes(build, is_missing))
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if as_json:
         print_json({
@@ -65,17 +68,19 @@ def build_all(build: Build, model: str, as_json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def _outcomes(build: Build) -> Iterator[Outcome]:
+def _outcomes(build: Build, is_missing: Callable[["Preset"], bool]) -> Iterator[Outcome]:
     from steerplug.library.presets import list_presets
 
     listed = list_presets()
+    missing = {each.name for each in listed if each.preset and is_missing(each.preset)}
     for i, listing in enumerate(listed, 1):
         begin = time.perf_counter()
+        missing.discard(listing.name)
         try:
             if listing.preset is None:
                 outcome = Outcome(listing.name, error=listing.error or "it cannot be read.")
             else:
-                outcome = Outcome(listing.name, build(listing.preset))
+                outcome = Outcome(listing.name, build(listing.preset, len(missing)))
         except SteerplugError as error:
             outcome = Outcome(listing.name, error=str(error))
         seconds = time.perf_counter() - begin

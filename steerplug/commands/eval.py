@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import Building, print_json, say
+from steerplug.commands.output import print_json, say
 from steerplug.commands.show_fidelity import show
 from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError, RequestError

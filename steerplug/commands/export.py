@@ -1,4 +1,4 @@
-"""`steerplug export`: constant steering for llama.cpp or EasySteer, and what it does there."""
+"""`steerplug export`: constant steering for llama.cpp or EasySteer, or a teacher as a prompt."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,10 +8,11 @@ import typer
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_fields, print_json, screen
+from steerplug.commands.output import print_fields, print_json, say, screen
 from steerplug.commands.show_reply import blocks
 from steerplug.engine.loading import Loading
-from steerplug.errors import SteeringError
+from steerplug.errors import SteeringError, nearest
+from steerplug.preset.methods import listed
 
 if TYPE_CHECKING:
     from steerplug.interchange.tokens import Bos
@@ -20,19 +21,71 @@ if TYPE_CHECKING:
 
 Mix = Annotated[str, typer.Argument(metavar="MIX", help="A preset, or a mix of them.")]
 To = Annotated[
-    Path,
+    Path | None,
     typer.Option(
-        "--to", metavar="FILE",
-        help=".gguf: control vector for llama.cpp. .json: spec for EasySteer, its .gguf beside it.",
+        "--to", metavar="FILE", show_default=False,
+        help=".gguf: control vector for llama.cpp. .json: spec for EasySteer, its .gguf beside it. "
+        "With --as: any name; default: the screen.",
+    ),
+]  # fmt: skip
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="FORM", show_default=False,
+        help="Instead of steering, the prompt that a preset replaces: modelfile (for Ollama) or "
+        "card (a character card in JSON).",
     ),
 ]  # fmt: skip
 
 
 @with_loading
 def export(
-    mix: Mix, to: To, model: Model = MODEL, as_json: Json = False, *, loading: Loading
+    mix: Mix,
+    to: To = None,
+    form: As = None,
+    model: Model = MODEL,
+    as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
-    """Write a constant preset for llama.cpp or EasySteer."""
+    """Write a constant preset for llama.cpp or EasySteer, or any preset's prompt for others."""
+    if form is not None:
+        _export_prompt(mix, form, to, model, as_json)
+    elif to is not None:
+        _export_steering(mix, to, model, as_json, loading)
+    else:
+        raise SteeringError(
+            "say where the steering goes, `--to FILE.gguf`, or that you want the prompt, "
+            "`--as modelfile`."
+        )
+
+
+def _export_prompt(name: str, form: str, to: Path | None, model: str, as_json: bool) -> None:
+    from steerplug.interchange.prompts.writing import FORMS, lost
+    from steerplug.interchange.writing import new_file
+    from steerplug.library.presets import load_preset
+
+    if form not in FORMS:
+        cure = nearest(form, FORMS) or f"; use {listed(tuple(FORMS))}."
+        raise SteeringError(f"`{form}` is no form of a prompt{cure}")
+    preset = load_preset(name)
+    text, without = FORMS[form](preset, model), lost(preset, form)
+    if to is not None:
+        with new_file(to) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    if as_json:
+        print_json({"preset": name, "form": form, "path": to and str(to), "text": text,
+                    "lost": without})  # fmt: skip
+    elif to is None:
+        print(text, end="")
+        say(f"{without}.")
+    else:
+        use = f"ollama create {preset.name} -f {to}" if form == "modelfile" else "import it there"
+        screen().print(f"{to} says what {name} replaces.\n", soft_wrap=True)
+        print_fields(lost=without, use=use)
+
+
+def _export_steering(mix: str, to: Path, model: str, as_json: bool, loading: Loading) -> None:
     from steerplug.interchange.tokens import easysteer_differs, llama_cpp_differs
     from steerplug.interchange.writing import (
         SUFFIXES,

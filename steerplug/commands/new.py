@@ -1,21 +1,34 @@
-"""`steerplug new`: a prompt in a file becomes a preset of your own."""
+"""`steerplug new`: a prompt in a file, also another program's, becomes a preset of your own."""
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from steerplug.commands.options import MODEL, Json
-from steerplug.commands.output import print_fields, print_json, screen
+from steerplug.commands.output import print_fields, print_hanging, print_json, screen
 from steerplug.errors import PresetError
 
+if TYPE_CHECKING:
+    from steerplug.preset import Preset
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What to call the preset.")]
-PromptFile = Annotated[
-    str,
+From = Annotated[
+    str | None,
     typer.Option(
-        metavar="FILE", help="An instruction as text, or a chat in JSON; - reads stdin."
+        "--from", metavar="FILE", show_default=False,
+        help="A prompt of another program: a character card (PNG, JSON, CHARX), a Modelfile, a "
+        ".prompt, a template of llm, a configuration of promptfoo; - reads stdin.",
+    ),
+]  # fmt: skip
+PromptFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", show_default=False,
+        help="An instruction as text, or a chat in JSON; - reads stdin.",
     ),
 ]  # fmt: skip
 Folder = Annotated[
@@ -32,24 +45,25 @@ Method = Annotated[
 
 def new(
     name: Name,
-    from_prompt: PromptFile,
+    from_file: From = None,
+    from_prompt: PromptFile = None,
     to: Folder = None,
     method: Method = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make a preset of your own from a prompt you have."""
-    from steerplug.files.yaml_file import printable
+    """Make a preset of your own from a prompt you have, here or in another program."""
     from steerplug.library.presets import user_folder
     from steerplug.library.save import save_preset
-    from steerplug.preset.from_prompt import FIT, preset_from_messages
-    from steerplug.preset.prompt_file import read_prompt
 
-    is_piped = from_prompt == "-"
-    source = "standard input" if is_piped else printable(from_prompt)
-    messages = read_prompt(_content(from_prompt), source)
-    shown = "a prompt that was piped" if is_piped else f"the prompt in {Path(source).name}"
-    about = {"description": f"Replaces {shown}.", "fit": {**FIT, "method": method}}
-    preset = preset_from_messages(messages, name, about, source)
+    if (from_file is None) == (from_prompt is None):
+        raise PresetError(
+            "say where the prompt is: `--from FILE` for another program's, or `--from-prompt FILE` "
+            "for a text; steerplug new --help."
+        )
+    if from_file is not None:
+        preset, origin = _imported(from_file, name, method)
+    else:
+        preset, origin = _replaced(str(from_prompt), name, method), {}
     path = save_preset(preset, to)
     assert preset.teacher is not None
     reference = name if path.parent == user_folder() else str(path)
@@ -59,6 +73,7 @@ def new(
         "method": preset.fit.method,
         "system_characters": len(preset.teacher.system or ""),
         "n_examples": len(preset.teacher.examples),
+        **origin,
         "next": f"steerplug build {shlex.quote(reference)} -m {MODEL}",
     }
     if as_json:
@@ -67,22 +82,70 @@ def new(
         _print(report)
 
 
+def _replaced(file: str, name: str, method: str) -> "Preset":
+    from steerplug.files.yaml_file import MAX_BYTES
+    from steerplug.preset.from_prompt import FIT, preset_from_messages
+    from steerplug.preset.prompt_file import read_prompt
+
+    source, shown = _named(file)
+    messages = read_prompt(_content(file, MAX_BYTES + 1), source)
+    about = {"description": f"Replaces {shown}.", "fit": {**FIT, "method": method}}
+    return preset_from_messages(messages, name, about, source)
+
+
+def _imported(file: str, name: str, method: str) -> "tuple[Preset, dict[str, Any]]":
+    """Return the preset made of another program's file, and what to tell about it."""
+    from steerplug.interchange.prompts.reading import MAX_FILE, read_sorted
+
+    source, shown = _named(file)
+    found = read_sorted(_content(file, MAX_FILE + 1), source)
+    found.description = found.description or f"Replaces {shown}."
+    preset = found.preset(name, method)
+    return preset, {
+        "format": found.format,
+        "n_checks": len(preset.checks),
+        "taught": [part._asdict() for part in found.taught],
+        "stays": [part._asdict() for part in found.stays],
+    }
+
+
+def _named(file: str) -> tuple[str, str]:
+    """Return what errors call a file, and what a description does."""
+    from steerplug.files.yaml_file import printable
+
+    if file == "-":
+        return "standard input", "a prompt that was piped"
+    return printable(file), f"the prompt in {Path(printable(file)).name}"
+
+
 def _print(report: dict[str, Any]) -> None:
     n_characters, n_examples = report["system_characters"], report["n_examples"]
     parts = [f"an instruction of {n_characters} characters"] if n_characters else []
     parts += [f"{n_examples} example turn{'s' if n_examples > 1 else ''}"] if n_examples else []
-    screen().print(f"{report['preset']} is ready to be built.\n", soft_wrap=True)
-    print_fields(replaces=" and ".join(parts), file=report["path"], next=report["next"])
+    was = f", made of {report['format']}" if "format" in report else ""
+    screen().print(f"{report['preset']} is ready to be built{was}.\n", soft_wrap=True)
+    checks = {"checks": f"{n} for its replies"} if (n := report.get("n_checks")) else {}
+    replaces = " and ".join(parts)
+    print_fields(replaces=replaces, **checks, file=report["path"], next=report["next"])
+    _print_parts("In the teacher:", report.get("taught", []))
+    _print_parts("Not in it, and where it belongs:", report.get("stays", []))
 
 
-def _content(prompt_file: str) -> bytes:
-    from steerplug.files.yaml_file import MAX_BYTES
+def _print_parts(title: str, parts: list[dict[str, str]]) -> None:
+    if not parts:
+        return
+    screen().print(f"\n{title}", style="bold")
+    for part in parts:
+        print_hanging(screen(), Text("  "), f"{part['what']}: {part['why']}")
 
+
+def _content(prompt_file: str, most: int) -> bytes:
+    """Return the first `most` bytes of a file."""
     if prompt_file == "-":
-        return sys.stdin.buffer.read(MAX_BYTES + 1)
+        return sys.stdin.buffer.read(most)
     try:
         with Path(prompt_file).expanduser().open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(most)
     except (OSError, ValueError, RuntimeError) as error:  # also a NUL, or no such `~user`
         why = getattr(error, "strerror", None) or error
         raise PresetError(

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from steerplug.commands.output import Building, say
+from steerplug.commands.building import Building
+from steerplug.commands.output import say
 from steerplug.engine.loading import DEFAULT, Loading
 
 if TYPE_CHECKING:

@@ -6,12 +6,8 @@ Colours, boxes and a moving bar are for terminals. Piped output is plain text, o
 
 import json
 import sys
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 from rich.text import Text
 
@@ -50,65 +46,6 @@ def _speaks_unicode() -> bool:
 def visible(text: str) -> str:
     r"""Return a stranger's text without the characters that command a terminal (such as ESC)."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-
-
-class Building:
-    """A progress report on stderr: a bar on a terminal, else a line for each stage.
-
-    Use it around what may build a preset; nothing shows up if everything was built before.
-
-    Args:
-        first: what to say when work begins.
-    """
-
-    def __init__(self, first: str) -> None:
-        self._first = first
-        self._stage = ""
-        self._bar: Progress | None = None
-        self._console = screen(stderr=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar, self._stage = None, ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` steps of `what` are done."""
-        if not self._stage:
-            say(self._first)
-        if self._console.is_terminal:
-            self._move(what, done, total)
-        elif what != self._stage:
-            say(f"  {what} ...")
-        self._stage = what
-
-    def _move(self, what: str, done: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = _bar(self._console)
-            self._bar.add_task(what, total=total)
-            self._bar.start()
-        task = self._bar.tasks[0]
-        self._bar.update(task.id, description=what, completed=done, total=total)
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        Elapsed(),
-        console=console,
-        transient=True,
-    )
 
 
 def print_fields(**fields: str) -> None:

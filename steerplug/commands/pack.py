@@ -28,7 +28,8 @@ def pack(folder: Folder, compiled: Compiled = False, as_json: Json = False) -> N
     if as_json:
         print_json({
             "pack": contents.head.name, "version": contents.head.version,
-            "license": contents.head.license, "sha256": contents.digest,
+            "license": contents.head.license, "base_model": list(contents.head.base_model),
+            "sha256": contents.digest,
             "size_bytes": contents.size, "n_files": len(contents.manifest.files) + 1,
             "presets": presets(contents), "changed": list(made.changed),
         })  # fmt: skip
@@ -42,5 +43,8 @@ def pack(folder: Folder, compiled: Compiled = False, as_json: Json = False) -> N
         sha256=contents.digest,
         changed=", ".join(made.changed) or "nothing",
     )
+    if contents.numbers and not contents.head.base_model:
+        say(f"Name the models its steering is for as `base_model: [org/model]` in "
+            f"{folder / 'pack.yaml'}; the hub then shows it beside them.")  # fmt: skip
     if made.changed and made.old_version == contents.head.version:
         say(f"The version is still {made.old_version}; raise it in {folder / 'pack.yaml'}.")

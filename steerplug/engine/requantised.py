@@ -78,4 +78,6 @@ def _copied(model: Model, at_the_end: contextlib.ExitStack) -> Model | None:
         return None
     copy = Model(path, model.loading)
     at_the_end.callback(copy.close)
+    if os.name == "posix":  # what is open stays readable, and a killed process leaves nothing
+        path.unlink()
     return copy

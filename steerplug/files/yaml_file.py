@@ -42,8 +42,15 @@ class YamlFile:
         return f"{self.source}, line {self.lines[place]}" if place else self.source
 
 
-def read_yaml(content: bytes, source: str) -> YamlFile:
+def read_yaml(
+    content: bytes, source: str, first: str = "`schema: steerplug/preset-v1`"
+) -> YamlFile:
     """Read one YAML document.
+
+    Args:
+        content: the file.
+        source: how messages call it.
+        first: a line that such a file may begin with.
 
     Raises:
         PresetError: the content breaks a rule of this module's contract.
@@ -59,7 +66,7 @@ def read_yaml(content: bytes, source: str) -> YamlFile:
             f"{source} is not UTF-8 text (byte {error.start}); save it again as UTF-8."
         ) from None
     try:
-        return _PlainLoader(text, source).read()
+        return _PlainLoader(text, source).read(first)
     except yaml.YAMLError as error:
         raise PresetError(_syntax(error, source)) from None
 
@@ -90,12 +97,11 @@ class _PlainLoader(yaml.SafeLoader):
         self.depth = 0
         self.lines: dict[Place, int] = {}
 
-    def read(self) -> YamlFile:
+    def read(self, first: str) -> YamlFile:
         root = self.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise PresetError(
-                f"{self.source} must hold `key: value` lines, beginning with "
-                "`schema: steerplug/preset-v1`."
+                f"{self.source} must hold `key: value` lines, beginning with {first}."
             )
         data = self._mapping(root, ())
         return YamlFile(self.source, data, self.lines)

@@ -115,7 +115,7 @@ def fit_chain(
     """
     deltas = {} if known is None else known
     rows = sum(_n_paired(chain, lesson) for lesson in lessons)
-    at_once = max(_MOST_BYTES // (4 * rows * chain.n_embd), 1)
+    at_once = n_read_together(rows, chain.n_embd)
     common = n_common([lesson.bare.tokens for lesson in lessons])
     left = [il for il in layers if il not in deltas]
     for begin in range(0, len(left), at_once):
@@ -136,6 +136,16 @@ def fit_chain(
     return Steering(
         chain.name, chain.n_embd, chain.n_layer, {il: deltas[il] for il in layers}, chain.scope
     )
+
+
+def n_read_together(n_rows: int, n_embd: int) -> int:
+    """Return for how many blocks at a time the prompted model is read."""
+    return max(_MOST_BYTES // (4 * n_rows * n_embd), 1)
+
+
+def memory_needed(n_embd: int) -> int:
+    """Return the bytes that it takes, about: rows of some blocks, and the sums over them."""
+    return _MOST_BYTES + 8 * 2 * n_embd**2 * (_PARTS + 4)
 
 
 def regress(parts: Sequence[Sums], rank: int) -> Delta:

@@ -8,7 +8,8 @@
 What comes of it is not measured here; see `evaluate.report`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,11 @@ from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
 from steerplug.fit.distill import distill, give_back, student_of
 from steerplug.fit.measure import Probe
+from steerplug.fit.plan import OPENING, Pace, plan_fit
 from steerplug.fit.progress import Report
 from steerplug.fit.questions import SWEPT, for_choosing, to_fit
 from steerplug.fit.teacher import Lesson, teach
+from steerplug.fit.whole import Plan, Stage, expect
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
 from steerplug.steering.value import Steering
@@ -42,7 +45,12 @@ _CHAIN_STEP = 4
 
 
 def fit_teacher(
-    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+    preset: Preset,
+    engine: Engine,
+    cells: Reader,
+    kept: Checkpoint,
+    report: Report,
+    after: Callable[[Pace], Sequence[Stage]] = lambda _: (),
 ) -> Steering:
     """Return what brings the bare chat to the one with the preset's teacher.
 
@@ -52,6 +60,7 @@ def fit_teacher(
         cells: of another context on it, to read.
         kept: what an earlier fit had done; new steps are put in.
         report: told how far the work is.
+        after: the stages that follow the fit, given the model's pace.
 
     Raises:
         TorchCopyError: the method needs a torch copy of the model, and there is none; nothing has
@@ -59,7 +68,7 @@ def fit_teacher(
         FitError: the method cannot be used here, or there is nothing to learn.
     """
     try:
-        return _taught(preset, engine, cells, kept, report)
+        return _taught(preset, engine, cells, kept, report, after)
     finally:
         give_back()
 
@@ -89,14 +98,28 @@ def fit_contrast(
 
 
 def _taught(
-    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+    preset: Preset,
+    engine: Engine,
+    cells: Reader,
+    kept: Checkpoint,
+    report: Report,
+    after: Callable[[Pace], Sequence[Stage]],
 ) -> Steering:
     """Return what `fit_teacher` does; a torch copy is there before anything is asked."""
-    method, student = preset.fit.method, None
+    method, student, model = preset.fit.method, None, engine.model
+    blocks = _blocks(preset, model)
     if method == "psr" or method == "const":
-        student = student_of(preset.name, method, engine.model, cells)
+        if kept.deltas.keys() >= set(blocks):
+            expect(report, Plan(method, tuple(after(Pace.of(cells))), 0))
+            trained = {il: kept.deltas[il] for il in blocks}
+            return Steering(preset.name, model.n_embd, model.n_layer, trained, preset.scope)
+        report(OPENING, 0, 1)
+        student = student_of(preset.name, method, model, cells)
     with quick(engine, cells) as (asked, reader):
-        return _imitation(preset, engine.model, student, asked, reader, kept, report)
+        following = after(Pace.of(cells))
+        plan = plan_fit(preset, model, student, Pace.of(reader), _steered(preset, blocks), kept)
+        expect(report, replace(plan, stages=(*plan.stages, *following)))
+        return _imitation(preset, model, student, asked, reader, kept, report)
 
 
 def _imitation(
@@ -122,12 +145,12 @@ def _imitation(
     if student is not None and (fit.method == "psr" or fit.method == "const"):
         return distill(
             preset.name, model, student, lessons, blocks,
-            method=fit.method, scope=preset.scope, seed=fit.seed, report=report,
+            method=fit.method, scope=preset.scope, seed=fit.seed, kept=kept, report=report,
         )  # fmt: skip
     if fit.method == "chain":
-        blocks = blocks[::-_CHAIN_STEP][::-1] if fit.layers == "auto" else blocks
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
-        return fit_chain(chain, cells, lessons, blocks, known=kept.deltas, report=report)
+        steered = _steered(preset, blocks)
+        return fit_chain(chain, cells, lessons, steered, known=kept.deltas, report=report)
     unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
     directions = _directions(preset, activations.of_lessons(cells, lessons, blocks, report))
     return _chosen(preset, model, directions, _by_gap(cells, unused, report))[0]
@@ -145,6 +168,12 @@ def _blocks(preset: Preset, model: Model) -> list[int]:
             f"{n_layer - 1}; write `layers: auto` or blocks within that range."
         )
     return list(preset.fit.layers)
+
+
+def _steered(preset: Preset, blocks: list[int]) -> list[int]:
+    """Return those of the blocks that a fit steers."""
+    is_spread = preset.fit.method == "chain" and preset.fit.layers == "auto"
+    return blocks[::-_CHAIN_STEP][::-1] if is_spread else blocks
 
 
 def _directions(preset: Preset, rows: Activations) -> Directions:

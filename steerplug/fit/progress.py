@@ -3,8 +3,10 @@
 Doors may turn what they are told into a progress bar.
 """
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -13,35 +15,61 @@ Result = TypeVar("Result")
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
 
-_AT_ONCE = 32
+AT_ONCE = 32
+"""So many are asked side by side."""
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
     """Report nothing."""
 
 
-def steps(items: Sequence[Item], what: str, report: Report) -> Iterable[Item]:
-    """Yield items, reporting before each and after the last."""
+def steps(
+    items: Sequence[Item], what: str, report: Report, *, before: int = 0
+) -> Iterable[Item]:
+    """Yield items, reporting before each and after the last; `before` more had been done."""
+    total = before + len(items)
 
     def counted() -> Iterator[Item]:
-        for done, item in enumerate(items):
-            report(what, done, len(items))
+        for done, item in enumerate(items, before):
+            report(what, done, total)
             yield item
-        report(what, len(items), len(items))
+        report(what, total, total)
 
     return counted()
 
 
 def at_once(
-    ask: Callable[[Item], Result], items: Sequence[Item], what: str = "", report: Report = silent
+    ask: Callable[[Item], Result],
+    items: Sequence[Item],
+    what: str = "",
+    report: Report = silent,
+    *,
+    before: int = 0,
 ) -> list[Result]:
     """Return `ask` of every item, in order; the engine decodes what it is asked together.
 
-    The first error, or Ctrl-C, ends it: what has not begun is not asked any more.
+    `before` says how many more there are, which had been asked earlier.
+
+    The first error, or Ctrl-C, ends it at once: what has not begun is not asked any more, and what
+    is being answered is left to its thread, which dies with the process.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        asked = [pool.submit(ask, item) for item in items]
-        try:
-            return [reply.result() for reply in steps(asked, what, report)]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    replies: list[Future[Result]] = [Future() for _ in items]
+    waiting = deque(zip(replies, items, strict=True))
+
+    def work() -> None:
+        while waiting:
+            try:
+                reply, item = waiting.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                reply.set_result(ask(item))
+            except BaseException as error:
+                reply.set_exception(error)
+
+    for _ in range(min(AT_ONCE, len(items))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        return [reply.result() for reply in steps(replies, what, report, before=before)]
+    finally:
+        waiting.clear()

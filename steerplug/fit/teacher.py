@@ -69,6 +69,7 @@ def teach(
     temperature: float = TEMPERATURE,
     n_tokens: int = REPLY_TOKENS,
     schema: Mapping[str, Any] | None = None,
+    some: Sequence[int] | None = None,
     known: MutableMapping[int, tuple[int, ...]] | None = None,
     report: Report = silent,
 ) -> list[Lesson]:
@@ -83,6 +84,7 @@ def teach(
         temperature: how freely replies are drawn; 0 is greedy.
         n_tokens: most tokens of a reply.
         schema: a JSON Schema that the replies must follow.
+        some: the numbers of those that are asked; default: all.
         known: replies by question that are not asked for again; new ones are put in.
         report: told how far the work is.
 
@@ -91,28 +93,29 @@ def teach(
     """
     replies = {} if known is None else known
 
-    def ask(i: int) -> Lesson:
+    def prompts(i: int) -> tuple[Prompt, Prompt]:
         bare: list[Message] = [{"role": "user", "content": questions[i]}]
         prompted = template.prompt(prompted_chat(teacher, bare), at_once=True)
-        if i not in replies:
-            replies[i] = say(i, prompted)
-        return Lesson(prompted, template.prompt(bare, at_once=True), replies[i])
+        return prompted, template.prompt(bare, at_once=True)
 
-    def say(i: int, prompted: Prompt) -> tuple[int, ...]:
+    def ask(i: int) -> None:
         request = Request(
-            prompted,
+            prompts(i)[0],
             sampling=Sampling(temperature=temperature, seed=seed + i),
             max_tokens=n_tokens,
             grammar=schema,
             thinking_budget=0,
         )
-        return tokens_of(engine.generate(request, whole=True))
+        replies[i] = tokens_of(engine.generate(request, whole=True))
 
-    asked = at_once(ask, range(len(questions)), "asking the prompted model", report)
-    lessons = [lesson for lesson in asked if lesson.reply]
+    numbers = range(len(questions)) if some is None else some
+    left = [i for i in numbers if i not in replies]
+    before = len(numbers) - len(left)
+    at_once(ask, left, "asking the prompted model", report, before=before)
+    lessons = [Lesson(*prompts(i), replies[i]) for i in numbers if replies[i]]
     if not lessons:
         raise FitError(
-            f"the prompted model answers none of {len(questions)} questions; "
+            f"the prompted model answers none of {len(numbers)} questions; "
             "give the teacher another instruction or example turns."
         )
     return lessons

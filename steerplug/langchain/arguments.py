@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from steerplug.engine.sampling import SETTINGS
 from steerplug.errors import RequestError, nearest
+from steerplug.langchain.aliases import renamed
 from steerplug.library.recipe import Recipe
 from steerplug.preset.carrier import Carrier
 from steerplug.preset.mix import parse_mix
@@ -148,7 +149,7 @@ class Arguments(SamplingFields):
             if value is not None and name not in _PASSED_ON_BY_CORE
         }
         with one_sentence(cls):
-            return cls.model_validate(own | new)
+            return cls.model_validate(own | renamed(new))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import ConfigDict, ModelWrapValidatorHandler, model_validator
 
 from steerplug.errors import SteerplugError
+from steerplug.langchain.aliases import renamed
 from steerplug.langchain.arguments import Arguments, one_sentence
 from steerplug.langchain.configured import Configured
 from steerplug.langchain.errors import langchain_errors
@@ -47,7 +48,7 @@ class LocalModel(Configured, Arguments, LoadingFields, _Model):
     @classmethod
     def _refuse_in_one_sentence(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         with langchain_errors(), one_sentence(cls):
-            return handler(data)
+            return handler(renamed(data) if isinstance(data, Mapping) else data)
 
     @model_validator(mode="after")
     def _set_steerplug_version(self) -> Self:

@@ -182,6 +182,22 @@ def _response_metadata(reply: Reply, model: str) -> dict[str, Any]:
         "finish_reason": reply.finish_reason,
         "seed": reply.seed,
         "steering": receipt,
+        "timings": _timings(reply),
+    }
+
+
+def _timings(reply: Reply) -> dict[str, Any]:
+    """Return how long a reply took, in the words of llama.cpp's server."""
+    usage, to_first = reply.usage, reply.seconds_to_first
+    after = reply.seconds - to_first
+    n_after = usage.completion_tokens - 1  # the first comes with the prompt
+    return {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": usage.prompt_tokens - usage.cached_tokens,
+        "prompt_ms": 1000 * to_first,
+        "predicted_n": usage.completion_tokens,
+        "predicted_ms": 1000 * after,
+        "predicted_per_second": n_after / after if n_after > 0 and after > 0 else 0.0,
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from steerplug.errors import PackError
 from steerplug.packs import manifest as kinds
 from steerplug.packs.contents import Contents, read_contents
+from steerplug.packs.front_matter import with_front_matter
 from steerplug.packs.manifest import HEAD, LOCK, README, Head, Manifest
 from steerplug.packs.readme import with_presets
 from steerplug.packs.source import Folder
@@ -62,7 +63,7 @@ def _described(source: Folder) -> Made:
     hashes = {name: kinds.digest(content) for name, content in sorted(files.items())}
     size = sum(map(len, files.values()))
     contents = read_contents(folder, _manifest(hashes), "", size, label)
-    readme = with_presets(_decoded(files.get(README, b""), label), contents).encode()
+    readme = _readme(_decoded(files.get(README, b""), label), contents, label).encode()
     hashes[README] = kinds.digest(readme)
     manifest = _manifest(dict(sorted(hashes.items())))
     lock = kinds.write_model(_LOCK_COMMENT, manifest)
@@ -75,6 +76,10 @@ def _described(source: Folder) -> Made:
     )
     changed = sorted(n for n in {*old, *hashes} if old.get(n) != hashes.get(n) and n != README)
     return Made(contents, tuple(changed), old_version)
+
+
+def _readme(readme: str, contents: Contents, label: str) -> str:
+    return with_front_matter(with_presets(readme, contents), contents, label)
 
 
 def _names(source: Folder) -> list[str]:

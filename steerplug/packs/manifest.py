@@ -43,6 +43,14 @@ def _not_shipped(name: str) -> str:
 
 
 PackName = Annotated[Name, AfterValidator(_not_shipped)]
+HubModel = Annotated[
+    str,
+    Field(
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        examples=["Qwen/Qwen3-0.6B-GGUF"],
+    ),
+]
 
 
 class Head(Frozen):
@@ -53,6 +61,12 @@ class Head(Frozen):
     version: Version = "1.0.0"
     description: Annotated[str, Field(max_length=1000), TEXT] = ""
     license: Annotated[str, Field(max_length=100), TEXT] = ""
+    base_model: tuple[HubModel, ...] = Field(
+        (),
+        max_length=32,
+        description="The models that its steering was built for, as the model hub calls them.",
+        examples=[["Qwen/Qwen3-0.6B-GGUF"]],
+    )
 
 
 class Manifest(Frozen):

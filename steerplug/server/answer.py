@@ -1,6 +1,7 @@
-"""One request being answered: its replies as they come, in one or as a stream.
+"""One request being answered, in whatever shape: in one, or as a stream.
 
-What chats and completions look like is theirs to say; when it is said is the same for both.
+Shapes are `choices` for OpenAI's chats and completions, `responses_api` for its Responses, and
+`ollama` for Ollama's; when something is said, noted and counted is the same for all.
 """
 
 from abc import ABC, abstractmethod
@@ -11,18 +12,15 @@ from typing import Any, ClassVar
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
+from steerplug.server.asking import Asked
+from steerplug.server.dialect import OPENAI, Dialect
 from steerplug.server.merge_streams import Numbered, begun, unless_gone
 from steerplug.server.requests import Body
-from steerplug.server.responses import TEXT, Frame, event, head, receipt, usage
 from steerplug.server.state import ServerState
-from steerplug.server.steering_choice import SteeringChoice
 from steerplug.session.receipt import Reply
 
 Events = AsyncGenerator[Numbered, None]
-Chosen = dict[str, Any]
-"""One of the `choices` of an answer, or a part of it."""
 
 
 class Answer(ABC):
@@ -32,67 +30,38 @@ class Answer(ABC):
         serving: the model.
         request: who asks.
         body: what for.
-        choice: how the replies are steered.
-        n: how many replies there are.
-        n_prompts: to how many prompts.
+        asked: the replies that will come, and how they are steered.
     """
 
-    prefix: ClassVar[str]
-    kinds: ClassVar[tuple[str, str]]
-    """What OpenAI calls the answer, in one and as a part of a stream."""
+    dialect: ClassVar[Dialect] = OPENAI
 
-    def __init__(
-        self, serving: ServerState, request: Request, body: Body, choice: SteeringChoice, n: int,
-        n_prompts: int = 1,
-    ) -> None:  # fmt: skip
-        self._serving, self._request, self._body = serving, request, body
-        self._choice, self._n_prompts = choice, n_prompts
-        self._replies: list[Reply | None] = [None] * n
+    def __init__(self, serving: ServerState, request: Request, body: Body, asked: Asked) -> None:
+        self._serving, self._request, self._body, self._asked = serving, request, body, asked
+        self._replies: list[Reply | None] = [None] * asked.n
         self.vocab = serving.session.model.vocab
 
     @abstractmethod
-    def opening(self, i: int) -> Chosen | None:
-        """Return what a stream says before the first piece of reply i."""
-
-    @property
-    @abstractmethod
-    def is_plain(self) -> bool:
-        """Whether a stream tells nothing of a piece but its text."""
+    def whole(self, replies: list[Reply], pieces: list[list[Piece]]) -> dict[str, Any]:
+        """Return the answer in one: its replies, and the pieces that each was made of."""
 
     @abstractmethod
-    def text(self, i: int, text: str, *, in_thought: bool = False) -> Chosen:
-        """Return what a text adds to the stream of reply i, to its answer or its thoughts."""
+    def stream(self, events: Events) -> AsyncGenerator[bytes, None]:
+        """Yield the parts of the answer as its replies come."""
 
-    @property
-    def tells_thoughts(self) -> bool:
-        """Whether thoughts are told at all."""
-        return True
-
-    @abstractmethod
-    def part(self, i: int, piece: Piece | CallPiece) -> Chosen:
-        """Return what a piece of reply i adds to a stream, with all that is told of it."""
-
-    @abstractmethod
-    def end(self, i: int, reply: Reply) -> Chosen:
-        """Return what a stream says when reply i is finished."""
-
-    @abstractmethod
-    def choice(self, i: int, reply: Reply, pieces: list[Piece]) -> Chosen:
-        """Return the whole of reply i."""
-
-    async def respond(self, events: Events) -> Response:
-        """Return the response to a request whose replies are `events`."""
+    async def respond(self) -> Response:
+        """Return the response to the request."""
+        choice, events = self._asked.choice, self._asked.events
         headers = {
-            "x-steering-digest": self._choice.digest or "none",
-            "x-steering-carrier": self._choice.carrier or "none",
+            "x-steering-digest": choice.digest or "none",
+            "x-steering-carrier": choice.carrier or "none",
         }
         if self._body.stream:
-            chunks = self._stream(await begun(events, self._serving.config.heartbeat))
-            return self._serving.stream(self._request, chunks, headers)
-        whole = await unless_gone(self._request.receive, self._whole(events))
+            parts = self.stream(await begun(events, self._serving.config.heartbeat))
+            return self._serving.stream(self._request, parts, headers, self.dialect)
+        whole = await unless_gone(self._request.receive, self._in_one(events))
         return JSONResponse(whole, headers=headers)
 
-    async def _whole(self, events: Events) -> dict[str, Any]:
+    async def _in_one(self, events: Events) -> dict[str, Any]:
         pieces: list[list[Piece]] = [[] for _ in self._replies]
         async with aclosing(events):
             async for i, part in events:
@@ -100,48 +69,10 @@ class Answer(ABC):
                     self._replies[i] = part
                 elif isinstance(part, Piece):
                     pieces[i].append(part)
-        replies = self._finished()
-        return {
-            **head(self.prefix, self.kinds[0], self._body.model),
-            "choices": [self.choice(i, reply, pieces[i]) for i, reply in enumerate(replies)],
-            "usage": usage(replies, self._n_prompts),
-            "steering": receipt(self._choice.mix, replies[0]),
-        }
+        return self.whole(self.finished(), pieces)
 
-    async def _stream(self, events: Events) -> AsyncGenerator[bytes, None]:
-        options = self._body.stream_options
-        tells_usage = bool(options and options.include_usage)
-        first = head(self.prefix, self.kinds[1], self._body.model)
-        if tells_usage:
-            first["usage"] = None
-        is_plain, numbers = self.is_plain, range(len(self._replies))
-        frames = {
-            (i, in_thought): Frame(
-                {**first, "choices": [self.text(i, TEXT, in_thought=in_thought)]}
-            )
-            for i in numbers for in_thought in (False, True)
-        }  # fmt: skip
-        for i in numbers:
-            if opening := self.opening(i):
-                yield event({**first, "choices": [opening]})
-        async with aclosing(events):
-            async for i, part in events:
-                if isinstance(part, Piece) and part.in_thought and not self.tells_thoughts:
-                    continue
-                if is_plain and isinstance(part, Piece):
-                    if part.text:
-                        yield frames[i, part.in_thought].event(part.text)
-                elif isinstance(part, Reply):
-                    self._replies[i] = part
-                    steering = receipt(self._choice.mix, part)
-                    yield event({**first, "choices": [self.end(i, part)], "steering": steering})
-                else:
-                    yield event({**first, "choices": [self.part(i, part)]})
-        replies = self._finished()
-        if tells_usage:
-            yield event({**first, "choices": [], "usage": usage(replies, self._n_prompts)})
-
-    def _finished(self) -> list[Reply]:
+    def finished(self) -> list[Reply]:
+        """Return all replies, which are there now, and note them."""
         replies = [reply for reply in self._replies if reply is not None]
-        self._serving.note(self._request, self._choice, replies)
+        self._serving.note(self._request, self._asked.choice, replies)
         return replies

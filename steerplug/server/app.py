@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from steerplug.errors import SteerplugError
-from steerplug.server import admin, chat, completions
+from steerplug.server import admin, chat, completions, llamacpp, ollama, responses_api
+from steerplug.server.dialect import dialect_of
 from steerplug.server.errors import describe, envelope, explain, status_of
 from steerplug.server.guard import Guard
 from steerplug.server.state import ServerState
@@ -46,7 +47,7 @@ def create_app(serving: ServerState) -> FastAPI:
         docs_url=None, redoc_url=None,  # these pages load scripts of other sites
     )  # fmt: skip
     app.router.route_class = StrictRoute
-    for part in (admin, chat, completions):
+    for part in (admin, chat, completions, llamacpp, ollama, responses_api):
         part.add_to(app, serving)
     _add_operation(app, serving)
     files = _add_page(app)
@@ -94,9 +95,9 @@ def _add_page(app: FastAPI) -> list[str]:
 
 
 def _add_errors(app: FastAPI, serving: ServerState) -> None:
-    async def ours(_request: Request, error: Exception) -> Response:
+    async def ours(request: Request, error: Exception) -> Response:
         error = serving.reason(error)
-        return _answer(envelope(error), status_of(error))
+        return _answer(request, envelope(error), status_of(error))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -105,11 +106,12 @@ def _add_errors(app: FastAPI, serving: ServerState) -> None:
         message = str(error.detail)
         if error.status_code in (404, 405):
             message = f"there is no {request.method} {request.url.path[:80]} here."
-        return _answer(describe(message, error.status_code), error.status_code, error.headers)
+        body = describe(message, error.status_code)
+        return _answer(request, body, error.status_code, error.headers)
 
-    async def invalid(_request: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _answer(explain(error), 400)
+        return _answer(request, explain(error), 400)
 
     app.add_exception_handler(SteerplugError, ours)
     app.add_exception_handler(HTTPException, http)
@@ -117,6 +119,9 @@ def _add_errors(app: FastAPI, serving: ServerState) -> None:
     app.add_exception_handler(Exception, ours)
 
 
-def _answer(body: dict[str, Any], status: int, headers: Any = None) -> Response:
+def _answer(
+    request: Request, body: dict[str, Any], status: int, headers: Any = None
+) -> Response:
     busy = {"retry-after": "1"} if status in (429, 503) else {}
+    body = dialect_of(request.url.path).error(body)
     return JSONResponse(body, status, {**busy, **dict(headers or {})})

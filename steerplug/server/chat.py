@@ -1,19 +1,18 @@
 """`POST /v1/chat/completions`."""
 
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
-from steerplug.server.answer import Answer, Chosen
-from steerplug.server.merge_streams import together
+from steerplug.server.asking import ask_chat
+from steerplug.server.choices import Choices, Chosen
 from steerplug.server.requests import ChatBody
 from steerplug.server.responses import call, call_delta, chat_logprobs
 from steerplug.server.state import ServerState
 from steerplug.server.thinking import asked_thinking
-from steerplug.server.translate import chat_messages, chat_settings
 from steerplug.session.receipt import Reply
 
 _THOUGHT = "reasoning_content"
@@ -25,19 +24,11 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatBody, request: Request) -> Response:
         """Return the assistant's next message, or stream it."""
-        limits = serving.config.limits
-        choice = await serving.choose(request, body)
-        messages = chat_messages(body, limits)
-        settings = chat_settings(
-            body, limits, request.state.partition, parse_special=serving.config.parse_special
-        )
-        serving.note_asked(request, messages=messages)
-        ask = partial(serving.session.astream_chat, whole=not body.stream)
-        events = together([ask(messages, choice.steering, one) for one in settings])
-        return await ChatAnswer(serving, request, body, choice, len(settings)).respond(events)
+        asked = await ask_chat(serving, request, body)
+        return await ChatAnswer(serving, request, body, asked).respond()
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(Choices):
     """The next messages of a chat."""
 
     prefix, kinds = "chatcmpl", ("chat.completion", "chat.completion.chunk")

@@ -1,21 +1,15 @@
 """`POST /v1/completions`: texts that go on, without a chat template."""
 
-from functools import partial
-
 from fastapi import FastAPI, Request, Response
 
 from steerplug.chat.tool import CallPiece
 from steerplug.engine.engine import Piece
-from steerplug.server.answer import Answer, Chosen
-from steerplug.server.echo import scored_first, spelt
-from steerplug.server.errors import Refused
-from steerplug.server.merge_streams import together
-from steerplug.server.requests import MAX_PROMPTS, CompletionBody
+from steerplug.server.asking import Asked, ask_texts
+from steerplug.server.choices import Choices, Chosen
+from steerplug.server.echo import spelt
+from steerplug.server.requests import CompletionBody
 from steerplug.server.responses import completion_logprobs
 from steerplug.server.state import ServerState
-from steerplug.server.steering_choice import SteeringChoice
-from steerplug.server.translate import completion_settings, prompts
-from steerplug.session import Session, Text
 from steerplug.session.receipt import Reply
 
 
@@ -25,37 +19,24 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     @app.post("/v1/completions", response_model=None)
     async def complete(body: CompletionBody, request: Request) -> Response:
         """Return how texts go on, or stream it."""
-        limits = serving.config.limits
-        choice = await serving.choose(request, body)
-        texts = prompts(body, limits, serving.session.model.vocab.n_tokens)
-        settings = completion_settings(
-            body, limits, request.state.partition, parse_special=serving.config.parse_special
-        )
-        if len(texts) * len(settings) > MAX_PROMPTS:
-            raise Refused(f"prompts times n may be at most {MAX_PROMPTS}; send fewer.", param="n")
-        serving.note_asked(request, prompts=texts)
-        scores = body.echo and body.logprobs is not None
-        ask = scored_first if scores else Session.astream_complete
-        ask = partial(ask, serving.session, whole=not body.stream)
-        events = together([ask(text, choice.steering, one) for text in texts for one in settings])
-        return await CompletionAnswer(serving, request, body, choice, texts).respond(events)
+        asked = await ask_texts(serving, request, body)
+        return await CompletionAnswer(serving, request, body, asked).respond()
 
 
-class CompletionAnswer(Answer):
+class CompletionAnswer(Choices):
     """How texts go on."""
 
     prefix, kinds = "cmpl", ("text_completion", "text_completion")
     _body: CompletionBody
 
     def __init__(
-        self, serving: ServerState, request: Request, body: CompletionBody, choice: SteeringChoice,
-        texts: list[Text],
-    ) -> None:  # fmt: skip
+        self, serving: ServerState, request: Request, body: CompletionBody, asked: Asked
+    ) -> None:
         vocab = serving.session.model.vocab
-        said = [spelt(text, vocab) if body.echo else "" for text in texts]
+        said = [spelt(text, vocab) if body.echo else "" for text in asked.texts]
         self._echoed = [text for text in said for _ in range(body.n or 1)]
         self._said = [0] * len(self._echoed)
-        super().__init__(serving, request, body, choice, len(self._echoed), len(texts))
+        super().__init__(serving, request, body, asked)
 
     def opening(self, i: int) -> Chosen | None:
         """Repeat the prompt if asked to; where it is scored, its pieces do."""

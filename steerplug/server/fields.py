@@ -38,7 +38,7 @@ IGNORED = frozenset({
     "low_vram", "use_mmap", "use_mlock", "numa", "ctx_len", "context_length", "ngl", "n_ctx",
     "draft_model", "cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_discard",
     "timings_per_token", "return_progress", "response_fields", "backend_sampling", "verbose",
-    "parse_tool_calls", "penalize_nl",
+    "parse_tool_calls", "penalize_nl", "penalize_newline", "f16_kv", "logits_all", "vocab_only",
     "adaptive_decay", "stream_id", "speculative.n_max", "speculative.n_min",
     "speculative.p_min", "speculative.type", "speculative.ngram_size_n",
     "speculative.ngram_size_m", "speculative.ngram_m_hits", "spaces_between_special_tokens",

@@ -18,12 +18,15 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steerplug.server.config import Config
+from steerplug.server.dialect import dialect_of
 from steerplug.server.errors import Refused, envelope, status_of
 from steerplug.server.state import STOPPED, ServerState
 
 log = logging.getLogger("steerplug.server")
 
-_WORK = ("/v1/chat/completions", "/v1/completions")
+_WORK = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/api/chat", "/api/generate"
+)  # fmt: skip
 _ADMIN = {
     "/steering": "defaults cannot be changed here",
     "/steering/compile": "presets cannot be compiled from here",
@@ -88,7 +91,7 @@ class Guard:
             finally:
                 self._n_working -= works
         except Refused as error:
-            body, status = envelope(error), status_of(error)
+            body, status = dialect_of(scope["path"]).error(envelope(error)), status_of(error)
             headers = {"retry-after": "1"} if status in (429, 503) else {}
             headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
             await JSONResponse(body, status, headers)(scope, receive, send)

@@ -4,18 +4,21 @@ Front ends send many fields more, which are kept beside these. A field that woul
 and cannot be obeyed, is refused; `fields` has the list.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StrictInt,
     StringConstraints,
+    ValidationError,
     field_validator,
     model_validator,
 )
 
+from steerplug.server.errors import Refused
 from steerplug.server.fields import renamed
 from steerplug.session.sampling_fields import SamplingFields
 
@@ -136,6 +139,33 @@ class StreamOptions(BaseModel):
     """What a stream tells besides the reply."""
 
     include_usage: bool | None = None
+
+
+B = TypeVar("B", bound=BaseModel)
+
+_OF_CHOICES = ("n", "echo", "stream_options", "include_reasoning", "steering_trace")
+"""Fields that ask for what only OpenAI's list of `choices` can tell."""
+
+
+def read(kind: type[B], said: dict[str, Any]) -> B:
+    """Return a request that came in another API's words, once it is said in these.
+
+    Raises:
+        RequestValidationError: it is not as it should be.
+        Refused: it asks for what the other API cannot tell.
+    """
+    for name in _OF_CHOICES:
+        if said.get(name) not in (None, {}):
+            raise Refused(
+                f"{name} is not served here: it belongs to /v1/chat/completions and "
+                "/v1/completions.",
+                param=name,
+            )
+    try:
+        return kind.model_validate(said)
+    except ValidationError as error:
+        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+        raise RequestValidationError(problems, body=said) from None
 
 
 class Head(Open):

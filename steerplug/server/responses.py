@@ -1,6 +1,5 @@
 """What replies look like to OpenAI's clients: the parts that chats and completions share."""
 
-import json
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -12,32 +11,7 @@ from steerplug.engine.engine import Logprobs, Piece
 from steerplug.engine.vocab import Vocab
 from steerplug.session.receipt import Reply
 
-DONE = b"data: [DONE]\n\n"
-TEXT = "\0"
-"""What stands for the text in the event that a `Frame` is made of."""
-
 _LEAST = -9999.0
-_json = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def event(content: dict[str, Any]) -> bytes:
-    """Return one server-sent event."""
-    return f"data: {_json(content)}\n\n".encode()
-
-
-class Frame:
-    """Events that differ in one text alone, so that saying a token costs next to nothing.
-
-    Args:
-        content: such an event, with `TEXT` as its last text.
-    """
-
-    def __init__(self, content: dict[str, Any]) -> None:
-        self._before, _, self._after = event(content).rpartition(_json(TEXT).encode())
-
-    def event(self, text: str) -> bytes:
-        """Return the event that says this text."""
-        return self._before + _json(text).encode() + self._after
 
 
 def head(prefix: str, kind: str, model: str) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from steerplug.errors import SteerplugError
 from steerplug.preset.mix import Ingredient, format_mix
 from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config
+from steerplug.server.dialect import Dialect
 from steerplug.server.errors import Refused, envelope, status_of
 from steerplug.server.metrics import Metrics
 from steerplug.server.requests import Body
-from steerplug.server.responses import DONE, event
 from steerplug.server.steering_choice import Chooser, SteeringChoice
-from steerplug.server.stream import EventStream
+from steerplug.server.stream import PartStream
 from steerplug.session import Session
 from steerplug.session.receipt import Reply
 
@@ -92,24 +92,26 @@ class ServerState:
         )  # fmt: skip
 
     def stream(
-        self, request: Request, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]
-    ) -> EventStream:
-        """Return a stream of server-sent events that ends in [DONE], whatever happens."""
-        chunks = self._to_the_end(events, request.state.noted)
-        return EventStream(chunks, headers, self.config.heartbeat)
+        self, request: Request, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str],
+        dialect: Dialect,
+    ) -> PartStream:  # fmt: skip
+        """Return a stream of parts that ends as its clients expect, whatever happens."""
+        parts = self._to_the_end(parts, dialect, request.state.noted)
+        return PartStream(parts, dialect, headers, self.config.heartbeat)
 
     async def _to_the_end(
-        self, events: AsyncGenerator[bytes, None], noted: dict[str, Any]
+        self, parts: AsyncGenerator[bytes, None], dialect: Dialect, noted: dict[str, Any]
     ) -> AsyncGenerator[bytes, None]:
         try:
-            async with aclosing(events):
-                async for chunk in events:
-                    yield chunk
+            async with aclosing(parts):
+                async for part in parts:
+                    yield part
         except Exception as error:
             problem = envelope(self.reason(error))
             noted["error"] = problem["error"]["message"]
-            yield event(problem)
-        yield DONE
+            yield dialect.part(dialect.broken(problem))
+        if dialect.end:
+            yield dialect.end
 
     def reason(self, error: Exception) -> Exception:
         """Return what a client is told of an error; nobody failed where the server is stopping."""

@@ -41,7 +41,7 @@ def chat_messages(body: ChatBody, limits: Limits) -> list[dict[str, Any]]:
         raise Refused(str(error), param="messages") from None
     n_text = sum(len(message["content"]) + len(thoughts_of(message)) for message in messages)
     calls = (call for message in messages for call in message.get("tool_calls", ()))
-    _check_length(n_text + sum(len(call.arguments) for call in calls), limits)
+    check_length(n_text + sum(len(call.arguments) for call in calls), limits)
     return messages
 
 
@@ -58,14 +58,21 @@ def prompts(body: CompletionBody, limits: Limits, n_vocab: int) -> list[Text]:
     texts = _texts(body.prompt)
     if not all(texts):
         raise Refused("the prompt is empty; send at least one word.", param="prompt")
-    _check_length(sum(map(len, texts)), limits)
-    for token in (token for text in texts if not isinstance(text, str) for token in text):
+    check_length(sum(map(len, texts)), limits)
+    for text in texts:
+        if not isinstance(text, str):
+            check_tokens(text, n_vocab, "the prompt", "prompt")
+    return texts
+
+
+def check_tokens(tokens: Sequence[int], n_vocab: int, where: str, param: str) -> None:
+    """Refuse numbers that are no tokens of the model; `where`: how errors say where they stand."""
+    for token in tokens:
         if not 0 <= token < n_vocab:
             raise Refused(
-                f"the prompt names token {token}; this model has tokens 0 to {n_vocab - 1}.",
-                param="prompt",
+                f"{where} names token {token}; this model has tokens 0 to {n_vocab - 1}.",
+                param=param,
             )
-    return texts
 
 
 def _texts(prompt: str | Sequence[int] | Sequence[Text]) -> list[Text]:
@@ -179,7 +186,8 @@ def _check_sizes(grammars: Iterable[Grammar], limits: Limits) -> None:
         raise Refused(f"the schemas of this request have {n} bytes; the limit is {limits.schema}.")
 
 
-def _check_length(n: int, limits: Limits) -> None:
+def check_length(n: int, limits: Limits) -> None:
+    """Refuse a text of so many characters if that is too long."""
     if n > limits.prompt:
         raise Refused(
             f"the prompt has {n} characters; the limit is {limits.prompt}. Send a shorter one.",

@@ -8,11 +8,13 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from steerplug.build import build_preset
 from steerplug.errors import SteerplugError
+from steerplug.fit.whole import Standing, Whole
 from steerplug.library.presets import load_preset
 from steerplug.session.session import Session
 from steerplug.store.store import Store
@@ -28,7 +30,8 @@ def main() -> None:
         preset = load_preset(order["preset"])
         store = Store(Path(order["store"]))
         session = Session(order["model"], store=store, **order["loading"])
-        build_preset(preset, session.engine, store=store, near=False, report=_report)
+        report = Whole(_report, clock=_Working())
+        build_preset(preset, session.engine, store=store, near=False, report=report)
     except SteerplugError as error:
         _tell(state="failed", problem=str(error))
     else:
@@ -43,8 +46,24 @@ def _end_with_parent() -> None:
         os.nice(10)
 
 
-def _report(what: str, done: int, total: int) -> None:
-    _tell(what=what, done=done, total=total)
+class _Working:
+    """A clock that stands still while the process is stopped: no processor works for it then."""
+
+    def __init__(self) -> None:
+        self._seconds, self._looked = 0.0, (time.monotonic(), time.process_time())
+
+    def __call__(self) -> float:
+        now = time.monotonic(), time.process_time()
+        self._seconds += min(b - a for a, b in zip(self._looked, now, strict=True))
+        self._looked = now
+        return self._seconds
+
+
+def _report(standing: Standing) -> None:
+    _tell(
+        what=standing.what, done=standing.done, total=standing.total, share=standing.share,
+        seconds_left=standing.seconds_left,
+    )  # fmt: skip
 
 
 def _tell(**changes: Any) -> None:

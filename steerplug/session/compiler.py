@@ -40,6 +40,8 @@ class Job:
         preset: what a mix calls it.
         state: how far it is.
         what: what is being done, of which `done` of `total` steps are.
+        share: of all the work that is done, 0 to 1.
+        seconds_left: of work, about, not counting pauses; None until that can be said.
         problem: the sentence on why it failed.
     """
 
@@ -48,6 +50,8 @@ class Job:
     what: str = ""
     done: int = 0
     total: int = 0
+    share: float = 0.0
+    seconds_left: float | None = None
     problem: str = ""
 
     def describe(self) -> dict[str, Any]:

@@ -25,16 +25,34 @@ from steerplug.session import Event, Session, Settings
 from steerplug.session.receipt import Reply
 from steerplug.steering.value import Delta, Steering
 from tests.helpers.families import BOTH, FAMILIES, NOW, OSLO, WEATHER, template
+from tests.helpers.tiny_models import tiny_model
 
 ASK: list[Message] = [{"role": "user", "content": "How is the weather in Oslo?"}]
 GREEDY = Sampling(temperature=0)
 ONE = Settings(GREEDY, max_tokens=60, tools=Tools(BOTH, "required", parallel=False))
+CITIES = (
+    replace(WEATHER, parameters={
+        "type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"],
+        "additionalProperties": False,
+    }),
+    NOW,
+)  # fmt: skip
+"""What a model of random weights calls with few tokens, too."""
+CLOSED = Settings(GREEDY, max_tokens=90, tools=Tools(CITIES, "required", parallel=False))
 MARK = "<tool_call>"
 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    session = Session("smollm2", n_ctx=768, n_threads=1)
+    session = Session("smollm2", n_ctx=768, n_cells=4096, n_threads=1)
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[Session]:
+    """A model of random weights, for what is held to a form whatever the model would say."""
+    session = Session(tiny_model("llama"), n_ctx=2048, n_threads=1)
     yield session
     session.close()
 
@@ -79,23 +97,23 @@ def gathered(events: list[Event]) -> tuple[str, list[tuple[str, str, str]]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_form_is_called_in_and_read_back(
-    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+    family: str, tiny: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "template", template(family, session.model))
-    *events, reply = session.stream_chat(ASK, None, ONE)
+    monkeypatch.setattr(tiny, "template", template(family, tiny.model))
+    *events, reply = tiny.stream_chat(ASK, None, CLOSED)
     assert isinstance(reply, Reply)
     assert (reply.text, reply.finish_reason) == ("", "tool_calls")
     (call,) = reply.tool_calls
-    assert valid(call)
+    assert valid(call, CITIES)
     assert gathered(events) == ("", [(call.id, call.name, call.arguments)])
     assert len(call.id) == 9
     assert call.id.isalnum()
 
 
-def test_calls_are_held_to_their_schema_however_wildly_they_are_drawn(session: Session) -> None:
+def test_calls_are_held_to_their_schema_however_wildly_they_are_drawn(tiny: Session) -> None:
     for seed in range(6):
         wild = replace(ONE, sampling=Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=seed))
-        reply = session.chat(ASK, None, replace(wild, max_tokens=90))
+        reply = tiny.chat(ASK, None, replace(wild, max_tokens=90))
         assert [valid(call) for call in reply.tool_calls] == [True]
 
 
@@ -154,10 +172,10 @@ def test_tools_that_may_not_be_called_are_shown_and_not_called(session: Session)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stop_string_ends_text_and_no_call(
-    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+    family: str, tiny: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "template", template(family, session.model))
-    reply = session.chat(ASK, None, replace(ONE, stop=('"', "\n", "name", "<", "[", "{")))
+    monkeypatch.setattr(tiny, "template", template(family, tiny.model))
+    reply = tiny.chat(ASK, None, replace(CLOSED, stop=('"', "\n", "name", "<", "[", "{")))
     assert len(reply.tool_calls) == 1
     assert reply.finish_reason == "tool_calls"
 
@@ -184,13 +202,13 @@ def test_a_format_is_an_answer_beside_calls(
     assert said == {True, False}
 
 
-def test_an_event_loop_sees_the_same(session: Session) -> None:
+def test_an_event_loop_sees_the_same(tiny: Session) -> None:
     async def run() -> list[Event]:
-        return [event async for event in session.astream_chat(ASK, None, ONE)]
+        return [event async for event in tiny.astream_chat(ASK, None, ONE)]
 
     *events, reply = asyncio.run(run())
     assert isinstance(reply, Reply)
-    same = session.chat(ASK, None, ONE)
+    same = tiny.chat(ASK, None, ONE)
     assert gathered(events)[1][0][1:] == (same.tool_calls[0].name, same.tool_calls[0].arguments)
     assert reply.tool_calls[0].id != same.tool_calls[0].id
 
@@ -279,15 +297,15 @@ def refused(session: Session, chat: list[Message], settings: Settings) -> int:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_call_that_has_to_come_is_refused_with_less_room_than_it_is_sure_to_fit_into(
-    family: str, session: Session, monkeypatch: pytest.MonkeyPatch
+    family: str, tiny: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "template", template(family, session.model))
+    monkeypatch.setattr(tiny, "template", template(family, tiny.model))
     tools, drawn = Tools((LETTER,), "write"), Sampling(temperature=1.5, seed=3)
     wild = Settings(drawn, max_tokens=4, tools=tools)
-    n = refused(session, ASK, wild)
-    assert refused(session, ASK, replace(wild, max_tokens=n - 1)) == n
+    n = refused(tiny, ASK, wild)
+    assert refused(tiny, ASK, replace(wild, max_tokens=n - 1)) == n
     for more in (0, 3):
-        reply = session.chat(ASK, None, replace(wild, max_tokens=n + more))
+        reply = tiny.chat(ASK, None, replace(wild, max_tokens=n + more))
         assert [valid(call, (LETTER,)) for call in reply.tool_calls] == [True]
         assert reply.usage.completion_tokens <= n + more
 

@@ -77,7 +77,8 @@ def test_json_and_picture_hold_every_way_of_every_task(
         "description: Answers briefly.\nteacher: {system: Answer briefly.}\n"
         "fit: {method: psr}\n", encoding="utf-8")
     monkeypatch.setattr(prompts, "INSTRUCTION", str(short))
-    assert main(["bench", "--rounds", "3", "--json", "--plot", str(plot)]) == 0
+    words = ["--model", str(tiny_model("llama")), "--rounds", "3", "--json", "--plot", str(plot)]
+    assert main(["bench", *words]) == 0
     said = json.loads(capsys.readouterr().out)
     assert list(said) == [
         "model", "rounds", "left_out", "prefill", "decode", "switch", "reply", "crowd",

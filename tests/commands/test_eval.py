@@ -1,36 +1,58 @@
-"""`steerplug eval` on the real model and a shipped preset, short; and how it refuses."""
+"""`steerplug eval` on a tiny model and planted steering, short; and how it refuses."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from steerplug.build import store_key
 from steerplug.commands import main
 from steerplug.commands.show_fidelity import advice
 from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
 from steerplug.evaluate import fidelity, questions, report, sweep, trace
 from steerplug.evaluate.sweep import Chosen
 from steerplug.library.presets import load_preset, shipped_folder
-from steerplug.steering.file import read_steering
+from steerplug.steering.value import Delta, Steering
 from steerplug.store.measurements import recall
 from steerplug.store.store import Store
 from tests.helpers.command import Call, Ended, plant
+from tests.helpers.tiny_models import tiny_model
 
 PRESETS = {
     "sailor": "You are a pirate who has seen all seas. Answer like a pirate, with words such as "
     "ahoy, matey and arr, and let the sea be in every answer that you give",
     "shouter": "Answer in capital letters.",
 }
-COMPILED = next((shipped_folder() / "compiled").glob("*/pirate-*.gguf"))
+SHIPPED = next((shipped_folder() / "compiled").glob("*/pirate-*.gguf"))
+TINY = tiny_model("olmo2")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """A model of random weights, which a prompt moves as it moves any other."""
+    with closing(Engine(Model(TINY), n_ctx=1024, n_threads=1)) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def other_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with another fingerprint, as another quantisation would have."""
+    path = tmp_path_factory.mktemp("other") / "other.gguf"
+    path.write_bytes(TINY.read_bytes().replace(b"tiny", b"toys", 1))
+    return path
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Path:
-    """A folder with two presets and their steering: that of the shipped pirate, for both."""
+    """A folder with two presets and their steering: the same for both."""
     home, model = tmp_path_factory.mktemp("home"), engine.model
-    steering, _ = read_steering(COMPILED, n_embd=model.n_embd, n_layer=model.n_layer)
+    z = np.random.default_rng(0).standard_normal(model.n_embd).astype(np.float32)
+    steering = Steering("planted", model.n_embd, model.n_layer, {1: Delta.constant(z)})
     (home / "presets").mkdir()
     for name, system in PRESETS.items():
         path = home / "presets" / f"{name}.yaml"
@@ -60,7 +82,8 @@ def call(
         monkeypatch.setattr(module, name, value)
 
     def call(*words: object) -> Ended:
-        code = main(["eval", *map(str, words)])
+        model = () if "-m" in words else ("-m", TINY)
+        code = main(["eval", *map(str, (*words, *model))])
         said = capsys.readouterr()
         return Ended(code, said.out, said.err)
 
@@ -82,7 +105,7 @@ def test_eval_reports_as_json_and_as_a_picture(call: Call, tmp_path: Path) -> No
     ended = call("sailor", "--json", "--plot", path)
     said = ended.json()
     assert list(said) == KEYS
-    assert (said["preset"], said["model"], said["picture"]) == ("sailor", "smollm2", str(path))
+    assert (said["preset"], said["model"], said["picture"]) == ("sailor", str(TINY), str(path))
     assert said["steering"] == [{"name": "sailor", "version": "1.0.0", "strength": 1.0}]
     assert (said["n_prompts"], said["n_replies"], said["checks"]["n"]) == (2, 3, 3)
     assert said["gap_closed"] < 1
@@ -159,7 +182,7 @@ class Again:
         (("0.5*sailor", "--strength", 1), "`0.5*sailor` says its strengths itself; leave out"),
         (("sailor + shouter", "--strength", 1), "leave out --strength 1, or name one preset"),
         (("sailor", "--strength", "nan"), "the strength of `sailor` is nan"),
-        ((f'"{COMPILED}"',), "holds steering numbers and no prompt to compare them with; name"),
+        ((f'"{SHIPPED}"',), "holds steering numbers and no prompt to compare them with; name"),
         (("sailor", "--plot", "a.jpg"), "ends in '.jpg'; end it in .svg, .png or .pdf"),
         (("sailor", "--prompts", "nowhere.txt"), "nowhere.txt cannot be read (No such file"),
         (("sailor", "--strength", 9), "strength 9 is beyond the range of `sailor`; give a number"),

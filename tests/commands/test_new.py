@@ -13,6 +13,7 @@ import pytest
 from steerplug.commands import main
 from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
+from tests.interchange.prompts.card_files import base64_of, png, v2
 
 Call = Callable[..., tuple[int, str, str]]
 RAIN = [
@@ -226,3 +227,113 @@ def test_a_prompt_has_to_be_named(folder: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr()
     refused((code, said.out, said.err), "--from-prompt", "steerplug new --help")
     assert not folder.exists()
+
+
+# Prompts of other programs
+
+
+@pytest.fixture
+def bring(folder: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run `steerplug new mine --from` a file of that content."""
+    assert not folder.exists()
+
+    def bring(content: bytes, file: str, *words: str) -> tuple[int, str, str]:
+        Path(file).write_bytes(content)
+        code = main(["new", "mine", "--from", file, *words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return bring
+
+
+def test_a_card_becomes_a_preset_and_every_part_is_told(bring: Call) -> None:
+    content = png(("chara", base64_of(v2())))
+    ended = bring(content, "anna.png")
+    preset = made(ended)
+    assert preset.description == "Answers as Anna, a character from a card."
+    assert preset.teacher is not None
+    assert len(preset.teacher.examples) == 2
+    taught, stays = ended[1].split("In the teacher:")[1].split("Not in it, and where it belongs:")
+    assert "  description: who the character is" in taught
+    assert "  scenario: facts of one story" in stays
+    assert "  character_book (1): facts" in stays
+    assert "made of a character card (V2, PNG, chunk `chara`)" in ended[1]
+
+
+def test_what_became_of_a_file_is_there_as_json(bring: Call) -> None:
+    config = b'{"prompts": ["Be brief.\\n{{q}}"], "defaultTest": {"assert": [{"type": "is-json"}]}}'
+    code, out, err = bring(config, "promptfooconfig.json", "--json", "--method", "chain")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["format"] == "a configuration of promptfoo"
+    assert report["n_checks"] == 1
+    assert [part["what"] for part in report["taught"]] == ["the prompt", "assert is-json"]
+    assert [part["what"] for part in report["stays"]] == ["lines of the prompt with `q`"]
+    assert load_preset("mine").fit.method == "chain"
+
+
+def test_strangers_words_do_not_reach_the_terminal(bring: Call) -> None:
+    card = v2(name="An\u202ena", description="gruff \u200b", evil=1)
+    card["data"]["x\x1b[2J\ud800"] = 1
+    code, out, err = bring(json.dumps(card).encode(), "a\u202e.json")
+    assert (code, err) == (0, "")
+    assert not {"\x1b", "\ud800", "\u202e"} & {*out.replace(str(Path.cwd()), "")}
+
+
+@pytest.mark.parametrize(
+    ("content", "file", "words"),
+    [
+        (png(), "a.png", ["a.png is a picture without a character card"]),
+        (b"FROM llama3\n", "Modelfile", ["Modelfile is a Modelfile without an instruction"]),
+        (b"PK\3\4", "a.charx", ["a.charx is a damaged zip"]),
+        (b"", "a.txt", ["a.txt is empty"]),
+    ],
+)
+def test_a_file_that_will_not_do_is_one_sentence(
+    bring: Call, folder: Path, content: bytes, file: str, words: list[str]
+) -> None:
+    refused(bring(content, file), *words)
+    assert not folder.exists()
+
+
+def test_one_source_is_named(bring: Call) -> None:
+    refused(bring(b"x", "a.txt", "--from-prompt", "a.txt"), "say where the prompt is", "--help")
+
+
+def test_a_teacher_goes_out_and_comes_back(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "pirate", "--as", "card"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["data"]["name"] == "pirate"
+    assert "the model reads 678 characters with every chat" in said.err
+    assert main(["export", "pirate", "--as", "modelfile", "--to", "Sea"]) == 0
+    assert "ollama create pirate -f Sea" in capsys.readouterr().out
+    assert main(["new", "mine", "--from", "Sea"]) == 0
+    assert load_preset("mine").teacher == load_preset("pirate").teacher
+    capsys.readouterr()
+    assert main(["export", "pirate", "--as", "card", "--to", "c.json", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["text"] == Path("c.json").read_text()
+    assert folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pirate", "--as", "modelfil"], "did you mean `modelfile`?"),
+        (["pirate"], "`--to FILE.gguf`"),
+        (["love-hate", "--as", "card"], "made from a contrast"),
+        (["0.5*pirate + concise", "--as", "card"], "no preset"),
+        (["pirate", "--as", "card", "--to", "there"], "there already"),
+        (["pirate", "--as", "modelfile", "-m", "no.gguf"], "no model `no.gguf`"),
+    ],
+)
+def test_what_cannot_go_out_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert not folder.exists()
+    Path("there").write_text("")
+    code = main(["export", *words])
+    ended = capsys.readouterr()
+    refused((code, ended.out, ended.err), said)

@@ -26,6 +26,7 @@ from steerplug.store.store import Store
 N_QUESTIONS, N_TOKENS = 4, 24
 
 Gaps = Callable[[Sequence[Lesson], Sequence[Mix]], list[float]]
+Lessons = Callable[[Preset], list[Lesson]]
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +38,33 @@ def steering(
 
 
 @pytest.fixture(scope="module")
-def gaps(engine: Engine) -> Iterator[Gaps]:
-    """Read by a quick copy of the model."""
-    with quick(engine, Reader(Context(engine.model, n_ctx=1024, n_threads=1))) as (_, cells):
-        yield lambda lessons, mixes: list(map(float, gaps_closed(cells, lessons, mixes)))
+def copy(engine: Engine) -> Iterator[tuple[Engine, Reader]]:
+    """A quick copy of the model, that says and reads all of it."""
+    with quick(engine, Reader(Context(engine.model, n_ctx=1024, n_threads=1))) as copy:
+        yield copy
 
 
-def lessons_of(preset: Preset, engine: Engine) -> list[Lesson]:
-    model = engine.model
-    template = ChatTemplate.of(model)
-    assert preset.teacher is not None
-    questions = unseen(preset, N_QUESTIONS)
-    return teach(engine, template, preset.teacher, questions, seed=3, n_tokens=N_TOKENS)
+@pytest.fixture(scope="module")
+def gaps(copy: tuple[Engine, Reader]) -> Gaps:
+    return lambda lessons, mixes: list(map(float, gaps_closed(copy[1], lessons, mixes)))
+
+
+@pytest.fixture(scope="module")
+def lessons_of(copy: tuple[Engine, Reader]) -> Lessons:
+    template = ChatTemplate.of(copy[0].model)
+
+    def lessons_of(preset: Preset) -> list[Lesson]:
+        assert preset.teacher is not None
+        questions = unseen(preset, N_QUESTIONS)
+        return teach(copy[0], template, preset.teacher, questions, seed=3, n_tokens=N_TOKENS)
+
+    return lessons_of
 
 
 def test_half_lies_between_and_less_than_nothing_leads_away(
-    engine: Engine, steering: Callable[[str], Steering], gaps: Gaps
+    lessons_of: Lessons, steering: Callable[[str], Steering], gaps: Gaps
 ) -> None:
-    lessons, pirate = lessons_of(load_preset("pirate"), engine), steering("pirate")
+    lessons, pirate = lessons_of(load_preset("pirate")), steering("pirate")
     away, half, full = gaps(lessons, [-0.5 * pirate, 0.5 * pirate, 1.0 * pirate])
     assert away < -0.05
     assert half > 0.1
@@ -62,14 +72,14 @@ def test_half_lies_between_and_less_than_nothing_leads_away(
 
 
 def test_two_presets_together_are_near_the_model_prompted_with_both_in_either_order(
-    engine: Engine, steering: Callable[[str], Steering], gaps: Gaps
+    lessons_of: Lessons, steering: Callable[[str], Steering], gaps: Gaps
 ) -> None:
     """Prompted with both, the model follows the one it read last; a sum has no order."""
     names = "pirate", "concise"
     pirate, concise = map(steering, names)
     mixes = [pirate + concise, 1.0 * pirate, 1.0 * concise]
     orders = [[load_preset(name) for name in order] for order in (names, names[::-1])]
-    found = [gaps(lessons_of(mixed(both, [True, True]), engine), mixes) for both in orders]
+    found = [gaps(lessons_of(mixed(both, [True, True])), mixes) for both in orders]
     together, *alone = map(min, *found)
     assert together > 0.35  # 0.68 on 24 questions, and 0.26 for the better one alone
     assert together > max(alone)

@@ -4,9 +4,7 @@ llama.cpp is the oracle. What each file states of its function is left out on pu
 copy must then be seen to be another model.
 """
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,6 +23,7 @@ from steerplug.fit.distill.student import Student
 from steerplug.fit.fit import fit_teacher
 from steerplug.fit.progress import silent
 from steerplug.preset import Preset
+from tests.helpers.real_models import GEMMA_270M, QWEN_0_5B, RealModel, path_of
 from tests.helpers.tiny_models import tiny_model
 
 TURNED = ("llama3_rope", "llama32_rope", "qwen2_yarn", "gemma3_scaled", "phi3_longrope")
@@ -208,16 +207,9 @@ def test_the_copy_trains_in_the_quickest_type_after_it_was_compared_in_float32(
     assert student.head.weight.dtype == torch.bfloat16
 
 
-@pytest.mark.skipif(
-    os.environ.get("STEERPLUG_TEST_ALL_ARCHITECTURES") != "1"
-    or "STEERPLUG_TEST_MODELS" not in os.environ,
-    reason="takes a minute; STEERPLUG_TEST_MODELS names the folder of real models",
-)
-@pytest.mark.parametrize(
-    ("file", "kl"), [("qwen2.5-coder-0.5b.gguf", 0.005), ("gemma3-270m.gguf", 0.01)]
-)
-def test_the_copies_of_real_quantised_models_are_accepted(file: str, kl: float) -> None:
-    model = Model(Path(os.environ["STEERPLUG_TEST_MODELS"]) / file)
+@pytest.mark.parametrize(("real", "kl"), [(QWEN_0_5B, 0.005), (GEMMA_270M, 0.01)])
+def test_the_copies_of_real_quantised_models_are_accepted(real: RealModel, kl: float) -> None:
+    model = Model(path_of(real))
     with reading(model, 1024) as cells:
         copy = Student(*weights.read_weights(model, 1024))
         found = agreement.agreement(copy, model, cells)

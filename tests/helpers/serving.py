@@ -29,10 +29,10 @@ def session() -> Session:
 
 
 @contextmanager
-def served(**config: Any) -> Iterator["Client"]:
-    """Run a server on a free port; its engine stays open when it ends."""
+def served(own: Session | None = None, **config: Any) -> Iterator["Client"]:
+    """Run a server on a free port, of all tests' model or their own; its engine stays open."""
     setup = Config(NAME, port=0, **{"grace": 0.5, **config})
-    serving = ServerState(session(), setup)
+    serving = ServerState(own or session(), setup)
     listening = listen(setup)
     server = _Lasting(serving)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -189,7 +189,7 @@ def test_only_the_last_chunk_says_usage_and_metadata() -> None:
     assert last.chunk_position == "last"
     assert last.usage_metadata is not None
     assert set(last.response_metadata) == {
-        "model_name", "model_provider", "finish_reason", "seed", "steering",
+        "model_name", "model_provider", "finish_reason", "seed", "steering", "timings",
     }  # fmt: skip
 
 

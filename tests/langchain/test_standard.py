@@ -4,8 +4,6 @@ Where a test asks more of the model's wits than 135 million parameters have, its
 expected and says why. No test is overridden.
 """
 
-import os
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -14,6 +12,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from steerplug import ChatSteerplug
+from tests.helpers.real_models import QWEN_0_5B, QWEN_1_5B, RealModel, path_of
 
 TOO_SMALL = {
     "test_agent_loop": "135M parameters may not see by themselves that a tool is to be called",
@@ -85,14 +84,11 @@ class TestIntegration(Integration):
 class OnFile(Integration):
     """With the weights of a larger model, where the tests' user has them."""
 
-    file: ClassVar[str]
+    real: ClassVar[RealModel]
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        folder = os.environ.get("STEERPLUG_TEST_MODELS")
-        if not folder or not (path := Path(folder) / self.file).exists():
-            pytest.skip(f"STEERPLUG_TEST_MODELS names no folder with {self.file}")
-        return {**super().chat_model_params, "model": str(path)}
+        return {**super().chat_model_params, "model": str(path_of(self.real))}
 
     @property
     def model_override_value(self) -> str:
@@ -102,13 +98,13 @@ class OnFile(Integration):
 class TestQwen15B(OnFile):
     """All of it, and nothing of it is expected to fail."""
 
-    file = "qwen2.5-coder-1.5b.gguf"
+    real = QWEN_1_5B
 
 
 class TestQwen05B(OnFile):
     """Its calls; the rest is as that of the larger one."""
 
-    file = "qwen2.5-coder-0.5b.gguf"
+    real = QWEN_0_5B
 
     @pytest.fixture(autouse=True)
     def _calls_alone(self, request: pytest.FixtureRequest) -> None:

@@ -81,11 +81,14 @@ def test_a_folder_becomes_a_pack_with_a_readme_and_a_lock(here: Path, call: Call
     assert made["changed"] == sorted({*contents(folder)} - {"README.md", "pack.lock"})
     readme = (folder / "README.md").read_text()
     assert "| ahoy | Says ahoy. Too much says only that. | 0 to 2 | 75% on tiny-8x4 |" in readme
-    (folder / "README.md").write_text(f"# Mine\n\n{readme}\nThanks.\n")
+    head, _, body = readme.removeprefix("---\n").partition("\n---\n")
+    mine = f"---\n# mine\nlanguage: en\n{head}\n---\n# Mine\n\n{body}\nThanks.\n"
+    (folder / "README.md").write_text(mine)
     code, out, err = call("pack", str(folder))
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "`base_model: [org/model]`" in err
     assert "changed  nothing" in out
-    assert (folder / "README.md").read_text() == f"# Mine\n\n{readme}\nThanks.\n"
+    assert (folder / "README.md").read_text() == mine
     (folder / "calm.yaml").write_text(TEXT.format(name="calm").replace("Calm", "Storm"))
     _, out, err = call("pack", str(folder))
     assert "calm.yaml" in out

@@ -9,16 +9,26 @@ import pytest
 from steerplug.server.errors import Refused
 from steerplug.server.requests import ChatBody
 from steerplug.server.thinking import AskedThinking, asked_thinking
-from tests.helpers.serving import NAME, QUESTION, Client, served, session
+from steerplug.session import Session
+from tests.helpers.serving import NAME, QUESTION, Client, served
 from tests.helpers.thinking import Script, scripted, template
+from tests.helpers.tiny_models import tiny_model
 
 CALLED = {"name": "now", "arguments": "{}"}
 NOW: Any = {"type": "function", "function": {"name": "now", "description": "The time."}}
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with served() as client:
+def session() -> Iterator[Session]:
+    """A tiny model: what it writes is said by a test."""
+    session = Session(tiny_model("llama"), n_ctx=512, n_cells=2048, n_threads=1)
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def client(session: Session) -> Iterator[Client]:
+    with served(session) as client:
         yield client
 
 
@@ -29,20 +39,22 @@ def ai(client: Client) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def family(
+    request: pytest.FixtureRequest, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The family whose template the model has."""
     name: str = getattr(request, "param", "Qwen3")
-    monkeypatch.setattr(session(), "template", template(name, session().model))
+    monkeypatch.setattr(session, "template", template(name, session.model))
     return name
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    return scripted(session().model, monkeypatch)
+def script(session: Session, monkeypatch: pytest.MonkeyPatch) -> Script:
+    return scripted(session.model, monkeypatch)
 
 
 def ask(ai: openai.OpenAI, **said: Any) -> Any:
-    body = {"model": NAME, "messages": QUESTION, "max_tokens": 60, "temperature": 0, **said}
+    body = {"model": NAME, "messages": QUESTION, "max_tokens": 120, "temperature": 0, **said}
     known = {"model", "messages", "max_tokens", "temperature", "stream", "stream_options", "tools",
              "tool_choice", "response_format", "logprobs", "reasoning_effort"}  # fmt: skip
     extra = {name: body.pop(name) for name in set(body) - known}
@@ -190,9 +202,9 @@ def test_an_agent_s_loop_replays_what_was_thought_and_finds_it_cached(
 @pytest.mark.parametrize("said", [{"reasoning_budget": 3}, {"reasoning": {"max_tokens": 3}}])
 @pytest.mark.parametrize("family", ["Qwen3.5"], indirect=True)
 def test_a_budget_ends_the_thought(ai: openai.OpenAI, script: Script, said: dict[str, Any]) -> None:
-    script("One two three four five six seven")
+    script("a b c d e f g")
     message = ask(ai, **said).choices[0].message
-    assert message.reasoning_content == "One two three"
+    assert message.reasoning_content == "a b c"
     assert message.content
 
 

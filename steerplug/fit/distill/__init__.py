@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.readable import check_installed, check_readable
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import Lesson
@@ -61,6 +62,8 @@ def distill(
     scope: Scope,
     seed: int = 0,
     objective: Objective = "kl",
+    epochs: int | None = None,
+    kept: Checkpoint | None = None,
     report: Report = silent,
 ) -> Steering:
     """Return the steering that makes the bare chat predict what the prompted one does.
@@ -75,36 +78,34 @@ def distill(
         scope: which tokens are steered: "response" or "all".
         seed: of the start and the order of the lessons.
         objective: "kl" compares what is predicted, "mse" the activations at the steered blocks.
+        epochs: how often the lessons are gone through; default: as often as serves best.
+        kept: what an earlier fit had done, and where this one is kept.
         report: told how far the work is.
 
     Raises:
         FitError: training did not converge.
     """
-    deltas = _trained(student, model, lessons, layers, method, scope, seed, objective, report)
-    return Steering(name, model.n_embd, model.n_layer, deltas, scope)
-
-
-def _trained(
-    student: "Student",
-    model: Model,
-    lessons: Sequence[Lesson],
-    layers: Sequence[int],
-    method: Method,
-    scope: Scope,
-    seed: int,
-    objective: Objective,
-    report: Report,
-) -> dict[int, Delta]:
     from steerplug.fit.distill.deltas import Deltas
-    from steerplug.fit.distill.training import prepare, sizes, train
+    from steerplug.fit.distill.training import EPOCHS, prepare, sizes, train
 
     exercises = prepare(student, lessons, scope, report)
     deltas = Deltas(
         sizes(student, exercises, layers), model.n_embd, gated=method == "psr", seed=seed
     ).to(student.device)
-    train(student, exercises, deltas, objective, seed, report)
+    train(student, exercises, deltas, objective, seed, report, kept, epochs or EPOCHS)
     trained: dict[int, Delta] = deltas.export()
-    return trained
+    if kept is not None:
+        kept.keep_trained(trained)
+    return Steering(name, model.n_embd, model.n_layer, trained, scope)
+
+
+def time_training(
+    student: "Student", layers: Sequence[int], method: Method
+) -> tuple[float, int]:
+    """Return the seconds that training takes a row, measured on one batch, and its passes."""
+    from steerplug.fit.distill.training import EPOCHS, seconds_a_row
+
+    return seconds_a_row(student, layers, gated=method == "psr"), EPOCHS
 
 
 def give_back() -> None:

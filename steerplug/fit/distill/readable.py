@@ -63,6 +63,11 @@ def unreadable(model: Model) -> str | None:
     return _short_of_memory(model)
 
 
+def memory_needed(model: Model) -> int:
+    """Return the bytes that a torch copy of a model and a training through it take, about."""
+    return model.n_weights * _BYTES_PER_WEIGHT + _WORKING_BYTES
+
+
 def _missing() -> list[str]:
     return [package for package in _NEEDED if find_spec(package) is None]
 
@@ -70,7 +75,7 @@ def _missing() -> list[str]:
 def _short_of_memory(model: Model) -> str | None:
     import psutil
 
-    needed = model.n_weights * _BYTES_PER_WEIGHT + _WORKING_BYTES
+    needed = memory_needed(model)
     available = int(psutil.virtual_memory().available)
     if needed <= available:
         return None

@@ -15,8 +15,8 @@ replies alone, and 0 for constants, which are fewer numbers and lose by it.
 Source: PSR, arXiv 2605.03907; rate, DESIGN section 3; betas and decay were measured (README).
 """
 
-import copy
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +25,9 @@ import torch
 
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
+from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.resuming import Run, bound_to
 from steerplug.fit.distill.student import Edit, Passage, Prefix, Student, rows_of
 from steerplug.fit.progress import Report, steps
 from steerplug.fit.teacher import Lesson, n_common
@@ -36,6 +38,7 @@ Objective = Literal["kl", "mse"]
 EPOCHS, BATCH, RATE, BETAS, DECAY = 3, 4, 1e-2, (0.9, 0.95), 1.0
 _HELD_BACK = 12
 _LARGE_BATCH = 8
+_TRIED = 40
 _SORTED = 8 * BATCH
 """So many exercises are sorted by length at a time."""
 
@@ -106,8 +109,12 @@ def train(
     objective: Objective,
     seed: int,
     report: Report,
+    kept: Checkpoint | None = None,
+    epochs: int = EPOCHS,
 ) -> None:
     """Train deltas in place, and leave them as they were after their best epoch.
+
+    One that was interrupted goes on where `kept` says it was.
 
     Raises:
         FitError: the loss became infinite or NaN.
@@ -116,24 +123,58 @@ def train(
     fit = [exercise for i, exercise in enumerate(exercises) if i % _HELD_BACK] or held_back
     decay = DECAY if deltas.gated else 0.0
     optimizer = torch.optim.AdamW(deltas.parameters(), RATE, BETAS, weight_decay=decay)
-    n_steps = EPOCHS * math.ceil(len(fit) / BATCH)
-    slower = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / n_steps)
+    n_steps = epochs * math.ceil(len(fit) / BATCH)
     random = torch.Generator().manual_seed(seed)
-    best = _left(student, held_back, deltas, objective)
-    kept = copy.deepcopy(deltas.state_dict())
-    for epoch in range(EPOCHS):
-        batches = _batches(fit, random)
-        for batch in steps(batches, f"training, pass {epoch + 1} of {EPOCHS}", report):
-            optimizer.zero_grad()
-            _add_gradient(student, batch, deltas, objective)
-            optimizer.step()
-            slower.step()
-        left = _left(student, held_back, deltas, objective)
-        if not math.isfinite(left):
-            raise FitError("training did not converge; write `method: chain`, or fewer layers.")
-        if left < best:
-            best, kept = left, copy.deepcopy(deltas.state_dict())
-    deltas.load_state_dict(kept)
+    of = _decided_by(student, exercises, deltas, objective, seed, epochs)
+    run = Run(deltas, optimizer, kept, of)
+    with run.kept_on_the_way():
+        if run.epochs < 0:
+            run.judged(_left(student, held_back, deltas, objective))
+        for epoch in range(epochs):
+            batches = _batches(fit, random)
+            if epoch < run.epochs:
+                continue
+            before = run.step - epoch * len(batches)
+            what = f"training, pass {epoch + 1} of {epochs}"
+            for batch in steps(batches[before:], what, report, before=before):
+                optimizer.param_groups[0]["lr"] = RATE * (1 - run.step / n_steps)
+                optimizer.zero_grad()
+                _add_gradient(student, batch, deltas, objective)
+                optimizer.step()
+                run.stepped()
+            left = _left(student, held_back, deltas, objective)
+            if not math.isfinite(left):
+                raise FitError("training did not converge; write `method: chain`, or fewer layers.")
+            run.judged(left)
+    run.finish()
+
+
+def _decided_by(
+    student: Student, exercises: Sequence[Exercise], deltas: Deltas, objective: Objective,
+    seed: int, epochs: int,
+) -> str:  # fmt: skip
+    """Return what a training is of: all that decides on its numbers."""
+    texts = [(each.bare.tokens, each.prompted.tokens) for each in exercises]
+    return bound_to(
+        texts, deltas.sizes, list(deltas.place), deltas.gated, objective, seed, epochs,
+        BATCH, RATE, BETAS, DECAY, str(next(student.module.parameters()).dtype),
+    )  # fmt: skip
+
+
+def seconds_a_row(student: Student, layers: Sequence[int], *, gated: bool) -> float:
+    """Return how long a row takes forward and backward, measured on one batch of made-up ones."""
+    width = student.head.weight.shape[1]
+    deltas = Deltas(dict.fromkeys(layers, 1.0), width, gated=gated, seed=0).to(student.device)
+
+    def trained(n_rows: int) -> float:
+        passage = Passage(Prefix(), tuple(range(n_rows)), 0)
+        hidden = torch.zeros(n_rows, width, device=student.device, dtype=student.head.weight.dtype)
+        begin = time.perf_counter()
+        _add_gradient(student, [Exercise(passage, passage, hidden)] * BATCH, deltas, "kl")
+        return time.perf_counter() - begin
+
+    trained(_TRIED // 4)  # the first one also makes ready
+    return trained(_TRIED) / (BATCH * _TRIED)
 
 
 def _batches(exercises: Sequence[Exercise], random: torch.Generator) -> list[list[Exercise]]:

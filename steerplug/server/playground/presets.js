@@ -88,13 +88,23 @@ function choose(preset) {
   set(usual);
 }
 
+const percent = (share) => `${Math.floor(100 * share)} %`;
+
+/** Say about how long compiling still takes. */
+function left(job) {
+  const seconds = job?.seconds_left;
+  if (seconds === null || seconds === undefined) return "";
+  return seconds < 90 ? `, ${Math.ceil(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
+}
+
 /** Say what a prompt costs, and let it be compiled; the row begins anew once it is. */
 function showCarrier(preset, line) {
   const [told, button] = line.children;
   const tell = ({ compiling: job, reason }) => {
     const cost = `Carried by its prompt, ${preset.prompt_tokens} tokens in each request: ${reason}.`;
     const now = { waiting: "Waiting to be compiled.", paused: "Compiling waits for replies to end.",
-      running: `Compiling: ${job?.what} ${job?.done} of ${job?.total}.`, failed: job?.problem };
+      running: `Compiling: ${percent(job?.share ?? 0)} done, ${job?.what}${left(job)}.`,
+      failed: job?.problem };
     told.textContent = job ? `${cost} ${now[job.state] ?? ""}` : cost;
     button.hidden = job !== null && job.state !== "failed";
   };

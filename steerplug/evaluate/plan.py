@@ -1,0 +1,40 @@
+"""What a report will do, stage by stage, and how long it should take here; see `fit.plan`."""
+
+from steerplug.engine.model import Model
+from steerplug.evaluate import fidelity
+from steerplug.evaluate.questions import Questions
+from steerplug.evaluate.sweep import strengths_of
+from steerplug.fit.plan import ASKING, Lengths, Pace
+from steerplug.fit.progress import AT_ONCE
+from steerplug.fit.questions import SWEPT
+from steerplug.fit.teacher import REPLY_TOKENS
+from steerplug.fit.whole import Stage
+from steerplug.preset import Preset
+
+
+def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) -> list[Stage]:
+    """Return the stages of the report on a preset with a teacher."""
+    asked = [*questions.compared, *questions.further]
+    lengths = Lengths.of(model, preset.teacher, asked)
+    n_strengths, n_reply = len(strengths_of(preset)), fidelity.REPLY_TOKENS
+
+    def asking(what: str, n: int, n_reply: int = n_reply) -> Stage:
+        seconds = pace.asked(n, lengths.question, n_reply)
+        return Stage(what, "ask", seconds, min(n, AT_ONCE))
+
+    compared = lengths.question + 3 * n_reply
+    n_compared = 2 * len(questions.compared) + len(questions.neutral)
+    tried = lengths.prompted + (n_strengths + 1) * REPLY_TOKENS + n_strengths * n_reply
+    each = tried * pace.read + pace.asked(n_strengths, 0, n_reply)
+    reading = Stage("reading replies", "read", len(asked) * n_reply * pace.read, 4)
+    rounds = (len(questions.compared), len(questions.further), len(questions.compared),
+              len(questions.neutral))  # fmt: skip
+    return [
+        asking(ASKING, SWEPT, REPLY_TOKENS),
+        Stage("trying strengths", "read", SWEPT * each),
+        asking("asking the bare model", len(asked)),
+        asking("asking the steered model", len(asked)),
+        *(asking(ASKING, n) for n in rounds if n),
+        Stage("comparing token by token", "read", n_compared * compared * pace.read, 4),
+        *[reading] * 3,
+    ]

@@ -1,0 +1,169 @@
+"""What a fit will do, stage by stage, and how long it should take here: guessed, then corrected.
+
+One batch that is read, and for `psr` and `const` one that is trained on, are timed in the first
+seconds. All else follows from how many tokens there will be; where the guess is wrong, `whole`
+corrects it as stages are gone through.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine.context import Row
+from steerplug.engine.model import Model
+from steerplug.engine.reader import Reader
+from steerplug.fit import chain
+from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.distill import readable, time_training
+from steerplug.fit.progress import AT_ONCE
+from steerplug.fit.questions import SWEPT, general_prompts, to_fit
+from steerplug.fit.teacher import REPLY_TOKENS, prompted_chat
+from steerplug.fit.whole import Plan, Stage
+from steerplug.preset import Preset, Teacher
+from steerplug.preset.methods import METHODS
+
+if TYPE_CHECKING:
+    from steerplug.fit.distill.student import Student
+
+_TRIED, _WARM = 128, 16
+_ASKED_PER_READ = 2.5
+"""A token that is said, 32 replies at a time, takes so many times one that is read."""
+
+_QUICK_COPY = 2
+"""Bytes a weight of the copy that is asked, at most; see `requantised`."""
+
+OPENING, ASKING = "reading the weights", "asking the prompted model"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a token takes where it is read, and at its best where it is said."""
+
+    read: float
+
+    @staticmethod
+    def of(cells: Reader) -> "Pace":
+        """Measure it; an empty reader is left empty."""
+        vocab = cells.context.model.vocab
+        text = [*vocab.start, *vocab.tokenize("\n".join(general_prompts("fit")))]
+        rows = [Row(token, i, False) for i, token in enumerate(text[: _TRIED + _WARM])]
+        was_empty = not len(cells)
+        cells.hold(rows[:_WARM])
+        begin = time.perf_counter()
+        cells.hold(rows)
+        seconds = time.perf_counter() - begin
+        if was_empty:
+            cells.reuse([])
+        return Pace(seconds / max(len(rows) - _WARM, 1))
+
+    def asked(self, n: int, n_read: float, n_reply: float, at_once: int = AT_ONCE) -> float:
+        """Return the seconds of n replies, before each of which some tokens are read."""
+        said = self.read * _ASKED_PER_READ * (1 + 2 / min(n, at_once))
+        return n * (n_read * self.read + n_reply * said)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a chat with one question, prompted and bare, and of the question alone."""
+
+    prompted: int
+    bare: int
+    question: int
+
+    @staticmethod
+    def of(model: Model, teacher: Teacher | None, questions: Sequence[str]) -> "Lengths":
+        """Measure them on the question of middle length."""
+        template = ChatTemplate.of(model)
+        question = sorted(questions, key=len)[len(questions) // 2]
+        bare = template.asked(question)
+        prompted = bare
+        if teacher is not None:
+            chat = prompted_chat(teacher, [{"role": "user", "content": question}])
+            prompted = template.prompt(chat, at_once=True)
+        n_question = len(model.vocab.tokenize(question)) + 5
+        return Lengths(len(prompted.tokens), len(bare.tokens), n_question)
+
+
+def plan_fit(
+    preset: Preset,
+    model: Model,
+    student: "Student | None",
+    pace: Pace,
+    layers: Sequence[int],
+    kept: Checkpoint,
+) -> Plan:
+    """Return the work of a fit that imitates a teacher.
+
+    Args:
+        preset: what is fitted, by the method that it says.
+        model: the model.
+        student: its torch copy, where the method trains through one; it is trained for a moment.
+        pace: of what is asked and read.
+        layers: the blocks that are steered.
+        kept: what an earlier fit had done.
+    """
+    assert preset.teacher is not None
+    method = preset.fit.method
+    questions = to_fit(preset, METHODS[method].n_questions)
+    n, lengths = len(questions), Lengths.of(model, preset.teacher, questions)
+    stages, n_bytes = [asking(pace, lengths, n)], _QUICK_COPY * model.n_weights
+    if student is not None and (method == "psr" or method == "const"):
+        seconds, n_passes = time_training(student, layers, method)
+        stages += training(seconds, lengths, n, n_passes)
+        n_bytes += readable.memory_needed(model)
+    elif method == "chain":
+        left = [il for il in layers if il not in kept.deltas]
+        stages += chaining(pace, lengths, n, model, left)
+        n_bytes += chain.memory_needed(model.n_embd)
+    else:
+        stages += differing(pace, lengths, n, SWEPT)
+        n_bytes += 8 * n * (REPLY_TOKENS + 1) * model.n_layer * model.n_embd
+    return Plan(method, tuple(stages), n_bytes)
+
+
+def asking(pace: Pace, lengths: Lengths, n: int, n_reply: float = REPLY_TOKENS) -> Stage:
+    """Return the stage in which the prompted model is asked n questions."""
+    seconds = pace.asked(n, lengths.question, n_reply)
+    return Stage(ASKING, "ask", seconds, min(n, AT_ONCE))
+
+
+def training(seconds_a_row: float, lengths: Lengths, n: int, n_passes: int) -> list[Stage]:
+    """Return the stages of a training; `seconds_a_row` is a row's forward and backward."""
+    read = n * (2 * lengths.bare + lengths.question + REPLY_TOKENS) * seconds_a_row / 3
+    each = n * (REPLY_TOKENS + 1) * seconds_a_row
+    return [
+        Stage("reading the prompted model", "train", read, 2),
+        *(Stage(f"training, pass {i + 1} of {n_passes}", "train", each, 4)
+          for i in range(n_passes)),
+    ]  # fmt: skip
+
+
+def chaining(
+    pace: Pace, lengths: Lengths, n: int, model: Model, layers: Sequence[int]
+) -> list[Stage]:
+    """Return the stages of a chain over some blocks."""
+    stages = []
+    group = chain.n_read_together(n * (REPLY_TOKENS + 1), model.n_embd)
+    for begin in range(0, len(layers), group):
+        read = n * (lengths.question + REPLY_TOKENS) * pace.read
+        stages.append(Stage("reading the prompted model", "read", read, 4))
+        each = tuple(read * (il + 1) / model.n_layer for il in layers[begin : begin + group])
+        stages.append(Stage("distilling block by block", "read", sum(each), each=each))
+    return stages
+
+
+def differing(pace: Pace, lengths: Lengths, n: int, n_unused: int) -> list[Stage]:
+    """Return the stages of a difference of activations, whose block is chosen."""
+    read = n * (lengths.question + REPLY_TOKENS) * pace.read
+
+    def measured(n_mixes: int) -> Stage:
+        tokens = lengths.prompted + (n_mixes + 2) * REPLY_TOKENS
+        return Stage("measuring on unseen questions", "read", n_unused * tokens * pace.read)
+
+    return [
+        asking(pace, lengths, n_unused),
+        Stage("reading activations", "read", 2 * read),
+        *map(measured, (7, 2, 2)),
+    ]

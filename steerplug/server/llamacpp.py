@@ -1,0 +1,81 @@
+"""`/tokenize`, `/detokenize`, `/props`: what else clients of llama.cpp's server ask for."""
+
+import asyncio
+from dataclasses import fields
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from pydantic import Field, StrictInt
+
+from steerplug.engine.sampling import Sampling
+from steerplug.server.requests import Open
+from steerplug.server.state import ServerState
+from steerplug.server.translate import check_length, check_tokens
+from steerplug.version import __version__
+
+_MAX_TOKENS = 1_000_000
+
+
+class TokenizeBody(Open):
+    """A text to be split; `add_special` puts BOS before it where the model has it so."""
+
+    content: str
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeBody(Open):
+    """Tokens to be joined."""
+
+    tokens: Annotated[list[StrictInt], Field(max_length=_MAX_TOKENS)]
+
+
+def add_to(app: FastAPI, serving: ServerState) -> None:
+    """Add the endpoints."""
+    session = serving.session
+    vocab = session.model.vocab
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeBody) -> dict[str, Any]:
+        """Split a text into tokens."""
+        check_length(len(body.content), serving.config.limits)
+        tokens = await asyncio.to_thread(vocab.tokenize, body.content, special=body.parse_special)
+        if body.add_special and vocab.adds_bos:
+            tokens = [vocab.bos, *tokens]
+        if not body.with_pieces:
+            return {"tokens": tokens}
+        return {"tokens": [{"id": token, "piece": piece(token)} for token in tokens]}
+
+    def piece(token: int) -> str | list[int]:
+        """Return what a token spells: text, or bytes where it is a part of a letter."""
+        spelt = vocab.piece(token, True)
+        try:
+            return spelt.decode()
+        except UnicodeDecodeError:
+            return list(spelt)
+
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeBody) -> dict[str, Any]:
+        """Join tokens into a text."""
+        check_tokens(body.tokens, vocab.n_tokens, "the list", "tokens")
+        return {"content": vocab.text(body.tokens, special=True)}
+
+    @app.get("/props")
+    async def props() -> dict[str, Any]:
+        """Describe the model, and what replies are made with if nobody says."""
+        sampling = Sampling()
+        return {
+            "default_generation_settings": {
+                "n_ctx": session.engine.n_ctx,
+                "params": {one.name: getattr(sampling, one.name) for one in fields(sampling)},
+            },
+            "total_slots": serving.config.limits.requests,
+            "model_alias": serving.config.name,
+            "model_path": session.model.path.name,
+            "modalities": {"vision": False, "audio": False},
+            "chat_template": session.model.chat_template or "",
+            "bos_token": vocab.text([vocab.bos], special=True) if vocab.bos >= 0 else "",
+            "eos_token": vocab.text([vocab.eos], special=True) if vocab.eos >= 0 else "",
+            "build_info": f"steerplug {__version__}",
+        }
