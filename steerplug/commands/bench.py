@@ -18,6 +18,7 @@ from steerplug.engine.loading import Loading
 
 if TYPE_CHECKING:
     from steerplug.benchmark.turns import Task, Timing
+    from steerplug.fit.progress import Report
 
 Plot = Annotated[
     Path | None,
@@ -58,7 +59,7 @@ def bench(
 Timings = list[tuple["Task", "dict[str, Timing]"]]
 
 
-def _timed(model: str, loading: Loading, rounds: int, report: Building) -> Timings:
+def _timed(model: str, loading: Loading, rounds: int, report: "Report") -> Timings:
     from steerplug.benchmark import decode, langchain, prompts, replies
     from steerplug.benchmark.peers import loaded_alike
     from steerplug.benchmark.turns import take_turns

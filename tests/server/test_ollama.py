@@ -130,7 +130,7 @@ def test_tools_are_called_and_their_results_read(ai: ollama.Client) -> None:
     more: dict[str, Any] = {"tools": [WEATHER], "options": options}
     whole = ai.chat(NAME, asked, **more)
     streamed = [part.message for part in ai.chat(NAME, asked, stream=True, **more)]
-    (call,) = whole.message.tool_calls or ()
+    (call,) = list(whole.message.tool_calls or [])
     assert call.function.name == "get_weather"
     assert call.function.arguments["place"] in ("Rome", "Oslo")
     calls = [call for message in streamed for call in message.tool_calls or ()]

@@ -19,7 +19,7 @@ pytest.importorskip("uvicorn", reason="the extra `server` is not installed")
 from tests.helpers.serving import NAME, Client, served  # noqa: E402  imports uvicorn
 
 CHROMIUMS = ("chromium-headless-shell", "chromium", "google-chrome")
-PRESETS = [
+PRESETS: list[dict[str, Any]] = [
     {"name": "pirate", "description": "Talks like a pirate.", "too_much": "Too much is all arr.",
      "strength": {"min": 0, "max": 2, "default": 1}, "tokens_saved": 237,
      "carrier": "steering", "reason": None, "prompt_tokens": 237, "compiling": None},
