@@ -102,7 +102,12 @@ class ReplyTimeout(EngineError):
     status = 504
 
 
+_NEAR = 0.65
+"""Two letters swapped in a word of four are nearer; another word with the same ending is not."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean `x`?`` for the known word closest to `word`, or nothing."""
-    matches = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean `{matches[0]}`?" if matches else ""
+    """Return ``; did you mean `x`?`` for the known word close to `word`, if there is one."""
+    spelt = {one.lower(): one for one in known}
+    matches = get_close_matches(word.lower(), list(spelt), n=1, cutoff=_NEAR)
+    return f"; did you mean `{spelt[matches[0]]}`?" if matches else ""

@@ -28,19 +28,45 @@ from steerplug.commands.try_preset import try_preset
 from steerplug.version import __version__
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo, "presets": presets, "show": show, "new": new, "lint": lint, "build": build,
-    "eval": eval, "diff": diff, "run": run, "chat": chat, "serve": serve, "try": try_preset,
-    "import": import_vectors, "export": export, "page": page,
-    "add": add, "pack": pack, "doctor": doctor, "bench": bench,
-}  # fmt: skip
-for name, command in COMMANDS.items():
-    app.command(name)(command)
-app.add_typer(packs, name="packs")
+GROUPS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
+    "Answers": {
+        "demo": (demo, "demo --preset formal"),
+        "run": (run, 'run -m model.gguf --steer "0.8*pirate + concise" "What is rain?"'),
+        "chat": (chat, "chat -m model.gguf --steer pirate"),
+        "try": (try_preset, "try pirate"),
+        "serve": (serve, "serve -m model.gguf --compile all"),
+    },
+    "Presets": {
+        "presets": (presets, "presets -m model.gguf"),
+        "show": (show, "show pirate"),
+        "new": (new, "new my-preset --from-prompt prompt.txt"),
+        "lint": (lint, "lint my-preset.yaml"),
+        "build": (build, "build pirate -m model.gguf"),
+        "eval": (eval, "eval pirate -m model.gguf"),
+        "diff": (diff, "diff pirate cheerful"),
+    },
+    "Other people's": {
+        "add": (add, "add gh:owner/sea@v1.0.0"),
+        "pack": (pack, "pack sea --compiled"),
+        "page": (page, "page sea"),
+        "import": (import_vectors, "import happy.gguf --to mine.gguf"),
+        "export": (export, "export anger-calm --to calm.gguf"),
+    },
+    "This machine": {
+        "doctor": (doctor, "doctor -m model.gguf"),
+        "bench": (bench, "bench -m model.gguf"),
+    },
+}
+"""Each command, with an example, in the group in which help shows it."""
+
+COMMANDS = {name: command for group in GROUPS.values() for name, (command, _) in group.items()}
+for group, commands in GROUPS.items():
+    for name, (command, example) in commands.items():
+        app.command(name, rich_help_panel=group, epilog=f"Example: steerplug {example}")(command)
+app.add_typer(packs, name="packs", rich_help_panel="Other people's")
 
 
 def _show_version(wanted: bool) -> None:

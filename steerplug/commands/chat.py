@@ -19,22 +19,26 @@ from steerplug.commands.options import (
     Json,
     Model,
     Steer,
+    System,
     Think,
     ThinkingBudget,
 )
 from steerplug.commands.output import complain, print_json, say
-from steerplug.commands.show_reply import stream, summary
+from steerplug.commands.show_reply import steered, stream, summary
 from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError, SteerplugError, nearest
 
 if TYPE_CHECKING:
     from steerplug.session import Event, Session, Settings
+    from steerplug.session.receipt import Reply
 
 HELP = """\
 /steer MIX     steer the next replies, such as /steer 0.8*weddings; /steer none for not at all
+/presets       list the presets there are
 /system TEXT   set the system prompt; without text, take it away
 /reset         forget the conversation
+/receipt       what was applied to the last reply
 /help          this
 /quit          end, as does Ctrl-D; Ctrl-C stops a reply"""
 
@@ -45,6 +49,7 @@ def chat(
     model: Model = MODEL,
     steer: Steer = "none",
     carrier: Carrier = "auto",
+    system: System = None,
     max_tokens: MaxTokens = None,
     stop: Stop = None,
     think: Think = None,
@@ -66,7 +71,7 @@ def chat(
         prepare(session, steer, carrier)
         hello = [{"role": "user", "content": "Hello"}]  # refuse now, or not at all
         session.template.prompt(hello, variables=session.variables(settings))
-        conversation = Conversation(session, model, steer, as_json, settings)
+        conversation = Conversation(session, model, steer, as_json, settings, system or "")
         if _is_terminal():
             say(f"{session.model.path.stem}, steered by {steer}. /help lists what can be changed.")
         for line in _lines():
@@ -127,6 +132,7 @@ class Conversation:
         settings: how to generate.
         system: the system prompt, if any.
         turns: the messages so far, without it.
+        last: the last reply that was finished.
     """
 
     session: "Session"
@@ -136,6 +142,7 @@ class Conversation:
     settings: "Settings"
     system: str = ""
     turns: list[dict[str, str]] = field(default_factory=list)
+    last: "Reply | None" = None
 
     def answer(self, text: str) -> None:
         """Reply to the user; of a reply that is stopped, the beginning counts as said."""
@@ -151,6 +158,7 @@ class Conversation:
                 if thoughts := "".join(thought):
                     said["reasoning_content"] = thoughts
                 self.turns += [{"role": "user", "content": text}, said]
+        self.last = reply
         if self.as_json:
             about = {"model": self.model, "steering": self.steering}
             print_json({**about, **reply.to_dict()}, indent=None)
@@ -166,6 +174,7 @@ class Conversation:
         word, _, rest = line.partition(" ")
         known: dict[str, Callable[[str], None]] = {
             "/steer": self._steer, "/system": self._set_system, "/reset": self._reset,
+            "/presets": self._list, "/receipt": self._tell,
             "/help": lambda _: say(HELP, style=""),
         }  # fmt: skip
         if word not in known:
@@ -178,6 +187,15 @@ class Conversation:
             prepare(self.session, mix, self.settings.carrier)
             self.steering = mix
         say(f"steered by {self.steering}.")
+
+    def _list(self, _rest: str) -> None:
+        from steerplug.library.presets import list_presets
+
+        names = [one.name for one in list_presets() if one.preset is not None]
+        say(", ".join(names), style="")
+
+    def _tell(self, _rest: str) -> None:
+        say(f"{steered(self.last)}." if self.last else "there is no reply yet.")
 
     def _set_system(self, text: str) -> None:
         self.system = text

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from steerplug.commands.completion import mixes, models, preset_names
 from steerplug.preset import carrier as carriers
 
 MODEL = "smollm2"
@@ -12,17 +13,22 @@ Model = Annotated[
     str,
     typer.Option(
         "-m", "--model", metavar="MODEL",
-        help="A path to a GGUF, hf:org/repo/file.gguf, or an alias.",
+        help="A path to a GGUF, hf:org/repo/file.gguf, or an alias.", autocompletion=models,
     ),
 ]  # fmt: skip
 PresetFile = Annotated[
-    str, typer.Argument(metavar="PRESET", help="A preset's name, or the path of its YAML file.")
-]
+    str,
+    typer.Argument(
+        metavar="PRESET", help="A preset's name, or the path of its YAML file.",
+        autocompletion=preset_names,
+    ),
+]  # fmt: skip
 Steer = Annotated[
     str,
     typer.Option(
         "-s", "--steer", metavar="MIX",
         help='How to steer, such as "weddings" or "0.8*pirate + concise"; none for not at all.',
+        autocompletion=mixes,
     ),
 ]  # fmt: skip
 Carrier = Annotated[
@@ -32,6 +38,7 @@ Carrier = Annotated[
         "where a preset is compiled for the model, and its prompt elsewhere.",
     ),
 ]
+System = Annotated[str | None, typer.Option(help="A system prompt.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Think = Annotated[
     bool | None,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import Json, PresetFile
-from steerplug.commands.output import print_fields, print_hanging, print_json, screen
+from steerplug.commands.output import print_fields, print_hanging, print_json, screen, visible
 from steerplug.commands.show_carriers import show_carriers
 from steerplug.engine.loading import Loading
 from steerplug.files.text import first_sentence, one_line
@@ -26,6 +26,7 @@ _LEGEND = (
     "Gap closed to the prompted model, prompt tokens saved: on the model they were measured on. "
     "Claimed is what a pack's author says, until `steerplug eval` has measured it here."
 )
+_MORE = "`steerplug show NAME` tells all of one; `steerplug presets --long` has figures."
 _INTERVAL = re.compile(r" \(.*\)")
 Schema = Annotated[
     bool,
@@ -42,10 +43,14 @@ ForModel = Annotated[
 ]  # fmt: skip
 
 
+Long = Annotated[bool, typer.Option("--long", help="With method, scope and figures of each.")]
+
+
 @with_loading
 def presets(
-    model: ForModel = None, schema: Schema = False, as_json: Json = False, *, loading: Loading
-) -> None:
+    model: ForModel = None, long: Long = False, schema: Schema = False, as_json: Json = False, *,
+    loading: Loading,
+) -> None:  # fmt: skip
     """List the presets there are."""
     from steerplug.library.presets import list_presets, user_folder
 
@@ -60,6 +65,9 @@ def presets(
     elif as_json:
         rows = [_row(listing) for listing in listings]
         print_json({"presets": rows, "user_folder": str(user_folder())})
+    elif console.is_terminal and not long:
+        console.print(_short_table(listings))
+        console.print(Text(_MORE, "dim"))
     elif console.is_terminal:
         console.print(_table(listings))
         console.print(Text(f"\n{_LEGEND} Your own presets belong in {user_folder()}.", "dim"))
@@ -110,6 +118,32 @@ def _cells(listing: "Listing") -> tuple[str, ...]:
         listing.name, preset.fit.method, preset.scope, origin, tags,
         one_line(preset.description), gap, saved,
     )  # fmt: skip
+
+
+def _short_table(listings: "list[Listing]") -> Table:
+    """Return names and sentences, what belongs together under one title."""
+    groups: dict[str, list[Listing]] = {}
+    for listing in listings:
+        groups.setdefault(_group(listing), []).append(listing)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    for title, members in sorted(groups.items()):
+        table.add_row(Text(title, "dim"))
+        for listing in members:
+            does = _cells(listing)[5]
+            name = Text(f"  {listing.name}", "bold cyan" if listing.preset else "bold red")
+            table.add_row(name, first_sentence(does) if listing.preset else visible(does))
+    return table
+
+
+def _group(listing: "Listing") -> str:
+    """Return a pack's name, whether a preset is the user's own, or what kind a shipped one is."""
+    if listing.preset is None:
+        return "broken"
+    if listing.pack or not listing.shipped:
+        return listing.pack or "yours"
+    return listing.preset.tags[0] if listing.preset.tags else "shipped"
 
 
 def _table(listings: "list[Listing]") -> Table:

@@ -15,6 +15,7 @@ from steerplug.commands.options import (
     Json,
     Model,
     Steer,
+    System,
     Think,
     ThinkingBudget,
 )
@@ -34,7 +35,6 @@ Prompt = Annotated[
     typer.Argument(metavar="[PROMPT]", help="What to ask; piped text comes before it, or is it.",
                    show_default=False),
 ]  # fmt: skip
-System = Annotated[str | None, typer.Option(help="A system prompt.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue plain text, without chat template.")]
 
 

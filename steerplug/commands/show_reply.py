@@ -1,12 +1,12 @@
 """A reply on its way to the user, and what is said about it afterwards."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from steerplug.commands.output import screen, visible
+from steerplug.commands.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from steerplug.session import Event
@@ -21,7 +21,7 @@ def stream(events: "Iterable[Event]", *, shown: bool) -> "Reply":
     from steerplug.engine.engine import Piece
     from steerplug.session.receipt import Reply
 
-    thoughts = _Thoughts()
+    thoughts, answer = _Thoughts(), Wrapped(screen())
     for event in events:
         if isinstance(event, Reply):
             break
@@ -31,10 +31,10 @@ def stream(events: "Iterable[Event]", *, shown: bool) -> "Reply":
                 continue
             if event.text:
                 thoughts.end()
-            sys.stdout.write(visible(event.text))
-            sys.stdout.flush()
+            answer.write(visible(event.text))
     if shown:
         thoughts.end()
+        answer.end()
         print(flush=True)
     assert isinstance(event, Reply)
     return event
@@ -58,18 +58,36 @@ class _Thoughts:
 
 
 def summary(reply: "Reply") -> str:
-    """Return one line on how a reply was steered, and what it took."""
+    """Return one short line on how a reply was steered, and what it took."""
     usage = reply.usage
     cut = ", cut at the limit" if reply.finish_reason == "length" else ""
     thought = f", {usage.reasoning_tokens} of them thought" if usage.reasoning_tokens else ""
     return (
-        f"{steered(reply)} · {usage.prompt_tokens} prompt tokens, "
+        f"{_by(reply)} · {usage.prompt_tokens} prompt tokens, "
         f"{usage.completion_tokens} reply tokens{thought}{cut}"
     )
 
 
+def _by(reply: "Reply") -> str:
+    """Return what a reply was steered or prompted by, in as few words as do."""
+    steering = [one for one in reply.receipt.steering if one.carrier != "prompt"]
+    prompts = [one for one in reply.receipt.steering if one.carrier == "prompt"]
+    parts = []
+    if steering:
+        parts.append(f"steered by {' and '.join(map(_short, steering))}")
+    if prompts:
+        parts.append(f"{' and '.join(map(_short, prompts))} by prompt")
+    return "; ".join(parts) or "not steered"
+
+
+def _short(ingredient: "AppliedPreset") -> str:
+    pack = f" of {ingredient.pack}" if ingredient.pack else ""
+    times = "" if ingredient.strength == 1 else f"{ingredient.strength:g}*"
+    return f"{times}{ingredient.name}{pack}"
+
+
 def steered(reply: "Reply") -> str:
-    """Return what steered a reply, in words."""
+    """Return what steered a reply, in words, with all that its receipt tells."""
     receipt = reply.receipt
     steering = [one for one in receipt.steering if one.carrier != "prompt"]
     prompts = [one.name for one in receipt.steering if one.carrier != "steering"]

@@ -262,7 +262,7 @@ def test_run_streams_the_answer_and_keeps_the_receipt_apart(call: Call) -> None:
     }  # fmt: skip
     strengths = {said["name"]: said["strength"] for said in reply["receipt"]["steering"]}
     assert strengths == {"sailor": 1.5, "warm": -0.5}
-    assert "sailor 1.0.0 at strength 1.5 (block 12) and warm" in plain.err
+    assert "steered by 1.5*sailor and -0.5*warm · " in plain.err
     usage = reply["usage"]
     assert f"{usage['prompt_tokens']} prompt tokens, 9 reply tokens, cut at the limit" in plain.err
 
@@ -384,13 +384,24 @@ never asked
 
 @pytest.mark.usefixtures("short")
 def test_chat_piped_is_plain_text(call: Call) -> None:
-    ended = call("chat", "-s", "sailor", stdin=b"/help\n\nSay yes.\n")
+    ended = call("chat", "-s", "sailor", stdin=b"/help\n\nSay yes.\n/receipt\n/presets\n")
     assert ended.code == 0, ended.err
     assert "\x1b" not in ended.out + ended.err
     assert ended.out.strip()
     assert "> " not in ended.out
     assert "/steer MIX" in ended.err
-    assert "steered by sailor 1.0.0" in ended.err
+    assert "steered by sailor · " in ended.err
+    assert "steered by sailor 1.0.0 at strength 1 (block 12): " in ended.err
+    assert ", pirate, quick, " in ended.err
+
+
+def test_a_chat_begins_with_a_system_prompt(call: Call) -> None:
+    says = ("chat", "--json", "--max-tokens", 1)
+    bare, told = (
+        call(*says, *system, stdin=b"Hello\n").json()["usage"]["prompt_tokens"]
+        for system in ((), ("--system", "You are a sailor of few words, who is tired of the sea."))
+    )
+    assert told != bare
 
 
 # --- doctor

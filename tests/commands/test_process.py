@@ -16,6 +16,7 @@ import pytest
 from llama_cpp import llama_cpp as llama
 
 from steerplug.commands import main
+from steerplug.commands.app import GROUPS
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import lay_out
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
@@ -118,7 +119,7 @@ def test_help_and_presets_load_no_llama_torch_or_langchain(environment: dict[str
 def test_a_terminal_gets_a_table_within_its_width_and_a_pipe_does_not(
     environment: dict[str, str],
 ) -> None:
-    shown = on_a_terminal(["presets"], environment)
+    shown = on_a_terminal(["presets", "--long"], environment)
     assert "\x1b[" in shown
     assert "──" in shown
     bare = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
@@ -234,3 +235,19 @@ def test_ctrl_c_that_meets_the_log_callback_is_heard_all_the_same(
     monkeypatch.setattr("steerplug.commands._run", work)
     assert main([]) == 130
     assert capsys.readouterr().err == "steerplug: stopped.\n"
+
+
+def test_presets_fit_a_terminal_and_long_has_figures(environment: dict[str, str]) -> None:
+    short = on_a_terminal(["presets"], {**environment, "COLUMNS": "80"})
+    assert len(short.splitlines()) <= 40
+    assert max(len(line) for line in re.sub(r"\x1b\[[0-9;]*m", "", short).splitlines()) <= 80
+    assert "Answers like a pirate" in short
+    assert "gap closed" not in short
+    assert "gap closed" in on_a_terminal(["presets", "--long"], environment)
+
+
+def test_help_shows_groups_and_an_example_each(environment: dict[str, str]) -> None:
+    shown = on_a_terminal(["--help"], environment)
+    titles = [shown.index(f" {title} ") for title in GROUPS]
+    assert titles == sorted(titles)
+    assert "Example: steerplug show pirate" in on_a_terminal(["show", "--help"], environment)

@@ -1,0 +1,48 @@
+"""Streamed text on a terminal: lines end between words, whatever the pieces."""
+
+import io
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from steerplug.commands.wrapped import Wrapped
+
+WORDS = st.lists(st.text("abcdefg,.", min_size=1, max_size=20), min_size=1, max_size=30)
+
+
+def write(pieces: list[str], *, width: int = 20, terminal: bool = True) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", io.StringIO())
+        import sys
+
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=width)
+        wrapped = Wrapped(console)
+        for piece in pieces:
+            wrapped.write(piece)
+        wrapped.end()
+        return sys.stdout.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+@given(WORDS, st.integers(1, 9))
+def test_as_textwrap_does_in_pieces_of_any_size(words: list[str], size: int) -> None:
+    text = " ".join(words)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    assert write(pieces) == textwrap.fill(text, 20, break_on_hyphens=False)
+
+
+def test_lines_and_indents_stay() -> None:
+    assert write(["- a\n  ", "- b\n\n", "c"]) == "- a\n  - b\n\nc"
+
+
+def test_a_line_of_chinese_is_full_and_each_character_comes_at_once() -> None:
+    written = write(["雨是从天上落下来的水滴也是云"], width=10)
+    assert [cell_len(line) for line in written.split("\n")] == [10, 10, 8]
+
+
+def test_what_is_no_terminal_is_left_as_it_is() -> None:
+    text = "long " * 30
+    assert write([text], terminal=False) == text
