@@ -13,10 +13,10 @@ import pytest
 from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
 
 # isort: split
-from steerplug.build import build_preset
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.library.presets import load_preset
+from steerplug.session import Session
 from steerplug.session.shared import forget_sessions
 from steerplug.steering.value import Array
 from tests.helpers.presets import SAD_PRESET
@@ -101,7 +101,7 @@ def model(model_path: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A user's folder with the preset `sad`, compiled for SmolLM2 once in this run."""
     base = tmp_path_factory.getbasetemp()
     presets = tmp_path_factory.mktemp("presets")
@@ -109,7 +109,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERPLUG_PRESETS", str(presets))
         patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
-        build_preset(load_preset("sad"), engine)
+        if not list((base / "langchain-steering").rglob("sad-*.gguf")):
+            session = Session("smollm2", n_ctx=512, n_threads=N_THREADS)
+            session.build(load_preset("sad"))
+            session.close()
         forget_sessions()
         yield presets
         forget_sessions()

@@ -24,7 +24,7 @@ def write(pieces: list[str], *, width: int = 20, terminal: bool = True) -> str:
         for piece in pieces:
             wrapped.write(piece)
         wrapped.end()
-        return sys.stdout.getvalue()  # type: ignore[attr-defined,no-any-return]
+        return sys.stdout.getvalue()  # type: ignore[union-attr,no-any-return]
 
 
 @given(WORDS, st.integers(1, 9))
