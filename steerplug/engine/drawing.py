@@ -70,7 +70,8 @@ class Drawing:
         self._no_room = partial(request.no_room, n_ctx) if request.must_fit else None
         self._owed: Constraint | None = None
         self._n_owed = 0
-        self._closing = self._hold(request) if self._budget and request.grammar else None
+        is_held = bool(self._budget) and request.grammar is not None
+        self._closing = self._hold(request) if is_held else None
         sampling = request.sampling.seeded()
         self.seed = sampling.seed
         self._sampler = Sampler(sampling, vocab.n_tokens, vocab=vocab, n_ctx=n_ctx, prompt=tokens)

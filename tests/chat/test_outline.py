@@ -41,6 +41,7 @@ class Counted:
     def __init__(self, source: str, vocab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.n_rendered = self.n_tokenised = 0
         self.template = ChatTemplate(source, vocab, "it")
+        _ = self.template.thoughts  # looked for once, and not counted
         render, tokenize = self.template.render, vocab.tokenize
 
         def rendered(*args: Any, **kwargs: Any) -> str:
