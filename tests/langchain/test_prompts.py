@@ -57,7 +57,7 @@ def teacher(preset: Preset) -> tuple[str | None, list[tuple[str, str]]]:
 def test_a_text_becomes_the_instruction_as_it_stands() -> None:
     preset = preset_from_prompt("Answer in {braces}.\n", "mine")
     assert teacher(preset) == ("Answer in {braces}.\n", [])
-    assert (preset.name, preset.fit.method) == ("mine", "psr")
+    assert (preset.name, preset.fit.method) == ("mine", "auto")
     assert Preset.from_yaml(to_yaml(preset).encode()) == preset
 
 
