@@ -1,15 +1,14 @@
 """What is compiled for a session's model: found without waiting, and noticed when it changes."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from steerplug.build import Built, find_built, store_key
 from steerplug.engine.engine import Engine
 from steerplug.preset import Origin, Preset
+from steerplug.session.shared import Stamp, stamp
 from steerplug.store.store import Store
-
-Stamp = tuple[int, int, int] | None
-"""Inode, size and time of change of a file or folder; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class _Found:
 
     built: Built | None
     looked_at: tuple[Path, ...]
-    stamps: tuple[Stamp, ...]
+    stamps: list[Stamp | None]
 
 
 class Compiled:
@@ -47,22 +46,19 @@ class Compiled:
         return known.built
 
     def _look(self, preset: Preset) -> _Found:
-        folder = self._store.folder
         kept = self._store.path(store_key(preset, self._engine)).parent
-        before = _stamps((folder, kept))
+        folders = self._store.folder, kept  # a better file, by another method, may come as well
+        before = _stamps(folders)
         built = find_built(preset, self._engine, store=self._store, near=True)
-        if built is None:
-            return _Found(None, (folder, kept), before)
-        return _Found(built, (built.path,), _stamps((built.path,)))
+        file = (built.path,) if built else ()
+        return _Found(built, (*folders, *file), [*before, *_stamps(file)])
 
 
-def _stamps(paths: tuple[Path, ...]) -> tuple[Stamp, ...]:
-    return tuple(map(_stamp, paths))
+def _stamps(paths: tuple[Path, ...]) -> list[Stamp | None]:
+    return [_stamp(path) for path in paths]
 
 
-def _stamp(path: Path) -> Stamp:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _stamp(path: Path) -> Stamp | None:
+    with suppress(OSError):
+        return stamp(path)
+    return None

@@ -15,6 +15,7 @@ from steerplug.errors import ContextOverflow, FitError, RequestError, StrengthEr
 from steerplug.fit.teacher import prompted_chat
 from steerplug.library.presets import load_preset
 from steerplug.preset.carrier import CARRIERS, Carrier, check_carrier
+from steerplug.preset.methods import MethodName
 from steerplug.session import Session, Settings
 from steerplug.session.receipt import Reply
 from steerplug.steering.identity import Identity
@@ -67,14 +68,14 @@ def compile_(session: Session) -> Iterator[Compile]:
     """Put steering of a preset into the store, with what its report says."""
     made = list[Path]()
 
-    def compiled(name: str, **fidelity: Any) -> None:
+    def compiled(name: str, method: MethodName | None = None, **fidelity: Any) -> None:
         preset, model = load_preset(name), session.model
-        key = store_key(preset, session.engine)
+        key = store_key(preset, session.engine, method)
         z = np.random.default_rng(1).standard_normal(model.n_embd).astype(np.float32)
         steering = Steering(name, model.n_embd, model.n_layer, {14: Delta.constant(z)})
         identity = Identity(
             name, preset.version, preset.digest, model.fingerprint, model.architecture,
-            key.chat_template, preset.fit.method, 0, "0.1.0", 1.0, 0.0, 2.0, fidelity=fidelity,
+            key.chat_template, key.method, 0, "0.1.0", 1.0, 0.0, 2.0, fidelity=fidelity,
         )  # fmt: skip
         session.store.publish(key, steering, identity)
         made.append(session.store.path(key))
@@ -155,6 +156,16 @@ def test_a_better_file_is_noticed_between_two_replies(
     compile_("knight", gap_closed=0.61)
     assert say(session, "knight").receipt.carrier == "prompt"
     compile_("knight", gap_closed=0.91)
+    assert say(session, "knight").receipt.carrier == "steering"
+
+
+def test_a_better_file_by_another_method_is_noticed_too(
+    session: Session, write: Write, compile_: Compile
+) -> None:
+    write("knight", fit={"method": "chain"})
+    compile_("knight", gap_closed=0.61)
+    assert say(session, "knight").receipt.carrier == "prompt"
+    compile_("knight", "psr", gap_closed=0.91)
     assert say(session, "knight").receipt.carrier == "steering"
 
 
