@@ -72,7 +72,7 @@ def test_the_copy_says_what_the_model_says(
 def test_nothing_of_the_copy_is_left(engine: Engine, cells: Reader, folder: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), quick(engine, cells) as (asked, _read):
         copy = asked.model
-        assert list(folder.rglob("*.gguf"))
+        assert list(folder.iterdir())
         raise KeyboardInterrupt
     assert not list(folder.iterdir())
     with pytest.raises(Exception, match="closed"):
