@@ -105,25 +105,3 @@ def sources_at() -> int:
         return ctypes.string_at(add(memory, a, b), overhead()).find(struct.pack("2P", a, b))
     finally:
         free(memory)
-
-
-class InitParams(ctypes.Structure):
-    """Whether tensors are made beside the header, and where."""
-
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
-def gguf_header_size(path: Path) -> int | None:
-    """Return how many bytes of a GGUF precede its tensor data; None if it is no readable GGUF."""
-    init, free = function("gguf_init_from_file"), function("gguf_free")
-    offset = function("gguf_get_data_offset")
-    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_char_p, InitParams]
-    free.restype, free.argtypes = None, [ctypes.c_void_p]
-    offset.restype, offset.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
-    handle = init(os.fsencode(path), InitParams(True, None))
-    if not handle:
-        return None
-    try:
-        return int(offset(handle))
-    finally:
-        free(handle)

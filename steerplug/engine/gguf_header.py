@@ -25,6 +25,12 @@ _Value = Any
 """A number, a text, or a list of numbers."""
 
 
+class _InitParams(ctypes.Structure):
+    """Whether tensors are made without data, and where."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
 @dataclass(frozen=True)
 class GgufHeader:
     """The header of one file.
@@ -34,6 +40,7 @@ class GgufHeader:
         tensors: the number of each tensor's type, by its name.
         kinds: GGUF's number of the kind of each value, by its whole key.
         shapes: how long the rows of each tensor are and how many it has, by its name.
+        size: how many bytes precede the tensors' data.
         n_bytes: how many bytes the whole file must have.
     """
 
@@ -41,6 +48,7 @@ class GgufHeader:
     tensors: dict[str, int]
     kinds: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    size: int = 0
     n_bytes: int = 0
 
     def text(self, key: str) -> str:
@@ -76,20 +84,20 @@ def read_gguf_header(path: Path) -> GgufHeader:
             shapes[name] = _shape(tensors, name)
             begin = _call("gguf_get_tensor_offset", ctypes.c_size_t, handle, i)
             end = max(end, begin + _call("gguf_get_tensor_size", ctypes.c_size_t, handle, i))
-        n_bytes = _call("gguf_get_data_offset", ctypes.c_size_t, handle) + end
-    return GgufHeader(metadata, types, kinds, shapes, n_bytes)
+        size = _call("gguf_get_data_offset", ctypes.c_size_t, handle)
+    return GgufHeader(metadata, types, kinds, shapes, size, size + end)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[int, int]]:
     """Give the header, and ggml's tensors, which have shapes and no data."""
     init = ggml.function("gguf_init_from_file")
-    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ggml.InitParams]
+    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _InitParams]
     log.take_over()
     tensors = ctypes.c_void_p()
-    handle = init(os.fsencode(path), ggml.InitParams(True, ctypes.addressof(tensors)))
+    handle = init(os.fsencode(path), _InitParams(True, ctypes.addressof(tensors)))
     if not handle:
-        raise ModelError(f"{path} is a damaged GGUF ({log.complaint()}); make or fetch it again.")
+        raise ModelError(f"{path.name} is a damaged GGUF ({log.complaint()}); download it again.")
     try:
         yield handle, tensors.value or 0
     finally:

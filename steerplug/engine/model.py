@@ -17,7 +17,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as llama
 
-from steerplug.engine import ggml, log, lora, params
+from steerplug.engine import log, lora, params
 from steerplug.engine.block_output import BlockOutput, block_output
 from steerplug.engine.devices import check_devices
 from steerplug.engine.gguf_header import GgufHeader, read_gguf_header
@@ -233,13 +233,7 @@ def _read_header(path: Path) -> bytes:
         with path.open("rb") as file:
             if file.read(4) != _MAGIC:
                 raise ModelError(f"{path.name} is not a GGUF file; choose a model in GGUF format.")
-            log.take_over()
-            size = ggml.gguf_header_size(path)
-            if size is None:
-                raise ModelError(
-                    f"{path.name} is a damaged GGUF ({log.complaint()}); download it again."
-                )
             file.seek(0)
-            return file.read(size)
+            return file.read(read_gguf_header(path).size)
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}); check the path.") from None

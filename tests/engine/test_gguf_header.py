@@ -47,5 +47,5 @@ def test_a_hyper_parameter_of_several_numbers_is_no_number() -> None:
 
 
 def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"gone\.gguf is a damaged GGUF \(.*; make or fetch it"):
+    with pytest.raises(ModelError, match=r"gone\.gguf is a damaged GGUF \(.*; download it"):
         read_gguf_header(tmp_path / "gone.gguf")
