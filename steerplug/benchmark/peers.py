@@ -162,9 +162,11 @@ def repeng_decode(model: Model, n: int) -> Callable[[], float] | None:
         import torch
         from repeng import ControlModel
 
+        from steerplug.fit.distill.packing import unpack
         from steerplug.fit.distill.weights import fastest_type, read_weights
 
         weights, device = read_weights(model, model.n_ctx_train)
+        unpack(weights)
         weights = weights.to(fastest_type(device))
     except (ImportError, AttributeError, FitError):
         return None

@@ -23,6 +23,7 @@ from steerplug.session import Session
 
 torch = pytest.importorskip("torch", reason="the extra `fit` is not installed")
 
+from steerplug.fit.distill.packing import unpack  # noqa: E402  imports torch
 from steerplug.fit.distill.weights import read_weights  # noqa: E402  imports torch
 
 NAME = "model-00001-of-00003.gguf"
@@ -107,7 +108,10 @@ def test_a_quick_copy_of_a_split_model_is_one_file(split: list[Path]) -> None:
 
 def test_a_fit_reads_the_weights_of_all_files(split: list[Path], model: Model) -> None:
     parts = Model(split[0])
-    read, whole = (read_weights(one, 256)[0].state_dict() for one in (parts, model))
+    modules = [read_weights(one, 256)[0] for one in (parts, model)]
+    for module in modules:
+        unpack(module)
+    read, whole = (module.state_dict() for module in modules)
     parts.close()
     assert read.keys() == whole.keys()
     for name, tensor in read.items():

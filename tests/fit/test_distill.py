@@ -554,10 +554,19 @@ def test_a_missing_package_is_named_with_the_extra_and_the_method_that_needs_non
 def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    little = SimpleNamespace(available=400_000_000)
+    little = SimpleNamespace(available=200_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
-    monkeypatch.setattr(weights, "_dequantised", None)
-    with pytest.raises(FitError, match=r"about 1 GB of memory, and 0 GB are free; .*: chain`"):
+    monkeypatch.setattr(weights, "read_weights", None)
+    with pytest.raises(FitError, match=r"about 0\.3 GB of memory, and 0\.2 GB are free; .*chain`"):
+        student_of("arr", "psr", tiny.model, tiny.cells)
+
+
+def test_on_a_card_it_is_the_cards_memory_that_counts(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100_000_000, 8_000_000_000))
+    with pytest.raises(FitError, match=r"llama.*about 0\.3 GB of memory, and 0\.1 GB are free"):
         student_of("arr", "psr", tiny.model, tiny.cells)
 
 
@@ -594,7 +603,7 @@ def spoiled(change: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
 
 
 def drop(tensors: dict[str, Any]) -> None:
-    del tensors["model.layers.3.mlp.up_proj.weight"]
+    del tensors["model.layers.3.input_layernorm.weight"]
 
 
 def cut(tensors: dict[str, Any]) -> None:
@@ -612,7 +621,7 @@ def fail(_: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (drop, "tensors do not match, first model.layers.3.mlp.up_proj.weight"),
+        (drop, "tensors do not match, first model.layers.3.input_layernorm.weight"),
         (add, "tensors do not match, first model.rope_factors"),
         (cut, "(size mismatch for model.norm.weight: "),
         (fail, "(a tensor of a kind unknown here)"),

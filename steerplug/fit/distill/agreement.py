@@ -79,11 +79,17 @@ def agreement(student: Student, model: Model, cells: Reader) -> Agreement:
     tokens = _text(model)[: min(N_TOKENS, cells.context.n_ctx)]
     rows = range(_EACH - 1, len(tokens), _EACH)
     p, q = _of_llama(cells, tokens, rows), _of_torch(student, tokens, rows)
+    apart = [_apart(p[i : i + 1], q[i : i + 1]) for i in range(len(p))]
+    kl, error = np.transpose(apart)
+    return Agreement(float(kl.mean()), float(np.median(error)))
+
+
+def _apart(p: Array, q: Array) -> tuple[float, float]:
+    """Return KL and error of the logits of one row, (1, n_vocab): all at once they fill memory."""
     log_p, log_q = log_softmax(p), log_softmax(q)
-    kl = float(divergence(np.exp(log_p), log_p, log_q).mean())
-    p, q = (logits - logits.mean(-1, keepdims=True) for logits in (p, q))
-    errors = np.linalg.norm(q - p, axis=-1) / np.linalg.norm(p, axis=-1)
-    return Agreement(kl, float(np.median(errors)))
+    kl = divergence(np.exp(log_p), log_p, log_q)
+    p, q = p - p.mean(), q - q.mean()
+    return float(kl[0]), float(np.linalg.norm(q - p) / np.linalg.norm(p))
 
 
 def _text(model: Model) -> list[int]:

@@ -1,5 +1,6 @@
 """Whether gradients can be followed through a model here, known before a weight of it is read."""
 
+import math
 from importlib.util import find_spec
 
 from steerplug.engine.model import Model
@@ -63,9 +64,37 @@ def unreadable(model: Model) -> str | None:
     return _short_of_memory(model)
 
 
-def memory_needed(model: Model) -> int:
-    """Return the bytes that a torch copy of a model and a training through it take, about."""
-    return model.n_weights * _BYTES_PER_WEIGHT + _WORKING_BYTES
+def memory_needed(model: Model, *, packed: bool = True) -> int:
+    """Return the bytes that a torch copy of a model and a training through it take, about.
+
+    Args:
+        model: the model, which is loaded in llama.cpp besides.
+        packed: its matrices stay packed, in llama.cpp's own memory; else in float32.
+    """
+    experts = sum(
+        math.prod(shape) for name, shape in model.header.shapes.items() if "_exps." in name
+    )
+    n_dequantised = experts if packed else model.n_weights
+    states = _ROWS * 64 * model.n_layer * model.n_embd
+    return 4 * n_dequantised + states + _WORKING_BYTES
+
+
+def check_room(model: Model, free: int) -> None:
+    """Refuse a model whose dequantised weights do not fit where they are computed with.
+
+    Args:
+        model: the model.
+        free: bytes.
+
+    Raises:
+        TorchCopyError: how much it takes.
+    """
+    needed = memory_needed(model, packed=False)
+    if needed > free:
+        raise TorchCopyError(
+            f"gradients cannot be followed through {model.path.name} ({model.architecture}): "
+            f"{_too_much(needed, free)}; {CURE}."
+        )
 
 
 def _missing() -> list[str]:
@@ -77,13 +106,15 @@ def _short_of_memory(model: Model) -> str | None:
 
     needed = memory_needed(model)
     available = int(psutil.virtual_memory().available)
-    if needed <= available:
-        return None
-    return f"it takes about {needed / 1e9:.0f} GB of memory, and {available / 1e9:.0f} GB are free"
+    return None if needed <= available else _too_much(needed, available)
 
 
-_BYTES_PER_WEIGHT = 10
-"""While loading: the dequantised file and the module in float32, and the copy that is kept."""
+def _too_much(needed: int, free: int) -> str:
+    return f"it takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
 
-_WORKING_BYTES = 2**30
-"""For prompts computed once, and the activations of a training step."""
+
+_ROWS = 260
+"""Of a batch that is trained on."""
+
+_WORKING_BYTES = 2**30 + 2**27
+"""For torch itself, prompts that are read once, and logits with their gradients."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from steerplug.fit.distill.packing import packed_of
 from steerplug.fit.distill.weights import fastest_type
 
 Edit = Callable[[int, torch.Tensor], torch.Tensor | None]
@@ -75,7 +76,10 @@ class Student:
 
     def to_fastest_type(self) -> None:
         """Compute in the type in which the device multiplies quickest, from now on."""
-        self.module.to(fastest_type(self.device))
+        dtype = fastest_type(self.device)
+        self.module.to(dtype)
+        for part in packed_of(self.module):
+            part.weight.dtype = dtype
 
     def _find_blocks(self) -> Any:
         """Return the blocks, which older architectures call `h`."""

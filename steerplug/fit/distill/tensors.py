@@ -39,24 +39,27 @@ def state(model: Model, tensors: Iterable[Any], placed: Mapping[str, str]) -> di
     """Return the parameters of a transformers model, from the tensors of a GGUF reader."""
     import gguf
 
-    family = FAMILIES[model.architecture]
     parameters: dict[str, torch.Tensor] = {}
     for tensor in sorted(tensors, key=lambda each: str(each.name)):
         if tensor.name not in placed:
             continue
         values = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
-        if family.reordered and (".attn_q." in tensor.name or ".attn_k." in tensor.name):
-            values = _in_halves(values, _heads(model, tensor.name))
-        if "norm" in tensor.name and family.norms_above:
-            values = values - family.norms_above
-        kind = re.sub(r"^blk\.\d+\.", "", tensor.name)
-        if model.architecture == "qwen35":
-            values = _qwen35(model, kind, values)
-        elif kind.startswith("ssm_"):
-            values = _mamba(kind, values)
-        name = placed[tensor.name]
+        values, name = restored(model, tensor.name, values), placed[tensor.name]
         parameters[name] = torch.cat([parameters[name], values]) if name in parameters else values
     return parameters
+
+
+def restored(model: Model, name: str, values: torch.Tensor) -> torch.Tensor:
+    """Return the values of a tensor as before llama.cpp's converter."""
+    family = FAMILIES[model.architecture]
+    if family.reordered and (".attn_q." in name or ".attn_k." in name):
+        values = _in_halves(values, _heads(model, name))
+    if "norm" in name and family.norms_above:
+        values = values - family.norms_above
+    kind = re.sub(r"^blk\.\d+\.", "", name)
+    if model.architecture == "qwen35":
+        return _qwen35(model, kind, values)
+    return _mamba(kind, values) if kind.startswith("ssm_") else values
 
 
 def _heads(model: Model, name: str) -> int:

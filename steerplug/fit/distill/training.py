@@ -38,6 +38,9 @@ Objective = Literal["kl", "mse"]
 EPOCHS, BATCH, RATE, BETAS, DECAY = 3, 4, 1e-2, (0.9, 0.95), 1.0
 _HELD_BACK = 12
 _LARGE_BATCH = 8
+_LOGIT_BYTES, _BYTES_A_LOGIT = 2**28, 20
+"""Of the rows whose logits are computed at a time: prompted, steered, and their gradients."""
+
 _TRIED = 40
 _SORTED = 8 * BATCH
 """So many exercises are sorted by length at a time."""
@@ -194,9 +197,22 @@ def _add_gradient(
     if objective == "mse":
         _loss(student, batch, deltas, objective).mean().backward()
         return
-    wanted, steered = _both_logits(student, batch, deltas)
-    p, q = (torch.softmax(logits, -1, torch.float32) for logits in (wanted, steered.detach()))
-    steered.backward(q.sub_(p).div_(len(q)).to(steered.dtype))
+    hidden = student.hidden([exercise.bare for exercise in batch], _steer(deltas))
+    steered = hidden.detach().requires_grad_()
+    prompted = torch.cat([exercise.hidden for exercise in batch])
+    for rows in _few(student, len(hidden)):
+        with torch.no_grad():
+            p = torch.softmax(student.logits(prompted[rows]), -1, torch.float32)
+        logits = student.logits(steered[rows])
+        q = torch.softmax(logits.detach(), -1, torch.float32)
+        logits.backward(q.sub_(p).div_(len(hidden)).to(logits.dtype))
+    hidden.backward(steered.grad)
+
+
+def _few(student: Student, n_rows: int) -> list[slice]:
+    """Return parts of the rows, small enough for their logits."""
+    n = max(_LOGIT_BYTES // (_BYTES_A_LOGIT * student.head.weight.shape[0]), 1)
+    return [slice(i, i + n) for i in range(0, n_rows, n)]
 
 
 def _loss(
@@ -220,21 +236,16 @@ def _divergence(
     student: Student, batch: Sequence[Exercise], deltas: Deltas
 ) -> torch.Tensor:
     """Return KL(prompted || steered) of every row."""
-    wanted, steered = (
-        torch.log_softmax(logits, -1, torch.float32)
-        for logits in _both_logits(student, batch, deltas)
-    )
-    return (wanted.exp() * (wanted - steered)).sum(-1)
-
-
-def _both_logits(
-    student: Student, batch: Sequence[Exercise], deltas: Deltas
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits of every row, prompted and steered."""
-    with torch.no_grad():
-        wanted = student.logits(torch.cat([exercise.hidden for exercise in batch]))
     hidden = student.hidden([exercise.bare for exercise in batch], _steer(deltas))
-    return wanted, student.logits(hidden)
+    prompted = torch.cat([exercise.hidden for exercise in batch])
+    parts = []
+    for rows in _few(student, len(hidden)):
+        wanted, steered = (
+            torch.log_softmax(student.logits(states[rows]), -1, torch.float32)
+            for states in (prompted, hidden)
+        )
+        parts.append((wanted.exp() * (wanted - steered)).sum(-1))
+    return torch.cat(parts)
 
 
 def _states(
@@ -264,7 +275,7 @@ def _left(
     """Return the mean loss over exercises that are not trained on."""
     with torch.no_grad():
         parts = [
-            _loss(student, exercises[i : i + _LARGE_BATCH], deltas, objective)
-            for i in range(0, len(exercises), _LARGE_BATCH)
+            _loss(student, exercises[i : i + BATCH], deltas, objective)
+            for i in range(0, len(exercises), BATCH)
         ]
     return float(torch.cat(parts).mean())

@@ -1,4 +1,4 @@
-"""Reading a GGUF's weights, dequantised, into torch: where, and in what type."""
+"""Reading a GGUF's weights into torch: packed where they can stay so, the others dequantised."""
 
 import contextlib
 import functools
@@ -6,17 +6,22 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from steerplug.engine.model import Model
 from steerplug.errors import TorchCopyError
 from steerplug.fit.distill import families, tensors
 from steerplug.fit.distill.configuration import configured
-from steerplug.fit.distill.readable import CURE
+from steerplug.fit.distill.packed import Packed
+from steerplug.fit.distill.packing import Restore, pack, put, unallocated
+from steerplug.fit.distill.readable import CURE, check_room
 from steerplug.fit.distill.rotary import turn_alike
 
 _OVERLOOKED = {"layer_scalar": "layer_output_scale.weight"}
@@ -27,18 +32,22 @@ _MOST_AHEAD = 8
 
 
 def read_weights(model: Model, n_ctx: int) -> tuple[Any, torch.device]:
-    """Return a transformers model with the GGUF's weights, frozen, in float32, and its device.
+    """Return a transformers model with the GGUF's weights, frozen, and its device.
+
+    It computes in float32. On a processor its matrices stay as they are packed in the file.
 
     Args:
         model: the GGUF, loaded in llama.cpp.
         n_ctx: the context in which llama.cpp reads it.
 
     Raises:
-        TorchCopyError: transformers cannot read this model.
+        TorchCopyError: transformers cannot read this model, or it does not fit the device.
     """
     device = _device()
+    if device.type != "cpu":
+        check_room(model, _free(device))
     try:
-        return _dequantised(model, n_ctx).to(device), device
+        return _filled(model, n_ctx, device).to(device), device
     except Exception as error:  # of a reader that raises whatever its library does
         raise TorchCopyError(
             f"transformers cannot read {model.path.name} ({model.architecture}) as torch weights "
@@ -59,31 +68,56 @@ def _device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dequantised(model: Model, n_ctx: int) -> Any:
-    """Return the model in float32.
+def _free(device: torch.device) -> int:
+    """Return the bytes that are free on a device other than the processor."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
 
-    `from_pretrained(gguf_file=...)` would keep the weights packed, which is slow to train through.
+    return int(psutil.virtual_memory().available)  # which a Mac's GPU shares
+
+
+def _filled(model: Model, n_ctx: int, device: torch.device) -> Any:
+    """Return the model with its weights.
+
+    `from_pretrained(gguf_file=...)` unpacks in Python what it keeps packed: slow to train through.
     """
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with _offline(), _read_once(model.files[1:]), quietly():
+    with _offline(), _read_once(model.files[1:]) as read, quietly():
         config = configured(_configuration(model), model)
-        with no_init_weights():  # of what is replaced below
+        with no_init_weights(), unallocated():  # they are replaced below
             module = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="eager"
             )
-        parameters, placed = _parameters(module, model)
-        besides = _besides(str(model.path))
+        file = read(str(model.path))
+        placed, restore = _places(module, model)
+        if device.type == "cpu":
+            packed = pack(module, file.tensors, placed, restore)
+            file.tensors = [each for each in file.tensors if each.name not in packed]
+        parameters = _parameters(module, model, file.tensors, placed)
+        besides = _besides(file.tensors)
     turn_alike(module, model, besides, n_ctx)
-    absent = module.load_state_dict(parameters, strict=False)
-    module.tie_weights()
+    absent = module.load_state_dict(parameters, strict=False, assign=True)
+    tied = _tie(module)
     left = _fill(module, absent.missing_keys, besides)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     odd = [*absent.unexpected_keys, *sorted(left - tied), *_unused(model, {*placed, *besides})]
     if odd:
         raise ValueError(f"its tensors do not match, first {odd[0]}")
     return module.eval().requires_grad_(False)
+
+
+def _tie(module: Any) -> set[str]:
+    """Let output and input share their matrix, where they do; return the output's name then."""
+    if not module.config.tie_word_embeddings:
+        return set()
+    weight = module.get_input_embeddings().weight
+    if isinstance(weight, Packed):
+        put(module.get_output_embeddings(), weight)
+    else:
+        module.tie_weights()
+    return {"lm_head.weight"}
 
 
 def _configuration(model: Model) -> Any:
@@ -94,28 +128,49 @@ def _configuration(model: Model) -> Any:
     return AutoConfig.from_pretrained(model.path.parent, gguf_file=model.path.name)
 
 
-def _parameters(module: Any, model: Model) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """Return a module's parameters, and the names of the tensors that they are of."""
-    import gguf
+def _places(module: Any, model: Model) -> tuple[dict[str, str], Restore]:
+    """Return the parameter that each tensor fills, and what makes parameters of tensors."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
     if model.architecture in families.FAMILIES:
-        placed = tensors.places(module, model)
-        read = gguf.GGUFReader(str(model.path)).tensors
-        return tensors.state(model, read, placed), set(placed)
-    loaded = reader.load_gguf_checkpoint(str(model.path), return_tensors=True, model_to_load=module)
-    processor = reader.TENSOR_PROCESSORS.get(model.architecture, reader.TensorProcessor)
-    names = reader.get_gguf_hf_weights_map(module, processor(config=loaded["config"]))
-    return loaded["tensors"], set(names)
+        return tensors.places(module, model), partial(_restored, model)
+    made = reader.TENSOR_PROCESSORS.get(model.architecture, reader.TensorProcessor)
+    processor = made(config=module.config.to_dict())
+    placed = reader.get_gguf_hf_weights_map(module, processor)
+
+    def restore(name: str, values: NDArray[Any]) -> NDArray[Any]:
+        given = {"tensor_key_mapping": placed, "parsed_parameters": {"tensors": {}}}
+        return np.asarray(processor.process(weights=values, name=name, **given).weights)
+
+    return placed, restore
 
 
-def _besides(path: str) -> dict[str, torch.Tensor]:
+def _restored(model: Model, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    values = tensors.restored(model, name, torch.tensor(values)).numpy()
+    return values
+
+
+def _parameters(
+    module: Any, model: Model, read: Sequence[Any], placed: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """Return the parameters of a module that are left to be read, dequantised."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    if model.architecture in families.FAMILIES:
+        return tensors.state(model, read, placed)
+    loaded: dict[str, torch.Tensor] = reader.load_gguf_checkpoint(
+        str(model.path), return_tensors=True, model_to_load=module
+    )["tensors"]
+    return loaded
+
+
+def _besides(read: Sequence[Any]) -> dict[str, torch.Tensor]:
     """Return the tensors of a GGUF that are used, and that transformers' reader leaves alone."""
     import gguf
 
     return {
         tensor.name: torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
-        for tensor in gguf.GGUFReader(path).tensors
+        for tensor in read
         if tensor.name.startswith("rope_f") or _kind(tensor.name) in _OVERLOOKED.values()
     }
 
@@ -154,8 +209,8 @@ def _unused(model: Model, used: set[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _read_once(others: Sequence[Path]) -> Iterator[None]:
-    """Let transformers read the file once, and look up the names of tensors once.
+def _read_once(others: Sequence[Path]) -> Iterator[Callable[[str], Any]]:
+    """Let transformers read the file once, and look up the names of tensors once; give the reader.
 
     It would do the one twice and the other for every module, which takes longer than the weights.
     The tensors of other files, if the model is split, it would not find at all.
@@ -174,7 +229,7 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
     for name, made in (("GGUFReader", read), ("get_tensor_name_map", before[names[1]])):
         setattr(gguf, name, functools.cache(made))
     try:
-        yield
+        yield gguf.GGUFReader
     finally:
         for name, made in before.items():
             setattr(gguf, name, made)
