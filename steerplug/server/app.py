@@ -32,7 +32,7 @@ _CONTENT_POLICY = (
 
 
 def create_app(serving: ServerState) -> FastAPI:
-    """Return the application that serves a model."""
+    """Return the application that serves models."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +69,8 @@ def _add_operation(app: FastAPI, serving: ServerState) -> None:
         """Say whether requests are taken."""
         if serving.stopping:
             return JSONResponse({"status": "stopping"}, 503)
-        return JSONResponse({"status": "ok"})
+        named = {"models": serving.models.names} if serving.models.are_several else {}
+        return JSONResponse({"status": "ok", **named})
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
