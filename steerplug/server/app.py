@@ -14,7 +14,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from steerplug.errors import SteerplugError
-from steerplug.server import admin, chat, completions, llamacpp, ollama, responses_api
+from steerplug.server import (
+    admin,
+    chat,
+    completions,
+    embeddings,
+    llamacpp,
+    ollama,
+    responses_api,
+)
 from steerplug.server.dialect import dialect_of
 from steerplug.server.errors import describe, envelope, explain, status_of
 from steerplug.server.guard import Guard
@@ -47,7 +55,7 @@ def create_app(serving: ServerState) -> FastAPI:
         docs_url=None, redoc_url=None,  # these pages load scripts of other sites
     )  # fmt: skip
     app.router.route_class = StrictRoute
-    for part in (admin, chat, completions, llamacpp, ollama, responses_api):
+    for part in (admin, chat, completions, embeddings, llamacpp, ollama, responses_api):
         part.add_to(app, serving)
     _add_operation(app, serving)
     files = _add_page(app)

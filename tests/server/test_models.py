@@ -183,6 +183,20 @@ def test_what_clients_of_llamacpp_ask_is_asked_of_one(
     assert "sailor" in [one["name"] for one in described]
 
 
+def test_embeddings_are_asked_of_another_server(client: Client) -> None:
+    asked = {"model": "bee", "input": ["Rain is wet."]}
+    refused = client.post("/v1/embeddings", json=asked)
+    assert refused.status_code == 400
+    assert told(refused).startswith("`bee` writes text and makes no embeddings")
+    assert "`llama-server --embeddings -m FILE`" in told(refused)
+    unknown = client.post("/v1/embeddings", json={**asked, "model": "text-embedding-3-small"})
+    assert told(unknown).startswith("there is no model `text-embedding-3-small`")
+    with ollama.Client(client.root) as ai:
+        for ask in (ai.embed, ai.embeddings):
+            with pytest.raises(ollama.ResponseError, match="`bee` writes text"):
+                ask("bee:latest", "Rain is wet.")
+
+
 def test_counts_say_of_which_model(client: Client) -> None:
     def count(line: str) -> float:
         lines = client.get("/metrics").text.splitlines()
