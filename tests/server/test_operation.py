@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import logging
 import os
 import re
 import signal
@@ -31,8 +32,9 @@ from steerplug.server import serve
 from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config, ModelConfig
 from steerplug.server.errors import Refused
-from steerplug.server.log import JsonLines
+from steerplug.server.log import JsonLines, PlainLines
 from tests.helpers.serving import PIRATE, SHORT, session, state
+from tests.helpers.tiny_models import tiny_model
 
 ROOT = Path(__file__).parents[2]
 NEW = """\
@@ -232,8 +234,6 @@ async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
 
 
 def test_log_lines_are_json() -> None:
-    import logging
-
     try:
         raise ValueError("x")
     except ValueError:
@@ -243,6 +243,54 @@ def test_log_lines_are_json() -> None:
     said = json.loads(JsonLines().format(record))
     assert (said["event"], said["status"], said["level"]) == ("said it", 200, "info")
     assert "ValueError: x" in said["exception"]
+
+
+def plain(event: str, level: int = logging.INFO, **extra: Any) -> str:
+    """What a person reads of a record, less the time."""
+    record = logging.LogRecord("steerplug", level, "f", 1, event, (), None)
+    vars(record).update(extra)
+    time, said = PlainLines().format(record).split("  ", 1)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", time)
+    return said
+
+
+def test_a_terminal_gets_lines_that_a_person_reads() -> None:
+    models = ["smollm2", "smollm2@pirate", "smollm2@terse"]
+    address = "http://127.0.0.1:8080"
+    assert plain("serving", address=address, models=models) == (
+        f"serving smollm2, and 2 with presets at {address}/v1; the playground is at {address}"
+    )
+    asked: dict[str, Any] = {"method": "POST", "path": "/v1/chat/completions", "status": 200}
+    reply: dict[str, Any] = {
+        "model": "smollm2", "steering": "pirate", "carrier": "steering", "prompt_tokens": 37,
+        "cached_tokens": 20, "completion_tokens": 12, "seconds": 0.314, "digest": "",
+    }  # fmt: skip
+    assert plain("request", **asked, **reply) == (
+        "POST /v1/chat/completions 200 in 0.31 s; smollm2, pirate by steering; 37 prompt tokens, "
+        "20 of them cached; 12 reply tokens"
+    )
+    bare = {**reply, "carrier": "", "steering": "none", "replies": ["Wet."], "error": "it broke."}
+    assert plain("request", **asked, **bare).endswith(
+        '; smollm2, not steered; 37 prompt tokens, 20 of them cached; 12 reply tokens; it broke.; '
+        'replies ["Wet."]'
+    )
+    strange = {**asked, "path": "/\x1b[31mred\n", "status": 404, "seconds": 0.0}
+    assert plain("request", **strange) == "POST /\ufffd[31mred\ufffd 404 in 0.00 s"
+    assert plain("no", logging.WARNING, added=["ant"]) == 'warning: no; added ["ant"]'
+
+
+def test_a_server_on_a_terminal_logs_plainly(tmp_path: Path) -> None:
+    from tests.commands.test_process import Terminal
+
+    model = str(tiny_model("llama"))
+    words = ["serve", "-m", model, "--name", "ant", "--port", "0", "--n-threads", "1"]
+    terminal = Terminal(words, {**os.environ, "STEERPLUG_CACHE": str(tmp_path)})
+    said = terminal.read(until="the playground is at http://127.0.0.1:")
+    assert re.search(r"^\d\d:\d\d:\d\d  serving ant, and \d+ with presets at http://", said, re.M)
+    assert "{" not in said
+    terminal.type("\x03")
+    terminal.read()
+    assert terminal.end() == 130
 
 
 @contextmanager
