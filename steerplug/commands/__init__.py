@@ -84,7 +84,8 @@ def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "steerplug"
     complaint = " ".join(describe().split()).rstrip(".")
-    return f"{complaint[:1].lower()}{complaint[1:]}; see `{command} --help`."
+    see = " See" if complaint.endswith("?") else "; see"
+    return f"{complaint[:1].lower()}{complaint[1:]}{see} `{command} --help`."
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.text import Text
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import is_wide, print_json, say, screen
+from steerplug.commands.output import is_wide, print_json, put, say, screen
 from steerplug.commands.show_reply import steered, stream
 from steerplug.commands.side_by_side import Columns, in_turn, telling
 from steerplug.engine.loading import Loading
@@ -53,7 +53,7 @@ def demo(
         titles = _titles(shown.name, ways)
         if not as_json:
             asked = f"\n{session.model.path.stem} is asked: {question}\n"
-            console.print(Text(asked, "bold"), soft_wrap=True)
+            put(Text(asked, "bold"))
         if as_json or not is_wide(console):
             replies = _one_by_one(session, ways, max_tokens, {} if as_json else titles)
         else:
@@ -117,7 +117,7 @@ def _one_by_one(
         replies[way] = stream(events, shown=way in titles)
         if way in titles:
             costs = ", ".join(_costs(replies[way], replies[way].seconds_to_first))
-            console.print(Text(f"({costs})\n", "dim"), soft_wrap=True)
+            put(Text(f"({costs})\n", "dim"))
     return replies
 
 
@@ -170,7 +170,7 @@ def _sum_up(console: Console, replies: Replies) -> None:
         return
     if saved := _saved(replies):
         console.print(f"{saved} prompt tokens saved, in every request.", style="bold green")
-    console.print(f"{steered(replies[STEERED])}.", soft_wrap=True)
+    put(f"{steered(replies[STEERED])}.")
 
 
 def _costs(reply: "Reply", seconds_to_first: float | None) -> list[str]:

@@ -8,7 +8,7 @@ import typer
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_fields, print_json, say, screen
+from steerplug.commands.output import print_fields, print_json, put, say
 from steerplug.commands.show_reply import blocks
 from steerplug.engine.loading import Loading
 from steerplug.errors import SteeringError, nearest
@@ -84,7 +84,7 @@ def _export_prompt(name: str, form: str, to: Path | None, model: str, as_json: b
         say(f"{without}.")
     else:
         use = f"ollama create {preset.name} -f {to}" if form == "modelfile" else "import it there"
-        screen().print(f"{to} says what {name} replaces.\n", soft_wrap=True)
+        put(f"{to} says what {name} replaces.\n")
         print_fields(lost=without, use=use)
 
 
@@ -130,8 +130,7 @@ def _export_steering(mix: str, to: Path, model: str, as_json: bool, loading: Loa
             "request": str(beside) if form == "hotwire" else None, "lost": lost,
         })  # fmt: skip
         return
-    screen().print(f"{to} adds what {mix} adds; its scale 1.0 is the mix as asked for.\n",
-                   soft_wrap=True)  # fmt: skip
+    put(f"{to} adds what {mix} adds; its scale 1.0 is the mix as asked for.\n")
     print_fields(steers=blocks(list(vectors)), lost=lost, use=use)
 
 

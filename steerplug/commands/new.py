@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from steerplug.commands.options import MODEL, Json
-from steerplug.commands.output import print_fields, print_hanging, print_json, screen
+from steerplug.commands.output import print_fields, print_hanging, print_json, put, screen
 from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _print(report: dict[str, Any]) -> None:
     parts = [f"an instruction of {n_characters} characters"] if n_characters else []
     parts += [f"{n_examples} example turn{'s' if n_examples > 1 else ''}"] if n_examples else []
     was = f", made of {report['format']}" if "format" in report else ""
-    screen().print(f"{report['preset']} is ready to be built{was}.\n", soft_wrap=True)
+    put(f"{report['preset']} is ready to be built{was}.\n")
     checks = {"checks": f"{n} for its replies"} if (n := report.get("n_checks")) else {}
     replaces = " and ".join(parts)
     print_fields(replaces=replaces, **checks, file=report["path"], next=report["next"])

@@ -21,14 +21,15 @@ from steerplug.server.config import Config, ModelConfig
 Setup = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", envvar="STEERPLUG_CONFIG", is_eager=True, callback=read_config,
+        "--config", metavar="FILE", envvar="STEERPLUG_CONFIG", show_envvar=False, is_eager=True,
+        callback=read_config,
         help="A YAML file of these options, which may name several models.",
     ),
 ]  # fmt: skip
 Served = Annotated[
     str,
     typer.Option(
-        "-m", "--model", metavar="MODEL", envvar="STEERPLUG_MODEL",
+        "-m", "--model", metavar="MODEL", envvar="STEERPLUG_MODEL", show_envvar=False,
         help="A path to a GGUF, hf:org/repo/file.gguf, or an alias.",
     ),
 ]  # fmt: skip

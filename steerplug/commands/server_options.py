@@ -67,8 +67,9 @@ def _option(entry: Field[Any], hint: Any) -> inspect.Parameter:
     default = None if entry.default in (MISSING, ()) else entry.default
     hint = list[str] if hint == tuple[str, ...] else hint
     option = typer.Option(
-        *flag.names, envvar=f"STEERPLUG_{name.upper()}", help=flag.meaning, **flag.about
-    )
+        *flag.names, envvar=f"STEERPLUG_{name.upper()}", show_envvar=False, help=flag.meaning,
+        **flag.about,
+    )  # fmt: skip
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default,
         annotation=Annotated[hint | None if default is None else hint, option],
