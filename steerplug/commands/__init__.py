@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SteerplugError as error:
         return _failed(str(error))
     except Exception as error:
-        return _failed(_usage(error))
+        if not _is_interrupt(error):
+            return _failed(_usage(error))
+        code = INTERRUPTED
     if code == INTERRUPTED:
         print("steerplug: stopped.", file=sys.stderr)
     return code
@@ -66,6 +68,13 @@ def _failed(sentence: str) -> int:
 
     complain(sentence)
     return FAILED
+
+
+def _is_interrupt(error: Exception) -> bool:
+    """Say whether this is what typer makes of a Ctrl-C, or of no answer, at a question."""
+    import typer
+
+    return isinstance(error, typer.Abort)
 
 
 def _usage(error: Exception) -> str:

@@ -51,6 +51,9 @@ def try_preset(
         )
     _check_installed()
     with opened(model, loading) as session:
+        if not _may_build(session, wanted):
+            say(f"`steerplug demo --preset {preset} -m {model}` shows it by its prompt.")
+            return
         compiled(session, format_mix((Ingredient(preset),)))
         dial = Dial(session, preset, wanted, max_tokens, Keyboard(), _default(session, wanted))
         keys = _keys(dial)
@@ -60,6 +63,18 @@ def try_preset(
         )
         for line in _lines(keys):
             _take(dial, line)
+
+
+def _may_build(session: "Session", preset: "Preset") -> bool:
+    """Ask before a build begins, which takes minutes or more."""
+    if session.compiled(preset) is not None:
+        return True
+    say(
+        f"{preset.name} is not compiled for {session.model.path.name}, and only what is compiled "
+        "has a strength to turn. A build says after its first seconds how long it takes, and "
+        "Ctrl-C ends it."
+    )
+    return typer.confirm("Build it now?", err=True)
 
 
 def _check_installed() -> None:

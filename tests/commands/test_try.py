@@ -7,6 +7,7 @@ import pytest
 
 from steerplug.commands import main
 from tests.commands.test_process import Terminal, environment  # noqa: F401
+from tests.helpers.tiny_models import tiny_model
 
 UP, DOWN, CTRL_D = "\x1b[A", "\x1b[B", "\x04"
 
@@ -60,6 +61,7 @@ def test_keys_while_replies_come_are_not_echoed_and_begin_them_anew(
     assert "strength 1 (" not in shown
     terminal.read(until="zqx")  # what is no key of the dial is there at the prompt
     terminal.type("\x03")
+    terminal.read(until="Ctrl-D ends.")
     press(terminal, CTRL_D, "0.75")
     terminal.read()
     assert terminal.end() == 0
@@ -90,6 +92,21 @@ def test_demo_lets_all_replies_grow_side_by_side(environment: dict[str, str]) ->
     assert re.search(r"│ (\d+) prompt tokens +│ \d+ prompt tokens +│ \1 prompt tokens ", last)
     assert last.count("first token after") == 3
     assert re.search(r"\d+ prompt tokens saved, in every request\.", shown)
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\r", 0), ("\x03", 130)])
+def test_a_build_is_asked_for(
+    environment: dict[str, str], answer: str, code: int,  # noqa: F811
+) -> None:
+    model = str(tiny_model("llama"))
+    terminal = Terminal(["try", "pirate", "-m", model], environment)
+    said = plain(terminal.read(until="[y/N]"))
+    assert "pirate is not compiled for" in said
+    terminal.type(answer)
+    rest = plain(terminal.read())
+    assert ("steerplug demo --preset pirate" in " ".join(rest.split())) == (code == 0)
+    assert "Traceback" not in rest
+    assert terminal.end() == code
 
 
 def all_have_begun(frame: str) -> bool:
