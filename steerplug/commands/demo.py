@@ -49,7 +49,7 @@ def demo(
     with opened(model, loading) as session:
         is_steered = bool(prepare(session, mix).mix)
         ways, console = _ways(shown, mix if is_steered else None, question), screen()
-        say("Asking the same question each way, always taking the likeliest token (greedy) ...")
+        say("Asking the same question each way, greedily (always the likeliest token) ...")
         titles = _titles(shown.name, ways)
         if not as_json:
             asked = f"\n{session.model.path.stem} is asked: {question}\n"
