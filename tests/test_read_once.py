@@ -13,10 +13,9 @@ from steerplug.commands import main
 from steerplug.engine.loading import Loading
 from steerplug.langchain import ChatSteerplug, SteerplugLLM
 from steerplug.preset.mix import Ingredient
-from steerplug.server.config import Config
-from steerplug.server.state import ServerState
 from steerplug.session.shared import session_for
 from tests.helpers.presets import SAD_PRESET
+from tests.helpers.serving import state
 
 MIX = "0.5*sad"
 ONCE = {"parsed": 1, "looked up": 1, "read": 1}
@@ -92,7 +91,8 @@ def test_a_session_reads_a_mix_once(counts: Counter[str]) -> None:
 
 
 def test_the_server_reads_a_mix_once_and_then_knows_it(counts: Counter[str]) -> None:
-    chooser = ServerState(session_for("smollm2", LOADING), Config("smollm2")).chooser
+    (served,) = state(session_for("smollm2", LOADING)).models
+    chooser = served.chooser
     counts.clear()
     chooser.choose("smollm2", MIX, None)
     assert counts == ONCE

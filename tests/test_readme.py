@@ -41,7 +41,17 @@ def test_python_runs_and_prints_what_it_says(
     assert bool(capsys.readouterr().out.strip()) == ("print(" in source)
 
 
-@pytest.mark.parametrize(("page", "source"), all_blocks("yaml"))
+PRESETS = [(page, source) for page, source in all_blocks("yaml") if "teacher:" in source]
+SERVER = "steerplug/server/README.md"
+"""Its file is served: tests/server/test_models.py."""
+
+
+def test_each_file_of_a_page_is_read_somewhere() -> None:
+    others = [page for page, source in all_blocks("yaml") if (page, source) not in PRESETS]
+    assert others == [SERVER]
+
+
+@pytest.mark.parametrize(("page", "source"), PRESETS)
 def test_presets_of_pages_are_valid(page: str, source: str) -> None:
     assert Preset.from_yaml(source.encode(), page).name == "concise-sailor"
 

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SteerplugError as error:
         return _failed(str(error))
     except Exception as error:
-        return _failed(_usage(error))
+        if not _is_interrupt(error):
+            return _failed(_usage(error))
+        code = INTERRUPTED
     if code == INTERRUPTED:
         print("steerplug: stopped.", file=sys.stderr)
     return code
@@ -68,6 +70,13 @@ def _failed(sentence: str) -> int:
     return FAILED
 
 
+def _is_interrupt(error: Exception) -> bool:
+    """Say whether this is what typer makes of a Ctrl-C, or of no answer, at a question."""
+    import typer
+
+    return isinstance(error, typer.Abort)
+
+
 def _usage(error: Exception) -> str:
     """Return typer's complaint about the words of a command line as one sentence with its cure.
 
@@ -84,7 +93,8 @@ def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "steerplug"
     complaint = " ".join(describe().split()).rstrip(".")
-    return f"{complaint[:1].lower()}{complaint[1:]}; see `{command} --help`."
+    see = " See" if complaint.endswith("?") else "; see"
+    return f"{complaint[:1].lower()}{complaint[1:]}{see} `{command} --help`."
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """All commands, by name."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -34,7 +35,7 @@ app = typer.Typer(
 GROUPS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
     "Answers": {
         "demo": (demo, "demo --preset formal"),
-        "run": (run, 'run -m model.gguf --steer "0.8*pirate + concise" "What is rain?"'),
+        "run": (run, 'run --steer "0.8*pirate + concise" "What is rain?"'),
         "chat": (chat, "chat -m model.gguf --steer pirate"),
         "try": (try_preset, "try pirate"),
         "serve": (serve, "serve -m model.gguf --compile all"),
@@ -62,10 +63,22 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
 }
 """Each command, with an example, in the group in which help shows it."""
 
+def _variables(command: Callable[..., None]) -> str:
+    """Return what is said of variables where options may come from them."""
+    if "n_ctx" not in inspect.signature(command).parameters:
+        return ""
+    which = "Options" if command is serve else "Options of loading"
+    return f"\n\n{which} may come from variables as well: STEERPLUG_N_CTX is --n-ctx."
+
+
 COMMANDS = {name: command for group in GROUPS.values() for name, (command, _) in group.items()}
 for group, commands in GROUPS.items():
     for name, (command, example) in commands.items():
-        app.command(name, rich_help_panel=group, epilog=f"Example: steerplug {example}")(command)
+        does = inspect.getdoc(command) or ""
+        app.command(
+            name, rich_help_panel=group, short_help=does,
+            help=f"{does}\n\nExample: steerplug {example}{_variables(command)}",
+        )(command)  # fmt: skip
 app.add_typer(packs, name="packs", rich_help_panel="Other people's")
 
 

@@ -10,7 +10,7 @@ from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_fields, print_json, say, screen
+from steerplug.commands.output import print_fields, print_json, put, say
 from steerplug.commands.scopes import build_both
 from steerplug.commands.show_reply import blocks
 from steerplug.engine.loading import Loading
@@ -131,7 +131,7 @@ def _print(name: str, report: dict[str, Any]) -> None:
     was = kept if report["from_cache"] else f"took {report['seconds']:.1f} s"
     weak = is_weak(report["fidelity"])
     state = "is built, but hardly does anything on this model" if weak else "is ready"
-    screen().print(f"{name} {state}; it {was}.\n", soft_wrap=True)
+    put(f"{name} {state}; it {was}.\n")
     print_fields(
         steers=f"{blocks(report['layers'])}, scope {report['scope']}, by {report['method']}",
         **{f"claimed_{name}" if by else name: text

@@ -1,30 +1,32 @@
 """`steerplug demo`: one question answered bare, with a system prompt, and steered without one."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import is_wide, print_json, say, screen, visible
-from steerplug.commands.show_reply import steered
+from steerplug.commands.output import is_wide, print_json, put, say, screen
+from steerplug.commands.show_reply import steered, stream
+from steerplug.commands.side_by_side import Columns, in_turn, telling
 from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
     from steerplug.chat.template import Message
     from steerplug.preset import Preset
-    from steerplug.session import Session
+    from steerplug.session import Session, Settings
     from steerplug.session.receipt import Reply
 
-Replies = dict[str, "Reply | None"]
+Ways: TypeAlias = "dict[str, tuple[list[Message], str | None]]"
+Replies = dict[str, "Reply"]
 
 BARE, PROMPTED, STEERED = "bare", "prompted", "steered"
+TITLES = {BARE: "bare", PROMPTED: "with the prompt", STEERED: "steered by {}, no prompt"}
 
 
 @with_loading
@@ -46,53 +48,107 @@ def demo(
     shown, mix = load_preset(preset), format_mix((Ingredient(preset),))
     with opened(model, loading) as session:
         is_steered = bool(prepare(session, mix).mix)
-        say("Asking the same question each way, always taking the likeliest token (greedy) ...")
-        replies = _ask(session, shown, mix if is_steered else None, question, max_tokens)
-        name = session.model.path.stem
+        ways, console = _ways(shown, mix if is_steered else None, question), screen()
+        say("Asking the same question each way, greedily (always the likeliest token) ...")
+        titles = _titles(shown.name, ways)
+        if not as_json:
+            asked = f"\n{session.model.path.stem} is asked: {question}\n"
+            put(Text(asked, "bold"))
+        if as_json or not is_wide(console):
+            replies = _one_by_one(session, ways, max_tokens, {} if as_json else titles)
+        else:
+            replies = _side_by_side(session, ways, max_tokens, titles)
     if as_json:
         print_json({
             "model": model, "preset": shown.name, "question": question,
-            **{way: _figures(reply) for way, reply in replies.items()},
+            **{way: _figures(replies.get(way)) for way in TITLES},
             "prompt_tokens_saved": _saved(replies),
         })  # fmt: skip
     else:
-        _show(screen(), name, shown.name, question, replies)
+        _sum_up(console, replies)
 
 
-def _ask(
-    session: "Session", preset: "Preset", mix: str | None, question: str, max_tokens: int
-) -> Replies:
-    """Return the reply of each way.
+def _ways(preset: "Preset", mix: str | None, question: str) -> Ways:
+    """Return what is asked in each way: the messages and the steering.
 
     A preset made from a contrast has no prompt to compare with, and one that is not compiled for
     the model (`mix` is None) no steering.
     """
-    from steerplug.engine.sampling import Sampling
     from steerplug.fit.teacher import prompted_chat
-    from steerplug.session import Settings
 
     bare: list[Message] = [{"role": "user", "content": question}]
-    prompted = prompted_chat(preset.teacher, bare) if preset.teacher else None
-    greedy = Settings(
-        Sampling(temperature=0), max_tokens=max_tokens, thinking_budget_tokens=0
-    )  # answers are compared
+    ways: Ways = {BARE: (bare, None)}
+    if preset.teacher:
+        ways[PROMPTED] = prompted_chat(preset.teacher, bare), None
+    if mix:
+        ways[STEERED] = bare, mix
+    return ways
 
-    def answer(messages: "list[Message]", steering: str | None = None) -> "Reply":
-        # Each way starts alike: weights in memory, and nothing of its prompt in the KV cache.
-        session.complete("Hello", settings=Settings(max_tokens=1))
-        session.engine.forget()
-        return session.chat(messages, steering, greedy)
 
-    return {
-        BARE: answer(bare),
-        PROMPTED: answer(prompted) if prompted else None,
-        STEERED: answer(bare, mix) if mix else None,
-    }
+def _titles(preset: str, ways: Ways) -> dict[str, str]:
+    return {way: TITLES[way].format(preset) for way in ways}
+
+
+def _greedy(max_tokens: int) -> "Settings":
+    from steerplug.engine.sampling import Sampling
+    from steerplug.session import Settings
+
+    return Settings(Sampling(temperature=0), max_tokens=max_tokens, thinking_budget_tokens=0)
+
+
+def _start_alike(session: "Session") -> None:
+    """Have the weights in memory, and nothing of any prompt in the KV cache."""
+    from steerplug.session import Settings
+
+    session.complete("Hello", settings=Settings(max_tokens=1))
+    session.engine.forget()
+
+
+def _one_by_one(
+    session: "Session", ways: Ways, max_tokens: int, titles: Mapping[str, str]
+) -> Replies:
+    """Return the reply of each way; those that have a title are shown as they come."""
+    console, replies = screen(), Replies()
+    for way, (messages, steering) in ways.items():
+        _start_alike(session)
+        if way in titles:
+            console.print(Text(titles[way], "bold cyan"))
+        events = session.stream_chat(messages, steering, _greedy(max_tokens))
+        replies[way] = stream(events, shown=way in titles)
+        if way in titles:
+            costs = ", ".join(_costs(replies[way], replies[way].seconds_to_first))
+            put(Text(f"({costs})\n", "dim"))
+    return replies
+
+
+def _side_by_side(
+    session: "Session", ways: Ways, max_tokens: int, titles: Mapping[str, str]
+) -> Replies:
+    """Show all replies as they come, and return them.
+
+    They share each step of the engine, so how long each takes to its first token is measured
+    afterwards, alone.
+    """
+    columns, replies = Columns(titles), Replies()
+    _start_alike(session)
+    told = {way: telling(session, *asked, _greedy(max_tokens)) for way, asked in ways.items()}
+    with columns.live():
+        for way, event in in_turn(told):
+            if isinstance(event, str):
+                columns.texts[way] += event
+            else:
+                replies[way] = event
+                columns.notes[way] = "\n".join(_costs(event, None))
+        for way, (messages, steering) in ways.items():
+            _start_alike(session)
+            alone = session.chat(messages, steering, _greedy(1))
+            columns.notes[way] = "\n".join(_costs(replies[way], alone.seconds_to_first))
+    return {way: replies[way] for way in ways}
 
 
 def _saved(replies: Replies) -> int:
     """Return how many prompt tokens the system prompt costs, which steering does not."""
-    prompted, by_steering = replies[PROMPTED], replies[STEERED]
+    prompted, by_steering = replies.get(PROMPTED), replies.get(STEERED)
     if prompted is None or by_steering is None:
         return 0
     return prompted.usage.prompt_tokens - by_steering.usage.prompt_tokens
@@ -109,41 +165,17 @@ def _figures(reply: "Reply | None") -> dict[str, Any] | None:
     return {**figures, "receipt": fields["receipt"]} if reply.receipt.steering else figures
 
 
-def _show(console: Console, model: str, preset: str, question: str, replies: Replies) -> None:
-    titles = {
-        BARE: "bare", PROMPTED: "with the prompt", STEERED: f"steered by {preset}, no prompt",
-    }  # fmt: skip
-    answered = {titles[way]: reply for way, reply in replies.items() if reply is not None}
-    console.print(Text(f"\n{model} is asked: {question}\n", "bold"), soft_wrap=True)
-    if is_wide(console):
-        console.print(_side_by_side(answered))
-    else:
-        for title, reply in answered.items():
-            console.print(Text(title, "bold cyan"))
-            console.print(visible(reply.text), soft_wrap=not console.is_terminal)
-            console.print(Text(f"({', '.join(_costs(reply))})\n", "dim"), soft_wrap=True)
-    by_steering = replies[STEERED]
-    if by_steering is None:
+def _sum_up(console: Console, replies: Replies) -> None:
+    if STEERED not in replies:
         return
     if saved := _saved(replies):
         console.print(f"{saved} prompt tokens saved, in every request.", style="bold green")
-    console.print(f"{steered(by_steering)}.", soft_wrap=True)
+    put(f"{steered(replies[STEERED])}.")
 
 
-def _side_by_side(answered: "dict[str, Reply]") -> Table:
-    table = Table(box=box.ROUNDED, expand=True, header_style="bold cyan", border_style="dim")
-    for title in answered:
-        table.add_column(title, ratio=1)
-    table.add_row(*(visible(reply.text) for reply in answered.values()))
-    table.add_section()
-    table.add_row(*(Text("\n".join(_costs(reply)), "dim") for reply in answered.values()))
-    return table
-
-
-def _costs(reply: "Reply") -> tuple[str, str, str]:
+def _costs(reply: "Reply", seconds_to_first: float | None) -> list[str]:
     usage = reply.usage
-    return (
-        f"{usage.prompt_tokens} prompt tokens",
-        f"{usage.completion_tokens} reply tokens",
-        f"first token after {reply.seconds_to_first:.2f} s",
-    )
+    costs = [f"{usage.prompt_tokens} prompt tokens", f"{usage.completion_tokens} reply tokens"]
+    if seconds_to_first is not None:
+        costs.append(f"first token after {seconds_to_first:.2f} s")
+    return costs

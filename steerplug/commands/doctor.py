@@ -10,7 +10,7 @@ from steerplug.commands.checkup import Checkup
 from steerplug.commands.examination import Finding
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_hanging, print_json, screen
+from steerplug.commands.output import print_hanging, print_json, put, screen
 from steerplug.engine.loading import Loading
 
 
@@ -27,7 +27,7 @@ def doctor(model: Model = MODEL, as_json: Json = False, *, loading: Loading) -> 
     if as_json:
         print_json(_report(ok, checks, checkup.facts))
     else:
-        screen().print(_verdict(ok, model), soft_wrap=True)
+        put(_verdict(ok, model))
     if not ok:
         raise typer.Exit(FAILED)
 

@@ -1,4 +1,4 @@
-"""`steerplug export`: constant steering for llama.cpp or EasySteer, or a teacher as a prompt."""
+"""`steerplug export`: constant steering for llama.cpp or vLLM, or a teacher as a prompt."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_fields, print_json, say, screen
+from steerplug.commands.output import print_fields, print_json, put, say
 from steerplug.commands.show_reply import blocks
 from steerplug.engine.loading import Loading
 from steerplug.errors import SteeringError, nearest
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from steerplug.session import Session
     from steerplug.session.receipt import AppliedPreset
 
+_SLOTS = 16  # what hotwire has unless told
+
 Mix = Annotated[str, typer.Argument(metavar="MIX", help="A preset, or a mix of them.")]
 To = Annotated[
     Path | None,
     typer.Option(
         "--to", metavar="FILE", show_default=False,
         help=".gguf: control vector for llama.cpp. .json: spec for EasySteer, its .gguf beside it. "
-        "With --as: any name; default: the screen.",
+        ".pt: vectors for hotwire-vllm, a request's .json beside them. With --as: any name; "
+        "default: the screen.",
     ),
 ]  # fmt: skip
 As = Annotated[
@@ -48,7 +51,7 @@ def export(
     *,
     loading: Loading,
 ) -> None:
-    """Write a constant preset for llama.cpp or EasySteer, or any preset's prompt for others."""
+    """Write a constant preset for llama.cpp or vLLM, or any preset's prompt for others."""
     if form is not None:
         _export_prompt(mix, form, to, model, as_json)
     elif to is not None:
@@ -81,53 +84,54 @@ def _export_prompt(name: str, form: str, to: Path | None, model: str, as_json: b
         say(f"{without}.")
     else:
         use = f"ollama create {preset.name} -f {to}" if form == "modelfile" else "import it there"
-        screen().print(f"{to} says what {name} replaces.\n", soft_wrap=True)
+        put(f"{to} says what {name} replaces.\n")
         print_fields(lost=without, use=use)
 
 
 def _export_steering(mix: str, to: Path, model: str, as_json: bool, loading: Loading) -> None:
-    from steerplug.interchange.tokens import easysteer_differs, llama_cpp_differs
-    from steerplug.interchange.writing import (
-        SUFFIXES,
-        constant_of,
-        write_control_vector,
-        write_easysteer,
-    )
+    from steerplug.interchange import tokens, writing
+    from steerplug.library.recipe import Recipe
 
-    suffix = to.suffix.lower()
-    if suffix not in SUFFIXES:
+    suffix, beside = to.suffix.lower(), None
+    if suffix not in writing.SUFFIXES:
         raise SteeringError(
-            f"{to} ends in `{suffix}`; write .gguf for llama.cpp or .json for EasySteer."
+            f"{to} ends in `{suffix}`; write .gguf for llama.cpp, .json for EasySteer or .pt for "
+            "hotwire-vllm."
         )
-    is_easysteer, beside = suffix == ".json", to
+    for ingredient, file in Recipe.read(mix).parts:
+        if file.preset is not None:
+            writing.check_method(ingredient.reference, file.preset.fit.method)
     with opened(model, loading) as session:
         resolved = compiled(session, mix)
         steered, applied = resolved.mix, resolved.ingredients
-        vectors, scope = constant_of(steered)
+        vectors, scope = writing.constant_of(steered)
         architecture, bos = session.model.architecture, _bos(session)
-        if is_easysteer:
-            beside = write_easysteer(to, steered, mix, architecture, bos)
+        if suffix == ".json":
+            form, differs = "easysteer", tokens.easysteer_differs
+            beside = writing.write_easysteer(to, steered, mix, architecture, bos)
+            there = "" if to.parent == Path() else f"cd {to.parent} && "  # its vectors' too
+            use = f"{there}vllm serve MODEL --steering-config {to.name}"
+        elif suffix == ".pt":
+            form, differs = "hotwire", tokens.hotwire_differs
+            beside = writing.write_hotwire(to, steered, session.model.n_layer)
+            slots = max(_SLOTS, len(vectors))  # what finds none free is left unsteered, unsaid
+            serve = f"HOTWIRE_VECTORS={to} HOTWIRE_SLOTS={slots} vllm serve MODEL"
+            use = f"{serve}; what {beside} says belongs into the body of a request"
         else:
-            write_control_vector(to, steered, mix, architecture)
-    differs = (easysteer_differs if is_easysteer else llama_cpp_differs)(scope, bos)
-    lost = "; ".join(filter(None, [differs, _stays(applied)]))
+            form, differs = "llama.cpp", tokens.llama_cpp_differs
+            writing.write_control_vector(to, steered, mix, architecture)
+            use = f"llama-server -m MODEL.gguf --control-vector {to}"
+    lost = "; ".join(filter(None, [differs(scope, bos), _stays(applied)]))
     if as_json:
         print_json({
-            "steering": mix, "model": model, "format": "easysteer" if is_easysteer else "llama.cpp",
-            "layers": list(vectors), "scope": scope, "scale": 1.0, "path": str(to),
-            "vectors": str(beside), "lost": lost,
+            "steering": mix, "model": model, "format": form, "layers": list(vectors),
+            "scope": scope, "scale": 1.0, "path": str(to),
+            "vectors": str(beside if form == "easysteer" else to),
+            "request": str(beside) if form == "hotwire" else None, "lost": lost,
         })  # fmt: skip
         return
-    screen().print(f"{to} adds what {mix} adds; its scale 1.0 is the mix as asked for.\n",
-                   soft_wrap=True)  # fmt: skip
-    use = _vllm(to) if is_easysteer else f"llama-server -m MODEL.gguf --control-vector {to}"
+    put(f"{to} adds what {mix} adds; its scale 1.0 is the mix as asked for.\n")
     print_fields(steers=blocks(list(vectors)), lost=lost, use=use)
-
-
-def _vllm(spec: Path) -> str:
-    """Return how EasySteer is run with a spec: in its folder, where its vectors are looked for."""
-    there = "" if spec.parent == Path() else f"cd {spec.parent} && "
-    return f"{there}vllm serve MODEL --steering-config {spec.name}"
 
 
 def _bos(session: "Session") -> "Bos":

@@ -8,7 +8,7 @@ import typer
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_fields, print_json, say, screen
+from steerplug.commands.output import print_fields, print_json, put, say
 from steerplug.commands.show_reply import blocks
 from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError
@@ -170,7 +170,7 @@ def _print_imported(report: dict[str, Any]) -> None:
     shortest, longest = report["lengths"]
     length = f"{shortest:.3g}" if longest < 1.001 * shortest else f"{shortest:.3g} to {longest:.3g}"
     where = report["preset"] or report["path"]
-    screen().print(f"{where} steers as the vectors of {report['from']} do.\n", soft_wrap=True)
+    put(f"{where} steers as the vectors of {report['from']} do.\n")
     print_fields(
         steers=f"{blocks(report['layers'])}, scope {report['scope']}"
         + (" (its maker's tool steers the prompt too: --scope all)"

@@ -7,7 +7,7 @@ import typer
 
 from steerplug.commands import FAILED
 from steerplug.commands.options import Json
-from steerplug.commands.output import print_json, say, screen
+from steerplug.commands.output import print_json, put, say
 
 Files = Annotated[
     list[Path],
@@ -32,7 +32,7 @@ def lint(files: Files, as_json: Json = False) -> None:
         })  # fmt: skip
     else:
         for problem in problems:
-            screen().print(problem.said, soft_wrap=True)
+            put(problem.said)
         many = f"{len(checked)} file{'s' if len(checked) > 1 else ''}"
         wrong = len({problem.path for problem in problems})
         say(f"{many} checked; {wrong or 'none'} with problems.", "red" if wrong else "green")

@@ -51,7 +51,7 @@ def loading_options() -> Iterator[inspect.Parameter]:
         kind: Any = list[str] if known.many else known.kind
         option = typer.Option(
             *_flags(name, known), help=known.meaning, metavar=known.metavar,
-            rich_help_panel=known.group, envvar=f"STEERPLUG_{name.upper()}",
+            rich_help_panel=known.group, envvar=f"STEERPLUG_{name.upper()}", show_envvar=False,
             show_default=default is not None, **_parser(name, known),
         )  # fmt: skip
         yield inspect.Parameter(

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from steerplug.commands.options import MODEL, Json
-from steerplug.commands.output import print_fields, print_hanging, print_json, screen
+from steerplug.commands.output import print_fields, print_hanging, print_json, put, screen
 from steerplug.errors import PresetError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def new(
     """Make a preset of your own from a prompt you have, here or in another program."""
     from steerplug.library.presets import user_folder
     from steerplug.library.save import save_preset
+    from steerplug.preset.mix import Ingredient, format_mix
 
     if (from_file is None) == (from_prompt is None):
         raise PresetError(
@@ -67,6 +68,7 @@ def new(
     path = save_preset(preset, to)
     assert preset.teacher is not None
     reference = name if path.parent == user_folder() else str(path)
+    mix = shlex.quote(format_mix((Ingredient(reference),)))
     report = {
         "preset": name,
         "path": str(path),
@@ -74,6 +76,7 @@ def new(
         "system_characters": len(preset.teacher.system or ""),
         "n_examples": len(preset.teacher.examples),
         **origin,
+        "at_once": f'steerplug run --steer {mix} "..."',
         "next": f"steerplug build {shlex.quote(reference)} -m {MODEL}",
     }
     if as_json:
@@ -123,10 +126,13 @@ def _print(report: dict[str, Any]) -> None:
     parts = [f"an instruction of {n_characters} characters"] if n_characters else []
     parts += [f"{n_examples} example turn{'s' if n_examples > 1 else ''}"] if n_examples else []
     was = f", made of {report['format']}" if "format" in report else ""
-    screen().print(f"{report['preset']} is ready to be built{was}.\n", soft_wrap=True)
+    put(f"{report['preset']} is ready to be built{was}.\n")
     checks = {"checks": f"{n} for its replies"} if (n := report.get("n_checks")) else {}
     replaces = " and ".join(parts)
-    print_fields(replaces=replaces, **checks, file=report["path"], next=report["next"])
+    print_fields(
+        replaces=replaces, **checks, file=report["path"],
+        at_once=f"{report['at_once']} (carried by its prompt)", next=report["next"],
+    )  # fmt: skip
     _print_parts("In the teacher:", report.get("taught", []))
     _print_parts("Not in it, and where it belongs:", report.get("stays", []))
 

@@ -24,9 +24,15 @@ def is_wide(console: Console) -> bool:
     return console.is_terminal and console.width >= _NARROW
 
 
+def put(text: str | Text, *, stderr: bool = False) -> None:
+    """Print a text; lines break between words on a terminal, and elsewhere are left as they are."""
+    console = screen(stderr=stderr)
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
 def say(sentence: str, style: str = "dim") -> None:
     """Say a sentence on stderr."""
-    screen(stderr=True).print(Text(visible(sentence), style), soft_wrap=True)
+    put(Text(visible(sentence), style), stderr=True)
 
 
 def complain(error: object) -> None:

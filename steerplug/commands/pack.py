@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from steerplug.commands.options import Json
-from steerplug.commands.output import print_fields, print_json, say, screen
+from steerplug.commands.output import print_fields, print_json, put, say, screen
 from steerplug.commands.show_pack import presets, show_presets
 
 Folder = Annotated[
@@ -34,7 +34,7 @@ def pack(folder: Folder, compiled: Compiled = False, as_json: Json = False) -> N
             "presets": presets(contents), "changed": list(made.changed),
         })  # fmt: skip
         return
-    screen().print(f"{contents.title} is a pack.\n", soft_wrap=True)
+    put(f"{contents.title} is a pack.\n")
     show_presets(presets(contents))
     screen().print()
     print_fields(

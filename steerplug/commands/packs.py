@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from steerplug.commands.options import Json
-from steerplug.commands.output import print_fields, print_json, say, screen, visible
+from steerplug.commands.output import print_fields, print_json, put, say, screen, visible
 from steerplug.commands.show_pack import Yes, agreed, presets, report, show_changes, show_presets
 from steerplug.errors import PackError
 
@@ -63,7 +63,7 @@ def _show(row: dict[str, Any]) -> None:
     console = screen()
     console.print(Text.assemble((row["pack"], "bold cyan"), f" {row['version']}"))
     if row["error"]:
-        console.print(Text(f"  {row['error']}", "red"), soft_wrap=True)
+        put(Text(f"  {row['error']}", "red"))
     show_presets(row["presets"])
     where = f"the Python package {row['package']}" if row["package"] else row["ref"]
     at = f" at {row['commit'][:12]}" if row["commit"] else ""

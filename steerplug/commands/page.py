@@ -9,7 +9,7 @@ from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_json, say, screen
+from steerplug.commands.output import print_json, put, say
 from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError
 
@@ -46,7 +46,7 @@ def page(
     if as_json:
         print_json({"path": str(path), "presets": [preset.name for preset in presets]})
     else:
-        screen().print(f"{path} shows {len(presets)} presets.", soft_wrap=True)
+        put(f"{path} shows {len(presets)} presets.")
 
 
 def _entry(session: "Session", preset: "Preset", i: int) -> "Entry":

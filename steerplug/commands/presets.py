@@ -10,7 +10,7 @@ from rich.text import Text
 
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import Json, PresetFile
-from steerplug.commands.output import print_fields, print_hanging, print_json, screen, visible
+from steerplug.commands.output import print_fields, print_hanging, print_json, put, screen, visible
 from steerplug.commands.show_carriers import show_carriers
 from steerplug.engine.loading import Loading
 from steerplug.files.text import first_sentence, one_line
@@ -175,7 +175,7 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
         return
     console = screen()
     console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
-    console.print(Text(f"{one_line(wanted.description)}\n"), soft_wrap=not console.is_terminal)
+    put(Text(f"{one_line(wanted.description)}\n"))
     title, texts = _source(wanted)
     console.print(title, style="bold")
     for who, text in texts:

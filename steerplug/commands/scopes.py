@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from steerplug.commands.output import print_json, screen
+from steerplug.commands.output import print_json, put, screen
 from steerplug.errors import PresetError
 from steerplug.store.figures import NOT_MEASURED, checks_kept, gap_closed, number
 
@@ -49,7 +49,4 @@ def build_both(
             NOT_MEASURED if drift is None else f"{drift:.3f}", SCOPES[scope],
         )  # fmt: skip
     screen().print(table)
-    screen().print(
-        f"`{preset.name}` uses scope `{preset.scope}`; write `scope:` in its file to change that.",
-        soft_wrap=True,
-    )
+    put(f"`{preset.name}` uses scope `{preset.scope}`; write `scope:` in its file to change that.")

@@ -1,4 +1,4 @@
-"""The options that set up a server: one for each setting of `Config` that has a flag.
+"""The options that set up a server: one for each setting that has a flag, of it and of its model.
 
 Each may also come from a variable of the environment, named as its flag.
 """
@@ -12,7 +12,7 @@ import typer
 
 from steerplug.commands.loading_options import loading_of, loading_options
 from steerplug.engine.loading import Loading
-from steerplug.server.config import Config
+from steerplug.server.config import Config, ModelConfig
 
 _Settings = TypeVar("_Settings")
 
@@ -21,7 +21,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options; what they say reaches it as further arguments."""
     signature = inspect.signature(command)
     *own, _settings = signature.parameters.values()
-    signature = signature.replace(parameters=[*own, *_options(Config)])
+    options = [*_options(ModelConfig), *_options(Config)]
+    signature = signature.replace(parameters=[*own, *options])
     command.__signature__ = signature  # type: ignore[attr-defined]  # which typer reads
     return command
 
@@ -38,6 +39,11 @@ def given(kind: type[_Settings], options: Mapping[str, Any]) -> _Settings:
             value = options[_name(entry)]
             values[entry.name] = tuple(value or ()) if hint == tuple[str, ...] else value
     return kind(**values)
+
+
+def names_of(kind: Any) -> list[str]:
+    """Return the names of the options of such settings."""
+    return [option.name for option in _options(kind)]
 
 
 def _entries(kind: Any) -> Iterator[tuple[Field[Any], Any]]:
@@ -61,8 +67,9 @@ def _option(entry: Field[Any], hint: Any) -> inspect.Parameter:
     default = None if entry.default in (MISSING, ()) else entry.default
     hint = list[str] if hint == tuple[str, ...] else hint
     option = typer.Option(
-        *flag.names, envvar=f"STEERPLUG_{name.upper()}", help=flag.meaning, **flag.about
-    )
+        *flag.names, envvar=f"STEERPLUG_{name.upper()}", show_envvar=False, help=flag.meaning,
+        **flag.about,
+    )  # fmt: skip
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default,
         annotation=Annotated[hint | None if default is None else hint, option],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from steerplug.commands.output import screen
+from steerplug.commands.output import put, screen
 
 if TYPE_CHECKING:
     from steerplug.evaluate.estimate import Estimate
@@ -19,11 +19,11 @@ def show(title: str, fidelity: "Fidelity", swept: "Sweep", chosen: "Chosen") -> 
 
     console = screen()
     plural = "" if fidelity.n_prompts == 1 else "s"
-    console.print(f"{title}: {fidelity.n_prompts} prompt{plural}", soft_wrap=True)
+    put(f"{title}: {fidelity.n_prompts} prompt{plural}")
     console.print(_figures(fidelity))
     console.print(_replies(fidelity))
     console.print(_strengths(swept))
-    console.print(advice(chosen, PROMPTED in fidelity.coherence), soft_wrap=True)
+    put(advice(chosen, PROMPTED in fidelity.coherence))
 
 
 def _figures(fidelity: "Fidelity") -> Table:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from steerplug.commands.output import print_fields, print_hanging, say, screen, visible
+from steerplug.commands.output import print_fields, print_hanging, put, say, screen, visible
 from steerplug.errors import PackError
 from steerplug.files.text import first_sentence, one_line
 
@@ -88,7 +88,7 @@ def show(pack: dict[str, Any]) -> None:
     console = screen()
     console.print(Text.assemble((pack["pack"], "bold cyan"), f" {pack['version']}"))
     if pack["description"]:
-        console.print(visible(one_line(pack["description"])), soft_wrap=True)
+        put(visible(one_line(pack["description"])))
     show_presets(pack["presets"])
     console.print()
     also = (f"{name} is also {', '.join(o)}" for name, o in pack["also_named"].items())
@@ -134,7 +134,7 @@ def show_changes(lines: list[str]) -> None:
         console = screen()
         console.print("\nWhat changes:")
         for line in lines:
-            console.print(Text(f"  {visible(line)}"), soft_wrap=True)
+            put(Text(f"  {visible(line)}"))
 
 
 def agreed(question: str, yes: bool) -> bool:

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from steerplug.commands.output import screen, visible
 from steerplug.commands.wrapped import Wrapped
 
@@ -45,15 +43,17 @@ class _Thoughts:
 
     def __init__(self) -> None:
         self._screen, self._is_open = screen(), False
+        self._lines = Wrapped(self._screen, "dim")
 
     def show(self, text: str) -> None:
         if text and self._screen.is_terminal:
             self._is_open = True
-            self._screen.print(Text(visible(text), "dim"), end="", soft_wrap=True)
+            self._lines.write(visible(text))
 
     def end(self) -> None:
         if self._is_open:
             self._is_open = False
+            self._lines.end()
             self._screen.print("\n")
 
 

@@ -1,7 +1,7 @@
 """`steerplug try`: ask, and see the bare and the steered reply grow side by side.
 
-Up and down turn the strength, and ask the last question again. Greedy decoding, so what changes is
-the strength alone.
+Up and down turn the strength, and ask the last question again, also while the replies still come.
+Greedy decoding, so what changes is the strength alone.
 """
 
 import sys
@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.live import Live
-from rich.table import Table
 
+from steerplug.commands.keyboard import Keyboard
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Model, PresetFile
-from steerplug.commands.output import complain, say, screen, visible
+from steerplug.commands.output import complain, say
 from steerplug.commands.show_reply import steered
+from steerplug.commands.side_by_side import Columns, Told, in_turn, telling
 from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError, SteerplugError
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from steerplug.session.receipt import Reply
 
 STEP = 0.25
+TURNS = {"up": 1, "down": -1}
+"""Steps by which keys turn the strength."""
 
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")]
 
@@ -50,8 +51,11 @@ def try_preset(
         )
     _check_installed()
     with opened(model, loading) as session:
+        if not _may_build(session, wanted):
+            say(f"`steerplug demo --preset {preset} -m {model}` shows it by its prompt.")
+            return
         compiled(session, format_mix((Ingredient(preset),)))
-        dial = Dial(session, preset, wanted, max_tokens, _default(session, wanted))
+        dial = Dial(session, preset, wanted, max_tokens, Keyboard(), _default(session, wanted))
         keys = _keys(dial)
         say(
             f"{session.model.path.stem}, bare and steered by {wanted.name}. Up and down turn the "
@@ -59,6 +63,18 @@ def try_preset(
         )
         for line in _lines(keys):
             _take(dial, line)
+
+
+def _may_build(session: "Session", preset: "Preset") -> bool:
+    """Ask before a build begins, which takes minutes or more."""
+    if session.compiled(preset) is not None:
+        return True
+    say(
+        f"{preset.name} is not compiled for {session.model.path.name}, and only what is compiled "
+        "has a strength to turn. A build says after its first seconds how long it takes, and "
+        "Ctrl-C ends it."
+    )
+    return typer.confirm("Build it now?", err=True)
 
 
 def _check_installed() -> None:
@@ -84,6 +100,7 @@ class Dial:
         reference: the preset's name or path.
         preset: what it says.
         max_tokens: most tokens of a reply.
+        keyboard: what turns the strength while replies come.
         strength: how hard to push now.
         question: what was asked last; empty at first.
         bare: question -> the unsteered reply, which no strength changes.
@@ -93,15 +110,17 @@ class Dial:
     reference: str
     preset: "Preset"
     max_tokens: int
+    keyboard: Keyboard
     strength: float
     question: str = ""
     bare: dict[str, str] = field(default_factory=dict)
 
-    def turn(self, steps: int) -> None:
-        """Turn the strength by so many steps, within what the preset allows."""
-        most = self.preset.strength.max
+    def turn(self, steps: int) -> bool:
+        """Turn the strength by so many steps, within what the preset allows; say whether it did."""
+        before, most = self.strength, self.preset.strength.max
         least = min(self.preset.strength.min, -most)
         self.strength = min(max(round(self.strength + steps * STEP, 2), least), most)
+        return self.strength != before
 
     @property
     def mix(self) -> str:
@@ -113,58 +132,40 @@ class Dial:
         )
 
     def ask(self) -> None:
-        """Show both replies to the question, as they come."""
-        shown = {"bare": self.bare.get(self.question, ""), "steered": ""}
-        ways = {"steered": self._stream(self.mix)}
-        if not shown["bare"]:
-            ways["bare"] = self._stream("none")
+        """Show both replies to the question as they come; a key begins the steered one anew."""
+        columns = Columns({"bare": "bare", "steered": self._title})
+        columns.texts["bare"] = self.bare.get(self.question, "")
+        ways = {"steered": self._telling(self.mix)}
+        if not columns.texts["bare"]:
+            ways["bare"] = self._telling("none")
         reply: Reply | None = None
-        with Live(self._table(shown), console=screen(), auto_refresh=False) as live:
-            for way, event in _in_turn(ways):
+        with self.keyboard.silent(), columns.live():
+            for way, event in in_turn(ways):
                 if isinstance(event, str):
-                    shown[way] += event
-                    live.update(self._table(shown), refresh=True)
+                    columns.texts[way] += event
                 elif way == "steered":
                     reply = event
-        self.bare[self.question] = shown["bare"]
+                if self.turn(self.keyboard.pressed(TURNS)):
+                    columns.titles["steered"], columns.texts["steered"] = self._title, ""
+                    if "steered" in ways:
+                        ways["steered"].close()
+                    ways["steered"], reply = self._telling(self.mix), None
+        self.bare[self.question] = columns.texts["bare"]
         if reply is not None:
             say(f"{steered(reply)}.")
 
-    def _stream(self, mix: str) -> "Iterator[str | Reply]":
-        from steerplug.chat.tool import CallPiece
+    @property
+    def _title(self) -> str:
+        return f"{self.preset.name} at {self.strength:g}"
+
+    def _telling(self, mix: str) -> Told:
         from steerplug.engine.sampling import Sampling
         from steerplug.session import Settings
-        from steerplug.session.receipt import Reply
 
         settings = Settings(
             Sampling(temperature=0), max_tokens=self.max_tokens, thinking_budget_tokens=0
         )
-        message = {"role": "user", "content": self.question}
-        for event in self.session.stream_chat([message], mix, settings):
-            if isinstance(event, Reply):
-                yield event
-            elif not isinstance(event, CallPiece) and not event.in_thought:
-                yield event.text
-
-    def _table(self, shown: dict[str, str]) -> Table:
-        table = Table(box=box.ROUNDED, expand=True, header_style="bold cyan", border_style="dim")
-        table.add_column("bare", ratio=1)
-        table.add_column(f"{self.preset.name} at {self.strength:g}", ratio=1)
-        table.add_row(visible(shown["bare"]), visible(shown["steered"]))
-        return table
-
-
-def _in_turn(
-    ways: "dict[str, Iterator[str | Reply]]",
-) -> "Iterator[tuple[str, str | Reply]]":
-    """Yield one event of each way after the other; the engine decodes them in one batch."""
-    running = dict(ways)
-    while running:
-        for way, events in list(running.items()):
-            try:
-                yield way, next(events)
-            except StopIteration:
-                del running[way]
+        return telling(self.session, self.question, mix, settings)
 
 
 def _keys(dial: Dial) -> "PromptSession[str]":
@@ -181,11 +182,12 @@ def _keys(dial: Dial) -> "PromptSession[str]":
             if dial.question and not event.current_buffer.text:
                 event.app.exit(result="")
 
-    bind("up", 1)
-    bind("down", -1)
+    for key, steps in TURNS.items():
+        bind(key, steps)
     return PromptSession(
-        lambda: f"{dial.preset.name} at {dial.strength:g} > ", key_bindings=bindings
-    )
+        lambda: f"{dial.preset.name} at {dial.strength:g} > ", key_bindings=bindings,
+        input=dial.keyboard.input,
+    )  # fmt: skip
 
 
 def _lines(keys: "PromptSession[str]") -> Iterator[str]:

@@ -5,6 +5,7 @@ import sys
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 _WIDE = "\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef"
 _PARTS = re.compile(rf"\n|[^\S\n]+|[{_WIDE}]|[^\s{_WIDE}]+")
@@ -16,9 +17,11 @@ class Wrapped:
 
     Args:
         console: says whether stdout is a terminal, and how wide; elsewhere text is left as it is.
+        style: how the text looks on a terminal.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, style: str = "") -> None:
+        self._console, self._style = console, style
         self._width = console.width if console.is_terminal else 0
         self._column, self._gap, self._word = 0, "", ""
 
@@ -38,7 +41,7 @@ class Wrapped:
     def _add(self, part: str) -> None:
         if part == "\n":
             self._write_word()
-            sys.stdout.write(part)
+            self._put(part)
             self._column, self._gap = 0, ""
         elif part.isspace():
             self._write_word()
@@ -52,8 +55,14 @@ class Wrapped:
         if not self._word:
             return
         if self._column and self._column + cell_len(self._gap + self._word) > self._width:
-            sys.stdout.write("\n")
+            self._put("\n")
             self._column, self._gap = 0, ""
-        sys.stdout.write(self._gap + self._word)
+        self._put(self._gap + self._word)
         self._column += cell_len(self._gap + self._word)
         self._gap = self._word = ""
+
+    def _put(self, text: str) -> None:
+        if self._style:
+            self._console.print(Text(text, self._style), end="", soft_wrap=True)
+        else:
+            sys.stdout.write(text)

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gguf import PoolingType
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import log, lora, params
@@ -28,6 +29,8 @@ from steerplug.errors import ModelError
 from steerplug.files.shards import shards
 
 _MAGIC = b"GGUF"
+_POOLINGS = {str(int(kind)): kind.name.lower() for kind in PoolingType if kind}
+"""How models for embeddings make one vector of a text, by the number in their metadata."""
 
 
 class Model:
@@ -107,6 +110,13 @@ class Model:
                     f"{self.path.name} ({self.architecture}) {reason}; "
                     "steerplug needs a decoder-only text model."
                 )
+        pooling = _POOLINGS.get(self.metadata(f"{self.architecture}.pooling_type") or "")
+        if pooling:
+            raise ModelError(
+                f"{self.path.name} ({self.architecture}) is a model for embeddings (its "
+                f"pooling_type is {pooling}), which writes no text that "
+                "could be steered; take a chat model here, and `llama-server --embeddings` for it."
+            )
 
     @property
     def handle(self) -> ctypes.c_void_p:

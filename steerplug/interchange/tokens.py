@@ -7,6 +7,9 @@ scope `all` on text without BOS, and nowhere else. EasySteer selects tokens:
     response  the last prompt token and all that is generated; what differs: earlier replies of a
               chat are prompt to it
     all       the prompt but for BOS, and all that is generated
+
+hotwire-vllm steers all tokens of a request, or with `decode_only` those that are decoded one by
+one, so not the last of the prompt, which decides the first of the reply.
 """
 
 from dataclasses import dataclass
@@ -46,10 +49,29 @@ def easysteer_differs(scope: Scope, bos: Bos) -> str:
     return ""
 
 
+def decode_only(scope: Scope) -> bool:
+    """Return how hotwire-vllm is told a scope."""
+    return scope == "response"
+
+
+def hotwire_differs(scope: Scope, bos: Bos) -> str:
+    """Say which tokens hotwire-vllm steers otherwise so; empty if none."""
+    if decode_only(scope):
+        return (
+            "the first token of a reply is the unsteered model's own, and earlier replies of a "
+            "chat are not steered again, because hotwire-vllm steers no prompt or all of it"
+        )
+    return _bos_too(bos)
+
+
 def llama_cpp_differs(scope: Scope, bos: Bos) -> str:
     """Say which tokens llama.cpp steers and steerplug does not; empty if none."""
     if scope == "response":
         return "the prompt is steered too, because llama.cpp knows no scope"
+    return _bos_too(bos)
+
+
+def _bos_too(bos: Bos) -> str:
     if not bos.begins_chats:
         return ""
     every = "every chat and text" if bos.begins_texts else "every chat"

@@ -7,6 +7,8 @@ of the prompt (actadd), the scope, the range of strengths, the preset's checks.
     .gguf   control vector for llama.cpp, which adds it at every token; N >= 1, so never block 0
     .json   SteeringSpec for EasySteer, its vectors in a GGUF beside it; it looks for that file in
             the folder it runs in; scope as its selectors, see `tokens`
+    .pt     tensor for hotwire-vllm, a row for each block, and in a JSON beside it what a request
+            says: each block that is steered; scope as its `decode_only`, see `tokens`
 """
 
 import json
@@ -20,11 +22,13 @@ from gguf import GGUFWriter
 
 from steerplug.errors import SteeringError
 from steerplug.files.whole_file import whole_file
-from steerplug.interchange.tokens import Bos, selection
+from steerplug.interchange.tokens import Bos, decode_only, selection
+from steerplug.interchange.torch_file import write_tensor
+from steerplug.preset.methods import METHODS, MethodName
 from steerplug.steering.file import finish
 from steerplug.steering.value import Array, Mix, Scope
 
-SUFFIXES = (".gguf", ".json")
+SUFFIXES = (".gguf", ".json", ".pt")
 
 
 def constant_of(mix: Mix) -> tuple[dict[int, Array], Scope]:
@@ -38,17 +42,8 @@ def constant_of(mix: Mix) -> tuple[dict[int, Array], Scope]:
     scopes = {term.steering.scope for term in mix.terms}
     for term in mix.terms:
         steering = term.steering
-        if steering.scope == "front":
-            raise SteeringError(
-                f"`{steering.name}` steers the front of the prompt, row by row (method actadd), "
-                "and a control vector is one row for every token; fit the preset by `mean`."
-            )
-        if any(delta.n_units for delta in steering.layers.values()):
-            raise SteeringError(
-                f"`{steering.name}` reads each activation before it steers (methods psr and "
-                "chain), and a control vector is the same at every token; write "
-                "`fit: {method: const}` in a copy of the preset, and export that."
-            )
+        is_gated = any(delta.n_units for delta in steering.layers.values())
+        _refuse(steering.name, is_front=steering.scope == "front", is_gated=is_gated)
     if len(scopes) > 1:
         raise SteeringError(
             f"the mix steers in the scopes {' and '.join(sorted(scopes))}, and one file has one; "
@@ -59,6 +54,27 @@ def constant_of(mix: Mix) -> tuple[dict[int, Array], Scope]:
         for il, delta in term.steering.layers.items():
             total[il] = total.get(il, np.float32(0)) + np.float32(term.strength) * delta.z[0]
     return dict(sorted(total.items())), scopes.pop()
+
+
+def check_method(name: str, method: MethodName) -> None:
+    """Refuse a preset by its method, before anything is fitted; errors as `constant_of`."""
+    known = METHODS[method]
+    is_gated = not (known.is_constant or known.steers_front)
+    _refuse(name, is_front=known.steers_front, is_gated=is_gated)
+
+
+def _refuse(name: str, *, is_front: bool, is_gated: bool) -> None:
+    if is_front:
+        raise SteeringError(
+            f"`{name}` steers the front of the prompt, row by row (method actadd), and a control "
+            "vector is one row for every token; fit the preset by `mean`."
+        )
+    if is_gated:
+        raise SteeringError(
+            f"`{name}` reads each activation before it steers (methods psr and chain), and a "
+            "control vector is the same at every token; write `fit: {method: const}` in a copy of "
+            "the preset and export that, or export its prompt, `--as modelfile`."
+        )
 
 
 def write_control_vector(path: Path, mix: Mix, name: str, architecture: str) -> None:
@@ -99,6 +115,37 @@ def write_easysteer(path: Path, mix: Mix, name: str, architecture: str, bos: Bos
         temporary.write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8", newline="\n")
         _write_directions(beside, vectors, name, architecture)
     return source
+
+
+def write_hotwire(path: Path, mix: Mix, n_layer: int) -> Path:
+    """Write what a mix adds as vectors of hotwire-vllm, and beside them what requests say.
+
+    Args:
+        path: of the vectors; hotwire calls them as the file is called, without its ending.
+        mix: what is added.
+        n_layer: how many blocks the model has.
+
+    Returns:
+        The path of the JSON: what belongs into the body of a request to vLLM.
+
+    Raises:
+        SteeringError: it is no constant; a file is there already, or the folder cannot be written.
+    """
+    vectors, scope = constant_of(mix)
+    width = next(iter(vectors.values())).size
+    rows = np.zeros((n_layer, width), np.float32)
+    for il, vector in vectors.items():
+        rows[il] = vector
+    entries = [
+        {"id": path.stem, "layer": il, "scale": 1.0, "decode_only": decode_only(scope)}
+        for il in vectors
+    ]
+    body = {"vllm_xargs": {"hotwire": json.dumps(entries)}}
+    request = path.with_suffix(".json")
+    with new_file(path) as temporary, new_file(request) as beside:
+        write_tensor(temporary, rows)
+        beside.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8", newline="\n")
+    return request
 
 
 def _write_directions(

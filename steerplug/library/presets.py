@@ -107,11 +107,11 @@ def find_preset(reference: str) -> Path:
             f"`{reference}` is the name of several presets; say which: {' or '.join(matches)}."
         )
     files = _files()
-    guess = nearest(reference.lower(), files) or "; name one of these, or give a path"
-    raise PresetNotFound(
-        f"there is no preset `{printable(reference)}`{guess} (presets: "
-        f"{', '.join(sorted(files))}; your own belong in {user_folder()})."
+    guess = nearest(reference.lower(), files) or (
+        f"; name one of these, or give a path (presets: {', '.join(sorted(files))}; your own "
+        f"belong in {user_folder()})."
     )
+    raise PresetNotFound(f"there is no preset `{printable(reference)}`{guess}")
 
 
 def look_up(reference: str) -> LibraryFile:

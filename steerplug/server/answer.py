@@ -27,7 +27,7 @@ class Answer(ABC):
     """The replies to one request.
 
     Args:
-        serving: the model.
+        serving: the server.
         request: who asks.
         body: what for.
         asked: the replies that will come, and how they are steered.
@@ -38,7 +38,7 @@ class Answer(ABC):
     def __init__(self, serving: ServerState, request: Request, body: Body, asked: Asked) -> None:
         self._serving, self._request, self._body, self._asked = serving, request, body, asked
         self._replies: list[Reply | None] = [None] * asked.n
-        self.vocab = serving.session.model.vocab
+        self.vocab = asked.served.session.model.vocab
 
     @abstractmethod
     def whole(self, replies: list[Reply], pieces: list[list[Piece]]) -> dict[str, Any]:
@@ -74,5 +74,5 @@ class Answer(ABC):
     def finished(self) -> list[Reply]:
         """Return all replies, which are there now, and note them."""
         replies = [reply for reply in self._replies if reply is not None]
-        self._serving.note(self._request, self._asked.choice, replies)
+        self._serving.note(self._request, self._asked.served, self._asked.choice, replies)
         return replies

@@ -14,7 +14,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from steerplug.errors import SteerplugError
-from steerplug.server import admin, chat, completions, llamacpp, ollama, responses_api
+from steerplug.server import (
+    admin,
+    chat,
+    completions,
+    embeddings,
+    llamacpp,
+    ollama,
+    responses_api,
+)
 from steerplug.server.dialect import dialect_of
 from steerplug.server.errors import describe, envelope, explain, status_of
 from steerplug.server.guard import Guard
@@ -32,7 +40,7 @@ _CONTENT_POLICY = (
 
 
 def create_app(serving: ServerState) -> FastAPI:
-    """Return the application that serves a model."""
+    """Return the application that serves models."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -47,7 +55,7 @@ def create_app(serving: ServerState) -> FastAPI:
         docs_url=None, redoc_url=None,  # these pages load scripts of other sites
     )  # fmt: skip
     app.router.route_class = StrictRoute
-    for part in (admin, chat, completions, llamacpp, ollama, responses_api):
+    for part in (admin, chat, completions, embeddings, llamacpp, ollama, responses_api):
         part.add_to(app, serving)
     _add_operation(app, serving)
     files = _add_page(app)
@@ -69,7 +77,8 @@ def _add_operation(app: FastAPI, serving: ServerState) -> None:
         """Say whether requests are taken."""
         if serving.stopping:
             return JSONResponse({"status": "stopping"}, 503)
-        return JSONResponse({"status": "ok"})
+        named = {"models": serving.models.names} if serving.models.are_several else {}
+        return JSONResponse({"status": "ok", **named})
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

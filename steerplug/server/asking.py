@@ -10,6 +10,7 @@ from steerplug.server.echo import scored_first
 from steerplug.server.errors import Refused
 from steerplug.server.merge_streams import Numbered, together
 from steerplug.server.requests import MAX_PROMPTS, ChatBody, CompletionBody
+from steerplug.server.served import Served
 from steerplug.server.state import ServerState
 from steerplug.server.steering_choice import SteeringChoice
 from steerplug.server.translate import chat_messages, chat_settings, completion_settings, prompts
@@ -21,12 +22,14 @@ class Asked:
     """Replies that will come.
 
     Args:
+        served: the model that gives them.
         choice: how they are steered.
         events: what they say, each by its number.
         n: how many there are.
         texts: the prompts of a completion.
     """
 
+    served: Served
     choice: SteeringChoice
     events: AsyncGenerator[Numbered, None]
     n: int
@@ -44,23 +47,23 @@ async def ask_chat(serving: ServerState, request: Request, body: ChatBody) -> As
     Raises:
         SteerplugError: something cannot be obeyed; see `translate` and `steering_choice`.
     """
-    limits = serving.config.limits
-    choice = await serving.choose(request, body)
+    served, limits = serving.models.find(body.model), serving.config.limits
+    choice = await served.choose(request.headers, body)
     messages = chat_messages(body, limits)
     settings = chat_settings(
         body, limits, request.state.partition, parse_special=serving.config.parse_special
     )
     serving.note_asked(request, messages=messages)
-    ask = partial(serving.session.astream_chat, whole=not body.stream)
+    ask = partial(served.session.astream_chat, whole=not body.stream)
     events = together([ask(messages, choice.steering, one) for one in settings])
-    return Asked(choice, events, len(settings))
+    return Asked(served, choice, events, len(settings))
 
 
 async def ask_texts(serving: ServerState, request: Request, body: CompletionBody) -> Asked:
     """Ask how texts go on; errors as `ask_chat`."""
-    limits = serving.config.limits
-    choice = await serving.choose(request, body)
-    texts = prompts(body, limits, serving.session.model.vocab.n_tokens)
+    served, limits = serving.models.find(body.model), serving.config.limits
+    choice = await served.choose(request.headers, body)
+    texts = prompts(body, limits, served.session.model.vocab.n_tokens)
     settings = completion_settings(
         body, limits, request.state.partition, parse_special=serving.config.parse_special
     )
@@ -69,6 +72,6 @@ async def ask_texts(serving: ServerState, request: Request, body: CompletionBody
     serving.note_asked(request, prompts=texts)
     scores = body.echo and body.logprobs is not None
     ask = scored_first if scores else Session.astream_complete
-    ask = partial(ask, serving.session, whole=not body.stream)
+    ask = partial(ask, served.session, whole=not body.stream)
     events = together([ask(text, choice.steering, one) for text in texts for one in settings])
-    return Asked(choice, events, len(texts) * len(settings), texts)
+    return Asked(served, choice, events, len(texts) * len(settings), texts)

@@ -32,7 +32,7 @@ class CompletionAnswer(Choices):
     def __init__(
         self, serving: ServerState, request: Request, body: CompletionBody, asked: Asked
     ) -> None:
-        vocab = serving.session.model.vocab
+        vocab = asked.served.session.model.vocab
         said = [spelt(text, vocab) if body.echo else "" for text in asked.texts]
         self._echoed = [text for text in said for _ in range(body.n or 1)]
         self._said = [0] * len(self._echoed)

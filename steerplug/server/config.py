@@ -1,4 +1,4 @@
-"""How a server is set up: where it listens, who may ask, and how much of it.
+"""How a server is set up: where it listens, who may ask, and how much of it; and each model.
 
 A setting stands here once, with its default and its meaning. Those that have a `Flag` are options
 of `steerplug serve`, and so variables and keys of its file; `commands/server_options.py` makes them
@@ -48,6 +48,31 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """How one model is served, and loaded."""
+
+    name: str = _setting(MISSING, "What clients call it.", show_default="the file's name")
+    steer: str = _setting("none", "The default steering.", "-s", "--steer", metavar="MIX")
+    compile: tuple[str, ...] = _setting(
+        (), "Compile presets while no reply is made: names, or all; may be given many times.",
+        "--compile", metavar="NAMES",
+    )  # fmt: skip
+    loading: Loading = DEFAULT
+    sizes: Sizes = Sizes()
+
+    @property
+    def to_compile(self) -> tuple[str, ...]:
+        """The presets that are to be compiled, by name."""
+        named = [name.strip() for names in self.compile for name in names.split(",")]
+        return tuple(name for name in named if name and name != ALL)
+
+    @property
+    def compiles_all(self) -> bool:
+        """Whether all presets are to be compiled."""
+        return any(ALL in names.split(",") for names in self.compile)
+
+
+@dataclass(frozen=True)
 class Limits:
     """What one client may ask of a server; more `requests` are told to come back.
 
@@ -85,7 +110,6 @@ class Config:
         SteerplugError: the settings do not go together.
     """
 
-    name: str = _setting(MISSING, "What clients call it.", show_default="the file's name")
     host: str = _setting("127.0.0.1", "Where to listen; beyond this machine needs a key.")
     port: int = _setting(8080, "The port.", min=0, max=65535)
     api_keys: tuple[str, ...] = _setting(
@@ -95,13 +119,6 @@ class Config:
     origins: tuple[str, ...] = _setting(
         (), "Web pages of this origin may ask; none unless said.", "--origin"
     )
-    steer: str = _setting("none", "The default steering.", "-s", "--steer", metavar="MIX")
-    compile: tuple[str, ...] = _setting(
-        (), "Compile presets while no reply is made: names, or all; may be given many times.",
-        "--compile", metavar="NAMES",
-    )  # fmt: skip
-    loading: Loading = DEFAULT
-    sizes: Sizes = Sizes()
     limits: Limits = Limits()
     grace: float = _setting(20.0, "Seconds for streams to end when stopped.")
     heartbeat: float = _setting(10.0, "Seconds of silence in a stream.")
@@ -132,17 +149,6 @@ class Config:
                 )
         if self.heartbeat <= 0 or self.grace < 0:
             raise SteerplugError("heartbeat must be above 0 seconds, and grace at least 0.")
-
-    @property
-    def to_compile(self) -> tuple[str, ...]:
-        """The presets that are to be compiled, by name."""
-        named = [name.strip() for names in self.compile for name in names.split(",")]
-        return tuple(name for name in named if name and name != ALL)
-
-    @property
-    def compiles_all(self) -> bool:
-        """Whether all presets are to be compiled."""
-        return any(ALL in names.split(",") for names in self.compile)
 
     @property
     def is_local(self) -> bool:

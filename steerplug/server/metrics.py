@@ -1,4 +1,7 @@
-"""What a server counts, in Prometheus' text format: its requests, and what its engine says."""
+"""What a server counts, in Prometheus' text format: its requests, and what its engines say.
+
+Where there are several models, counts of replies have a label `model`.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from steerplug.engine.engine import Engine
+from steerplug.server.models import Models
+from steerplug.server.served import Served
 from steerplug.session.receipt import Reply
 
 Family = CounterMetricFamily | GaugeMetricFamily
@@ -33,12 +37,13 @@ class Metrics:
     """The counts of one server.
 
     Args:
-        engine: what answers.
+        models: what answers.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, models: Models) -> None:
+        self._of = ["model"] if models.are_several else []
         self._registry = CollectorRegistry()
-        self._registry.register(_OfEngine(engine))
+        self._registry.register(_OfEngines(models, self._of))
         self._requests = Counter(
             "steerplug_http_requests", "Requests answered.", ["path", "status"],
             registry=self._registry,
@@ -49,19 +54,21 @@ class Metrics:
         )  # fmt: skip
 
         self._replies = Counter(
-            "steerplug_replies", "Replies, by what carried their presets.", ["carrier"],
+            "steerplug_replies", "Replies, by what carried their presets.", [*self._of, "carrier"],
             registry=self._registry,
         )  # fmt: skip
         self._carrier_tokens = Counter(
-            "steerplug_carrier_tokens", "Tokens of prompts that presets cost.",
+            "steerplug_carrier_tokens", "Tokens of prompts that presets cost.", self._of,
             registry=self._registry,
         )  # fmt: skip
 
-    def count_replies(self, replies: Iterable[Reply]) -> None:
-        """Count replies by what carried their presets."""
+    def count_replies(self, served: Served, replies: Iterable[Reply]) -> None:
+        """Count a model's replies by what carried their presets."""
+        of = [served.name for _ in self._of]
+        carrier_tokens = self._carrier_tokens.labels(*of) if of else self._carrier_tokens
         for reply in replies:
-            self._replies.labels(reply.receipt.carrier or "none").inc()
-            self._carrier_tokens.inc(reply.receipt.prompt_tokens)
+            self._replies.labels(*of, reply.receipt.carrier or "none").inc()
+            carrier_tokens.inc(reply.receipt.prompt_tokens)
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
@@ -73,14 +80,17 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _OfEngine(Collector):
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+class _OfEngines(Collector):
+    def __init__(self, models: Models, labels: list[str]) -> None:
+        self._models, self._labels = models, labels
 
     def collect(self) -> Iterator[Family]:
-        """Yield what the engine says at this moment."""
-        now = self._engine.metrics()
-        for name, (key, meaning) in _COUNTERS.items():
-            yield CounterMetricFamily(f"steerplug_{name}", meaning, getattr(now, key))
-        for name, (key, meaning) in _GAUGES.items():
-            yield GaugeMetricFamily(f"steerplug_{name}", meaning, getattr(now, key))
+        """Yield what the engines say at this moment."""
+        now = [([one.name] * len(self._labels), one.session.engine.metrics())
+               for one in self._models]  # fmt: skip
+        for kind, known in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+            for name, (key, meaning) in known.items():
+                family: Family = kind(f"steerplug_{name}", meaning, labels=self._labels)
+                for labels, told in now:
+                    family.add_metric(labels, getattr(told, key))
+                yield family

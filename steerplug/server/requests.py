@@ -26,6 +26,7 @@ MAX_MESSAGES = 1000
 MAX_REPLIES = 8
 MAX_PROMPTS = 64
 
+ModelName = Annotated[str, Field(max_length=2000)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Stop = Annotated[str, Field(max_length=1000)]
 TokenNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
@@ -171,7 +172,7 @@ def read(kind: type[B], said: dict[str, Any]) -> B:
 class Head(Open):
     """Which model is asked for how many replies, and how long they may be."""
 
-    model: Annotated[str, Field(max_length=2000)]
+    model: ModelName
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_REPLIES)] | None = None
@@ -273,9 +274,10 @@ class CompletionBody(Body):
 
 
 class PresetBody(BaseModel):
-    """A preset by its name."""
+    """A preset by its name, and the model that it is for, where there are several."""
 
     name: Annotated[str, Field(max_length=200)]
+    model: ModelName | None = None
 
 
 class AdapterBody(BaseModel):

@@ -36,10 +36,10 @@ def listen(config: Config) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """A server of one model; its streams may go on for a while when it is told to stop.
+    """A server; its streams may go on for a while when it is told to stop.
 
     Args:
-        serving: the model, and how to serve it. The model's engine is closed in the end.
+        serving: the models, and how to serve them. Their engines are closed in the end.
     """
 
     def __init__(self, serving: ServerState) -> None:
@@ -57,22 +57,25 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
-        models = self._serving.chooser.models()
+        models = self._serving.models.ids()
         log.info("serving", extra={"address": f"http://{host}:{port}", "models": models})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests, let running ones finish within the grace, then cut them off."""
         self._serving.stopping = True
-        engine = self._serving.session.engine
+
+        def close() -> None:
+            for served in self._serving.models:
+                served.session.engine.close()
 
         async def cut_off() -> None:
             await asyncio.sleep(self._serving.config.grace)
-            await asyncio.to_thread(engine.close)  # each stream says so, and ends
+            await asyncio.to_thread(close)  # each stream says so, and ends
 
         cutting = asyncio.create_task(cut_off())
         await super().shutdown(sockets)
         cutting.cancel()
-        await asyncio.to_thread(engine.close)
+        await asyncio.to_thread(close)
 
 
 def serve(serving: ServerState, sockets: Sequence[socket.socket]) -> None:

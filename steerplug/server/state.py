@@ -1,4 +1,4 @@
-"""What the endpoints share: the model, the presets on offer, the set-up, the counts."""
+"""What the endpoints share: the models on offer, the set-up, the counts."""
 
 import asyncio
 import logging
@@ -11,16 +11,14 @@ from typing import Any
 from starlette.requests import Request
 
 from steerplug.errors import SteerplugError
-from steerplug.preset.mix import Ingredient, format_mix
-from steerplug.server.catalog import Catalog
 from steerplug.server.config import Config
 from steerplug.server.dialect import Dialect
 from steerplug.server.errors import Refused, envelope, status_of
 from steerplug.server.metrics import Metrics
-from steerplug.server.requests import Body
-from steerplug.server.steering_choice import Chooser, SteeringChoice
+from steerplug.server.models import Models
+from steerplug.server.served import Served
+from steerplug.server.steering_choice import SteeringChoice
 from steerplug.server.stream import PartStream
-from steerplug.session import Session
 from steerplug.session.receipt import Reply
 
 log = logging.getLogger("steerplug.server")
@@ -32,64 +30,31 @@ _LOOK_AGAIN = 2.0
 
 @dataclass
 class ServerState:
-    """One model being served.
+    """A server's models, and how it is.
 
     Args:
-        session: the model; it stays open when the server ends.
+        models: what is on offer; their sessions stay open when the server ends.
         config: how the server is set up.
     """
 
-    session: Session
+    models: Models
     config: Config
-    catalog: Catalog = field(init=False)
-    chooser: Chooser = field(init=False)
     metrics: Metrics = field(init=False)
     started: float = field(init=False, default_factory=time.time)
     stopping: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.catalog = Catalog(self.session)
-        self.chooser = Chooser(self.session, self.catalog, self.config.name, self.config.steer)
-        self.metrics = Metrics(self.session.engine)
-        for name in self.config.to_compile:
-            self.compile(name)
-        self._compile_all()
-
-    def compile(self, name: str) -> None:
-        """Have a preset compiled in idle time, unless it is.
-
-        Raises:
-            Refused: there is no preset of that name.
-        """
-        if name not in self.catalog.listed:
-            self.catalog.check(name)
-        self.session.compile(format_mix((Ingredient(name),)), again=True)
-
-    def _compile_all(self) -> None:
-        """Have all presets compiled that are not, if the server was told to; each is tried once."""
-        if self.config.compiles_all:
-            tried = self.session.compiler.jobs
-            for name, offer in self.catalog.listed.items():
-                if offer.carrying.built is None and name not in tried:
-                    self.compile(name)
+        self.metrics = Metrics(self.models)
 
     async def keep_looking(self) -> None:
         """Notice for ever what changes in the library."""
         while True:
             await asyncio.sleep(_LOOK_AGAIN)
-            try:
-                await asyncio.to_thread(self.catalog.refresh)
-                await asyncio.to_thread(self._compile_all)
-            except (SteerplugError, OSError) as error:
-                log.warning("the presets cannot be read: %s", error)
-
-    async def choose(self, request: Request, body: Body) -> SteeringChoice:
-        """Return how to steer the reply to a request; errors are those of `Chooser.choose`."""
-        headers = request.headers
-        return await asyncio.to_thread(
-            self.chooser.choose, body.model, body.steering, headers.get("x-steering") or None,
-            (body.carrier, headers.get("x-steering-carrier") or None),
-        )  # fmt: skip
+            for served in self.models:
+                try:
+                    await asyncio.to_thread(served.look_again)
+                except (SteerplugError, OSError) as error:
+                    log.warning("the presets cannot be read: %s", error)
 
     def stream(
         self, request: Request, parts: AsyncGenerator[bytes, None], headers: Mapping[str, str],
@@ -122,10 +87,13 @@ class ServerState:
         if self.config.log_text:
             request.state.noted.update(texts)
 
-    def note(self, request: Request, choice: SteeringChoice, replies: list[Reply]) -> None:
+    def note(
+        self, request: Request, served: Served, choice: SteeringChoice, replies: list[Reply]
+    ) -> None:
         """Note what was answered for the log; texts only if the server was told to."""
-        self.metrics.count_replies(replies)
+        self.metrics.count_replies(served, replies)
         facts: dict[str, Any] = {
+            "model": served.name,
             "steering": choice.mix,
             "carrier": choice.carrier,
             "carrier_tokens": replies[0].receipt.prompt_tokens,

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steerplug.errors import SteerplugError, nearest
+from steerplug.errors import SteerplugError
 from steerplug.library.recipe import Recipe
 from steerplug.preset.carrier import Carrier, check_carrier
 from steerplug.preset.mix import MAX_INGREDIENTS, Ingredient, format_mix, parse_mix
@@ -98,13 +98,13 @@ class Chooser:
         """Return how to steer, from what the places where a client may say it say.
 
         Args:
-            model: the model's id.
+            model: the model's id: what clients call it, with or without a mix.
             body: the mix of the body.
             header: the mix of the header.
             carriers: the carrier of the body, and that of the header.
 
         Raises:
-            Refused: the model, a preset or the carrier is unknown.
+            Refused: a preset or the carrier is unknown.
             PresetError, StrengthError: the mix cannot be read, or goes too far.
         """
         suffix, suffix_carrier = self._suffix(model)
@@ -143,12 +143,9 @@ class Chooser:
         """Return the mix and the carrier that a model's id ends in, if it does."""
         if model == self.base:
             return None, None
-        if model.startswith(f"{self.base}@"):
-            words = model.removeprefix(f"{self.base}@")
-            mix, _, carrier = words.rpartition(":")  # no preset's name holds a colon
-            return (mix, carrier) if mix else (words, None)
-        guess = nearest(model, self.models()) or "; GET /v1/models lists all."
-        raise Refused(f"there is no model `{model[:80]}`{guess}", 404, "model_not_found", "model")
+        words = model.removeprefix(f"{self.base}@")
+        mix, _, carrier = words.rpartition(":")  # no preset's name holds a colon
+        return (mix, carrier) if mix else (words, None)
 
 
 def _spell(strengths: Mapping[str, float]) -> str:

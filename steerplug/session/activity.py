@@ -7,15 +7,18 @@ from contextlib import contextmanager
 
 
 class Activity:
-    """How busy a session is.
+    """How busy a session is, or several that share a machine and say so."""
 
-    Args:
-        on_busy: called when a reply begins and none was being made, before it does.
-    """
-
-    def __init__(self, on_busy: Callable[[], None]) -> None:
-        self._on_busy, self._lock = on_busy, threading.Lock()
+    def __init__(self) -> None:
+        self._on_busy: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
         self._running, self._last = 0, time.monotonic()
+        self.turn = threading.Lock()
+        """Held by whoever uses idle time; only one does."""
+
+    def when_busy(self, give_way: Callable[[], None]) -> None:
+        """Have this called when a reply begins and none was being made, before it does."""
+        self._on_busy.append(give_way)
 
     @contextmanager
     def reply(self) -> Iterator[None]:
@@ -24,7 +27,8 @@ class Activity:
             self._running += 1
             is_first = self._running == 1
         if is_first:
-            self._on_busy()
+            for give_way in self._on_busy:
+                give_way()
         try:
             yield
         finally:

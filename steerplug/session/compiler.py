@@ -76,6 +76,7 @@ class Compiler:
         self._process: subprocess.Popen[str] | None = None
         self._is_closed = False
         self._thread: threading.Thread | None = None
+        activity.when_busy(self.pause)
 
     @property
     def jobs(self) -> dict[str, Job]:
@@ -126,9 +127,10 @@ class Compiler:
                 if self._is_closed:
                     return
                 preset = self._queue[0]
-            if not self._wait_until_idle():
-                return
-            self._compile(preset)
+            with self._activity.turn:
+                if not self._wait_until_idle():
+                    return
+                self._compile(preset)
 
     def _wait_until_idle(self) -> bool:
         """Wait for a quiet moment; False if there will be none."""

@@ -48,6 +48,7 @@ class Session:
         n_seq: most sequences, running or kept for later; default: as suits the model, see `Engine`.
         store: where built steering is kept; default: the user's cache.
         report: told how far a first build is.
+        activity: that of sessions which compile only while none of them replies; default: its own.
         loading: how the model is loaded, by llama.cpp's names: `n_ctx`, `n_gpu_layers`, `type_k`,
             `lora`, `chat_template` and all others of `engine.loading.Loading`.
 
@@ -63,6 +64,7 @@ class Session:
         n_seq: int | None = None,
         store: Store | None = None,
         report: Report = silent,
+        activity: Activity | None = None,
         **loading: Any,
     ) -> None:
         self.model = open_model(str(model), Loading.of(loading))
@@ -74,7 +76,7 @@ class Session:
         self._resolver = Resolver(self.model, self._compiled.find)
         self._prompts = PromptLengths(self.template)
         self._building = threading.RLock()
-        self._begin_idle()
+        self._begin_idle(activity or Activity())
         fork.carry(self)
 
     def chat(
@@ -277,8 +279,8 @@ class Session:
             if preset is not None and name not in known and self.compiled(preset) is None:
                 self.compiler.ask(name)
 
-    def _begin_idle(self) -> None:
-        self._activity = Activity(lambda: self.compiler.pause())
+    def _begin_idle(self, activity: Activity) -> None:
+        self._activity = activity
         order = {
             "model": str(self.model.path), "loading": vars(self.model.loading),
             "store": str(self.store.folder),
@@ -292,7 +294,7 @@ class Session:
         """Wait for no build in the child that only the parent makes."""
         if in_child:
             self._building = threading.RLock()
-            self._begin_idle()
+            self._begin_idle(Activity())
 
     def close(self) -> None:
         """Free the model; compiling ends."""

@@ -348,10 +348,10 @@ SAME: list[BaseMessage] = [
 
 def test_a_history_of_another_provider_is_gone_on_with_alike_at_every_door(client: Client) -> None:
     greedy = Settings(Sampling(temperature=0), max_tokens=8)
-    client.serving.session.engine.forget()
-    expected = client.serving.session.chat(ROUND, settings=greedy).text
+    client.session.engine.forget()
+    expected = client.session.chat(ROUND, settings=greedy).text
     assert expected
-    client.serving.session.engine.forget()  # a cached prompt may round otherwise
+    client.session.engine.forget()  # a cached prompt may round otherwise
     with openai.OpenAI(base_url=f"{client.root}/v1", api_key="x", max_retries=0) as ai:
         messages: Any = ROUND
         reply = ai.chat.completions.create(
@@ -363,7 +363,7 @@ def test_a_history_of_another_provider_is_gone_on_with_alike_at_every_door(clien
 
 
 def test_a_text_and_an_empty_turn_are_answered_at_every_door(client: Client) -> None:
-    session, settings = client.serving.session, Settings(Sampling(temperature=0), max_tokens=4)
+    session, settings = client.session, Settings(Sampling(temperature=0), max_tokens=4)
     session.engine.forget()
     empty = session.chat([{"role": "user", "content": ""}], settings=settings).text
     model = ChatSteerplug(temperature=0, max_tokens=4, n_ctx=512, n_threads=1)

@@ -175,7 +175,7 @@ def test_the_server_reads_control_tokens_in_texts_only_where_it_was_told_to(
     messages = chat(PASTED)
     with served(parse_special=parse_special) as client:
         replies = client.complete(prompt=PASTED, max_tokens=1), client.chat(messages=messages)
-        session = client.serving.session
+        session = client.session
     vocab, written = session.model.vocab, session.template
     assert [reply.json()["usage"]["prompt_tokens"] for reply in replies] == [
         len(vocab.tokenize(PASTED, special=parse_special)) + vocab.adds_bos,

@@ -539,7 +539,7 @@ def refused(ended: Ended, *words: str) -> None:
     assert ended.out == ""
     (sentence,) = ended.err.splitlines()
     assert sentence.startswith("steerplug: ")
-    assert sentence.endswith((".", ")"))
+    assert sentence.endswith((".", ")", "?"))
     assert "\x1b" not in sentence
     assert [word for word in words if word not in sentence] == []
 
@@ -583,6 +583,16 @@ def test_what_cannot_be_done_ends_in_one_sentence(
     call: Call, line: list[str], words: list[str]
 ) -> None:
     refused(call(*line), *words)
+
+
+def test_a_near_name_is_suggested_and_then_no_other(call: Call) -> None:
+    said = call("show", "sailer").err
+    assert said == "steerplug: there is no preset `sailer`; did you mean `sailor`?\n"
+    said = call("prests").err
+    assert said == (
+        "steerplug: no such command 'prests'. Did you mean 'presets'? See `steerplug --help`.\n"
+    )
+    assert "id you mean" not in call("xyzzy").err + call("show", "xyzzy").err
 
 
 def test_a_prompt_longer_than_the_context_is_refused(call: Call) -> None:

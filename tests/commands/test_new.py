@@ -60,6 +60,7 @@ def made(ended: tuple[int, str, str], name: str = "mine") -> Preset:
     code, out, err = ended
     assert (code, err) == (0, "")
     assert f"steerplug build {name} -m smollm2" in out
+    assert f'steerplug run --steer {name} "..." (carried by its prompt)' in out
     return load_preset(name)
 
 
@@ -124,7 +125,8 @@ def test_where_and_how_can_be_said(call: Call, folder: Path, tmp_path: Path) -> 
     assert (code, err) == (0, "")
     assert json.loads(out) == {
         "preset": "pirate", "path": str(path), "method": "chain", "system_characters": 8,
-        "n_examples": 0, "next": f"steerplug build '{path}' -m smollm2",
+        "n_examples": 0, "at_once": f"""steerplug run --steer '"{path}"' "...\"""",
+        "next": f"steerplug build '{path}' -m smollm2",
     }  # fmt: skip
     preset = load_preset(str(path))
     assert preset.fit.method == "chain"

@@ -251,3 +251,18 @@ def test_help_shows_groups_and_an_example_each(environment: dict[str, str]) -> N
     titles = [shown.index(f" {title} ") for title in GROUPS]
     assert titles == sorted(titles)
     assert "Example: steerplug show pirate" in on_a_terminal(["show", "--help"], environment)
+    helped = on_a_terminal(["serve", "--help"], {**environment, "NO_COLOR": "1"})
+    helped = re.sub(r"\x1b\[[0-9;]*m", "", helped)
+    assert 0 < helped.index("Example: steerplug serve") < helped.index("─ Options ")
+    assert helped.count("STEERPLUG_") == 1  # the rule, rather than each
+
+
+def test_what_is_said_breaks_between_words_on_a_terminal(environment: dict[str, str]) -> None:
+    terminal = Terminal(["run", "-m", "nothing", "hi"], {**environment, "COLUMNS": "40"})
+    said = re.sub(r"\x1b\[[0-9;]*m", "", terminal.read())
+    assert terminal.end() == 2
+    assert max(map(len, said.splitlines())) <= 40
+    ended = subprocess.run([*ENTRY, "run", "-m", "nothing", "hi"], env=environment, text=True,
+                           capture_output=True, check=False)  # fmt: skip
+    assert ended.stderr.count("\n") == 1
+    assert said.split() == ended.stderr.split()

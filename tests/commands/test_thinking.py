@@ -58,7 +58,7 @@ def test_a_terminal_shows_thoughts_dim_above_the_answer(
 
     monkeypatch.setattr(show_reply, "screen", screen)
     assert call(*RUN).out == "".join(
-        f"\x1b[2m{part}\x1b[0m" for part in ("H", "m", ",", " so", ".")
+        f"\x1b[2m{words}\x1b[0m" for words in ("Hm,", " so.")
     ) + "\n\nBlue.\n"  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from steerplug.commands import main
 from tests.commands.test_process import Terminal, environment  # noqa: F401
+from tests.helpers.tiny_models import tiny_model
 
 UP, DOWN, CTRL_D = "\x1b[A", "\x1b[B", "\x04"
 
@@ -41,6 +42,77 @@ def test_both_replies_side_by_side_and_the_strength_by_arrow_keys(
     press(terminal, CTRL_D, "0")
     terminal.read()
     assert terminal.end() == 0
+
+
+def test_keys_while_replies_come_are_not_echoed_and_begin_them_anew(
+    environment: dict[str, str],  # noqa: F811
+) -> None:
+    words = ["try", "pirate", "--max-tokens", "80"]
+    terminal = Terminal(words, {**environment, "PROMPT_TOOLKIT_NO_CPR": "1"})
+    terminal.read(until="pirate at 1 >")
+    terminal.type("Tell me all about rain.\r")
+    terminal.read(until="mbare ")
+    terminal.type("zqx" + DOWN)
+    shown = plain(terminal.read(until="strength 0.75 ("))
+    assert "^[" not in shown
+    assert "zqx" not in shown
+    assert "pirate at 1 " in shown
+    assert re.search(r"│ bare +│ pirate at 0\.75 +│", shown)
+    assert "strength 1 (" not in shown
+    terminal.read(until="zqx")  # what is no key of the dial is there at the prompt
+    terminal.type("\x03")
+    terminal.read(until="Ctrl-D ends.")
+    press(terminal, CTRL_D, "0.75")
+    terminal.read()
+    assert terminal.end() == 0
+
+
+def test_ctrl_c_still_stops_replies(environment: dict[str, str]) -> None:  # noqa: F811
+    words = ["try", "pirate", "--max-tokens", "2000"]
+    terminal = Terminal(words, {**environment, "PROMPT_TOOLKIT_NO_CPR": "1"})
+    terminal.read(until="pirate at 1 >")
+    terminal.type("Tell me all about rain.\r")
+    terminal.read(until="mbare ")
+    terminal.type("\x03")
+    terminal.read(until="stopped.")
+    press(terminal, CTRL_D, "1")
+    terminal.read()
+    assert terminal.end() == 0
+
+
+def test_demo_lets_all_replies_grow_side_by_side(environment: dict[str, str]) -> None:  # noqa: F811
+    words = ["demo", "--max-tokens", "30", "--question", "What is rain?"]
+    terminal = Terminal(words, environment)
+    growing = plain(terminal.read(until="first token after"))
+    none_has_ended = growing.partition("reply tokens")[0].split("│ bare ")[1:]
+    assert any(map(all_have_begun, none_has_ended))
+    shown = plain(terminal.read())
+    assert terminal.end() == 0
+    last = shown.rpartition("│ bare ")[2]
+    assert re.search(r"│ (\d+) prompt tokens +│ \d+ prompt tokens +│ \1 prompt tokens ", last)
+    assert last.count("first token after") == 3
+    assert re.search(r"\d+ prompt tokens saved, in every request\.", shown)
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\r", 0), ("\x03", 130)])
+def test_a_build_is_asked_for(
+    environment: dict[str, str], answer: str, code: int,  # noqa: F811
+) -> None:
+    model = str(tiny_model("llama"))
+    terminal = Terminal(["try", "pirate", "-m", model], environment)
+    said = plain(terminal.read(until="[y/N]"))
+    assert "pirate is not compiled for" in said
+    terminal.type(answer)
+    rest = plain(terminal.read())
+    assert ("steerplug demo --preset pirate" in " ".join(rest.split())) == (code == 0)
+    assert "Traceback" not in rest
+    assert terminal.end() == code
+
+
+def all_have_begun(frame: str) -> bool:
+    """Say whether there are words in each of three columns below their titles."""
+    rows = re.findall(r"^│ (.*?) │ (.*?) │ (.*?) │$", frame, re.MULTILINE)
+    return all(any(row[i].strip() for row in rows) for i in range(3))
 
 
 def press(terminal: Terminal, key: str, strength: str) -> None:

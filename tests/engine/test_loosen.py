@@ -263,7 +263,7 @@ def test_a_reply_that_breaks_what_was_left_out_is_an_error_at_every_door(client:
     sentence = r'breaks its schema at \$\.x \(\["a","a"\] has non-unique elements\)'
     greedy = Settings(Sampling(temperature=0), max_tokens=40, format=WRAPPED)
     with pytest.raises(RequestError, match=sentence):
-        client.serving.session.chat("Go.", settings=greedy)
+        client.session.chat("Go.", settings=greedy)
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": WRAPPED}}
     response = client.chat(response_format=form, max_tokens=40)
     assert response.status_code == 400
@@ -280,7 +280,7 @@ def test_a_reply_that_breaks_what_was_left_out_is_an_error_at_every_door(client:
 def test_a_reply_that_keeps_what_was_left_out_is_handed_on(client: Client) -> None:
     schema = {**WRAPPED, "properties": {"x": {**DOUBLE, "minItems": 1, "maxItems": 1}}}
     settings = Settings(Sampling(temperature=0), max_tokens=40, format=schema)
-    assert json.loads(client.serving.session.chat("Go.", settings=settings).text) == {"x": ["a"]}
+    assert json.loads(client.session.chat("Go.", settings=settings).text) == {"x": ["a"]}
 
 
 class Twice(BaseModel):

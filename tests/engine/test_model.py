@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from steerplug.engine.block_output import BlockOutput
 from steerplug.engine.context import Context
 from steerplug.engine.model import Model
 from steerplug.errors import ModelError
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import make, tiny_model
+from tests.helpers.tiny_specs import SPECS
 
 
 def refusal(path: Path) -> str:
@@ -210,6 +212,22 @@ def test_a_context_of_nothing_is_refused(model: Model, name: str, value: int) ->
     settings: dict[str, Any] = {name: value}
     with pytest.raises(ModelError, match=f"^{name} is {value}; give at least 1"):
         Context(model, **settings)
+
+
+@pytest.mark.parametrize(("pooling", "name"), [(1, "mean"), (3, "last"), (4, "rank")])
+def test_a_model_for_embeddings_is_refused(tmp_path: Path, pooling: int, name: str) -> None:
+    path = make(replace(SPECS["qwen3"], later={"pooling_type": pooling}), tmp_path)
+    with pytest.raises(ModelError) as caught:
+        Model(path)
+    assert str(caught.value) == (
+        f"made.gguf (qwen3) is a model for embeddings (its pooling_type is {name}), which writes "
+        "no text that could be steered; take a chat model here, and `llama-server --embeddings` "
+        "for it."
+    )
+
+
+def test_a_model_that_says_it_pools_nothing_is_a_chat_model(tmp_path: Path) -> None:
+    Model(make(replace(SPECS["qwen3"], later={"pooling_type": 0}), tmp_path)).close()
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx
 
-from steerplug.server.config import Config
+from steerplug.server.config import Config, ModelConfig
+from steerplug.server.models import Models
 from steerplug.server.serve import Server, listen
+from steerplug.server.served import Served
 from steerplug.server.state import ServerState
 from steerplug.session import Session
 
@@ -28,12 +30,25 @@ def session() -> Session:
     return Session(NAME, n_ctx=512, n_cells=2048, n_threads=1)
 
 
+def state(own: Session, config: Config = Config(), **of_model: Any) -> ServerState:  # noqa: B008
+    """Return what a server of one model shares."""
+    one = ModelConfig(**{"name": NAME, **of_model})
+    return ServerState(Models([Served(own, one)]), config)
+
+
 @contextmanager
 def served(own: Session | None = None, **config: Any) -> Iterator["Client"]:
     """Run a server on a free port, of all tests' model or their own; its engine stays open."""
-    setup = Config(NAME, port=0, **{"grace": 0.5, **config})
-    serving = ServerState(own or session(), setup)
-    listening = listen(setup)
+    of_model = {name: config.pop(name) for name in ("steer", "compile") if name in config}
+    setup = Config(port=0, **{"grace": 0.5, **config})
+    with running(state(own or session(), setup, **of_model)) as client:
+        yield client
+
+
+@contextmanager
+def running(serving: ServerState) -> Iterator["Client"]:
+    """Run a server on a free port; its engines stay open."""
+    listening = listen(serving.config)
     server = _Lasting(serving)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -64,6 +79,11 @@ class Client(httpx.Client):
         self.address, self.serving = (host, port), serving
         self.root = f"http://{host}:{port}"
         super().__init__(base_url=self.root, timeout=60)
+
+    @property
+    def session(self) -> Session:
+        """The first model of the server."""
+        return next(iter(self.serving.models)).session
 
     def chat(self, **body: Any) -> httpx.Response:
         """Ask for a short greedy reply, unless `body` says otherwise."""

@@ -45,7 +45,7 @@ def tiny_model(name: str, seed: int = 0) -> Path:
     path = _folder() / f"{name}-{seed}.gguf"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=_folder()) as scratch:  # several processes may make it
-            made = _make(SPECS[name], Path(scratch), seed)
+            made = make(SPECS[name], Path(scratch), seed)
             os.replace(made, path)
     return path
 
@@ -61,7 +61,8 @@ def _folder() -> Path:
     return folder
 
 
-def _make(spec: Spec, folder: Path, seed: int) -> Path:
+def make(spec: Spec, folder: Path, seed: int = 0) -> Path:
+    """Write a tiny model of these hyper-parameters into a folder, and return its path."""
     bare = _write(folder / "bare.gguf", spec, spec.keys, {})
     shapes = _fused(_shapes(bare)) if spec.fused else _shapes(bare)
     tensors = {

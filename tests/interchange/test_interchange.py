@@ -347,6 +347,11 @@ def test_import_as_a_preset_then_export_gives_the_vectors_back(
         ("response", "v.gguf", "the prompt is steered too, because llama.cpp knows no scope"),
         ("response", "v.json", "earlier replies of a chat count as prompt, and are not steered "
          "again"),
+        ("all", "v.pt", "BOS (`<|im_start|>`), the first token of every chat, is steered too; "
+         "logits are the same on text without it"),
+        ("response", "v.pt", "the first token of a reply is the unsteered model's own, and earlier "
+         "replies of a chat are not steered again, because hotwire-vllm steers no prompt or all of "
+         "it"),
     ],
 )
 def test_export_says_which_tokens_the_other_tool_steers_otherwise(
@@ -363,6 +368,11 @@ def test_export_says_which_tokens_the_other_tool_steers_otherwise(
     assert f"lost    {lost}; {stays}\n" in out
     if to == "v.json":
         assert "cd out && vllm serve MODEL --steering-config v.json\n" in out
+    if to == "v.pt":
+        use = "HOTWIRE_VECTORS=out/v.pt HOTWIRE_SLOTS=16 vllm serve MODEL; what out/v.json says "
+        assert f"use     {use}belongs into the body of a request\n" in out
+        (entry,) = json.loads(json.loads(Path("out/v.json").read_text())["vllm_xargs"]["hotwire"])
+        assert entry["decode_only"] == (scope == "response")
 
 
 @pytest.mark.parametrize(
@@ -372,6 +382,7 @@ def test_export_says_which_tokens_the_other_tool_steers_otherwise(
         (("import", "x.gguf", "--to", "y.bin"), "y.bin must end in .gguf"),
         (("import", "x.gguf", "--to", "y.gguf"), "x.gguf: there is no such file"),
         (("export", "pirate", "--to", "y.gguf"), "`pirate` reads each activation"),
+        (("export", "pirate", "--to", "y.pt"), "or export its prompt, `--as modelfile`."),
         (("export", "pirate", "--to", "y.txt"), "y.txt ends in `.txt`; write .gguf for llama.cpp"),
     ],
 )
@@ -382,6 +393,12 @@ def test_bad_words_are_one_sentence(
     assert (code, out) == (2, "")
     assert says in err
     assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == []
+
+
+def test_what_is_no_constant_is_refused_before_a_model_is_opened(call: Call) -> None:
+    for name, says in (("pirate", "reads each activation"), ("love-hate", "steers the front")):
+        code, _, err = call("export", name, "--to", "y.gguf", "-m", "not-there.gguf")
+        assert (code, f"`{name}` {says}" in err) == (2, True)
 
 
 def test_a_file_for_another_width_is_refused_by_name(

@@ -20,7 +20,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt, plan
 from steerplug.interchange.reading import read_vectors
 from steerplug.interchange.tokens import Bos
-from steerplug.interchange.writing import write_control_vector, write_easysteer
+from steerplug.interchange.writing import write_control_vector, write_easysteer, write_hotwire
 from steerplug.steering.value import Array, Delta, Mix, Scope, Steering, Term
 from tests.interchange.test_interchange import foreign
 
@@ -160,6 +160,45 @@ def test_only_the_folder_of_the_spec_lets_easysteer_find_its_vectors(
     write_easysteer(path, a_mix(pair, "all", 2), "planted", "llama", NO_BOS)
     with pytest.raises(FileNotFoundError):
         their_spec(path, ran_in=tmp_path.parent)
+
+
+# --- hotwire-vllm ------------------------------------------------------------------------------
+
+
+def their_rows(path: Path, spec: str) -> tuple[dict[int, Array], bool]:
+    """What hotwire takes from a request: a row of its file for each entry, and `decode_only`."""
+    tensor = torch.load(path, map_location="cpu")
+    vectors, only = dict[int, Array](), set()
+    for entry in json.loads(spec):
+        assert set(entry) <= {"id", "layer", "scale", "decode_only"}
+        assert entry["id"] == path.stem  # or it is unsteered, and nobody is told
+        assert entry["layer"] not in vectors  # or the last one wins
+        vectors[entry["layer"]] = entry["scale"] * tensor[entry["layer"]].numpy()
+        only.add(entry["decode_only"])
+    (is_only,) = only
+    return vectors, is_only
+
+
+@pytest.mark.parametrize("scope", ["response", "all"])
+def test_hotwire_does_what_steerplug_does_but_for_the_first_token_of_a_reply(
+    scope: Scope, pair: Pair, tmp_path: Path
+) -> None:
+    mix, path = a_mix(pair, scope, 0, 2, 4), tmp_path / "planted.pt"
+    request = write_hotwire(path, mix, pair.model.n_layer)
+    spec = json.loads(request.read_text())["vllm_xargs"]["hotwire"]
+    vectors, decode_only = their_rows(path, spec)
+    assert torch.load(path).shape == (pair.model.n_layer, pair.model.n_embd)
+    assert decode_only == (scope == "response")
+    tokens = [not decode_only] * N_PROMPT + [True] * (len(TOKENS) - N_PROMPT)
+    theirs = pair.theirs(vectors, tokens)
+    if scope == "all":
+        assert relative(theirs, pair.ours(mix, has_bos=False)) < 1e-3
+        return
+    ours = pair.ours(mix, has_bos=False)
+    assert relative(theirs[: N_PROMPT - 1], ours[: N_PROMPT - 1]) < 1e-3
+    assert relative(theirs[N_PROMPT - 1], pair.ours(Mix(), has_bos=False)[N_PROMPT - 1]) < 1e-3
+    with_last = [i >= N_PROMPT - 1 for i in range(len(TOKENS))]
+    assert relative(pair.theirs(vectors, with_last), ours) < 1e-3
 
 
 # --- repeng --------------------------------------------------------------------------------------

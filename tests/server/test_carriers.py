@@ -14,13 +14,11 @@ import openai
 import pytest
 
 from steerplug.server.catalog import Catalog
-from steerplug.server.config import Config
 from steerplug.server.errors import Refused
-from steerplug.server.state import ServerState
 from steerplug.session import Session, Settings
 from steerplug.store.store import Store
 from tests.helpers.presets import SAD_PRESET
-from tests.helpers.serving import NAME, QUESTION, Client, served, session
+from tests.helpers.serving import NAME, QUESTION, Client, served, session, state
 
 KNIGHT = """\
 schema: steerplug/preset-v1
@@ -211,7 +209,7 @@ def test_streams_go_on_while_a_preset_is_swapped_over(client: Client, own: Sessi
         talker.start()
     begun.wait()  # all sixteen are being answered
     _publish(own, "knight")
-    client.serving.catalog.refresh()
+    next(iter(client.serving.models)).catalog.refresh()
     swapped.set()
     for talker in talkers:
         talker.join(300)
@@ -287,7 +285,7 @@ def test_two_servers_that_compile_the_same_make_it_once(client: Client, own: Ses
 
 def test_an_unknown_name_to_compile_is_refused_before_anyone_connects() -> None:
     with pytest.raises(Refused, match="there is no preset `priate`; did you mean `pirate`"):
-        ServerState(session(), Config("x", compile=("knight,priate",)))
+        state(session(), compile=("knight,priate",))
 
 
 def test_all_are_compiled_one_after_another(
@@ -297,7 +295,7 @@ def test_all_are_compiled_one_after_another(
     own = Session(NAME, n_ctx=256, n_threads=1, store=Store(tmp_path / "other"))
     asked = list[str]()
     monkeypatch.setattr(own.compiler, "ask", asked.append)
-    ServerState(own, Config("x", compile=("all",)))
+    state(own, compile=("all",))
     assert asked == ["sad"]  # the shipped ones came compiled
     own.close()
 

@@ -192,7 +192,7 @@ def test_no_likeliest_tokens_without_probabilities_are_nothing_asked(client: Cli
 
 def test_a_bias_may_be_said_as_llama_cpp_says_it(client: Client) -> None:
     token = client.chat(logprobs=True).json()["choices"][0]["logprobs"]["content"][0]["token"]
-    (number,) = client.serving.session.model.vocab.tokenize(token)
+    (number,) = client.session.model.vocab.tokenize(token)
     banned = text(client, logit_bias={str(number): -100})
     assert banned != text(client)
     for bias in ([[number, False]], [[number, -100]], {str(number): False}):

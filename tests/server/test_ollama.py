@@ -65,7 +65,7 @@ def test_a_model_is_shown(ai: ollama.Client, client: Client) -> None:
     assert shown.capabilities == ["completion", "tools"]
     assert shown.modelinfo is not None
     assert shown.modelinfo["llama.block_count"] == 30
-    assert shown.template == client.serving.session.model.chat_template
+    assert shown.template == client.session.model.chat_template
     with pytest.raises(ollama.ResponseError, match="there is no preset `parate`"):
         ai.show("smollm2@parate")
 
@@ -156,7 +156,7 @@ def test_probabilities_are_told(ai: ollama.Client, client: Client) -> None:
 def test_thoughts_come_apart(
     monkeypatch: pytest.MonkeyPatch, ai: ollama.Client, client: Client
 ) -> None:
-    session, roomy = client.serving.session, {**GREEDY, "num_predict": 60}
+    session, roomy = client.session, {**GREEDY, "num_predict": 60}
     monkeypatch.setattr(session, "template", template("Qwen3", session.model))
     script = scripted(session.model, monkeypatch)
     script("<think>\nHm, so.\n</think>\n\nBlue.<|im_end|>")
@@ -211,7 +211,7 @@ def test_an_error_within_a_stream_is_its_last_line(
         yield Piece("Rain", 1, 0.0)
         raise SteerplugError("the rain is over.")
 
-    monkeypatch.setattr(client.serving.session, "astream_chat", breaks)
+    monkeypatch.setattr(client.session, "astream_chat", breaks)
     first, last = lines(client.post("/api/chat", json=SHORT))
     assert first["message"]["content"] == "Rain"
     assert last == {"error": "the rain is over."}
@@ -236,7 +236,7 @@ def test_the_guard_holds_here_too(client: Client, ai: ollama.Client) -> None:
 
 
 def test_texts_become_tokens_and_texts_again(client: Client) -> None:
-    vocab = client.serving.session.model.vocab
+    vocab = client.session.model.vocab
     text = "Rain 雨 <|im_end|>"
     tokens = client.post("/tokenize", json={"content": text}).json()["tokens"]
     assert tokens == vocab.tokenize(text, special=True)
@@ -255,6 +255,6 @@ def test_props_describe_the_model(client: Client) -> None:
     props = client.get("/props").json()
     assert props["default_generation_settings"]["n_ctx"] == 512
     assert props["default_generation_settings"]["params"]["top_k"] == 40
-    assert props["chat_template"] == client.serving.session.model.chat_template
+    assert props["chat_template"] == client.session.model.chat_template
     assert (props["bos_token"], props["eos_token"]) == ("<|im_start|>", "<|im_end|>")
     assert "/" not in props["model_path"]

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import logging
 import os
 import re
 import signal
@@ -10,10 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,11 @@ from steerplug.errors import PresetError, SteerplugError
 from steerplug.library.presets import shipped_folder
 from steerplug.server import serve
 from steerplug.server.catalog import Catalog
-from steerplug.server.config import Config
+from steerplug.server.config import Config, ModelConfig
 from steerplug.server.errors import Refused
-from steerplug.server.log import JsonLines
-from steerplug.server.state import ServerState
-from tests.helpers.serving import PIRATE, SHORT, session
+from steerplug.server.log import JsonLines, PlainLines
+from tests.helpers.serving import PIRATE, SHORT, session, state
+from tests.helpers.tiny_models import tiny_model
 
 ROOT = Path(__file__).parents[2]
 NEW = """\
@@ -44,16 +45,29 @@ fit: {method: mean}
 """
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The settings of servers that would have been started."""
-    found: list[Config] = []
+@dataclass(frozen=True)
+class Setup:
+    """How a server would have been set up: for all, and for each model."""
 
-    def listen(config: Config) -> socket.socket:
-        found.append(config)
+    server: Config
+    models: dict[str, ModelConfig]
+
+    @property
+    def model(self) -> ModelConfig:
+        (model,) = self.models.values()
+        return model
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Setup]:
+    """The settings of servers that would have been started."""
+    found: list[Setup] = []
+
+    def run(config: Config, models: Sequence[tuple[str, ModelConfig]]) -> None:
+        found.append(Setup(config, dict(models)))
         raise SteerplugError("no further.")
 
-    monkeypatch.setattr(serve, "listen", listen)
+    monkeypatch.setattr("steerplug.commands.serve._run", run)
     for name in list(os.environ):
         if name.startswith("STEERPLUG_") and name not in ("STEERPLUG_CACHE", "STEERPLUG_PRESETS"):
             monkeypatch.delenv(name)
@@ -61,42 +75,44 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
 
 def test_a_flag_goes_before_a_variable_and_that_before_the_file(
-    seen: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seen: list[Setup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text("host: 0.0.0.0\nport: 1\nsteer: formal\napi-key: [a, b]\ngrace: 3\n")
     monkeypatch.setenv("STEERPLUG_PORT", "2")
     monkeypatch.setenv("STEERPLUG_STEER", "concise")
     assert main(["serve", "--config", str(file), "--steer", "pirate"]) == 2
-    (config,) = seen
-    assert (config.host, config.port, config.steer) == ("0.0.0.0", 2, "pirate")
-    assert (config.api_keys, config.grace, config.name) == (("a", "b"), 3.0, "smollm2")
+    (setup,) = seen
+    config, model = setup.server, setup.model
+    assert (config.host, config.port, model.steer) == ("0.0.0.0", 2, "pirate")
+    assert (config.api_keys, config.grace, model.name) == (("a", "b"), 3.0, "smollm2")
     assert config.limits.timeout == 600
 
 
 def test_keys_of_the_environment_are_words(
-    seen: list[Config], monkeypatch: pytest.MonkeyPatch
+    seen: list[Setup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STEERPLUG_API_KEY", "one two")
     monkeypatch.setenv("STEERPLUG_ADMIN_KEY", "three")
     main(["serve", "--separate-keys"])
-    assert (seen[0].api_keys, seen[0].admin_key) == (("one", "two"), "three")
-    assert not seen[0].share_cache
+    config = seen[0].server
+    assert (config.api_keys, config.admin_key) == (("one", "two"), "three")
+    assert not config.share_cache
 
 
 SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
-    ("name", "pal", "name", "pal"),
+    ("name", "pal", "model.name", "pal"),
     ("host", "::1", "host", "::1"),
     ("port", 1, "port", 1),
     ("api-key", "a-key", "api_keys", ("a-key",)),
     ("admin-key", "a-key", "admin_key", "a-key"),
     ("origin", "https://chat.example.org", "origins", ("https://chat.example.org",)),
-    ("steer", "pirate", "steer", "pirate"),
-    ("compile", "pirate", "compile", ("pirate",)),
-    ("n-ctx", 64, "loading.n_ctx", 64),
-    ("n-cells", 128, "sizes.n_cells", 128),
-    ("n-seq", 2, "sizes.n_seq", 2),
-    ("n-threads", 3, "loading.n_threads", 3),
+    ("steer", "pirate", "model.steer", "pirate"),
+    ("compile", "pirate", "model.compile", ("pirate",)),
+    ("n-ctx", 64, "model.loading.n_ctx", 64),
+    ("n-cells", 128, "model.sizes.n_cells", 128),
+    ("n-seq", 2, "model.sizes.n_seq", 2),
+    ("n-threads", 3, "model.loading.n_threads", 3),
     ("max-body", 5, "limits.body", 5),
     ("max-prompt", 6, "limits.prompt", 6),
     ("max-schema", 7, "limits.schema", 7),
@@ -117,7 +133,7 @@ def changed(config: Any, path: str, value: Any) -> Any:
 
 @pytest.mark.parametrize(("option", "value", "path", "expected"), SETTINGS)
 def test_a_flag_a_variable_and_a_key_of_the_file_set_the_same_one_thing(
-    seen: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: Any,
+    seen: list[Setup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: Any,
     path: str, expected: Any,
 ) -> None:  # fmt: skip
     flags = {True: [f"--{option}"], False: ["--separate-keys"]}
@@ -127,17 +143,20 @@ def test_a_flag_a_variable_and_a_key_of_the_file_set_the_same_one_thing(
     main(["serve", "--config", str(file)])
     monkeypatch.setenv(f"STEERPLUG_{option.replace('-', '_').upper()}", str(value))
     main(["serve"])
-    assert seen == [changed(Config("smollm2"), path, expected)] * 3
+    of, _, rest = path.partition("model.")
+    server = Config() if rest else changed(Config(), of, expected)
+    model = changed(ModelConfig("smollm2"), rest, expected) if rest else ModelConfig("smollm2")
+    assert seen == [Setup(server, {"smollm2": model})] * 3
 
 
 def test_there_are_no_options_but_these_and_unless_they_say_it_the_settings_own_defaults_hold(
-    seen: list[Config],
+    seen: list[Setup],
 ) -> None:
     main(["serve"])
-    assert seen == [Config("smollm2")]
+    assert seen == [Setup(Config(), {"smollm2": ModelConfig("smollm2")})]
     options = {name.replace("_", "-") for name in inspect.signature(serve_command).parameters}
     loading = {name.replace("_", "-") for name in LOADING}
-    assert options == {"config", "model", *loading, *(option for option, *_ in SETTINGS)}
+    assert options == {"context", "config", "model", *loading, *(option for option, *_ in SETTINGS)}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +169,7 @@ def test_there_are_no_options_but_these_and_unless_they_say_it_the_settings_own_
     ],
 )
 def test_a_wrong_file_is_refused_in_one_sentence(
-    seen: list[Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str,
+    seen: list[Setup], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str,
     sentence: str,
 ) -> None:  # fmt: skip
     file = tmp_path / "serve.yaml"
@@ -168,7 +187,7 @@ def test_a_port_in_use_is_a_sentence() -> None:
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(SteerplugError, match="choose another --port"),
     ):
-        serve.listen(Config("x", port=taken.getsockname()[1]))
+        serve.listen(Config(port=taken.getsockname()[1]))
 
 
 def test_presets_are_noticed_while_serving(
@@ -198,7 +217,8 @@ def test_presets_are_noticed_while_serving(
 async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    serving, again = ServerState(session(), Config("x")), asyncio.Event()
+    serving, again = state(session()), asyncio.Event()
+    (served,) = serving.models
     loop, problems = asyncio.get_running_loop(), [OSError(24, "too many files"), PresetError("no")]
 
     def refresh() -> None:
@@ -206,7 +226,7 @@ async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
             raise problems.pop()
         loop.call_soon_threadsafe(again.set)
 
-    monkeypatch.setattr(serving.catalog, "refresh", refresh)
+    monkeypatch.setattr(served.catalog, "refresh", refresh)
     monkeypatch.setattr("steerplug.server.state._LOOK_AGAIN", 0.01)
     looking = asyncio.create_task(serving.keep_looking())
     assert await asyncio.wait_for(again.wait(), 5)
@@ -214,8 +234,6 @@ async def test_a_library_that_cannot_be_read_for_a_moment_is_looked_at_again(
 
 
 def test_log_lines_are_json() -> None:
-    import logging
-
     try:
         raise ValueError("x")
     except ValueError:
@@ -225,6 +243,54 @@ def test_log_lines_are_json() -> None:
     said = json.loads(JsonLines().format(record))
     assert (said["event"], said["status"], said["level"]) == ("said it", 200, "info")
     assert "ValueError: x" in said["exception"]
+
+
+def plain(event: str, level: int = logging.INFO, **extra: Any) -> str:
+    """What a person reads of a record, less the time."""
+    record = logging.LogRecord("steerplug", level, "f", 1, event, (), None)
+    vars(record).update(extra)
+    time, said = PlainLines().format(record).split("  ", 1)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", time)
+    return said
+
+
+def test_a_terminal_gets_lines_that_a_person_reads() -> None:
+    models = ["smollm2", "smollm2@pirate", "smollm2@terse"]
+    address = "http://127.0.0.1:8080"
+    assert plain("serving", address=address, models=models) == (
+        f"serving smollm2, and 2 with presets at {address}/v1; the playground is at {address}"
+    )
+    asked: dict[str, Any] = {"method": "POST", "path": "/v1/chat/completions", "status": 200}
+    reply: dict[str, Any] = {
+        "model": "smollm2", "steering": "pirate", "carrier": "steering", "prompt_tokens": 37,
+        "cached_tokens": 20, "completion_tokens": 12, "seconds": 0.314, "digest": "",
+    }  # fmt: skip
+    assert plain("request", **asked, **reply) == (
+        "POST /v1/chat/completions 200 in 0.31 s; smollm2, pirate by steering; 37 prompt tokens, "
+        "20 of them cached; 12 reply tokens"
+    )
+    bare = {**reply, "carrier": "", "steering": "none", "replies": ["Wet."], "error": "it broke."}
+    assert plain("request", **asked, **bare).endswith(
+        '; smollm2, not steered; 37 prompt tokens, 20 of them cached; 12 reply tokens; it broke.; '
+        'replies ["Wet."]'
+    )
+    strange = {**asked, "path": "/\x1b[31mred\n", "status": 404, "seconds": 0.0}
+    assert plain("request", **strange) == "POST /\ufffd[31mred\ufffd 404 in 0.00 s"
+    assert plain("no", logging.WARNING, added=["ant"]) == 'warning: no; added ["ant"]'
+
+
+def test_a_server_on_a_terminal_logs_plainly(tmp_path: Path) -> None:
+    from tests.commands.test_process import Terminal
+
+    model = str(tiny_model("llama"))
+    words = ["serve", "-m", model, "--name", "ant", "--port", "0", "--n-threads", "1"]
+    terminal = Terminal(words, {**os.environ, "STEERPLUG_CACHE": str(tmp_path)})
+    said = terminal.read(until="the playground is at http://127.0.0.1:")
+    assert re.search(r"^\d\d:\d\d:\d\d  serving ant, and \d+ with presets at http://", said, re.M)
+    assert "{" not in said
+    terminal.type("\x03")
+    terminal.read()
+    assert terminal.end() == 130
 
 
 @contextmanager

@@ -54,13 +54,16 @@ class Answers:
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.key: str | None = None
+        self.models = ["tiny"]
         self.reply: Callable[[dict[str, Any]], list[dict[str, Any]]] = rain
 
     def __call__(self, route: Any) -> None:
         path = "/" + route.request.url.split("/", 3)[3]
         self.keys.append(route.request.headers.get("authorization"))
-        models = [{"id": "tiny"}, {"id": "tiny@pirate"}]
+        models = [{"id": f"{one}{mix}"} for one in self.models for mix in ("", "@pirate")]
         lists = {"/v1/models": models, "/steering/presets": PRESETS}
+        for i, one in enumerate(self.models):
+            lists[f"/steering/presets?model={one}"] = PRESETS[i:]
         if path in (*lists, "/v1/chat/completions") and self.keys[-1] != self.key:
             route.fulfill(status=401, json={"error": {"message": "the key is wrong."}})
         elif path in lists:
@@ -186,6 +189,30 @@ READ_CONTRAST = """elements => elements.map((element) => {
   const [low, high] = [behind, luminance()].sort((a, b) => a - b);
   return (high + 0.05) / (low + 0.05);
 })"""
+
+
+def test_of_several_models_one_is_chosen_with_its_own_presets(
+    open_page: Callable[..., Any], answers: Answers
+) -> None:
+    answers.models = ["tiny", "other"]
+    page = open_page(answers)
+    playwright.expect(chip(page, "pirate")).to_be_checked()
+    ask(page, "you")
+    page.get_by_label("Model", exact=True).select_option("other")
+    playwright.expect(chip(page, "calm")).to_be_checked()
+    assert chip(page, "pirate").count() == 0
+    assert page.locator("#model-name").inner_text() == "other@calm"
+    ask(page, "me")
+    assert [body["model"] for body in answers.asked] == ["tiny"] * 2 + ["other"] * 2
+    assert [body["steering"] for body in answers.asked] == ["none", "pirate", "none", "calm"]
+
+
+def test_where_there_is_one_model_none_is_chosen(
+    open_page: Callable[..., Any], answers: Answers
+) -> None:
+    page = open_page(answers)
+    playwright.expect(chip(page, "pirate")).to_be_checked()
+    playwright.expect(page.get_by_label("Model", exact=True)).to_be_hidden()
 
 
 def test_one_preset_is_chosen_and_its_prompt_can_be_asked_as_well(

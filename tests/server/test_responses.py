@@ -128,7 +128,7 @@ def test_tools_are_called_and_answered(ai: openai.OpenAI) -> None:
 def test_thoughts_are_an_item_before_the_message(
     ai: openai.OpenAI, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = client.serving.session
+    session = client.session
     monkeypatch.setattr(session, "template", template("Qwen3", session.model))
     script = scripted(session.model, monkeypatch)
     script("<think>\nHm, so.\n</think>\n\nBlue.<|im_end|>")
@@ -195,7 +195,7 @@ def test_an_error_within_a_stream_is_its_last_event(
         yield Piece("Rain", 1, 0.0)
         raise SteerplugError("the rain is over.")
 
-    monkeypatch.setattr(client.serving.session, "astream_chat", breaks)
+    monkeypatch.setattr(client.session, "astream_chat", breaks)
     text = client.post("/v1/responses", json={**SHORT, "stream": True}).text
     name, data = text.strip().split("\n\n")[-1].split("\n")
     assert name == "event: error"

@@ -31,7 +31,7 @@ def client() -> Iterator[Client]:
 
 def goes_idle(client: Client) -> bool:
     """Whether the engine soon has nothing to do; a reply that nobody reads would keep it busy."""
-    engine, deadline = client.serving.session.engine, time.monotonic() + 5
+    engine, deadline = client.session.engine, time.monotonic() + 5
     while engine.metrics().n_running or engine.metrics().n_waiting:
         if time.monotonic() > deadline:
             return False
@@ -40,7 +40,7 @@ def goes_idle(client: Client) -> bool:
 
 
 def until_running(client: Client, n: int) -> None:
-    engine, deadline = client.serving.session.engine, time.monotonic() + 5
+    engine, deadline = client.session.engine, time.monotonic() + 5
     while engine.metrics().n_running < n:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -65,10 +65,10 @@ def post(body: bytes, length: int | None = None) -> tuple[str, bytes]:
 def test_a_server_for_others_insists_on_a_key() -> None:
     for host in ("0.0.0.0", "::", "192.168.0.7", "example.org"):
         with pytest.raises(SteerplugError, match="give --api-key"):
-            Config(NAME, host)
-        Config(NAME, host, api_keys=("a-key",))
+            Config(host)
+        Config(host, api_keys=("a-key",))
     for host in ("127.0.0.1", "::1", "localhost", "127.8.0.1"):
-        Config(NAME, host)
+        Config(host)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_server_for_others_insists_on_a_key() -> None:
 )
 def test_settings_that_do_not_go_together_are_refused(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SteerplugError, match=sentence):
-        Config(NAME, **wrong)
+        Config(**wrong)
     with pytest.raises(SteerplugError, match="above 0"):
         Limits(body=0)
 

@@ -65,7 +65,7 @@ def test_a_reply_is_what_the_session_says(client: Client) -> None:
     from steerplug import Sampling
     from steerplug.session import Settings
 
-    session = client.serving.session
+    session = client.session
     for mix in ("none", "pirate"):
         reply = session.chat(QUESTION, mix, Settings(Sampling(0), max_tokens=12))
         answer = client.chat(steering=mix).json()
@@ -144,7 +144,7 @@ def test_stop_ends_a_reply(client: Client) -> None:
 
 def test_logit_bias_forbids_a_token(client: Client) -> None:
     token = client.chat(logprobs=True).json()["choices"][0]["logprobs"]["content"][0]["token"]
-    (number,) = client.serving.session.model.vocab.tokenize(token)
+    (number,) = client.session.model.vocab.tokenize(token)
     answer = client.chat(logit_bias={str(number): -100}).json()
     assert not answer["choices"][0]["message"]["content"].startswith(token)
 

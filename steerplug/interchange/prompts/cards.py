@@ -19,6 +19,7 @@ _OWN_SCRIPT = re.compile(r"<\s*(script|iframe|object|embed)\b|javascript:", re.I
 _PLACEHOLDER = re.compile(r"<(char|bot|user)>", re.IGNORECASE)
 _START = re.compile(r"^[ \t]*<START>[ \t]*$", re.IGNORECASE | re.MULTILINE)
 
+_OURS = "our words: "
 _WHO = (
     "who the character is and how it speaks; facts in it (names, numbers) are better left a prompt"
 )
@@ -76,12 +77,19 @@ def sort_card(data: Mapping[str, Any], source: str, where: str) -> Sorting:
     sorting.description = f"Answers as {printable(card.name)}, a character from a card."
     _instruct(card, sorting)
     _show(card, sorting)
+    if not _tells_of_its_own(sorting):
+        sorting.messages.clear()
     for key, why in _STAYS.items():
         if fields.get(key):
             sorting.stay(_counted(key, fields[key]), why)
     if unknown := [printable(key) for key in fields if key not in {*_STAYS, *_TAUGHT, *_TITLES}]:
         sorting.stay(", ".join(sorted(unknown)[:6]), "no field of a card that steerplug knows")
     return sorting
+
+
+def _tells_of_its_own(sorting: Sorting) -> bool:
+    """Say whether anything but our own words would be taught."""
+    return any(not part.what.startswith(_OURS) for part in sorting.taught)
 
 
 class _Card(NamedTuple):
@@ -147,7 +155,7 @@ def _instruct(card: _Card, sorting: Sorting) -> None:
     role = f"You are {card.name}; answer as {card.name} would."
     own = card.raw("system_prompt")
     if not own.strip() or "{{original}}" in own.lower():
-        ours = f"our words: {printable(role)}"
+        ours = f"{_OURS}{printable(role)}"
         sorting.taught.append(Part(ours, "the card leaves them to its program"))
         if not own.strip():
             sorting.messages.append({"role": "system", "content": role})

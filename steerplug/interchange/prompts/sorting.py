@@ -43,7 +43,7 @@ class Sorting:
 
     def instruct(self, what: str, text: Marked, why: str) -> None:
         """Put the constant lines of a text into the instruction; the others stay."""
-        if constant := text.constant():
+        if (constant := text.constant()).strip():
             self.messages.append({"role": "system", "content": constant})
             self.taught.append(Part(what, why))
         if text.variables:

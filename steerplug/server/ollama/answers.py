@@ -62,7 +62,9 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
 
     async def loaded(body: OllamaBody, said: Part) -> Response:
         """Say that the model is loaded, which is all that a request without a text asks for."""
-        await asyncio.to_thread(serving.chooser.choose, plain_name(body.model), None, None)
+        name = plain_name(body.model)
+        chooser = serving.models.find(name).chooser
+        await asyncio.to_thread(chooser.choose, name, None, None)
         end = {**_head(body.model), **said, "done": True, "done_reason": "load"}
         return JSONResponse(end)
 

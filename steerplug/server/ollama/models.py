@@ -1,16 +1,17 @@
-"""`/api/tags`, `/api/show`, `/api/ps`, `/api/version`: the model, bare and with each preset."""
+"""`/api/tags`, `/api/show`, `/api/ps`, `/api/version`: each model, bare and with each preset."""
 
 import asyncio
 import hashlib
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI
 from gguf import LlamaFileType
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from steerplug.server.ollama.requests import plain_name, tagged
-from steerplug.server.requests import Open
+from steerplug.server.requests import ModelName, Open
+from steerplug.server.served import Served
 from steerplug.server.state import ServerState
 
 SPOKEN = "0.12.11"
@@ -24,7 +25,7 @@ _SHORT = ((1_000_000_000, "B"), (1_000_000, "M"), (1000, "K"))
 class ShowBody(Open):
     """A model by its name, which older clients call `name`."""
 
-    model: Annotated[str, Field(max_length=2000)]
+    model: ModelName
 
     @model_validator(mode="before")
     @classmethod
@@ -37,15 +38,18 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
 
     @app.get("/api/tags")
     async def tags() -> Described:
-        """List the model, bare and with each preset."""
-        return {"models": [_listed(serving, name) for name in serving.chooser.models()]}
+        """List the models, each bare and with each preset."""
+        ids = [(served, name) for served in serving.models for name in served.chooser.models()]
+        return {"models": [_listed(served, name) for served, name in ids]}
 
     @app.get("/api/ps")
     async def running() -> Described:
-        """Say that the model is loaded; it stays so."""
-        listed = _listed(serving, serving.chooser.base)
+        """Say that the models are loaded; they stay so."""
         stays = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
-        return {"models": [{**listed, **stays, "context_length": serving.session.engine.n_ctx}]}
+        return {"models": [
+            {**_listed(served, served.name), **stays, "context_length": served.session.engine.n_ctx}
+            for served in serving.models
+        ]}  # fmt: skip
 
     @app.get("/api/version")
     async def version() -> Described:
@@ -55,35 +59,37 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     @app.post("/api/show")
     async def show(body: ShowBody) -> Described:
         """Describe a model, which may be a mix."""
-        await asyncio.to_thread(serving.chooser.choose, plain_name(body.model), None, None)
-        return _shown(serving)
+        name = plain_name(body.model)
+        served = serving.models.find(name)
+        await asyncio.to_thread(served.chooser.choose, name, None, None)
+        return _shown(served)
 
 
-def _listed(serving: ServerState, name: str) -> Described:
-    model = serving.session.model
+def _listed(served: Served, name: str) -> Described:
+    model = served.session.model
     digest = hashlib.sha256(f"{model.fingerprint} {name}".encode()).hexdigest()
     return {
         "name": tagged(name),
         "model": tagged(name),
-        "modified_at": _modified(serving),
+        "modified_at": _modified(served),
         "size": sum(file.stat().st_size for file in model.files),
         "digest": digest,
-        "details": _details(serving),
+        "details": _details(served),
     }
 
 
-def _shown(serving: ServerState) -> Described:
-    model, template = serving.session.model, serving.session.template
+def _shown(served: Served) -> Described:
+    model, template = served.session.model, served.session.template
     kind = model.architecture
     chats = ["tools"] if model.chat_template else []
     thinks = ["thinking"] if template.thoughts else []
     return {
-        "modified_at": _modified(serving),
+        "modified_at": _modified(served),
         "license": model.metadata("general.license") or "",
         "modelfile": "",
-        "parameters": f"num_ctx {serving.session.engine.n_ctx}",
+        "parameters": f"num_ctx {served.session.engine.n_ctx}",
         "template": model.chat_template or "",
-        "details": _details(serving),
+        "details": _details(served),
         "model_info": {
             "general.architecture": kind,
             "general.parameter_count": model.n_weights,
@@ -95,8 +101,8 @@ def _shown(serving: ServerState) -> Described:
     }
 
 
-def _details(serving: ServerState) -> Described:
-    model = serving.session.model
+def _details(served: Served) -> Described:
+    model = served.session.model
     return {
         "parent_model": "",
         "format": "gguf",
@@ -107,8 +113,8 @@ def _details(serving: ServerState) -> Described:
     }
 
 
-def _modified(serving: ServerState) -> str:
-    changed = max(file.stat().st_mtime for file in serving.session.model.files)
+def _modified(served: Served) -> str:
+    changed = max(file.stat().st_mtime for file in served.session.model.files)
     return datetime.fromtimestamp(changed, UTC).isoformat().replace("+00:00", "Z")
 
 

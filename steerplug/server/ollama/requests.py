@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from steerplug.server.requests import MAX_MESSAGES, ChatBody, CompletionBody, Open, read
+from steerplug.server.requests import MAX_MESSAGES, ChatBody, CompletionBody, ModelName, Open, read
 
 _TAG = ":latest"
 
@@ -26,7 +26,7 @@ def tagged(model: str) -> str:
 class OllamaBody(Open):
     """What a chat and a prompt have in common; `stream` is on unless it is switched off."""
 
-    model: Annotated[str, Field(max_length=2000)]
+    model: ModelName
     stream: bool | None = None
     options: dict[str, Any] | None = None
     logprobs: bool | None = None

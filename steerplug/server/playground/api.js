@@ -47,12 +47,17 @@ export async function getList(path) {
   return (await (await request(path)).json()).data;
 }
 
+/** Return all presets, as they are on a model; it need not be said where there is but one. */
+export const listPresets = (model) => getList(
+  `steering/presets${model ? `?model=${encodeURIComponent(model)}` : ""}`,
+);
+
 /** Have a preset compiled while no reply is made, and return what the server says of it. */
-export async function compilePreset(name) {
+export async function compilePreset(name, model) {
   return (await request("steering/compile", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ name }),
+    body: JSON.stringify({ name, ...(model && { model }) }),
   })).json();
 }
 

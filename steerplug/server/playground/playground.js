@@ -1,6 +1,6 @@
 // The playground: ask, and read the bare, the prompted and the steered reply side by side.
 
-import { getList, hasKey, streamChat } from "./api.js";
+import { getList, hasKey, listPresets, streamChat } from "./api.js";
 import { $, stamp } from "./dom.js";
 import { modelName, snippets } from "./mix.js";
 import { isSteered, mix, promptedMix, showPresets, tokensSaved } from "./presets.js";
@@ -14,11 +14,23 @@ let answered = Promise.resolve(); // settles when they have ended
 let chats = {}; // by side: the messages so far, each with its own replies
 
 async function load() {
-  const [models, presets] = await Promise.all([getList("v1/models"), getList("steering/presets")]);
-  model = models.find(({ id }) => !id.includes("@"))?.id ?? models[0].id;
-  $("#model").textContent = model;
+  const ids = (await getList("v1/models")).map(({ id }) => id);
+  const bare = ids.filter((id) => !id.includes("@"));
   $("#address").textContent = `${location.origin}/v1`;
-  showPresets(presets);
+  $("#which").append(...bare.map((id) => new Option(id)));
+  $("#models").hidden = bare.length < 2;
+  await choose(bare[0] ?? ids[0]);
+}
+
+/** Ask this model from now on; its presets are its own, and so is what was said. */
+async function choose(id) {
+  model = id;
+  chats = {};
+  $("#model").textContent = model;
+  const ofModel = $("#models").hidden ? null : model;
+  const presets = await listPresets(ofModel);
+  if (model !== id) return; // another was chosen meanwhile
+  showPresets(presets, ofModel);
   showMix();
 }
 
@@ -151,6 +163,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !$("#key").open) stop();
 });
 document.addEventListener("mix", showMix);
+$("#which").addEventListener("change", ({ target }) => choose(target.value)
+  .catch((error) => { $("#problem").textContent = error.message; }));
 $("#stop").addEventListener("click", stop);
 for (const button of document.querySelectorAll("[data-snippet]")) {
   button.addEventListener("click", () => copy(button.dataset.snippet));

@@ -1,17 +1,21 @@
 // Presets on the page: what there is, what is chosen, how strong, and what carries each.
 
-import { compilePreset, getList } from "./api.js";
+import { compilePreset, listPresets } from "./api.js";
 import { $, stamp } from "./dom.js";
 import { formatMix } from "./mix.js";
 
 const FIRST = "pirate"; // chosen at the start, if it is there
 const LOOK_AGAIN = 2000; // milliseconds, while a preset is being compiled
 const chosen = new Map(); // name -> {name, strength, default, tokens_saved}, in order of choice
+let model = null; // whose presets they are, where there are several models
 
 /** Show all presets, and choose one, so that the first question is answered more than one way. */
-export function showPresets(presets) {
-  $("#chips").append(...presets.map(makeChip));
-  $("#described dl").append(...presets.flatMap(describe));
+export function showPresets(presets, ofModel) {
+  model = ofModel;
+  chosen.clear();
+  $("#strengths").replaceChildren();
+  $("#chips").replaceChildren(...presets.map(makeChip));
+  $("#described dl").replaceChildren(...presets.flatMap(describe));
   $("#described").hidden = presets.length === 0;
   const first = presets.find(({ name, carrier }) => name === FIRST && carrier)
     ?? presets.find(({ carrier }) => carrier);
@@ -99,7 +103,7 @@ function left(job) {
 
 /** Say what a prompt costs, and let it be compiled; the row begins anew once it is. */
 function showCarrier(preset, line) {
-  const [told, button] = line.children;
+  const [[told, button], ofModel] = [line.children, model];
   const tell = ({ compiling: job, reason }) => {
     const cost = `Carried by its prompt, ${preset.prompt_tokens} tokens in each request: ${reason}.`;
     const now = { waiting: "Waiting to be compiled.", paused: "Compiling waits for replies to end.",
@@ -109,13 +113,13 @@ function showCarrier(preset, line) {
     button.hidden = job !== null && job.state !== "failed";
   };
   const follow = async () => {
-    const now = (await getList("steering/presets")).find(({ name }) => name === preset.name);
+    const now = (await listPresets(ofModel)).find(({ name }) => name === preset.name);
+    if (!line.isConnected) return;
     if (now.carrier === "steering") return replace(now);
     tell(now);
-    if (now.compiling && !["failed", "done"].includes(now.compiling.state)
-      && line.isConnected) setTimeout(follow, LOOK_AGAIN);
+    if (now.compiling && !["failed", "done"].includes(now.compiling.state)) setTimeout(follow, LOOK_AGAIN);
   };
-  button.addEventListener("click", () => compilePreset(preset.name)
+  button.addEventListener("click", () => compilePreset(preset.name, ofModel)
     .then((now) => { tell(now); setTimeout(follow, LOOK_AGAIN); })
     .catch((error) => { told.textContent = error.message; }));
   tell(preset);

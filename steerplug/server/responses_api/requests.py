@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from steerplug.server.errors import Refused
-from steerplug.server.requests import MAX_MESSAGES, ChatBody, Open, read
+from steerplug.server.requests import MAX_MESSAGES, ChatBody, ModelName, Open, read
 
 _LIKELY = "message.output_text.logprobs"
 _KEEPS = "this server keeps no responses; send the whole conversation in `input`"
@@ -35,7 +35,7 @@ _ITEMS = "message, reasoning, function_call and function_call_output are"
 class ResponsesBody(Open):
     """A request for a response; sampling and steering are said as in chats."""
 
-    model: Annotated[str, Field(max_length=2000)]
+    model: ModelName
     input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     stream: bool | None = None

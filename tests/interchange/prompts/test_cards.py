@@ -75,6 +75,21 @@ GOOD: dict[str, tuple[Callable[[], bytes], str]] = {
     "v2 png, another chunk's CRC": (
         lambda: png_of(chunk(b"tEXt", b"a\0b", 1), _TEXT_CHUNK),
         "V2, PNG"),
+    "v1 json, a program's own keys": (
+        lambda: as_json(v1(avatar="none", chat="c", fav=False, talkativeness="0.5")), "V1, JSON"),
+    "v2 json, old fields beside": (
+        lambda: as_json({**v1(name="Old", description="Old."), **v2()}), "V2, JSON"),
+    "v2 json, nothing where it may be": (
+        lambda: as_json(v2(character_book=None, alternate_greetings=[], first_mes="", tags=[],
+                           scenario=None, creator_notes=None)), "V2, JSON"),
+    "v2 json, blanks for nothing": (
+        lambda: as_json(v2(system_prompt=" ", post_history_instructions="\n")), "V2, JSON"),
+    "v2 json, a later edition": (lambda: as_json({**v2(), "spec_version": "2.1"}), "V2, JSON"),
+    "v2 charx": (lambda: charx(("card.json", as_json(v2()))), "V2, CHARX"),
+    "v2 png, animated": (
+        lambda: png_of(chunk(b"acTL", b"\0\0\0\1\0\0\0\0"), _TEXT_CHUNK), "V2, PNG"),
+    "v2 png, more behind its end": (
+        lambda: png(("chara", base64_of(v2()))) + b"PK\3\4", "V2, PNG"),
 }  # fmt: skip
 
 
@@ -95,13 +110,23 @@ def test_one_character_in_every_shape_is_one_teacher(shape: str) -> None:
         png(("chara", base64_of(v2(name="Older"))), ("ccv3", base64_of(v3()))),
         charx(("assets/icon/images/1.png", b"no picture"), ("card.json", as_json(v3()))),
         charx(("card.json", as_json(v3())), ("assets/card.json", b"{}"), ("../up", b"")),
+        as_json(v3(character_book={"name": "b", "entries": [
+            {"keys": ["/sh.p/"], "use_regex": True, "content": "@@depth 4\nHer ship is the Gull."},
+        ]})),
     ],
-    ids=["json", "png", "png with both", "charx", "charx with more"],
+    ids=["json", "png", "png with both", "charx", "charx with more", "lore with decorators"],
 )
 def test_a_v3_card_goes_by_its_nickname(content: bytes) -> None:
     sorting = read_sorted(content, "anna")
     assert "(V3, " in sorting.format
     assert system(made(sorting)) == SYSTEM.replace("Anna", "Annie")
+
+
+def test_names_and_texts_are_of_any_script() -> None:
+    card = v2(name="Жюль 🌊", description="{{char}} любит {{user}}.", mes_example="Жюль 🌊: 雨。")
+    said = system(made(read_sorted(as_json(card), "anna")))
+    assert said.startswith("You are Жюль 🌊; answer as Жюль 🌊 would.\n\nЖюль 🌊 любит the user.")
+    assert said.endswith("雨。")
 
 
 def test_every_field_is_told_on_one_side() -> None:
@@ -199,6 +224,12 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "long number": (lambda: b'{"name": ' + b"1" * 9000 + b"}", "is no good JSON"),
     "no data": (lambda: as_json({"spec": "chara_card_v2"}), "without its `data`"),
     "v9": (lambda: as_json({"spec": "chara_card_v9", "data": {}}), "`chara_card_v9`" ),
+    "nothing but lore and greetings": (
+        lambda: as_json(v2(description="", personality=" ", mes_example="")),
+        "without an instruction that a preset could replace (it has scenario, character_book (1)"),
+    "utf-16": (lambda: json.dumps(v2()).encode("utf-16"), "is not UTF-8 text"),
+    "jpeg with a zip behind": (
+        lambda: b"\xff\xd8\xff\xe0" + charx(("card.json", as_json(v3()))), "is a JPEG"),
     "no name": (lambda: as_json(v2(name="  ")), "without a `name`"),
     "long name": (lambda: as_json(v2(name="A" * 10**6)), "`name` is 1000000 characters long"),
     "name is a list": (lambda: as_json(v2(name=["a"])), "`name` is list"),
