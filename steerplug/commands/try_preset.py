@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import compiled, opened
+from steerplug.commands.open_model import compiled, fitted, opened
 from steerplug.commands.options import MODEL, Model, PresetFile
 from steerplug.commands.output import complain, say, screen, visible
 from steerplug.commands.show_reply import steered
@@ -72,7 +72,7 @@ def _check_installed() -> None:
 
 
 def _default(session: "Session", preset: "Preset") -> float:
-    return session.build(preset).default_strength(preset)
+    return fitted(session, preset).default_strength(preset)
 
 
 @dataclass

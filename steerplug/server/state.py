@@ -70,7 +70,8 @@ class ServerState:
         if self.config.compiles_all:
             tried = self.session.compiler.jobs
             for name, offer in self.catalog.listed.items():
-                if offer.carrying.built is None and name not in tried:
+                built = offer.carrying.built
+                if (built is None or built.is_quick) and name not in tried:
                     self.compile(name)
 
     async def keep_looking(self) -> None:
