@@ -24,11 +24,13 @@ class Effort:
         questions: all that there are to fit on.
         some: the numbers of those that are asked.
         n_tokens: most tokens of a reply that are learned from, of the `REPLY_TOKENS` asked for.
+        is_quick: whether that is little.
     """
 
     questions: Sequence[str]
     some: Sequence[int]
     n_tokens: int
+    is_quick: bool
 
     def cut(self, lessons: Sequence[Lesson]) -> list[Lesson]:
         """Return lessons without the tokens that are not learned from."""
@@ -41,5 +43,5 @@ def effort(preset: Preset, *, quick: bool) -> Effort:
     questions = to_fit(preset, method.n_questions)
     numbers = range(len(questions))
     if not (quick and method.n_quick):
-        return Effort(questions, numbers, REPLY_TOKENS)
-    return Effort(questions, spread(numbers, method.n_quick), QUICK_TOKENS)
+        return Effort(questions, numbers, REPLY_TOKENS, is_quick=False)
+    return Effort(questions, spread(numbers, method.n_quick), QUICK_TOKENS, is_quick=True)

@@ -150,7 +150,8 @@ def _imitation(
     if student is not None and (fit.method == "psr" or fit.method == "const"):
         return distill(
             preset.name, model, student, lessons, blocks,
-            method=fit.method, scope=preset.scope, seed=fit.seed, kept=kept, report=report,
+            method=fit.method, scope=preset.scope, seed=fit.seed, quick=given.is_quick, kept=kept,
+            report=report,
         )  # fmt: skip
     if fit.method == "chain":
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
