@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from steerplug.engine.model import Model
@@ -165,12 +164,11 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
 
     names = ("GGUFReader", "get_tensor_name_map")
     before = {name: getattr(gguf, name) for name in names}
-    reader_of = _reader()
 
     def read(*arguments: Any) -> Any:
-        reader = reader_of(*arguments)
+        reader = before["GGUFReader"](*arguments)
         for other in others:
-            reader.tensors += reader_of(other).tensors
+            reader.tensors += before["GGUFReader"](other).tensors
         return reader
 
     for name, made in (("GGUFReader", read), ("get_tensor_name_map", before[names[1]])):
@@ -180,26 +178,6 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
     finally:
         for name, made in before.items():
             setattr(gguf, name, made)
-
-
-def _reader() -> Any:
-    """Return gguf's reader, over a plain array.
-
-    It cuts a memory map into half a million pieces for the words of a vocabulary, which takes
-    three times as long.
-    """
-    import gguf
-
-    class Reader(gguf.GGUFReader):
-        @property
-        def data(self) -> Any:
-            return self._plain
-
-        @data.setter
-        def data(self, mapped: Any) -> None:
-            self._plain = np.asarray(mapped)
-
-    return Reader
 
 
 @contextlib.contextmanager
