@@ -44,27 +44,33 @@ def prepare(session: "Session", words: str, carrier: "Carrier" = "auto") -> "Res
     return resolved
 
 
-def compiled(session: "Session", words: str) -> "Resolved":
-    """Return the steering of a mix; what is not compiled is built, showing how far it is."""
+def compiled(session: "Session", words: str, *, quick: bool = False) -> "Resolved":
+    """Return the steering of a mix; what is not compiled is built, showing how far it is.
+
+    Args:
+        session: the model.
+        words: the mix.
+        quick: whether to build by a quick fit.
+    """
     from steerplug.library.recipe import Recipe
 
     recipe = Recipe.read(words)
     with Building(learning(session, words)) as session.report:
         for _, file in recipe.parts:
             if file.preset is not None:
-                fitted(session, file.preset)
+                fitted(session, file.preset, quick=quick)
     return session.resolve(recipe, "steering")
 
 
-def fitted(session: "Session", preset: "Preset") -> "Built":
+def fitted(session: "Session", preset: "Preset", *, quick: bool = False) -> "Built":
     """Return the steering of a preset, of a quick fit or a full one; if there is none, it is built.
 
-    What is damaged is built again.
+    What is damaged is built again. What is built is of a full fit, unless `quick`.
     """
     with suppress(SteeringError):
         if built := session.compiled(preset):
             return built
-    return session.build(preset)
+    return session.build(preset, quick=quick)
 
 
 def learning(session: "Session", preset: str) -> str:

@@ -1,7 +1,7 @@
 """`steerplug try`: ask, and see the bare and the steered reply grow side by side.
 
 Up and down turn the strength, and ask the last question again. Greedy decoding, so what changes is
-the strength alone.
+the strength alone. What is not compiled yet is fitted quickly.
 """
 
 import sys
@@ -50,7 +50,7 @@ def try_preset(
         )
     _check_installed()
     with opened(model, loading) as session:
-        compiled(session, format_mix((Ingredient(preset),)))
+        compiled(session, format_mix((Ingredient(preset),)), quick=True)
         dial = Dial(session, preset, wanted, max_tokens, _default(session, wanted))
         keys = _keys(dial)
         say(

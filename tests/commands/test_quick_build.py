@@ -11,6 +11,7 @@ import pytest
 from steerplug.commands import main
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.errors import FitError
 from steerplug.evaluate import report
 from steerplug.library.presets import load_preset
 from steerplug.packs.make import make_pack
@@ -104,6 +105,24 @@ def test_a_full_one_is_still_to_be_built(planted: Path, monkeypatch: pytest.Monk
         )
         session.build(sailor)
         assert [(one["quick"], one["near"]) for one in made] == [(False, False)]
+
+
+@pytest.mark.parametrize(("command", "quick"), [("try", True), ("eval", False)])
+def test_what_plays_with_a_preset_fits_it_quickly_and_what_measures_it_in_full(
+    call: Call, planted: Path, monkeypatch: pytest.MonkeyPatch, command: str, quick: bool
+) -> None:
+    planted.unlink()
+    made: list[bool] = []
+
+    def build(*_: Any, quick: bool, **__: Any) -> None:
+        made.append(quick)
+        raise FitError("enough")
+
+    monkeypatch.setattr("steerplug.session.session.build_preset", build)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "enough" in call(command, "sailor", "-m", MODEL).err
+    assert made == [quick]
 
 
 def test_a_pack_leaves_it_out(planted: Path) -> None:
