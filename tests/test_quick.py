@@ -14,11 +14,13 @@ from steerplug.engine.model import Model
 from steerplug.engine.request import Request
 from steerplug.evaluate import fidelity, glance, questions, replies, report, sweep
 from steerplug.fit import asked as asking
+from steerplug.fit import distill as trainer
+from steerplug.fit import effort, measure
 from steerplug.fit import fit as fitting
-from steerplug.fit import measure
 from steerplug.fit.asked import Known, Said, name_of
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
+from steerplug.steering.value import Steering
 from steerplug.store.store import Store
 from tests.helpers.tiny_models import tiny_model
 
@@ -118,6 +120,32 @@ def test_the_full_fit_goes_on_from_the_replies_of_the_quick_one_and_takes_its_pl
                   find_built(preset(), tiny, store=store)):  # fmt: skip
         assert found
         assert found.path == full.path == store.path(store_key(preset(), tiny))
+
+
+def test_a_quick_training_learns_from_the_first_tokens_of_a_few_replies(
+    tiny: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int, bool]] = []
+
+    def distill(name: str, model: Model, *rest: Any, quick: bool, **named: Any) -> Steering:
+        lessons = rest[1]
+        given.append((len(lessons), max(len(each.reply) for each in lessons), quick))
+        return before(name, model, *rest, quick=quick, **named)
+
+    before = trainer.distill
+    monkeypatch.setattr(fitting, "distill", distill)
+    monkeypatch.setattr(effort, "QUICK_TOKENS", 2)
+    monkeypatch.setitem(METHODS, "psr", replace(METHODS["psr"], n_questions=8, n_quick=4))
+    wanted = preset(fit={"method": "psr", "layers": [1, 2]})
+    quick, full = (build_preset(wanted, tiny, store=Store(tmp_path), quick=quick)
+                   for quick in (True, False))  # fmt: skip
+    (few, short, is_quick), (many, whole, full_is_quick) = given
+    assert few <= 4 < many <= 8
+    assert short == 2 < whole
+    assert is_quick
+    assert not full_is_quick
+    assert (quick.is_quick, full.is_quick) == (True, False)
+    assert {delta.act for delta in quick.steering.layers.values()} == {"relu"}
 
 
 def test_a_quick_fit_leaves_alone_what_an_interrupted_full_one_had_done(
