@@ -112,7 +112,7 @@ class Checkpoint:
         Of a quick fit the replies stay, for the full one, and what the full one had done.
         """
         with self._lock:
-            if self._is_quick and not self._is_ended:
+            if self._is_quick and (self.training or self.deltas):
                 self.training = {}
                 self.deltas.clear()
                 self._save()

@@ -72,6 +72,13 @@ def test_a_quick_fit_shares_its_replies_with_the_full_one_and_nothing_else(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_quick_fit_that_did_nothing_leaves_nothing(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path / "pirate-1a.gguf", quick=True)
+    kept.load()
+    kept.drop()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_dropped_is_gone_and_dropping_nothing_is_fine(tmp_path: Path) -> None:
     kept = loaded(tmp_path / "pirate-1a.gguf")
     kept.drop()
