@@ -2,21 +2,26 @@
 
     find in the store or with the preset  ->  else: teach or read, fit, choose, measure, publish
 
+A quick fit learns from a few replies, which are kept, and glances at what came of it; the full one
+goes on from these replies, and takes its place.
+
 Open this file first; every other one is a step of it.
 """
 
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import reading
+from steerplug.engine.reader import Reader, reading
 from steerplug.errors import FitError, SteeringError, TorchCopyError
 from steerplug.evaluate.dial import check_dial, check_gap_closed, is_weak, weakness, works
+from steerplug.evaluate.glance import glance, plan_glance
 from steerplug.evaluate.plan import plan_report
 from steerplug.evaluate.questions import reported_on
 from steerplug.evaluate.report import measure_steering
@@ -29,7 +34,7 @@ from steerplug.preset import Preset
 from steerplug.preset.methods import AUTO, METHODS, MethodName
 from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.value import Steering
-from steerplug.store.figures import number
+from steerplug.store.figures import is_quick, number
 from steerplug.store.measurements import recall
 from steerplug.store.other_quantisation import find_near, warning
 from steerplug.store.store import Key, Store
@@ -47,6 +52,11 @@ class Built:
     path: Path
     from_store: bool
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether it came of a quick fit."""
+        return is_quick(self.identity.fidelity)
+
     def default_strength(self, preset: Preset) -> float:
         """Return the strength when none is said: the preset's own, else what was measured best."""
         own = "default" in preset.strength.model_fields_set
@@ -61,6 +71,7 @@ def build_preset(
     force: bool = False,
     near: bool = True,
     method: MethodName | None = None,
+    quick: bool = False,
     report: Report = silent,
 ) -> Built:
     """Return the steering of `preset` for the engine's model, from the store if it is there.
@@ -72,6 +83,8 @@ def build_preset(
         force: build again even if it is there.
         near: take what was built for another quantisation of it, with a warning, if that is all.
         method: how to fit it, whatever the preset says.
+        quick: take what a quick fit made, or makes, where there is none of a full one; a contrast
+            is always fitted in full.
         report: told how far the work is.
 
     Raises:
@@ -80,12 +93,14 @@ def build_preset(
     """
     store = store or Store()
     check_method(preset, method)
+    quick = quick and preset.teacher is not None
     asked = () if method in (None, AUTO) else (method,)
     keys = [store_key(preset, engine, one) for one in asked or methods_of(preset)]
     try:
-        built = None if force else _find(preset, keys, engine, store, near)
+        built = None if force else _find(preset, keys, engine, store, near=near, quick=quick)
     except SteeringError:
-        if not any(os.path.lexists(store.path(key)) for key in keys):
+        looked_at = [*keys, *(_quick(keys) if quick else ())]
+        if not any(os.path.lexists(store.path(key)) for key in looked_at):
             raise  # it came with the preset; one of the store is made again, with a warning
         built = None
     if built:
@@ -93,38 +108,47 @@ def build_preset(
     *others, last = asked or methods_to_try(preset, engine.model, method)
     for one in others:
         try:
-            return _make(preset, one, engine, store, force, report)
+            return _make(preset, one, engine, store, force, quick, report)
         except TorchCopyError as error:
             log.warning("%s Another method is tried.", error)
-    return _make(preset, last, engine, store, force, report)
+    return _make(preset, last, engine, store, force, quick, report)
 
 
 def find_built(
-    preset: Preset, engine: Engine, *, store: Store, near: bool = False
+    preset: Preset, engine: Engine, *, store: Store, near: bool = False, quick: bool = True
 ) -> Built | None:
     """Return what was built before, in the store or with the preset, or None.
 
     Of several methods the one that closes more of the gap to the prompt is taken. What was built
     here goes before what shipped, and what is for the very model before what is for another
-    quantisation of it, which is taken, with a warning, only if `near`.
+    quantisation of it, which is taken, with a warning, only if `near`. What a quick fit made is
+    taken, if `quick`, where there is none of a full one for the very model.
 
     Raises:
         SteeringError: it is damaged, or not what its name says.
         FitError: it does nothing on this model.
     """
     keys = [store_key(preset, engine, method) for method in methods_of(preset)]
-    return _find(preset, keys, engine, store, near)
+    return _find(preset, keys, engine, store, near=near, quick=quick)
 
 
 def _find(
-    preset: Preset, keys: Sequence[Key], engine: Engine, store: Store, near: bool
+    preset: Preset, keys: Sequence[Key], engine: Engine, store: Store, *, near: bool, quick: bool
 ) -> Built | None:
-    looks = (_for_this_model, _for_nearly_this_model) if near else (_for_this_model,)
-    for look in looks:
-        found = [look(preset, key, engine.model, store) for key in keys]
+    looks = [
+        (_for_this_model, keys),
+        *([(_for_this_model, _quick(keys))] if quick else []),
+        *([(_for_nearly_this_model, keys)] if near else []),
+    ]
+    for look, wanted in looks:
+        found = [look(preset, key, engine.model, store) for key in wanted]
         if built := max(filter(None, found), key=_gap_closed, default=None):
             return _working(built, preset, engine.model)
     return None
+
+
+def _quick(keys: Sequence[Key]) -> list[Key]:
+    return [replace(key, quick=True) for key in keys]
 
 
 def _gap_closed(built: Built) -> float:
@@ -179,18 +203,21 @@ def store_key(preset: Preset, engine: Engine, method: MethodName | None = None) 
 
 
 def _make(
-    preset: Preset, method: MethodName, engine: Engine, store: Store, force: bool, report: Report
-) -> Built:
+    preset: Preset, method: MethodName, engine: Engine, store: Store, force: bool, quick: bool,
+    report: Report,
+) -> Built:  # fmt: skip
     """Fit, measure and publish; what another process makes meanwhile is taken, unless `force`."""
-    key = store_key(preset, engine, method)
+    key = replace(store_key(preset, engine, method), quick=quick)
     model, path = engine.model, store.path(key)
     made: list[tuple[Steering, Identity]] = []
-    kept = Checkpoint(path)
+    kept = Checkpoint(store.path(key.full), quick=quick)
 
     def make() -> tuple[Steering, Identity]:
         kept.load()
         try:
             made.append(_fit(by_method(preset, method), engine, key, kept, report))
+            if quick:
+                kept.drop()  # while the lock is held: a full fit may wait for it
         except TorchCopyError:
             raise  # another time, or by another method, what was asked before serves
         except FitError:
@@ -203,7 +230,7 @@ def _make(
     steering, identity = store.find_or_make(
         key, make, n_embd=model.n_embd, n_layer=model.n_layer, force=force
     )
-    if made:
+    if made and not quick:
         kept.drop()
     return _working(Built(steering, identity, path, from_store=not made), preset, model)
 
@@ -214,12 +241,8 @@ def _fit(
     model = engine.model
     with reading(model, engine.context.n_ctx) as cells:
         if preset.teacher is not None:
-            asked = reported_on(preset)
-            after = partial(plan_report, preset, model, asked)
-            steering = fit_teacher(preset, engine, cells, kept, report, after)
-            measured = measure_steering(preset, steering, engine, cells, asked, report=report)
-            check_gap_closed(preset.name, measured.fidelity.gap_closed.value)
-            strength, figures = measured.chosen.default, measured.as_dict()
+            taught = _taught_quickly if key.quick else _taught
+            steering, strength, figures = taught(preset, engine, cells, kept, report)
         else:
             steering, choice = fit_contrast(preset, engine, cells, report)
             strength = preset.strength.default
@@ -242,3 +265,28 @@ def _fit(
         fidelity=figures,
     )
     return steering, identity
+
+
+def _taught(
+    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+) -> tuple[Steering, float, dict[str, Any]]:
+    """Return what came of a teacher, the strength that serves best, and the report on it."""
+    asked = reported_on(preset)
+    after = partial(plan_report, preset, engine.model, asked)
+    steering = fit_teacher(preset, engine, cells, kept, report, after)
+    measured = measure_steering(
+        preset, steering, engine, cells, asked, known=kept.replies, report=report
+    )
+    check_gap_closed(preset.name, measured.fidelity.gap_closed.value)
+    return steering, measured.chosen.default, measured.as_dict()
+
+
+def _taught_quickly(
+    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+) -> tuple[Steering, float, dict[str, Any]]:
+    """Return the same of a quick fit, at the preset's own strength."""
+    after = partial(plan_glance, preset, engine.model)
+    steering = fit_teacher(preset, engine, cells, kept, report, after, quick=True)
+    seen = glance(preset, steering, engine, cells, known=kept.replies, report=report)
+    check_gap_closed(preset.name, seen.gap_closed.value)
+    return steering, preset.strength.default, {**seen.as_dict(), "quick": True}

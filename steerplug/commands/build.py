@@ -49,6 +49,13 @@ def build(
         MethodName | None,
         typer.Option(help="How to fit it, whatever the preset says.", show_default=False),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Make a first one in a fraction of the time; without it, the full one goes on.",
+        ),
+    ] = False,
     both_scopes: Annotated[
         bool, typer.Option("--both-scopes", help="Make it for replies and for all tokens; compare.")
     ] = False,
@@ -66,16 +73,18 @@ def build(
     if preset is None:
         with opened(model, loading) as session:
             build_all(
-                lambda each, behind: _build(session, each, force, method, behind),
-                lambda each: force or _is_missing(session, each), model, as_json,
+                lambda each, behind: _build(session, each, force, method, quick, behind),
+                lambda each: force or _is_missing(session, each, quick), model, as_json,
             )  # fmt: skip
         return
     wanted = load_preset(preset)
     with opened(model, loading) as session:
         if both_scopes:
-            build_both(wanted, lambda each: _build(session, each, force, method), model, as_json)
+            build_both(
+                wanted, lambda each: _build(session, each, force, method, quick), model, as_json
+            )
             return
-        report = _build(session, wanted, force, method)
+        report = _build(session, wanted, force, method, quick)
     if as_json:
         print_json({"preset": wanted.name, "version": wanted.version, "model": model, **report})
     else:
@@ -83,8 +92,9 @@ def build(
 
 
 def _build(
-    session: "Session", preset: "Preset", force: bool, method: MethodName | None, behind: int = 0
-) -> dict[str, Any]:
+    session: "Session", preset: "Preset", force: bool, method: MethodName | None, quick: bool,
+    behind: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     from steerplug.build import build_preset
     from steerplug.packs.installed import pack_of
     from steerplug.store.measurements import figures
@@ -93,7 +103,7 @@ def _build(
     with Building(learning(session, preset.name), behind) as report:
         built = build_preset(
             preset, session.engine, store=session.store, force=force, near=False,
-            method=method, report=report,
+            method=method, quick=quick, report=report,
         )  # fmt: skip
     model, brought_by = session.model.fingerprint, pack_of(built.path)
     pack = brought_by.origin.pack if brought_by else ""
@@ -101,6 +111,7 @@ def _build(
     return {
         "fingerprint": model,
         "method": built.identity.method,
+        "quick": built.is_quick,
         "scope": built.steering.scope,
         "layers": list(built.steering.layers),
         "fidelity": dict(known.fidelity),
@@ -115,12 +126,12 @@ def _build(
     }
 
 
-def _is_missing(session: "Session", preset: "Preset") -> bool:
-    """Whether a preset is to be built yet; what is damaged is."""
+def _is_missing(session: "Session", preset: "Preset", quick: bool) -> bool:
+    """Whether a preset is to be built yet, if a quick fit will do or not; what is damaged is."""
     from steerplug.build import find_built
 
     try:
-        return find_built(preset, session.engine, store=session.store) is None
+        return find_built(preset, session.engine, store=session.store, quick=quick) is None
     except SteerplugError:
         return True
 
@@ -131,6 +142,7 @@ def _print(name: str, report: dict[str, Any]) -> None:
     was = kept if report["from_cache"] else f"took {report['seconds']:.1f} s"
     weak = is_weak(report["fidelity"])
     state = "is built, but hardly does anything on this model" if weak else "is ready"
+    state += ", by a quick fit" if report["quick"] else ""
     put(f"{name} {state}; it {was}.\n")
     print_fields(
         steers=f"{blocks(report['layers'])}, scope {report['scope']}, by {report['method']}",
@@ -140,6 +152,11 @@ def _print(name: str, report: dict[str, Any]) -> None:
         strength="{default:g} unless said, {min:g} to {max:g}".format(**report["strength"]),
         file=f"{report['path']} ({report['size_bytes'] / 1000:.1f} kB)",
     )
+    if report["quick"]:
+        say(
+            f"`steerplug build {name}` goes on to the full fit, which closes more of the gap, and "
+            "measures checks, the safe range and the best strength."
+        )
     if not report["from_cache"]:
         say(f'Next: `steerplug run --steer {name} "..."`, or `steerplug try {name}`.')
     if by:

@@ -9,7 +9,7 @@ import typer
 
 from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import compiled, opened
+from steerplug.commands.open_model import compiled, fitted, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
 from steerplug.commands.show_fidelity import show
@@ -68,7 +68,7 @@ def eval(
         measured = _measured(session, subject, steered.mix, questions)
         applied = steered.ingredients
         name, fingerprint = session.model.path.stem, session.model.fingerprint
-        title = f"{', '.join(f'{part.name} at {part.strength:g}' for part in applied)} on {name}"
+        title = f"{', '.join(map(_in_words, applied))} on {name}"
         is_kept = prompts is None and _remember(session, subject, measured, applied)
         if plot:
             _draw(session, subject, steered.mix, questions, measured, plot, title)
@@ -76,7 +76,10 @@ def eval(
         print_json({
             "preset": preset, "model": model, "fingerprint": fingerprint,
             "steering": [
-                {"name": part.name, "version": part.version, "strength": part.strength}
+                {
+                    "name": part.name, "version": part.version, "strength": part.strength,
+                    "quick": part.quick,
+                }
                 for part in applied
             ],
             **measured.as_dict(),
@@ -89,6 +92,10 @@ def eval(
         say("Kept as what was measured here.")
     if plot:
         say(f"Drawn in {plot}.")
+
+
+def _in_words(part: "AppliedPreset") -> str:
+    return f"{part.name}{' (quick)' if part.quick else ''} at {part.strength:g}"
 
 
 @dataclass(frozen=True)
@@ -170,13 +177,14 @@ def _remember(
     """
     from steerplug.store.measurements import remember
 
-    built = session.build(subject.preset) if subject.alone else None
+    built = fitted(session, subject.preset) if subject.alone else None
     if built is None or applied[0].strength != built.default_strength(subject.preset):
         return False
-    remember(built.path, session.model.fingerprint, measured.as_dict())
+    mark = {"quick": True} if built.is_quick else {}
+    remember(built.path, session.model.fingerprint, {**measured.as_dict(), **mark})
     return True
 
 
 def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
     """Return what a sweep multiplies: a preset at strength 1, or a mix as it was asked for."""
-    return 1.0 * session.build(subject.preset).steering if subject.alone else mix
+    return 1.0 * fitted(session, subject.preset).steering if subject.alone else mix

@@ -1,14 +1,17 @@
 """A model opened for a command, and what its presets are on it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from steerplug.commands.building import Building
 from steerplug.commands.output import say
 from steerplug.engine.loading import DEFAULT, Loading
+from steerplug.errors import SteeringError
 
 if TYPE_CHECKING:
+    from steerplug.build import Built
+    from steerplug.preset import Preset
     from steerplug.preset.carrier import Carrier
     from steerplug.session import Session
     from steerplug.session.resolve import Resolved
@@ -33,7 +36,7 @@ def prepare(session: "Session", words: str, carrier: "Carrier" = "auto") -> "Res
     resolved = session.resolve(words, carrier)
     for applied in resolved.ingredients:
         if applied.reason == NOT_COMPILED:
-            cure = f"`steerplug build {applied.name} -m MODEL` makes it steering"
+            cure = f"`steerplug build {applied.name} -m MODEL` makes it steering, --quick soon"
             say(f"{applied.name} is carried by its prompt: {applied.reason}. {cure}.")
         elif applied.reason:
             cure = "--carrier steering takes it nevertheless"
@@ -41,16 +44,33 @@ def prepare(session: "Session", words: str, carrier: "Carrier" = "auto") -> "Res
     return resolved
 
 
-def compiled(session: "Session", words: str) -> "Resolved":
-    """Return the steering of a mix; what is not compiled is built, showing how far it is."""
+def compiled(session: "Session", words: str, *, quick: bool = False) -> "Resolved":
+    """Return the steering of a mix; what is not compiled is built, showing how far it is.
+
+    Args:
+        session: the model.
+        words: the mix.
+        quick: whether to build by a quick fit.
+    """
     from steerplug.library.recipe import Recipe
 
     recipe = Recipe.read(words)
     with Building(learning(session, words)) as session.report:
         for _, file in recipe.parts:
             if file.preset is not None:
-                session.build(file.preset)
+                fitted(session, file.preset, quick=quick)
     return session.resolve(recipe, "steering")
+
+
+def fitted(session: "Session", preset: "Preset", *, quick: bool = False) -> "Built":
+    """Return the steering of a preset, of a quick fit or a full one; if there is none, it is built.
+
+    What is damaged is built again. What is built is of a full fit, unless `quick`.
+    """
+    with suppress(SteeringError):
+        if built := session.compiled(preset):
+            return built
+    return session.build(preset, quick=quick)
 
 
 def learning(session: "Session", preset: str) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import learning, opened
+from steerplug.commands.open_model import fitted, learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, put, say
 from steerplug.engine.loading import Loading
@@ -53,7 +53,7 @@ def _entry(session: "Session", preset: "Preset", i: int) -> "Entry":
     from steerplug.library.page import Entry
 
     with Building(learning(session, preset.name)) as session.report:
-        built = session.build(preset)
+        built = fitted(session, preset)
     say(f"asking {preset.name} ...")
     return Entry(preset, built.identity.fidelity, example(session, preset, question(preset, i)))
 

@@ -14,7 +14,7 @@ from steerplug.commands.output import print_fields, print_hanging, print_json, p
 from steerplug.commands.show_carriers import show_carriers
 from steerplug.engine.loading import Loading
 from steerplug.files.text import first_sentence, one_line
-from steerplug.store.figures import Figures
+from steerplug.store.figures import Figures, is_quick
 
 if TYPE_CHECKING:
     from steerplug.library.presets import Listing
@@ -102,7 +102,8 @@ def _figures(preset: "Preset") -> Figures | None:
 
 def _values(figures: Figures) -> dict[str, Any]:
     wanted = ("gap_closed", "gap_closed_interval", "checks", "prompt_tokens_saved")
-    return {"model": figures.model, **{key: figures.fidelity.get(key) for key in wanted}}
+    values = {key: figures.fidelity.get(key) for key in wanted}
+    return {"model": figures.model, "quick": is_quick(figures.fidelity), **values}
 
 
 def _cells(listing: "Listing") -> tuple[str, ...]:

@@ -35,11 +35,14 @@ def show_carriers(
         console.print(Text(f"\n{_HOW.format(model=model)}", "dim"))
     else:
         for row in rows:
-            print("\t".join(str(value) for value in row.values()))
+            print("\t".join(_cells(row)))
 
 
 def _carried(session: "Session", listing: "Listing") -> dict[str, Any]:
-    row: dict[str, Any] = {"name": listing.name, "carrier": "-", "prompt_tokens": "-", "reason": ""}
+    row: dict[str, Any] = {
+        "name": listing.name, "carrier": "-", "prompt_tokens": "-", "reason": "",
+        "quick": False,
+    }  # fmt: skip
     if listing.preset is None:
         return {**row, "reason": listing.error}
     try:
@@ -50,7 +53,13 @@ def _carried(session: "Session", listing: "Listing") -> dict[str, Any]:
     return {
         **row, "carrier": carrying.carrier or "-", "prompt_tokens": tokens,
         "reason": carrying.reason,
+        "quick": carrying.built is not None and carrying.built.is_quick,
     }  # fmt: skip
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    why = row["reason"] or ("of a quick fit" if row["quick"] else "")
+    return [str(cell) for cell in (row["name"], row["carrier"], row["prompt_tokens"], why)]
 
 
 def _carriers(rows: list[dict[str, Any]]) -> Table:
@@ -60,6 +69,6 @@ def _carriers(rows: list[dict[str, Any]]) -> Table:
     table.add_column("tokens", justify="right")
     table.add_column("why", ratio=1)
     for row in rows:
-        cells = (str(row[key]) for key in ("carrier", "prompt_tokens", "reason"))
-        table.add_row(Text(row["name"], "bold cyan"), *cells)
+        name, *cells = _cells(row)
+        table.add_row(Text(name, "bold cyan"), *cells)
     return table

@@ -83,7 +83,11 @@ def _by(reply: "Reply") -> str:
 def _short(ingredient: "AppliedPreset") -> str:
     pack = f" of {ingredient.pack}" if ingredient.pack else ""
     times = "" if ingredient.strength == 1 else f"{ingredient.strength:g}*"
-    return f"{times}{ingredient.name}{pack}"
+    return f"{times}{ingredient.name}{pack}{_fit(ingredient)}"
+
+
+def _fit(ingredient: "AppliedPreset") -> str:
+    return " (quick)" if ingredient.quick else ""
 
 
 def steered(reply: "Reply") -> str:
@@ -104,7 +108,7 @@ def steered(reply: "Reply") -> str:
 
 def _ingredient(ingredient: "AppliedPreset") -> str:
     pack = f" of {ingredient.pack}" if ingredient.pack else ""
-    name = f"{ingredient.name} {ingredient.version}".rstrip() + pack
+    name = f"{ingredient.name} {ingredient.version}".rstrip() + pack + _fit(ingredient)
     return f"{name} at strength {ingredient.strength:g} ({blocks(ingredient.layers)})"
 
 

@@ -1,7 +1,7 @@
 """`steerplug try`: ask, and see the bare and the steered reply grow side by side.
 
 Up and down turn the strength, and ask the last question again, also while the replies still come.
-Greedy decoding, so what changes is the strength alone.
+Greedy decoding, so what changes is the strength alone. What is not compiled yet is fitted quickly.
 """
 
 import sys
@@ -13,7 +13,7 @@ import typer
 
 from steerplug.commands.keyboard import Keyboard
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import compiled, opened
+from steerplug.commands.open_model import compiled, fitted, opened
 from steerplug.commands.options import MODEL, Model, PresetFile
 from steerplug.commands.output import complain, say
 from steerplug.commands.show_reply import steered
@@ -54,7 +54,7 @@ def try_preset(
         if not _may_build(session, wanted):
             say(f"`steerplug demo --preset {preset} -m {model}` shows it by its prompt.")
             return
-        compiled(session, format_mix((Ingredient(preset),)))
+        compiled(session, format_mix((Ingredient(preset),)), quick=True)
         dial = Dial(session, preset, wanted, max_tokens, Keyboard(), _default(session, wanted))
         keys = _keys(dial)
         say(
@@ -71,8 +71,8 @@ def _may_build(session: "Session", preset: "Preset") -> bool:
         return True
     say(
         f"{preset.name} is not compiled for {session.model.path.name}, and only what is compiled "
-        "has a strength to turn. A build says after its first seconds how long it takes, and "
-        "Ctrl-C ends it."
+        "has a strength to turn. A quick build says after its first seconds how long it takes, "
+        "and Ctrl-C ends it."
     )
     return typer.confirm("Build it now?", err=True)
 
@@ -88,7 +88,7 @@ def _check_installed() -> None:
 
 
 def _default(session: "Session", preset: "Preset") -> float:
-    return session.build(preset).default_strength(preset)
+    return fitted(session, preset).default_strength(preset)
 
 
 @dataclass

@@ -42,6 +42,7 @@ from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
+from steerplug.fit.asked import Known
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
 from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.fit.teacher import Lesson, teach
@@ -119,6 +120,7 @@ def measure_fidelity(
     questions: Questions,
     *,
     seed: int = 0,
+    known: Known | None = None,
     report: Report = silent,
 ) -> Fidelity:
     """Return the fidelity report of steering for a preset on the engine's model.
@@ -130,6 +132,7 @@ def measure_fidelity(
         cells: of another context on the same model, as large as the engine's.
         questions: what is asked; nothing that the preset was fitted on.
         seed: of the sampled replies.
+        known: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
 
     Raises:
@@ -139,7 +142,7 @@ def measure_fidelity(
     template = ChatTemplate.of(model)
     asked = [*questions.compared, *questions.further]
     bare = [template.asked(question) for question in asked]
-    ask = partial(greedy, engine, n_tokens=REPLY_TOKENS)
+    ask = partial(greedy, engine, n_tokens=REPLY_TOKENS, known=known)
     schema = schema_of(preset, mix)
     replies = {
         BARE: at_once(ask, bare, "asking the bare model", report),
@@ -150,8 +153,9 @@ def measure_fidelity(
     figures: dict[str, Any] = {}
     if preset.teacher is not None:
         taught = partial(
-            teach, engine, template, preset.teacher, n_tokens=REPLY_TOKENS, report=report
-        )
+            teach, engine, template, preset.teacher, n_tokens=REPLY_TOKENS, known=known,
+            report=report,
+        )  # fmt: skip
         greedily = partial(taught, seed=seed, temperature=0.0)
         lessons = greedily(questions.compared)
         others = greedily(questions.further) if questions.further else []

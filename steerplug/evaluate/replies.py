@@ -17,10 +17,11 @@ import numpy as np
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
-from steerplug.engine.request import Request, tokens_of
+from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.estimate import Estimate, ratio
+from steerplug.fit.asked import Known, ask
 from steerplug.fit.measure import reply_log_probs
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Mix
@@ -82,6 +83,7 @@ def greedy(
     *,
     n_tokens: int,
     schema: Mapping[str, Any] | None = None,
+    known: Known | None = None,
 ) -> Reply:
     """Return the model's reply to a prompt, the likeliest token at every step.
 
@@ -91,14 +93,13 @@ def greedy(
         mix: how the reply is steered.
         n_tokens: most tokens of the reply.
         schema: a JSON Schema that the reply must follow.
+        known: replies that are not asked for again; a new one is put in.
     """
     request = Request(
         prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, grammar=schema,
         thinking_budget=0,
     )  # fmt: skip
-    pieces = list(engine.generate(request, whole=True))
-    text = "".join(piece.text for piece in pieces if not piece.in_thought)
-    return Reply(prompt, tokens_of(pieces), text)
+    return Reply(prompt, *ask(engine, request, known))
 
 
 def read(cells: Reader, reply: Reply) -> Reading:

@@ -20,6 +20,7 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
+from steerplug.fit.asked import Known
 from steerplug.fit.measure import divergence, reply_log_probs
 from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
@@ -92,7 +93,11 @@ def strengths_of(preset: Preset) -> list[float]:
 
 
 def lessons_of(
-    preset: Preset, engine: Engine, questions: Sequence[str], report: Report = silent
+    preset: Preset,
+    engine: Engine,
+    questions: Sequence[str],
+    report: Report = silent,
+    known: Known | None = None,
 ) -> list[Lesson]:
     """Return what a sweep compares with: the prompted model's greedy replies to questions.
 
@@ -102,11 +107,12 @@ def lessons_of(
     template = ChatTemplate.of(model)
     if preset.teacher is not None:
         return teach(
-            engine, template, preset.teacher, questions, seed=0, temperature=0.0, report=report
-        )
+            engine, template, preset.teacher, questions, seed=0, temperature=0.0, known=known,
+            report=report,
+        )  # fmt: skip
     bare = [template.asked(question) for question in questions]
     return [
-        Lesson(prompt, prompt, greedy(engine, prompt, n_tokens=REPLY_TOKENS).tokens)
+        Lesson(prompt, prompt, greedy(engine, prompt, n_tokens=REPLY_TOKENS, known=known).tokens)
         for prompt in steps(bare, "asking the bare model", report)
     ]
 
@@ -119,6 +125,7 @@ def sweep(
     lessons: Sequence[Lesson],
     *,
     strengths: Sequence[float] | None = None,
+    known: Known | None = None,
     report: Report = silent,
 ) -> Sweep:
     """Return what steering does at each strength.
@@ -130,6 +137,7 @@ def sweep(
         cells: of another context on the same model, as large as the engine's.
         lessons: the prompted model's replies; greedy ones, as the steered are.
         strengths: default: `strengths_of` the preset.
+        known: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
     """
     strengths = strengths_of(preset) if strengths is None else strengths
@@ -140,7 +148,7 @@ def sweep(
     for i, lesson in enumerate(steps(lessons, "trying strengths", report)):
         gap[i], closed[:, i] = _gap_and_closed(cells, lesson, mixes)
         own.append(read(cells, Reply(lesson.bare, lesson.reply, "")))
-        replies = at_once(partial(_say, preset, engine, lesson), mixes)
+        replies = at_once(partial(_say, preset, engine, lesson, known), mixes)
         for reply, readings_of_mix in zip(replies, readings, strict=True):
             readings_of_mix.append(read(cells, reply))
     points = tuple(
@@ -156,9 +164,11 @@ def sweep(
     return Sweep(points, Quality.of(own), preset.strength.default, gap, closed)
 
 
-def _say(preset: Preset, engine: Engine, lesson: Lesson, mix: Mix) -> Reply:
+def _say(
+    preset: Preset, engine: Engine, lesson: Lesson, known: Known | None, mix: Mix
+) -> Reply:
     schema = schema_of(preset, mix)
-    return greedy(engine, lesson.bare, mix, schema=schema, n_tokens=REPLY_TOKENS)
+    return greedy(engine, lesson.bare, mix, schema=schema, n_tokens=REPLY_TOKENS, known=known)
 
 
 def _gap_and_closed(

@@ -1,12 +1,14 @@
-"""What an interrupted fit had done, so that the next one goes on from there.
+"""What an interrupted build had done, so that the next one goes on from there.
 
-One file beside the result's place holds the teacher's replies, by question, the deltas of finished
-blocks, and where a training is. Its name carries the key of the result: another preset, model or
-version never reads it, and deletes what an older one of the preset left. It is replaced whole after
-each step, and read with its checksums; one that does not read is done over. Whoever fits holds the
-lock of the result, so nobody else writes it.
+One file beside the result's place holds the replies, by what was asked, to fit on and to report on,
+the deltas of finished blocks, and where a training is. A quick fit and the full one share the file
+and its replies; deltas and training of each are its own. The file's name carries the key of the
+result: another preset, model or version never reads it, and deletes what an older one of the preset
+left. It is replaced whole after each step, and read with its checksums; one that does not read is
+done over. Whoever fits holds the lock of the result, so nobody else writes it.
 """
 
+import json
 import logging
 import threading
 import zipfile
@@ -20,48 +22,53 @@ from numpy.typing import NDArray
 from steerplug.errors import SteeringError
 from steerplug.files.cache_folder import usable
 from steerplug.files.whole_file import left_overs, whole_file
+from steerplug.fit.asked import Said
 from steerplug.steering.value import Delta
 
 log = logging.getLogger(__name__)
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 Arrays = dict[str, NDArray[Any]]
 
 _SUFFIX = ".unfinished.npz"
 _DAMAGE = (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, SteeringError)
-_TRAINING = "training-"
+_REPLIES, _TRAINING, _QUICK = "replies", "training-", "quick-"
 _FIELDS = ("z", "W", "b", "Z", "act", "norm")
 
 
-class _Saved(dict[int, Value], Generic[Value]):
+class _Saved(dict[Key, Value], Generic[Key, Value]):
     """A mapping that is saved with every value that is set."""
 
     def __init__(self, save: Callable[[], None], lock: threading.Lock) -> None:
         self._save, self._lock = save, lock
 
-    def __setitem__(self, key: int, value: Value) -> None:
+    def __setitem__(self, key: Key, value: Value) -> None:
         with self._lock:
             super().__setitem__(key, value)
             self._save()
 
 
 class Checkpoint:
-    """Replies by the number of their question, and deltas by block; whatever is put in is saved.
+    """Replies by what was asked, and deltas by block; whatever is put in is saved.
 
     `training` holds the arrays of an unfinished one.
 
     Args:
-        result: where the finished steering will be: `<preset>-<key>.gguf` in a folder.
+        result: where the finished steering of the full fit will be: `<preset>-<key>.gguf` in a
+            folder.
+        quick: whether it is the quick fit that is kept here.
 
     Raises:
         StoreError: from every change that cannot be saved.
     """
 
-    def __init__(self, result: Path) -> None:
+    def __init__(self, result: Path, *, quick: bool = False) -> None:
         self._path, self._lock = result.with_suffix(_SUFFIX), threading.Lock()
-        self._is_ended = False
+        self._is_quick, self._is_ended = quick, False
+        self._of_the_other: Arrays = {}
         self.training: Arrays = {}
-        self.replies: dict[int, tuple[int, ...]] = _Saved(self._save, self._lock)
+        self.replies: dict[str, Said] = _Saved(self._save, self._lock)
         self.deltas: dict[int, Delta] = _Saved(self._save, self._lock)
 
     def load(self) -> None:
@@ -100,23 +107,36 @@ class Checkpoint:
             self._is_ended = True
 
     def drop(self) -> None:
-        """Delete the file: the fit is finished, or never will be."""
-        self.end()
-        self._path.unlink(missing_ok=True)
+        """Delete what was kept: the fit is finished, or never will be.
+
+        Of a quick fit the replies stay, for the full one, and what the full one had done.
+        """
+        with self._lock:
+            if self._is_quick and (self.training or self.deltas):
+                self.training = {}
+                self.deltas.clear()
+                self._save()
+            self._is_ended = True
+        if not self._is_quick:
+            self._path.unlink(missing_ok=True)
 
     def _read(self) -> None:
         parts: dict[int, dict[str, Any]] = {}
         try:
             with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                ends = np.cumsum(file["lengths"])
-                tokens = np.split(file["tokens"], ends)[:-1]
-                replies = {int(i): tuple(map(int, reply))
-                           for i, reply in zip(file["questions"], tokens, strict=True)}
-                training = {name.removeprefix(_TRAINING): file[name] for name in file
-                            if name.startswith(_TRAINING)}
-                for name in (name for name in file if name[0].isdigit()):
+                arrays: Arrays = {name: file[name] for name in file}
+            told = json.loads(arrays.pop(_REPLIES).tobytes())
+            replies = {name: Said(tuple(map(int, tokens)), str(text))
+                       for name, (tokens, text) in told.items()}
+            other = {name: array for name, array in arrays.items()
+                     if name.startswith(_QUICK) != self._is_quick}
+            own = {name.removeprefix(_QUICK): array for name, array in arrays.items()
+                   if name not in other}
+            training = {name.removeprefix(_TRAINING): array for name, array in own.items()
+                        if name.startswith(_TRAINING)}
+            for name, array in own.items():
+                if name[0].isdigit():
                     number, of = name.split(".")
-                    array = file[name]
                     parts.setdefault(int(number), {})[of] = array if array.ndim else str(array)
             deltas = {il: Delta(**part) for il, part in parts.items()}
         except _DAMAGE as error:
@@ -124,23 +144,24 @@ class Checkpoint:
             return
         self.replies.update(replies)
         self.deltas.update(deltas)
-        self.training = training
+        self.training, self._of_the_other = training, other
 
     def _save(self) -> None:
         if self._is_ended:
             return
-        replies = self.replies.values()
-        arrays: Arrays = {
-            "questions": np.array(list(self.replies), np.int64),
-            "lengths": np.array([len(reply) for reply in replies], np.int64),
-            "tokens": np.array([token for reply in replies for token in reply], np.int64),
-        }
-        for il, delta in self.deltas.items():
-            arrays.update({f"{il}.{name}": np.array(getattr(delta, name)) for name in _FIELDS})
-        arrays.update({f"{_TRAINING}{name}": array for name, array in self.training.items()})
         with (
             usable(self._path.parent),
             whole_file(self._path, over=True) as temporary,
             temporary.open("wb") as file,
         ):
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **self._arrays())  # type: ignore[arg-type]
+
+    def _arrays(self) -> Arrays:
+        own: Arrays = {f"{_TRAINING}{name}": array for name, array in self.training.items()}
+        for il, delta in self.deltas.items():
+            own.update({f"{il}.{name}": np.array(getattr(delta, name)) for name in _FIELDS})
+        mark, replies = _QUICK if self._is_quick else "", json.dumps(self.replies).encode()
+        return {
+            _REPLIES: np.frombuffer(replies, np.uint8),
+            **{f"{mark}{name}": array for name, array in own.items()}, **self._of_the_other,
+        }  # fmt: skip

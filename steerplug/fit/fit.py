@@ -14,11 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from steerplug.chat.template import ChatTemplate
+from steerplug.engine import requantised
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
-from steerplug.engine.requantised import quick
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.activations import Activations
@@ -27,14 +27,14 @@ from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
 from steerplug.fit.distill import distill, give_back, student_of
+from steerplug.fit.effort import Effort, effort
 from steerplug.fit.measure import Probe
 from steerplug.fit.plan import OPENING, Pace, plan_fit
 from steerplug.fit.progress import Report
-from steerplug.fit.questions import SWEPT, for_choosing, to_fit
+from steerplug.fit.questions import SWEPT, for_choosing
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.fit.whole import Plan, Stage, expect
 from steerplug.preset import Preset
-from steerplug.preset.methods import METHODS
 from steerplug.steering.value import Steering
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def fit_teacher(
     kept: Checkpoint,
     report: Report,
     after: Callable[[Pace], Sequence[Stage]] = lambda _: (),
+    *,
+    quick: bool = False,
 ) -> Steering:
     """Return what brings the bare chat to the one with the preset's teacher.
 
@@ -61,6 +63,7 @@ def fit_teacher(
         kept: what an earlier fit had done; new steps are put in.
         report: told how far the work is.
         after: the stages that follow the fit, given the model's pace.
+        quick: whether to learn from the few replies of a quick fit.
 
     Raises:
         TorchCopyError: the method needs a torch copy of the model, and there is none; nothing has
@@ -68,7 +71,7 @@ def fit_teacher(
         FitError: the method cannot be used here, or there is nothing to learn.
     """
     try:
-        return _taught(preset, engine, cells, kept, report, after)
+        return _taught(preset, engine, cells, kept, report, after, effort(preset, quick=quick))
     finally:
         give_back()
 
@@ -104,6 +107,7 @@ def _taught(
     kept: Checkpoint,
     report: Report,
     after: Callable[[Pace], Sequence[Stage]],
+    given: Effort,
 ) -> Steering:
     """Return what `fit_teacher` does; a torch copy is there before anything is asked."""
     method, student, model = preset.fit.method, None, engine.model
@@ -115,11 +119,12 @@ def _taught(
             return Steering(preset.name, model.n_embd, model.n_layer, trained, preset.scope)
         report(OPENING, 0, 1)
         student = student_of(preset.name, method, model, cells)
-    with quick(engine, cells) as (asked, reader):
+    with requantised.quick(engine, cells) as (asked, reader):
         following = after(Pace.of(cells))
-        plan = plan_fit(preset, model, student, Pace.of(reader), _steered(preset, blocks), kept)
+        steered = _steered(preset, blocks)
+        plan = plan_fit(preset, model, student, Pace.of(reader), steered, kept, given)
         expect(report, replace(plan, stages=(*plan.stages, *following)))
-        return _imitation(preset, model, student, asked, reader, kept, report)
+        return _imitation(preset, model, student, asked, reader, kept, report, given)
 
 
 def _imitation(
@@ -130,22 +135,23 @@ def _imitation(
     cells: Reader,
     kept: Checkpoint,
     report: Report,
+    given: Effort,
 ) -> Steering:
     """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
     assert preset.teacher is not None
     fit, blocks = preset.fit, _blocks(preset, model)
     ask = partial(
         teach, engine, ChatTemplate.of(model), preset.teacher,
-        schema=ANY_JSON if preset.format else None, report=report,
+        schema=ANY_JSON if preset.format else None, known=kept.replies, report=report,
     )  # fmt: skip
-    questions = to_fit(preset, METHODS[fit.method].n_questions)
-    lessons = ask(questions, seed=fit.seed, known=kept.replies)
+    lessons = given.cut(ask(given.questions, seed=fit.seed, some=given.some))
     some = lessons[:: -(-len(lessons) // _LOOKED_AT)]
     measure.gaps_closed(cells, some, [])  # refuses where there is nothing to learn
     if student is not None and (fit.method == "psr" or fit.method == "const"):
         return distill(
             preset.name, model, student, lessons, blocks,
-            method=fit.method, scope=preset.scope, seed=fit.seed, kept=kept, report=report,
+            method=fit.method, scope=preset.scope, seed=fit.seed, quick=given.is_quick, kept=kept,
+            report=report,
         )  # fmt: skip
     if fit.method == "chain":
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)

@@ -17,12 +17,12 @@ from steerplug.engine.reader import Reader
 from steerplug.fit import chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable, time_training
+from steerplug.fit.effort import Effort
 from steerplug.fit.progress import AT_ONCE
-from steerplug.fit.questions import SWEPT, general_prompts, to_fit
+from steerplug.fit.questions import SWEPT, general_prompts
 from steerplug.fit.teacher import REPLY_TOKENS, prompted_chat
 from steerplug.fit.whole import Plan, Stage
 from steerplug.preset import Preset, Teacher
-from steerplug.preset.methods import METHODS
 
 if TYPE_CHECKING:
     from steerplug.fit.distill.student import Student
@@ -93,6 +93,7 @@ def plan_fit(
     pace: Pace,
     layers: Sequence[int],
     kept: Checkpoint,
+    given: Effort,
 ) -> Plan:
     """Return the work of a fit that imitates a teacher.
 
@@ -103,19 +104,19 @@ def plan_fit(
         pace: of what is asked and read.
         layers: the blocks that are steered.
         kept: what an earlier fit had done.
+        given: what is learned from.
     """
     assert preset.teacher is not None
     method = preset.fit.method
-    questions = to_fit(preset, METHODS[method].n_questions)
-    n, lengths = len(questions), Lengths.of(model, preset.teacher, questions)
+    n, lengths = len(given.some), Lengths.of(model, preset.teacher, given.questions)
     stages, n_bytes = [asking(pace, lengths, n)], _QUICK_COPY * model.n_weights
     if student is not None and (method == "psr" or method == "const"):
         seconds, n_passes = time_training(student, layers, method)
-        stages += training(seconds, lengths, n, n_passes)
+        stages += training(seconds, lengths, n, n_passes, given.n_tokens)
         n_bytes += readable.memory_needed(model)
     elif method == "chain":
         left = [il for il in layers if il not in kept.deltas]
-        stages += chaining(pace, lengths, n, model, left)
+        stages += chaining(pace, lengths, n, model, left, given.n_tokens)
         n_bytes += chain.memory_needed(model.n_embd)
     else:
         stages += differing(pace, lengths, n, SWEPT)
@@ -129,10 +130,12 @@ def asking(pace: Pace, lengths: Lengths, n: int, n_reply: float = REPLY_TOKENS) 
     return Stage(ASKING, "ask", seconds, min(n, AT_ONCE))
 
 
-def training(seconds_a_row: float, lengths: Lengths, n: int, n_passes: int) -> list[Stage]:
+def training(
+    seconds_a_row: float, lengths: Lengths, n: int, n_passes: int, n_reply: int = REPLY_TOKENS
+) -> list[Stage]:
     """Return the stages of a training; `seconds_a_row` is a row's forward and backward."""
-    read = n * (2 * lengths.bare + lengths.question + REPLY_TOKENS) * seconds_a_row / 3
-    each = n * (REPLY_TOKENS + 1) * seconds_a_row
+    read = n * (2 * lengths.bare + lengths.question + n_reply) * seconds_a_row / 3
+    each = n * (n_reply + 1) * seconds_a_row
     return [
         Stage("reading the prompted model", "train", read, 2),
         *(Stage(f"training, pass {i + 1} of {n_passes}", "train", each, 4)
@@ -141,13 +144,14 @@ def training(seconds_a_row: float, lengths: Lengths, n: int, n_passes: int) -> l
 
 
 def chaining(
-    pace: Pace, lengths: Lengths, n: int, model: Model, layers: Sequence[int]
-) -> list[Stage]:
+    pace: Pace, lengths: Lengths, n: int, model: Model, layers: Sequence[int],
+    n_reply: int = REPLY_TOKENS,
+) -> list[Stage]:  # fmt: skip
     """Return the stages of a chain over some blocks."""
     stages = []
-    group = chain.n_read_together(n * (REPLY_TOKENS + 1), model.n_embd)
+    group = chain.n_read_together(n * (n_reply + 1), model.n_embd)
     for begin in range(0, len(layers), group):
-        read = n * (lengths.question + REPLY_TOKENS) * pace.read
+        read = n * (lengths.question + n_reply) * pace.read
         stages.append(Stage("reading the prompted model", "read", read, 4))
         each = tuple(read * (il + 1) / model.n_layer for il in layers[begin : begin + group])
         stages.append(Stage("distilling block by block", "read", sum(each), each=each))

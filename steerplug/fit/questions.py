@@ -7,13 +7,15 @@ others are there to report on.
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 
 from steerplug.preset import Preset
 
 Part = Literal["fit", "held_out", "neutral"]
+
+Item = TypeVar("Item")
 
 SWEPT = 8
 """How many questions choose a block or a strength."""
@@ -47,7 +49,7 @@ def _not_fitted(preset: Preset, part: Part) -> list[str]:
     return [prompt for prompt in general_prompts(part) if prompt not in fitted]
 
 
-def spread(prompts: Sequence[str], count: int) -> list[str]:
+def spread(prompts: Sequence[Item], count: int) -> list[Item]:
     """Return at most `count` prompts, spread evenly over a list that is sorted by topic."""
     step = max(len(prompts) / count, 1.0)
     return [prompts[int(i * step)] for i in range(min(count, len(prompts)))]

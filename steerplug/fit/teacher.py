@@ -8,16 +8,18 @@ A model that thinks is asked to answer at once: what is learned is how it answer
 are left unsteered when it is used.
 """
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.engine import Engine
-from steerplug.engine.request import Request, tokens_of
+from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
+from steerplug.fit import asked
+from steerplug.fit.asked import Known, name_of
 from steerplug.fit.progress import Report, at_once, silent
 from steerplug.preset import Teacher
 
@@ -70,7 +72,7 @@ def teach(
     n_tokens: int = REPLY_TOKENS,
     schema: Mapping[str, Any] | None = None,
     some: Sequence[int] | None = None,
-    known: MutableMapping[int, tuple[int, ...]] | None = None,
+    known: Known | None = None,
     report: Report = silent,
 ) -> list[Lesson]:
     """Sample one reply of the teacher to each question; questions it leaves unanswered are skipped.
@@ -85,37 +87,37 @@ def teach(
         n_tokens: most tokens of a reply.
         schema: a JSON Schema that the replies must follow.
         some: the numbers of those that are asked; default: all.
-        known: replies by question that are not asked for again; new ones are put in.
+        known: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
 
     Raises:
         FitError: the teacher answers nothing at all.
     """
-    replies = {} if known is None else known
-
     def prompts(i: int) -> tuple[Prompt, Prompt]:
         bare: list[Message] = [{"role": "user", "content": questions[i]}]
         prompted = template.prompt(prompted_chat(teacher, bare), at_once=True)
         return prompted, template.prompt(bare, at_once=True)
 
-    def ask(i: int) -> None:
-        request = Request(
+    def request(i: int) -> Request:
+        return Request(
             prompts(i)[0],
             sampling=Sampling(temperature=temperature, seed=seed + i),
             max_tokens=n_tokens,
             grammar=schema,
             thinking_budget=0,
         )
-        replies[i] = tokens_of(engine.generate(request, whole=True))
 
-    numbers = range(len(questions)) if some is None else some
-    left = [i for i in numbers if i not in replies]
-    before = len(numbers) - len(left)
-    at_once(ask, left, "asking the prompted model", report, before=before)
-    lessons = [Lesson(*prompts(i), replies[i]) for i in numbers if replies[i]]
+    replies: Known = {} if known is None else known
+    requests = {i: request(i) for i in (range(len(questions)) if some is None else some)}
+    left = [each for each in requests.values() if name_of(each) not in replies]
+    before = len(requests) - len(left)
+    at_once(lambda each: asked.ask(engine, each, replies), left, "asking the prompted model",
+            report, before=before)  # fmt: skip
+    said = {i: replies[name_of(each)].tokens for i, each in requests.items()}
+    lessons = [Lesson(*prompts(i), reply) for i, reply in said.items() if reply]
     if not lessons:
         raise FitError(
-            f"the prompted model answers none of {len(numbers)} questions; "
+            f"the prompted model answers none of {len(requests)} questions; "
             "give the teacher another instruction or example turns."
         )
     return lessons

@@ -13,6 +13,7 @@ from steerplug.packs.source import Folder
 from steerplug.preset import Preset, is_preset_name
 from steerplug.steering.header import kept_files
 from steerplug.steering.terms import COMPILED, MAX_BYTES
+from steerplug.store.figures import is_quick
 
 _HEAD_COMMENT = "What this pack is; raise the version when its presets change."
 _LOCK_COMMENT = "The sha256 of every file of this pack, written by `steerplug pack`; do not edit."
@@ -133,13 +134,17 @@ def _presets(source: Folder) -> list[Preset]:
 
 
 def _copies(source: Folder, kept: Path) -> dict[str, bytes]:
-    """Return the steering that a store has for the presets as they are, by its name in a pack."""
+    """Return the steering that a store has for the presets as they are, by its name in a pack.
+
+    What a quick fit made is not for others.
+    """
     copies: dict[str, bytes] = {}
     for preset in _presets(source):
         for path, claims in kept_files(preset.name, [kept]):
             place = path.relative_to(kept).as_posix()
             name = f"{COMPILED}/{place}"
-            if claims.get("preset_digest") == preset.digest and not (source.root / name).exists():
+            is_its = claims.get("preset_digest") == preset.digest
+            if is_its and not is_quick(claims["fidelity"]) and not (source.root / name).exists():
                 ((_, copies[name]),) = Folder(kept, str(kept)).read({place: MAX_BYTES})
     return copies
 

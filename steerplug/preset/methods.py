@@ -22,6 +22,7 @@ class Method:
             it, beyond rounding. (Rounding alone draws other replies of the teacher, as another
             processor does.)
         n_questions: how many questions a teacher is asked; 0 where there is none.
+        n_quick: how many of them a quick fit asks; 0 where there is nothing to shorten.
         takes_contrast: whether a contrast can be its source.
         needs_torch: whether it trains by gradients.
         scales: whether its difference is multiplied by a coefficient.
@@ -30,6 +31,7 @@ class Method:
 
     version: int
     n_questions: int
+    n_quick: int = 0
     takes_contrast: bool = False
     needs_torch: bool = False
     scales: bool = False
@@ -47,10 +49,10 @@ class Method:
 
 
 METHODS: dict[MethodName, Method] = {
-    "auto": Method(0, 240),
-    "psr": Method(3, 200, needs_torch=True),
-    "const": Method(3, 200, needs_torch=True, is_constant=True),
-    "chain": Method(3, 240),
+    "auto": Method(0, 240, 32),
+    "psr": Method(3, 200, 32, needs_torch=True),
+    "const": Method(3, 200, 32, needs_torch=True, is_constant=True),
+    "chain": Method(3, 240, 48),
     "mean": Method(2, 32, takes_contrast=True, scales=True, is_constant=True),
     "pca": Method(2, 32, takes_contrast=True, scales=True, is_constant=True),
     "actadd": Method(2, 0, takes_contrast=True, scales=True),

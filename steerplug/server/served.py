@@ -62,7 +62,8 @@ class Served:
         if self.config.compiles_all:
             tried = self.session.compiler.jobs
             for name, offer in self.catalog.listed.items():
-                if offer.carrying.built is None and name not in tried:
+                built = offer.carrying.built
+                if (built is None or built.is_quick) and name not in tried:
                     self.compile(name)
 
     async def choose(self, headers: Headers, body: Body) -> SteeringChoice:

@@ -20,7 +20,8 @@ class AppliedPreset:
     `pack` names the pack the preset came in, and its version, such as "sea@1.2.0"; empty for the
     user's own presets, the shipped ones and plain files.
     `carrier` says what brought it in: "steering", "prompt" or "both"; `reason` says why the prompt
-    did where nobody asked for that. The digest is that of the steering, else of the preset.
+    did where nobody asked for that; `quick` whether the steering came of a quick fit. The digest is
+    that of the steering, else of the preset.
     """
 
     name: str
@@ -35,6 +36,7 @@ class AppliedPreset:
     carrier: str = "steering"
     reason: str = ""
     steered: tuple[Phase, ...] = ()
+    quick: bool = False
 
 
 @dataclass(frozen=True)

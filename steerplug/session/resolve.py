@@ -25,6 +25,7 @@ from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.value import Mix, Steering, Term
+from steerplug.store.figures import is_quick
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,7 @@ class Resolver:
                 digest=built.steering.digest,
                 layers=tuple(built.steering.layers),
                 carrier="both" if instruction else "steering",
+                quick=built.is_quick,
             ),
             instruction,
             (preset.strength.min, preset.strength.max),
@@ -178,6 +180,7 @@ class Resolver:
         allowed = identity.strength_min, identity.strength_max
         check_range(identity.preset, strength, *allowed)
         applied = _applied(steering, identity.preset_version, strength)
+        applied = replace(applied, quick=is_quick(identity.fidelity))
         return _Portion(steering, applied, allowed=allowed)
 
     def _warn_of_shift(self, path: Path) -> None:

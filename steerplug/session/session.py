@@ -253,15 +253,23 @@ class Session:
             why = str(error).removesuffix(".")
             return Carrying(built, reason and f"{reason}, and no prompt can carry it: {why}", None)
 
-    def build(self, preset: Preset) -> Built:
-        """Return the steering of a preset for this model, which is fitted if it is not compiled."""
+    def build(self, preset: Preset, *, quick: bool = False) -> Built:
+        """Return the steering of a preset for this model, which is fitted if it is not compiled.
+
+        Args:
+            preset: what to build.
+            quick: whether what a quick fit made, or makes, will do; else it is fitted in full.
+        """
         with self._building:
             built = None
             with suppress(SteeringError):  # what is damaged in the store is made again
                 built = self._compiled.find(preset)
-            return built or build_preset(
-                preset, self.engine, store=self.store, report=self.report
-            )
+            if built and (quick or not built.is_quick):
+                return built
+            return build_preset(
+                preset, self.engine, store=self.store, near=built is None, quick=quick,
+                report=self.report,
+            )  # fmt: skip
 
     def compile(self, words: str, *, again: bool = False) -> None:
         """Have the presets of a mix compiled in idle time, as far as they are not; see `compiler`.
@@ -276,7 +284,10 @@ class Session:
         known = {} if again else self.compiler.jobs
         for ingredient, file in Recipe.read(words).parts:
             name, preset = ingredient.reference, file.preset
-            if preset is not None and name not in known and self.compiled(preset) is None:
+            if preset is None or name in known:
+                continue
+            built = self.compiled(preset)
+            if built is None or built.is_quick:
                 self.compiler.ask(name)
 
     def _begin_idle(self, activity: Activity) -> None:

@@ -26,10 +26,13 @@ class Figures:
     claimed_by: str = ""
 
     def cells(self) -> tuple[str, str, str]:
-        """Return gap closed, checks kept and prompt tokens saved; what is claimed says so."""
+        """Return gap closed, checks kept and prompt tokens saved.
+
+        What is claimed says so, and what is of a quick fit.
+        """
         texts = (figure(self.fidelity) for figure in (gap_closed, checks_kept, tokens_saved))
         gap, checks, tokens = map(self._marked, texts)
-        return gap, checks, tokens
+        return f"{gap} quick" if is_quick(self.fidelity) else gap, checks, tokens
 
     def _marked(self, figure: str) -> str:
         return f"{figure} claimed" if self.claimed_by and figure != NOT_MEASURED else figure
@@ -43,6 +46,11 @@ def number(value: object) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
+
+
+def is_quick(fidelity: Mapping[str, Any]) -> bool:
+    """Whether it is of a quick fit, of few replies, measured on few questions."""
+    return fidelity.get("quick") is True
 
 
 def gap_closed(fidelity: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from steerplug.steering.file import FORMAT, read_steering, write_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.terms import PRESET_NAME, place
 from steerplug.steering.value import Steering
+from steerplug.store.figures import is_quick
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Key:
         chat_template: hash of the chat template.
         method: how it is fitted.
         fit_version: of the fitting code; raise it when the same preset would give other numbers.
+        quick: whether it is the quick fit, which the full one takes over from.
 
     Raises:
         StoreError: the preset's name cannot be part of a file name.
@@ -58,6 +60,7 @@ class Key:
     chat_template: str
     method: str
     fit_version: int
+    quick: bool = False
 
     def __post_init__(self) -> None:
         if not PRESET_NAME.fullmatch(self.preset):
@@ -69,12 +72,23 @@ class Key:
     @property
     def digest(self) -> str:
         """Sha256 (hex) over all fields and the version of the file format."""
-        return hashlib.sha256(repr((*astuple(self), FORMAT)).encode()).hexdigest()
+        *fields, quick = astuple(self)
+        marks = ["quick"] if quick else []
+        return hashlib.sha256(repr((*fields, *marks, FORMAT)).encode()).hexdigest()
+
+    @property
+    def full(self) -> "Key":
+        """The key of the full fit."""
+        return replace(self, quick=False)
 
     def is_of(self, identity: Identity | None) -> bool:
         """Return whether a file that says this of itself is the one this key asks for."""
         names = ("preset", "preset_digest", "model", "chat_template", "method")
-        return all(getattr(self, name) == getattr(identity, name, None) for name in names)
+        return (
+            identity is not None
+            and all(getattr(self, name) == getattr(identity, name) for name in names)
+            and self.quick == is_quick(identity.fidelity)
+        )
 
 
 class Store:
@@ -153,11 +167,14 @@ class Store:
 
     @contextmanager
     def _locked(self, key: Key) -> Iterator[None]:
-        """Hold the lock of `key`; what a killed process left half-written goes first."""
+        """Hold the lock of `key`; what a killed process left half-written goes first.
+
+        A quick fit and the full one share a lock, as they share what they have paid for.
+        """
         path = self.path(key)
         with usable(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{path}.lock")
+            lock = FileLock(f"{self.path(key.full)}.lock")
             lock.acquire()
         try:
             with usable(self.folder):

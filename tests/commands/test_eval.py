@@ -109,7 +109,8 @@ def test_eval_reports_as_json_and_as_a_picture(call: Call, tmp_path: Path) -> No
     said = ended.json()
     assert list(said) == KEYS
     assert (said["preset"], said["model"], said["picture"]) == ("sailor", str(tiny()), str(path))
-    assert said["steering"] == [{"name": "sailor", "version": "1.0.0", "strength": 1.0}]
+    (steering,) = said["steering"]
+    assert steering == {"name": "sailor", "version": "1.0.0", "strength": 1.0, "quick": False}
     assert (said["n_prompts"], said["n_replies"], said["checks"]["n"]) == (2, 3, 3)
     assert said["gap_closed"] < 1
     assert said["prompt_tokens_saved"] > 0

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from steerplug.errors import StoreError
+from steerplug.fit.asked import Said
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.steering.value import Delta
 
 RNG = np.random.default_rng(0)
 z, W, b, Z = (RNG.normal(size=n).astype(np.float32) for n in ((1, 6), (2, 6), (2,), (2, 6)))
+ONE, TWO, NONE = Said((5, 6, 7), "Ahoy, \N{ANCHOR}!"), Said((2,), "b"), Said((), "")
 DELTA = Delta(z, W, b, Z, act="identity", norm="rms")
 
 
@@ -23,10 +25,10 @@ def loaded(path: Path) -> Checkpoint:
 
 def test_replies_and_blocks_are_there_again(tmp_path: Path) -> None:
     kept = loaded(tmp_path / "m" / "pirate-1a.gguf")
-    kept.replies[7], kept.replies[2] = (5, 6, 7), ()
+    kept.replies["7"], kept.replies["2"] = ONE, NONE
     kept.deltas[3] = DELTA
     again = loaded(tmp_path / "m" / "pirate-1a.gguf")
-    assert again.replies == {7: (5, 6, 7), 2: ()}
+    assert again.replies == {"7": ONE, "2": NONE}
     assert list(again.deltas) == [3]
     for name in ("z", "W", "b", "Z"):
         assert np.array_equal(getattr(again.deltas[3], name), getattr(DELTA, name))
@@ -35,16 +37,52 @@ def test_replies_and_blocks_are_there_again(tmp_path: Path) -> None:
 
 def test_another_fit_of_the_preset_reads_nothing_and_deletes_it(tmp_path: Path) -> None:
     for name in ("pirate-1a", "pirate-x-1a", "json-1a"):
-        loaded(tmp_path / f"{name}.gguf").replies[0] = (1,)
+        loaded(tmp_path / f"{name}.gguf").replies["0"] = ONE
     assert not loaded(tmp_path / "pirate-2b.gguf").replies
     left = sorted(path.name.split(".")[0] for path in tmp_path.iterdir())
     assert left == ["json-1a", "pirate-x-1a"]
 
 
+def test_a_quick_fit_shares_its_replies_with_the_full_one_and_nothing_else(
+    tmp_path: Path
+) -> None:
+    path = tmp_path / "pirate-1a.gguf"
+    full = loaded(path)
+    full.replies["0"], full.deltas[3] = ONE, DELTA
+    full.keep_training({"best": np.array(0.5)})
+    quick = Checkpoint(path, quick=True)
+    quick.load()
+    assert quick.replies == {"0": ONE}
+    assert not quick.deltas
+    assert not quick.training
+    quick.replies["1"], quick.deltas[4] = TWO, DELTA
+    quick.keep_training({"best": np.array(0.7)})
+    again = Checkpoint(path, quick=True)
+    again.load()
+    assert (list(again.deltas), float(again.training["best"])) == ([4], 0.7)
+    again.drop()
+    full = loaded(path)
+    assert full.replies == {"0": ONE, "1": TWO}
+    assert (list(full.deltas), float(full.training["best"])) == ([3], 0.5)
+    left = Checkpoint(path, quick=True)
+    left.load()
+    assert not left.deltas
+    assert not left.training
+    full.drop()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quick_fit_that_did_nothing_leaves_nothing(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path / "pirate-1a.gguf", quick=True)
+    kept.load()
+    kept.drop()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_dropped_is_gone_and_dropping_nothing_is_fine(tmp_path: Path) -> None:
     kept = loaded(tmp_path / "pirate-1a.gguf")
     kept.drop()
-    kept.replies[0] = (1,)
+    kept.replies["0"] = ONE
     kept.drop()
     assert not list(tmp_path.iterdir())
 
@@ -54,12 +92,12 @@ def test_a_damaged_file_is_done_over(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = loaded(tmp_path / "pirate-1a.gguf")
-    kept.replies[0], kept.deltas[3] = (1, 2, 3), DELTA
+    kept.replies["0"], kept.deltas[3] = ONE, DELTA
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     middle = content.index(DELTA.W.tobytes())
     if how == "pickle":
-        np.savez(path, questions=np.array([{}], object))  # runs code when it is unpickled
+        np.savez(path, replies=np.array([{}], object))  # runs code when it is unpickled
     else:
         path.write_bytes({
             "cut": content[: len(content) // 2],
@@ -70,24 +108,24 @@ def test_a_damaged_file_is_done_over(
     assert not again.replies
     assert not again.deltas
     assert "the fit begins anew" in caplog.text
-    again.replies[0] = (4,)
-    assert loaded(tmp_path / "pirate-1a.gguf").replies == {0: (4,)}
+    again.replies["0"] = TWO
+    assert loaded(tmp_path / "pirate-1a.gguf").replies == {"0": TWO}
 
 
 def test_a_save_that_fails_is_one_sentence_and_leaves_what_was_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = loaded(tmp_path / "pirate-1a.gguf")
-    kept.replies[0] = (1,)
+    kept.replies["0"] = ONE
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(StoreError, match=r"cannot be used .*No space left.*STEERPLUG_CACHE"):
-        kept.replies[1] = (2,)
+        kept.replies["1"] = TWO
     monkeypatch.undo()
-    assert loaded(tmp_path / "pirate-1a.gguf").replies == {0: (1,)}
+    assert loaded(tmp_path / "pirate-1a.gguf").replies == {"0": ONE}
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -99,21 +137,21 @@ def test_two_that_save_at_once_share_no_half_written_file(
 
     def in_between(*args: Any, **arrays: Any) -> None:
         monkeypatch.setattr(np, "savez", savez)
-        second.replies[2] = (2,)
+        second.replies["2"] = TWO
         savez(*args, **arrays)
 
     monkeypatch.setattr(np, "savez", in_between)
-    first.replies[1] = (1,)
-    assert loaded(path).replies == {1: (1,)}
+    first.replies["1"] = ONE
+    assert loaded(path).replies == {"1": ONE}
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_a_killed_fit_left_half_written_goes(tmp_path: Path) -> None:
     kept = loaded(tmp_path / "pirate-1a.gguf")
-    kept.replies[0] = (1,)
+    kept.replies["0"] = ONE
     (path,) = tmp_path.iterdir()
     path.with_name(f"{path.name}.{'0' * 32}.tmp").write_bytes(b"PK")
-    assert loaded(tmp_path / "pirate-1a.gguf").replies == {0: (1,)}
+    assert loaded(tmp_path / "pirate-1a.gguf").replies == {"0": ONE}
     assert list(tmp_path.iterdir()) == [path]
 
 

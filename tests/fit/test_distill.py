@@ -643,6 +643,19 @@ def test_weights_that_do_not_fit_the_architecture_are_refused(
     assert "\n" not in said
 
 
+def _noting(told: list[tuple[str, int, int]]) -> Report:
+    return lambda *now: told.append(now)
+
+
+def test_the_few_lessons_of_a_quick_fit_take_more_steps(tiny: Tiny) -> None:
+    exercises = prepare(tiny.student, random_lessons(30, seed=2), "all", silent)
+    for quick, n_steps in ((False, 7), (True, 14)):  # three of the lessons are held back
+        told: list[tuple[str, int, int]] = []
+        deltas = new_deltas(tiny, exercises, gated=True)
+        train(tiny.student, exercises, deltas, "kl", 0, _noting(told), quick=quick)
+        assert {total for _, _, total in told} == {n_steps}
+
+
 # A training that was interrupted
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steerplug.build import store_key
@@ -32,8 +32,9 @@ Call = Callable[..., Ended]
 def plant(
     preset: Preset, steering: Steering, engine: Engine, store: Store, **said: Any
 ) -> None:
-    """Put some steering in the place of what a preset would be built to."""
-    key: Key = store_key(preset, engine)
+    """Put some steering in the place of what a preset would be built to, in full or quickly."""
+    is_quick = bool(said.get("fidelity", {}).get("quick"))
+    key: Key = replace(store_key(preset, engine), quick=is_quick)
     identity = Identity(
         preset=preset.name, preset_version=preset.version, preset_digest=preset.digest,
         model=key.model, architecture=engine.model.architecture, chat_template=key.chat_template,

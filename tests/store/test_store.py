@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from steerplug.errors import SteeringError, StoreError
 from steerplug.steering import Delta, Steering
@@ -96,11 +97,43 @@ def test_every_part_of_the_key_is_another_file(store: Store, monkeypatch: Any) -
         replace(KEY, chat_template="t2"),
         replace(KEY, method="pca"),
         replace(KEY, fit_version=2),
+        replace(KEY, quick=True),
     ]
     paths = {store.path(key) for key in keys}
     monkeypatch.setattr(store_module, "FORMAT", 2)
     paths.add(store.path(KEY))
     assert len(paths) == len(keys) + 1
+
+
+def test_a_full_fit_keeps_the_address_that_it_had_before_there_were_quick_ones() -> None:
+    assert KEY.digest.startswith("f3c396ca30679198")
+    assert replace(KEY, quick=True).full.digest == KEY.digest
+
+
+def test_a_quick_fit_and_the_full_one_are_never_taken_for_each_other(store: Store) -> None:
+    quick, its = replace(KEY, quick=True), replace(IDENTITY, fidelity={"quick": True})
+    for key, identity in ((KEY, its), (quick, IDENTITY)):
+        with pytest.raises(StoreError, match="says it is of another"):
+            store.publish(key, STEERING, identity)
+    store.publish(KEY, STEERING, IDENTITY)
+    os.replace(store.path(KEY), store.path(quick))
+    with pytest.raises(SteeringError, match="is not what its name says"):
+        find(store, quick)
+
+
+def test_a_quick_fit_waits_for_the_full_one(store: Store) -> None:
+    path = store.path(KEY)
+    path.parent.mkdir(parents=True)
+    made: list[bool] = []
+
+    def make() -> Made:
+        with pytest.raises(Timeout):
+            FileLock(f"{path}.lock").acquire(timeout=0)
+        made.append(True)
+        return STEERING, replace(IDENTITY, fidelity={"quick": True})
+
+    store.find_or_make(replace(KEY, quick=True), make, n_embd=4, n_layer=3)
+    assert made
 
 
 def test_names_are_safe_on_every_system(store: Store) -> None:

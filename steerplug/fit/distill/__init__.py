@@ -63,7 +63,7 @@ def distill(
     scope: Scope,
     seed: int = 0,
     objective: Objective = "kl",
-    epochs: int | None = None,
+    quick: bool = False,
     kept: Checkpoint | None = None,
     report: Report = silent,
 ) -> Steering:
@@ -79,7 +79,7 @@ def distill(
         scope: which tokens are steered: "response" or "all".
         seed: of the start and the order of the lessons.
         objective: "kl" compares what is predicted, "mse" the activations at the steered blocks.
-        epochs: how often the lessons are gone through; default: as often as serves best.
+        quick: whether the lessons are the few of a quick fit, which take smaller batches.
         kept: what an earlier fit had done, and where this one is kept.
         report: told how far the work is.
 
@@ -87,13 +87,13 @@ def distill(
         FitError: training did not converge.
     """
     from steerplug.fit.distill.deltas import Deltas
-    from steerplug.fit.distill.training import EPOCHS, prepare, sizes, train
+    from steerplug.fit.distill.training import prepare, sizes, train
 
     exercises = prepare(student, lessons, scope, report)
     deltas = Deltas(
         sizes(student, exercises, layers), model.n_embd, gated=method == "psr", seed=seed
     ).to(student.device)
-    train(student, exercises, deltas, objective, seed, report, kept, epochs or EPOCHS)
+    train(student, exercises, deltas, objective, seed, report, kept, quick=quick)
     trained: dict[int, Delta] = deltas.export()
     if kept is not None:
         kept.keep_trained(trained)
