@@ -16,6 +16,7 @@ from steerplug.engine.model import Model
 from steerplug.errors import TorchCopyError
 from steerplug.fit.distill import families, tensors
 from steerplug.fit.distill.configuration import configured
+from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.rotary import turn_alike
 
@@ -155,7 +156,7 @@ def _unused(model: Model, used: set[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _read_once(others: Sequence[Path]) -> Iterator[None]:
-    """Let transformers read the file once, and look up the names of tensors once.
+    """Let transformers read the file once and quickly, and look up the names of tensors once.
 
     It would do the one twice and the other for every module, which takes longer than the weights.
     The tensors of other files, if the model is split, it would not find at all.
@@ -166,9 +167,9 @@ def _read_once(others: Sequence[Path]) -> Iterator[None]:
     before = {name: getattr(gguf, name) for name in names}
 
     def read(*arguments: Any) -> Any:
-        reader = before["GGUFReader"](*arguments)
+        reader = TensorReader(*arguments)
         for other in others:
-            reader.tensors += before["GGUFReader"](other).tensors
+            reader.tensors += TensorReader(other).tensors
         return reader
 
     for name, made in (("GGUFReader", read), ("get_tensor_name_map", before[names[1]])):
