@@ -36,6 +36,7 @@ from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.fit.choose import MAX_DAMAGE
 from steerplug.fit.difference import actadd
+from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
@@ -79,7 +80,7 @@ def read(
 
 def embedded(model: Model, tokens: Sequence[int]) -> Array:
     """Return the embeddings of tokens, dequantised: (n_tokens, n_embd)."""
-    tensors = gguf.GGUFReader(model.path).tensors
+    tensors = TensorReader(model.path).tensors
     table = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
     return np.asarray(gguf.dequantize(table.data[list(tokens)], table.tensor_type))
 

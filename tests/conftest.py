@@ -15,6 +15,7 @@ from steerplug.engine.context import Context  # before llama.cpp: its graphs can
 # isort: split
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.requantised import write_quick
 from steerplug.library.presets import load_preset
 from steerplug.session import Session
 from steerplug.session.shared import forget_sessions
@@ -98,6 +99,30 @@ def model_path() -> Path:
 @pytest.fixture(scope="session")
 def model(model_path: Path) -> Model:
     return Model(model_path)
+
+
+@pytest.fixture(scope="session")
+def quick_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SmolLM2 as a fit reads it: it says nearly the same, and reads a text in a third of the time.
+
+    For whatever the real model has to show, and its very file need not.
+    """
+    path = tmp_path_factory.mktemp("quick") / model_path.name
+    write_quick(model_path, path)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="session")
+def quick_model(quick_path: Path) -> Model:
+    return Model(quick_path)
+
+
+@pytest.fixture(scope="session")
+def quick_engine(quick_model: Model) -> Iterator[Engine]:
+    engine = Engine(quick_model, n_ctx=1024, n_threads=N_THREADS)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")

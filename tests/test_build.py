@@ -1,6 +1,7 @@
 """From preset to steering: built once, found again, and refused in one sentence if it cannot be."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import steerplug
 from steerplug import build
 from steerplug.build import Built, build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
 from steerplug.errors import FitError, SteeringError, StoreError, TorchCopyError
 from steerplug.evaluate import dial, fidelity, questions, report, sweep
 from steerplug.evaluate.questions import unseen
@@ -30,6 +32,7 @@ from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
 from steerplug.store.store import Store
+from tests.helpers.tiny_models import tiny_model
 
 
 def preset(**changes: Any) -> Preset:
@@ -55,8 +58,34 @@ def fit(**settings: Any) -> dict[str, Any]:
     return {"method": "mean", "layers": [12], "coefficient": 1.5, **settings}
 
 
+SMALL = preset(fit=fit(layers=[2]))
+"""For a model of four blocks."""
+
 TEACHER = {"system": "You are a pirate. Answer like a pirate.",
            "examples": [{"user": "Hi", "assistant": "Ahoy, matey!"}]}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(quick_engine: Engine) -> Engine:
+    """The model as a fit reads it."""
+    return quick_engine
+
+
+@pytest.fixture(scope="module")
+def tiny_engine() -> Iterator[Engine]:
+    model = Model(tiny_model("llama_untied"))
+    engine = Engine(model, n_ctx=1024, n_threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def tiny(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """A model of random weights and four blocks; steering moves it any way."""
+    monkeypatch.setattr(fitting, "MAX_DAMAGE", np.inf)
+    for check in ("check_dial", "check_gap_closed"):
+        monkeypatch.setattr(build, check, lambda *_: None)
+    return tiny_engine
 
 
 @pytest.fixture
@@ -141,15 +170,13 @@ def test_what_the_fit_does_not_read_changes_nothing(
     assert build_preset(other, engine, store=glad[1], report=no_fit).from_store
 
 
-def test_force_builds_it_again_over_the_old_file(
-    glad: tuple[Built, Store], engine: Engine
-) -> None:
-    built, store = glad
-    again = build_preset(preset(), engine, store=store, force=True)
+def test_force_builds_it_again_over_the_old_file(tiny: Engine, store: Store) -> None:
+    built = build_preset(SMALL, tiny, store=store)
+    again = build_preset(SMALL, tiny, store=store, force=True)
     assert not again.from_store
-    z, expected = (b.steering.layers[12].z for b in (again, built))
+    z, expected = (b.steering.layers[2].z for b in (again, built))
     assert np.linalg.norm(z - expected) < 0.02 * np.linalg.norm(expected)
-    assert build_preset(preset(), engine, store=store).from_store
+    assert build_preset(SMALL, tiny, store=store).from_store
 
 
 def test_a_forced_build_holds_the_lock_so_that_two_cannot_share_their_work(
@@ -167,15 +194,15 @@ def test_a_forced_build_holds_the_lock_so_that_two_cannot_share_their_work(
 
 
 def test_a_torn_file_is_built_again_with_a_warning(
-    engine: Engine, store: Store, caplog: pytest.LogCaptureFixture
+    tiny: Engine, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = store.path(store_key(preset(), engine))
+    path = store.path(store_key(SMALL, tiny))
     path.parent.mkdir()
     path.write_bytes(b"torn")
     with caplog.at_level(logging.WARNING):
-        assert not build_preset(preset(), engine, store=store).from_store
+        assert not build_preset(SMALL, tiny, store=store).from_store
     assert "Made again." in caplog.text
-    assert build_preset(preset(), engine, store=store).from_store
+    assert build_preset(SMALL, tiny, store=store).from_store
 
 
 @pytest.fixture
@@ -237,9 +264,9 @@ def test_the_coefficient_scales_what_strength_1_adds(
 
 
 @pytest.mark.parametrize("method", ["mean", "pca"])
-def test_several_blocks_are_steered_together(method: str, engine: Engine, store: Store) -> None:
-    wanted = preset(fit=fit(method=method, layers=[9, 14], coefficient=0.5))
-    assert list(build_preset(wanted, engine, store=store).steering.layers) == [9, 14]
+def test_several_blocks_are_steered_together(method: str, tiny: Engine, store: Store) -> None:
+    wanted = preset(fit=fit(method=method, layers=[1, 2], coefficient=0.5))
+    assert list(build_preset(wanted, tiny, store=store).steering.layers) == [1, 2]
 
 
 def test_actadd_steers_the_front(engine: Engine, store: Store) -> None:
@@ -297,13 +324,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return rounds
 
 
-@pytest.mark.parametrize("method", ["mean", "pca"])
 def test_a_teacher_is_fitted_on_its_own_questions_and_measured_on_unseen_ones(
-    method: str, engine: Engine, store: Store, asked: list[tuple[str, ...]]
+    engine: Engine, store: Store, asked: list[tuple[str, ...]]
 ) -> None:
-    wanted = preset(
-        contrast=None, teacher=TEACHER, fit=fit(method=method, prompts=OWN_QUESTIONS)
-    )
+    wanted = preset(contrast=None, teacher=TEACHER, fit=fit(prompts=OWN_QUESTIONS))
     built = build_preset(wanted, engine, store=store)
     assert asked[0] == tuple(OWN_QUESTIONS)
     assert len(asked[1]) == 1
@@ -316,7 +340,7 @@ def test_a_teacher_is_fitted_on_its_own_questions_and_measured_on_unseen_ones(
 
 @pytest.mark.parametrize(("n_own", "n_asked"), [(1, 1), (31, 31), (33, 32), (100, 32), (1000, 32)])
 def test_many_questions_are_thinned_out_over_the_whole_list(
-    n_own: int, n_asked: int, engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+    n_own: int, n_asked: int, tiny: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[tuple[str, ...]] = []
 
@@ -326,20 +350,19 @@ def test_many_questions_are_thinned_out_over_the_whole_list(
 
     monkeypatch.setattr("steerplug.fit.fit.teach", teach)
     own = [f"Question {i}?" for i in range(n_own)]
-    wanted = preset(contrast=None, teacher=TEACHER, fit=fit(prompts=own))
+    wanted = preset(contrast=None, teacher=TEACHER, fit=fit(layers=[2], prompts=own))
     with pytest.raises(FitError, match="enough"):
-        build_preset(wanted, engine, store=store)
+        build_preset(wanted, tiny, store=store)
     (asked,) = rounds
     assert len(asked) == n_asked
     assert len(set(asked)) == n_asked
     assert n_own < 64 or own.index(asked[-1]) >= n_own * 0.9
 
 
-def test_gates_are_trained_and_measured_in_llama_cpp(
-    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
-    own = list(general_prompts("fit")[::20])
+def test_gates_are_trained_and_measured_in_llama_cpp(model: Model, store: Store) -> None:
+    """On the model's very file: torch reads its 4 bits, and a quick copy answers."""
+    engine = Engine(model, n_ctx=1024, n_threads=1)
+    own = list(general_prompts("fit")[::30])
     wanted = preset(
         contrast=None, teacher=TEACHER, fit={"method": "psr", "layers": "auto", "prompts": own},
         strength={"min": 0.0, "max": 2.0},
@@ -352,14 +375,15 @@ def test_gates_are_trained_and_measured_in_llama_cpp(
     assert [point["strength"] for point in said["sweep"]["points"]] == [0, 1, 2]
     assert said["prompt_tokens_saved"] > 10
     assert (said["n_prompts"], said["n_replies"]) == (1, 2)
+    engine.close()
 
 
 def test_an_interrupted_fit_goes_on_where_it_was(
-    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = preset(
         contrast=None, teacher=TEACHER,
-        fit={"method": "chain", "layers": [4, 8, 12], "prompts": OWN_QUESTIONS},
+        fit={"method": "chain", "layers": [1, 2, 3], "prompts": OWN_QUESTIONS},
     )  # fmt: skip
 
     def interrupt(what: str, done: int, _total: int) -> None:
@@ -367,10 +391,10 @@ def test_an_interrupted_fit_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_preset(wanted, engine, store=store, report=interrupt)
-    kept = Checkpoint(store.path(store_key(wanted, engine)))
+        build_preset(wanted, tiny, store=store, report=interrupt)
+    kept = Checkpoint(store.path(store_key(wanted, tiny)))
     kept.load()
-    assert (len(kept.replies), list(kept.deltas)) == (3, [4, 8])
+    assert (len(kept.replies), list(kept.deltas)) == (3, [1, 2])
 
     known: list[dict[str, Said]] = []
     told: list[tuple[str, int]] = []
@@ -381,27 +405,27 @@ def test_an_interrupted_fit_goes_on_where_it_was(
 
     monkeypatch.setattr("steerplug.fit.fit.teach", teach)
     built = build_preset(
-        wanted, engine, store=store, report=lambda what, done, _: told.append((what, done))
+        wanted, tiny, store=store, report=lambda what, done, _: told.append((what, done))
     )
     assert known[0] == kept.replies
     assert [done for what, done in told if what.startswith("distilling")] == [2, 3]
-    for il in (4, 8):
+    for il in (1, 2):
         assert np.array_equal(built.steering.layers[il].W, kept.deltas[il].W)
     assert not list(store.folder.rglob("*.npz"))
 
 
 def test_replies_that_were_paid_for_outlive_a_refusal_of_the_torch_copy(
-    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = preset(contrast=None, teacher=TEACHER, fit={"method": "psr"})
-    kept = Checkpoint(store.path(store_key(wanted, engine)))
+    kept = Checkpoint(store.path(store_key(wanted, tiny)))
     store.folder.mkdir(parents=True, exist_ok=True)
     kept.load()
     kept.replies["0"] = Said((5, 6, 7), "")
     monkeypatch.setattr(readable, "_WORKING_BYTES", 2**60)
     with pytest.raises(TorchCopyError, match=r"GB of memory, and \d+ GB are free"):
-        build_preset(wanted, engine, store=store)
-    again = Checkpoint(store.path(store_key(wanted, engine)))
+        build_preset(wanted, tiny, store=store)
+    again = Checkpoint(store.path(store_key(wanted, tiny)))
     again.load()
     assert again.replies == {"0": Said((5, 6, 7), "")}
 
@@ -532,7 +556,7 @@ def test_a_method_that_is_not_for_it_is_one_sentence(
 
 
 def test_a_teacher_that_changes_nothing_is_refused_before_anything_is_fitted(
-    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "distill", no_fit)
     own_words = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -541,21 +565,22 @@ def test_a_teacher_that_changes_nothing_is_refused_before_anything_is_fitted(
         fit={"method": "psr", "prompts": OWN_QUESTIONS},
     )  # fmt: skip
     with pytest.raises(FitError, match=r"there is nothing to learn: .* by -?0\.00\d+ nats"):
-        build_preset(wanted, engine, store=store)
+        build_preset(wanted, tiny, store=store)
     assert not list(store.folder.rglob("*.npz"))  # nothing to go on with
 
 
 def test_what_brings_the_model_no_nearer_to_the_prompt_is_not_kept(
-    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong_way(rows: Any) -> Any:
         return {il: -2 * z for il, z in difference_mean(rows).items()}
 
     difference_mean = difference.mean
     monkeypatch.setattr(difference, "mean", wrong_way)
-    wanted = preset(contrast=None, teacher=TEACHER, fit=fit(prompts=OWN_QUESTIONS))
+    monkeypatch.setattr(build, "check_gap_closed", dial.check_gap_closed)
+    wanted = preset(contrast=None, teacher=TEACHER, fit=fit(layers=[2], prompts=OWN_QUESTIONS))
     with pytest.raises(FitError, match=r"`glad` was fitted, but closes -\d+% of the gap"):
-        build_preset(wanted, engine, store=store)
+        build_preset(wanted, tiny, store=store)
     assert not list(store.folder.rglob("*.gguf"))
 
 
@@ -610,12 +635,12 @@ def test_a_block_beyond_the_model_is_refused_before_any_work(
         build_preset(wanted, engine, store=store)
 
 
-@pytest.mark.parametrize("layers", [[0], [29], [0, 29]])
+@pytest.mark.parametrize("layers", [[0], [3], [0, 3]])
 def test_the_first_and_the_last_block_can_be_steered(
-    layers: list[int], engine: Engine, store: Store
+    layers: list[int], tiny: Engine, store: Store
 ) -> None:
     wanted = preset(fit=fit(layers=layers, coefficient=1.0))
-    assert list(build_preset(wanted, engine, store=store).steering.layers) == layers
+    assert list(build_preset(wanted, tiny, store=store).steering.layers) == layers
 
 
 def test_a_coefficient_that_garbles_the_model_is_refused(engine: Engine, store: Store) -> None:
@@ -623,19 +648,17 @@ def test_a_coefficient_that_garbles_the_model_is_refused(engine: Engine, store: 
         build_preset(preset(fit=fit(coefficient=500.0)), engine, store=store)
 
 
-def test_what_fails_leaves_nothing_behind(
-    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fails_leaves_nothing_behind(tiny: Engine, store: Store) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(difference, "mean", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        build_preset(preset(), engine, store=store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(difference, "mean", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_preset(SMALL, tiny, store=store)
     assert not list(store.folder.rglob("*.gguf*tmp"))
     assert not list(store.folder.rglob("*.gguf"))
-    monkeypatch.undo()
-    assert not build_preset(preset(), engine, store=store).from_store
+    assert not build_preset(SMALL, tiny, store=store).from_store
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(engine: Engine, tmp_path: Path) -> None:

@@ -59,17 +59,29 @@ def _quickest() -> int:
     return int(llama.LLAMA_FTYPE_MOSTLY_BF16 if can else llama.LLAMA_FTYPE_MOSTLY_Q8_0)
 
 
-def _copied(model: Model, at_the_end: contextlib.ExitStack) -> Model | None:
-    """Return the model in a quick type, or None where it cannot be written."""
+def write_quick(path: Path, copy: Path) -> None:
+    """Write a model again in the type in which many rows are read quickest.
+
+    Args:
+        path: the model.
+        copy: the file to write.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     params = llama.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize = _quickest(), True
-    log.forget()
+    log.take_over()
+    if llama.llama_model_quantize(os.fsencode(path), os.fsencode(copy), ctypes.byref(params)):
+        raise OSError(log.complaint())
+
+
+def _copied(model: Model, at_the_end: contextlib.ExitStack) -> Model | None:
+    """Return the model in a quick type, or None where it cannot be written."""
     try:
         folder = at_the_end.enter_context(TemporaryDirectory(prefix="steerplug-"))
         path = Path(folder) / model.path.name
-        paths = os.fsencode(model.path), os.fsencode(path)
-        if llama.llama_model_quantize(*paths, ctypes.byref(params)):
-            raise OSError(log.complaint())
+        write_quick(model.path, path)
     except OSError as error:
         _logger.warning(
             "%s cannot be copied to a temporary folder (%s), so this takes twice as long; set "

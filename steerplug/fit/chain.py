@@ -221,7 +221,10 @@ def _steered(
     The first `common` tokens, which all lessons share, stay in the cells; nothing else is computed
     above the block.
     """
-    rows, n_rows = reply_rows(lesson.bare, lesson.reply, mix), _n_paired(chain, lesson)
-    first = min(common, len(rows) - n_rows)
+    n_rows = _n_paired(chain, lesson)
+    first = min(common, len(lesson.bare.tokens) + len(lesson.reply) - n_rows)
+    # The last block computes only the rows whose logits are asked for.
+    output_from = first if il == chain.n_layer - 1 else None
+    rows = reply_rows(lesson.bare, lesson.reply, mix, output_from)
     cells.hold(rows[:first])
     return cells.peek(rows[first:], il)[-n_rows:]

@@ -40,6 +40,7 @@ OPENINGS = ("I think that", "When I woke up, I")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
+_AHEAD = 4
 _UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
@@ -78,6 +79,18 @@ def reply_log_probs(
         yield log_softmax(np.stack(logits))
 
 
+def prompted_log_probs(cells: Reader, lessons: Sequence[Lesson]) -> Iterator[Array]:
+    """Yield what the prompted model predicts of each lesson, as `reply_log_probs` does.
+
+    Some are read ahead, one after the other: what their prompts begin with stays in the cells.
+    """
+    for begin in range(0, len(lessons), _AHEAD):
+        yield from [
+            next(reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING]))
+            for lesson in lessons[begin : begin + _AHEAD]
+        ]
+
+
 def gaps_closed(
     cells: Reader, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent
 ) -> NDArray[np.float64]:
@@ -87,8 +100,8 @@ def gaps_closed(
         FitError: the prompted and the bare model do not differ, so there is nothing to learn.
     """
     total = np.zeros(len(mixes) + 1)
-    for lesson in steps(lessons, "measuring on unseen questions", report):
-        (teacher,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])
+    counted = steps(lessons, "measuring on unseen questions", report)
+    for lesson, teacher in zip(counted, prompted_log_probs(cells, lessons), strict=True):
         students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
         probability = np.exp(teacher)
         for i, student in enumerate(students):

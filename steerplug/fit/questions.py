@@ -21,11 +21,16 @@ SWEPT = 8
 """How many questions choose a block or a strength."""
 
 
-@cache
 def general_prompts(part: Part) -> tuple[str, ...]:
     """Return the shipped prompts of one part."""
-    text = Path(__file__).with_name("general.yaml").read_text(encoding="utf-8")
-    return tuple(yaml.safe_load(text)[part])
+    return _general()[part]
+
+
+@cache
+def _general() -> dict[Part, tuple[str, ...]]:
+    content = Path(__file__).with_name("general.yaml").read_bytes()
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as quick, where it was built
+    return {part: tuple(prompts) for part, prompts in yaml.load(content, loader).items()}
 
 
 def to_fit(preset: Preset, count: int) -> list[str]:

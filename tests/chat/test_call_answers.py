@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,8 +26,8 @@ SHAPES = ("%s", "```json\n%s\n```", "[%s]")
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    session = Session("smollm2", n_ctx=768, n_threads=1)
+def session(quick_path: Path) -> Iterator[Session]:
+    session = Session(quick_path, n_ctx=768, n_threads=1)
     yield session
     session.close()
 

@@ -6,6 +6,7 @@ The judge of what a template writes is transformers; whether arguments are valid
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,8 +174,8 @@ def test_earlier_calls_and_results_are_shown_as_the_template_has_them(
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    session = Session("smollm2", n_ctx=1024, n_threads=1)
+def session(quick_path: Path) -> Iterator[Session]:
+    session = Session(quick_path, n_ctx=1024, n_threads=1)
     yield session
     session.close()
 

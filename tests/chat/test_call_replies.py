@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,8 @@ MARK = "<tool_call>"
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    session = Session("smollm2", n_ctx=768, n_cells=4096, n_threads=1)
+def session(quick_path: Path) -> Iterator[Session]:
+    session = Session(quick_path, n_ctx=768, n_cells=4096, n_threads=1)
     yield session
     session.close()
 
@@ -117,9 +118,9 @@ def test_calls_are_held_to_their_schema_however_wildly_they_are_drawn(tiny: Sess
         assert [valid(call) for call in reply.tool_calls] == [True]
 
 
-def test_the_tool_that_is_asked_for_is_called(session: Session) -> None:
+def test_the_tool_that_is_asked_for_is_called(tiny: Session) -> None:
     settings = replace(ONE, tools=Tools(BOTH, "now"))
-    assert [c.name for c in session.chat(ASK, None, settings).tool_calls] == ["now"]
+    assert [c.name for c in tiny.chat(ASK, None, settings).tool_calls] == ["now"]
 
 
 def test_the_model_chooses_to_call_after_text_that_streams(session: Session) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -44,8 +45,8 @@ CITY = {
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    session = Session("smollm2", n_ctx=512, n_threads=1)
+def session(quick_path: Path) -> Iterator[Session]:
+    session = Session(quick_path, n_ctx=512, n_threads=1)
     yield session
     session.close()
 

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from steerplug.chat import sandbox
 from steerplug.chat.template import ChatTemplate, Message, check_messages
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
@@ -323,7 +324,10 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_template_ends_in_one_sentence(kind: str) -> None:
+def test_a_hostile_template_ends_in_one_sentence(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_MAX_STEPS", 20_000)  # a tenth, as some of them take them all
     hostile = ChatTemplate(HOSTILE[kind], cast(Vocab, ToyVocab("<s>", "</s>")), "it")
     with pytest.raises((RequestError, ModelError), match=r"\Athe chat template of it ") as caught:
         hostile.prompt(chat("Hi"))

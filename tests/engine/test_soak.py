@@ -123,6 +123,19 @@ class Client:
 
 
 @pytest.fixture(scope="module")
+def model(quick_model: Model) -> Model:
+    """The model as it reads quickest: most of the time goes into what each reply is alone."""
+    return quick_model
+
+
+@pytest.fixture
+def context(model: Model) -> Iterator[Context]:
+    context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1)
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module")
 def mixes(model: Model) -> list[Mix]:
     a, b = steering(model, 1), steering(model, 2)
     return [NOTHING, a, b, 0.5 * a - b, steering(model, 3, "all"), steering(model, 4, "front")]

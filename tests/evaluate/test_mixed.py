@@ -10,10 +10,8 @@ import pytest
 
 from steerplug.build import build_preset
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
-from steerplug.engine.reader import Reader
-from steerplug.engine.requantised import quick
+from steerplug.engine.reader import Reader, reading
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import unseen
 from steerplug.fit.measure import gaps_closed
@@ -38,10 +36,10 @@ def steering(
 
 
 @pytest.fixture(scope="module")
-def copy(engine: Engine) -> Iterator[tuple[Engine, Reader]]:
+def copy(quick_engine: Engine) -> Iterator[tuple[Engine, Reader]]:
     """A quick copy of the model, that says and reads all of it."""
-    with quick(engine, Reader(Context(engine.model, n_ctx=1024, n_threads=1))) as copy:
-        yield copy
+    with reading(quick_engine.model, 1024) as cells:
+        yield quick_engine, cells
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from steerplug.build import build_preset
-from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Reader
-from steerplug.engine.requantised import quick
+from steerplug.engine.reader import Reader, reading
+from steerplug.engine.request import tokens_of
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit.measure import reply_log_probs
@@ -27,35 +26,35 @@ from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from steerplug.store.store import Store
 
 PROMPTS = ("I hate you because", "When she saw him, she said that")
-N_CONTINUATIONS, N_TOKENS, MIN_RATING = 20, 24, 2
+N_CONTINUATIONS, N_TOKENS, MIN_RATING = 12, 24, 2
 STRENGTHS = -2, 0, 1, 2
 
 Words = Callable[[Mix], Array]
 
 
 @pytest.fixture(scope="module")
-def love_hate(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Steering:
-    engine = Engine(model, n_ctx=512)
+def love_hate(quick_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Steering:
     store = Store(tmp_path_factory.mktemp("store"))
-    return build_preset(load_preset("love-hate"), engine, store=store).steering
+    return build_preset(load_preset("love-hate"), quick_engine, store=store).steering
 
 
 @pytest.fixture(scope="module", params=PROMPTS)
-def words(model: Model, request: pytest.FixtureRequest) -> Iterator[Words]:
+def words(quick_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Words]:
     """Mix -> (continuations, 2): how likely positive and negative words are in each.
 
     All of it is said and read by a quick copy of the model.
     """
+    model = quick_engine.model
     prompt = Prompt(tuple(model.vocab.tokenize(request.param)))
-    slow = Engine(model, n_ctx=1024), Reader(Context(model, n_ctx=1024))
-    with quick(*slow) as (engine, cells):
 
-        def say(seed: int) -> list[int]:
-            sampling = Sampling(temperature=1, seed=seed)
-            pieces = engine.generate(Request(prompt, sampling=sampling, max_tokens=N_TOKENS))
-            return [piece.token for piece in pieces if piece.token is not None]
+    def say(seed: int) -> tuple[int, ...]:
+        sampling = Sampling(temperature=1, seed=seed)
+        return tokens_of(
+            quick_engine.generate(Request(prompt, sampling=sampling, max_tokens=N_TOKENS))
+        )
 
-        continuations = at_once(say, range(1000, 1000 + N_CONTINUATIONS))
+    continuations = at_once(say, range(1000, 1000 + N_CONTINUATIONS))
+    with reading(model, 512) as cells:
         yield _words(model, cells, prompt, continuations)
 
 

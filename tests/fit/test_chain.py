@@ -1,13 +1,16 @@
 """`chain`: a planted map is found again, and a real teacher's gap closes without gradients."""
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
-from steerplug.engine.reader import Reader
+from steerplug.engine.reader import Reader, reading
+from steerplug.engine.scope import Prompt
 from steerplug.fit import chain as chains
 from steerplug.fit.chain import Chain, Sums, fit_chain, regress
 from steerplug.fit.measure import gaps_closed
@@ -19,10 +22,8 @@ N_ROWS, N_EMBD, RANK = 600, 24, 3
 QUESTIONS = (
     "What is rain?", "How do I boil an egg?", "Tell me about trains.", "Why do cats sleep so much?",
     "Give me a tip for school.", "What is a forest?", "How are you today?", "Who was Einstein?",
-    "What should I wear in winter?", "Describe the ocean.", "What is a good hobby?",
-    "How does a clock work?",
 )  # fmt: skip
-UNSEEN = ("What is snow?", "How do I make tea?", "Tell me about horses.")
+UNSEEN = ("What is snow?", "How do I make tea?")
 
 
 def normed(rows: Array) -> Array:
@@ -105,24 +106,36 @@ def test_one_part_alone_takes_a_ridge_of_the_middle() -> None:
 
 
 @pytest.fixture(scope="module")
-def taught(model: Model, engine: Engine) -> tuple[list[Lesson], list[Lesson]]:
+def model(quick_model: Model) -> Model:
+    """The model as a fit reads it."""
+    return quick_model
+
+
+@pytest.fixture(scope="module")
+def cells(model: Model) -> Iterator[Reader]:
+    with reading(model, 1024) as cells:
+        yield cells
+
+
+@pytest.fixture(scope="module")
+def taught(model: Model, quick_engine: Engine) -> tuple[list[Lesson], list[Lesson]]:
     template = ChatTemplate.of(model)
     teacher = load_preset("pirate").teacher
     assert teacher is not None
     return (
-        teach(engine, template, teacher, QUESTIONS, seed=0),
-        teach(engine, template, teacher, UNSEEN, seed=1),
+        teach(quick_engine, template, teacher, QUESTIONS, seed=0),
+        teach(quick_engine, template, teacher, UNSEEN, seed=1),
     )
 
 
 def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
-    model: Model, taught: tuple[list[Lesson], list[Lesson]]
+    model: Model, cells: Reader, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
-    lessons, unseen = taught[0][:8], taught[1][:2]
-    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
+    lessons, unseen = taught
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
-    one = fit_chain(chain, cells, lessons, [20])
-    two = fit_chain(chain, cells, lessons, [20, 27])
+    known: dict[int, Delta] = {}
+    one = fit_chain(chain, cells, lessons, [20], known=known)
+    two = fit_chain(chain, cells, lessons, [20, 27], known=known)
     gap_one, gap_two = gaps_closed(cells, unseen, [Mix.of(one), Mix.of(two)])
     assert list(two.layers) == [20, 27]
     assert 0.3 < gap_one < gap_two
@@ -130,47 +143,69 @@ def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
 
 
 def test_blocks_see_those_below_them_steered(
-    model: Model, taught: tuple[list[Lesson], list[Lesson]]
+    model: Model, cells: Reader, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     """Above a block that already closes most of what it can, less is missing than without it."""
     lessons = taught[0][:4]
-    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
     alone = fit_chain(chain, cells, lessons, [10]).layers[10].z
     after = fit_chain(chain, cells, lessons, [9, 10]).layers[10].z
     assert np.linalg.norm(after) < 0.7 * np.linalg.norm(alone)
 
 
-def test_blocks_that_are_known_are_not_fitted_again(
-    model: Model, taught: tuple[list[Lesson], list[Lesson]]
+def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
+    model: Model, cells: Reader, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
-    lessons = taught[0][:2]
-    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
-    chain = Chain("pirate", model.n_embd, model.n_layer, "response")
+    lessons, unseen = taught
+    chain = Chain("pirate", model.n_embd, model.n_layer, "all")
+    steering = fit_chain(chain, cells, lessons[:4], [24])
+    assert steering.scope == "all"
+    (closed,) = gaps_closed(cells, unseen[:1], [Mix.of(steering)])
+    assert closed > 0.2
+
+
+# The order of the work
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Reader]:
+    """Cells of a model of random weights."""
+    with reading(Model(tiny_llama()), 64) as cells:
+        yield cells
+
+
+@pytest.fixture(scope="module")
+def random() -> list[Lesson]:
+    """Two lessons of random tokens."""
+    rng = np.random.default_rng(0)
+    texts = rng.integers(3, 96, (2, 30)).tolist()
+    return [Lesson(Prompt(tuple(t[:20])), Prompt(tuple(t[10:20])), tuple(t[20:])) for t in texts]
+
+
+def test_blocks_that_are_known_are_not_fitted_again(tiny: Reader, random: list[Lesson]) -> None:
+    chain = Chain("pirate", 64, 5, "response")
     known: dict[int, Delta] = {}
-    whole = fit_chain(chain, cells, lessons, [1, 2, 3], known=known)
-    assert list(known) == [1, 2, 3]
+    whole = fit_chain(chain, tiny, random, [0, 2, 4], known=known)
+    assert list(known) == [0, 2, 4]  # the first and the last of five among them
     told: list[tuple[str, int, int]] = []
-    del known[3]
+    del known[4]
     again = fit_chain(
-        chain, cells, lessons, [1, 2, 3], known=known, report=lambda *step: told.append(step)
+        chain, tiny, random, [0, 2, 4], known=known, report=lambda *step: told.append(step)
     )
     assert again.digest == whole.digest
     assert [done for what, done, _ in told if what.startswith("distilling")] == [2, 3]
 
 
 def test_the_prompted_model_is_read_for_as_many_blocks_at_a_time_as_memory_allows(
-    model: Model, taught: tuple[list[Lesson], list[Lesson]], monkeypatch: pytest.MonkeyPatch
+    tiny: Reader, random: list[Lesson], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lessons = taught[0][:2]
-    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
-    chain = Chain("pirate", model.n_embd, model.n_layer, "response")
+    chain = Chain("pirate", 64, 5, "response")
     read: list[str] = []
 
     def fitted() -> str:
         read.clear()
         return fit_chain(
-            chain, cells, lessons, [1, 2], report=lambda what, *_: read.append(what)
+            chain, tiny, random, [1, 2], report=lambda what, *_: read.append(what)
         ).digest
 
     at_once = fitted()
@@ -178,15 +213,3 @@ def test_the_prompted_model_is_read_for_as_many_blocks_at_a_time_as_memory_allow
     monkeypatch.setattr(chains, "_MOST_BYTES", 1)
     assert fitted() == at_once
     assert read.count("reading the prompted model") == 2 * n_at_once
-
-
-def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
-    model: Model, taught: tuple[list[Lesson], list[Lesson]]
-) -> None:
-    lessons, unseen = taught
-    cells = Reader(Context(model, n_ctx=1024, n_threads=1))
-    chain = Chain("pirate", model.n_embd, model.n_layer, "all")
-    steering = fit_chain(chain, cells, lessons[:4], [24])
-    assert steering.scope == "all"
-    (closed,) = gaps_closed(cells, unseen[:1], [Mix.of(steering)])
-    assert closed > 0.2

@@ -3,7 +3,7 @@
 The oracle of the forward pass is transformers' own on the whole text, loaded apart from steerplug;
 that of the exported steering is llama.cpp. Both read a random float32 llama of 5 blocks, where no
 rounding hides a wrong row, position or block. What is learned is a constant that was planted, then
-the prompt of random chats, and last a real teacher of SmolLM2.
+the prompt of random chats; a real teacher of SmolLM2 is learned in tests/test_build.py.
 """
 
 import copy
@@ -23,7 +23,6 @@ import psutil
 import pytest
 import torch
 
-from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.context import Context
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
@@ -34,16 +33,17 @@ from steerplug.fit import distill as distilling
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import distill, readable, resuming, student_of, training, weights
 from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.fit.distill.student import Passage, Student
 from steerplug.fit.distill.training import Exercise, prepare, sizes, train
 from steerplug.fit.distill.weights import read_weights
-from steerplug.fit.measure import gaps_closed, reply_log_probs
+from steerplug.fit.measure import reply_log_probs
 from steerplug.fit.progress import Report, at_once, silent
-from steerplug.fit.teacher import Lesson, prompted_chat
-from steerplug.preset import Teacher
+from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Mix, Scope, Steering
 from tests.helpers.loras import write_lora
 from tests.helpers.oracle import Oracle, relative
+from tests.helpers.tiny_models import tiny_model
 from tests.test_import import loaded_by
 
 BOS, BOUNDARY = 1, 2
@@ -146,18 +146,35 @@ def test_the_file_is_read_once_and_names_are_looked_up_once(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    for name in ("GGUFReader", "get_tensor_name_map"):
-        original = getattr(gguf, name)
+    for room, name in ((weights, "TensorReader"), (gguf, "get_tensor_name_map")):
+        original = getattr(room, name)
 
         def making(*args: Any, name: str = name, original: Any = original) -> Any:
             made.append(name)
             return original(*args)
 
-        monkeypatch.setattr(gguf, name, making)
+        monkeypatch.setattr(room, name, making)
     patched = gguf.GGUFReader, gguf.get_tensor_name_map
     read_weights(tiny.model, 256)
-    assert sorted(made) == ["GGUFReader", "get_tensor_name_map"]
+    assert sorted(made) == ["TensorReader", "get_tensor_name_map"]
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == patched  # as they were before
+
+
+def test_all_but_lists_of_texts_is_read_as_gguf_reads_it() -> None:
+    path = tiny_model("llama")
+    ours, theirs = TensorReader(path), gguf.GGUFReader(path)
+    assert list(ours.fields) == list(theirs.fields)
+    kinds = set()
+    for key, field in theirs.fields.items():
+        value, kind = field.contents(), field.types
+        kinds.add(tuple(kind))
+        texts = kind == [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING]
+        assert ours.fields[key].types == kind
+        assert ours.fields[key].contents() == (len(value) * [""] if texts else value), key
+    assert {(9, 8), (9, 5), (8,), (4,), (6,)} <= kinds
+    for a, b in zip(ours.tensors, theirs.tensors, strict=True):
+        assert a.name == b.name
+        assert np.array_equal(a.data, b.data)
 
 
 # What the student computes
@@ -495,37 +512,6 @@ def test_one_lesson_is_enough_to_learn_from(tiny: Tiny) -> None:
         "t", tiny.model, tiny.student, LESSONS[:1], [2], method="const", scope="response"
     )
     assert np.abs(steering.layers[2].z).max() > 0
-
-
-FRENCH = (
-    ("What is rain?", "La pluie est de l'eau qui tombe du ciel."),
-    ("Who was Einstein?", "Einstein était un grand physicien allemand."),
-    ("How are you?", "Je vais très bien, merci, et vous?"),
-    ("What is a forest?", "Une forêt est un lieu avec beaucoup d'arbres."),
-    ("Do you like cats?", "Oui, les chats sont de très beaux animaux."),
-    ("What is snow?", "La neige est de l'eau qui tombe en hiver."),
-    ("Where is Rome?", "Rome est la capitale de l'Italie."),
-)
-
-
-def test_a_teacher_of_the_real_model_is_learned_and_holds_in_llama_cpp(
-    model: Model, context: Context
-) -> None:
-    template = ChatTemplate.of(model)
-    teacher = Teacher(system="You only speak French. Answer in French, in one sentence.")
-    lessons = []
-    for question, reply in FRENCH:
-        bare: list[Message] = [{"role": "user", "content": question}]
-        lessons.append(Lesson(
-            template.prompt(prompted_chat(teacher, bare)), template.prompt(bare),
-            tuple(model.vocab.tokenize(reply)),
-        ))  # fmt: skip
-    student = student_of("french", "psr", model, Reader(context))
-    steering = distill(
-        "french", model, student, lessons[:5], range(30), method="psr", scope="response"
-    )
-    (closed,) = gaps_closed(Reader(context), lessons[5:], [Mix.of(steering)])
-    assert closed > 0.3
 
 
 # What is refused, each in one sentence

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 import torch
 
+from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.steering.value import Array, Delta, Term
 
 
 @contextlib.contextmanager
-def reading_once() -> Iterator[None]:
+def reading_once(reader: Callable[..., gguf.GGUFReader] = gguf.GGUFReader) -> Iterator[None]:
     """Let transformers read a GGUF's header once; by itself it does for every question it has."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("GGUFReader", "get_tensor_name_map"):
-            patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        for name, read in (
+            ("GGUFReader", reader), ("get_tensor_name_map", gguf.get_tensor_name_map),
+        ):  # fmt: skip
+            patch.setattr(gguf, name, functools.cache(read))
         yield
 
 
@@ -30,7 +33,7 @@ class Oracle:
 
     def __init__(self, path: Path) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        with warnings.catch_warnings(), reading_once():
+        with warnings.catch_warnings(), reading_once(TensorReader):
             warnings.simplefilter("ignore")
             from transformers import AutoConfig, AutoModelForCausalLM
             from transformers.initialization import no_init_weights

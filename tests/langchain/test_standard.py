@@ -1,9 +1,11 @@
-"""LangChain's own standard tests, on the real SmolLM2; nothing that a text model can is turned off.
+"""LangChain's own standard tests; nothing that a text model can is turned off.
 
-Where a test asks more of the model's wits than 135 million parameters have, its failure is
-expected and says why. No test is overridden.
+What a model says of itself is asked of the real SmolLM2, all else of random weights. Where a test
+asks more of the model's wits than 135 million parameters have, its failure is expected and says
+why. No test is overridden.
 """
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -13,10 +15,18 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from steerplug import ChatSteerplug
 from tests.helpers.real_models import QWEN_0_5B, QWEN_1_5B, RealModel, path_of
+from tests.helpers.tiny_models import tiny_model
 
 TOO_SMALL = {
     "test_agent_loop": "135M parameters may not see by themselves that a tool is to be called",
 }
+
+ITS_OWN_WORDS = {
+    "test_agent_loop", "test_conversation", "test_json_mode", "test_stream",
+    "test_structured_output", "test_tool_calling", "test_tool_calling_async",
+    "test_unicode_tool_call_integration",
+}  # fmt: skip
+"""What the real model is asked."""
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -72,13 +82,30 @@ class Integration(Standard, ChatModelIntegrationTests):
 
 
 class TestIntegration(Integration):
-    """With weights."""
+    """With weights: the real ones, as a fit reads them, or random ones, for what is plumbing."""
+
+    path: Path
 
     @pytest.fixture(autouse=True)
-    def _too_small(self, request: pytest.FixtureRequest) -> None:
+    def _weights(self, request: pytest.FixtureRequest, quick_path: Path) -> None:
         name = request.node.originalname
+        self.path = quick_path if name in ITS_OWN_WORDS else tiny_model("llama_untied")
         if name in TOO_SMALL:
             request.applymarker(pytest.mark.xfail(reason=TOO_SMALL[name], strict=False))
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {**super().chat_model_params, "model": str(self.path), **self.sizes}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The tiny model has few tokens, so that a text takes many."""
+        is_tiny = self.path == tiny_model("llama_untied")
+        return {"n_ctx": 2048, "max_tokens": 80} if is_tiny else {}
+
+    @property
+    def model_override_value(self) -> str:
+        return str(self.path)
 
 
 class OnFile(Integration):

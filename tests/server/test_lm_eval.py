@@ -70,37 +70,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 HARNESS = """\
 import json, sys
-from lm_eval.__main__ import cli_evaluate
-for sys.argv[1:] in json.loads(sys.argv[1]):
-    cli_evaluate()
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+models, address, tokenizer, tasks = json.loads(sys.argv[1])
+known = TaskManager(include_path=tasks, include_defaults=False)
+found = {
+    model: simple_evaluate(
+        "local-completions", f"base_url={address},model={model},tokenizer={tokenizer}",
+        ["choose", "go_on"], batch_size=batch, task_manager=known, bootstrap_iters=0,
+    )["samples"]
+    for model, batch in models.items()
+}
+json.dump(found, sys.stdout, default=str)
 """
-"""The harness as its own command runs it, several times over: it takes longest to be imported."""
+"""The harness for several models at once: its own thousands of tasks take longest to be looked for.
+
+Batch sizes by model, the server's address, and the folders of the tokeniser and of the tasks are
+given; for each model and task it prints what it noted of each question.
+"""
 
 
 def evaluate(client: Client, folder: Path, batches: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Run the harness, and return what it noted of each model, task and question."""
-    at = f"base_url={client.root}/v1/completions"
-    runs = [
-        ["run", "--model", "local-completions",
-         "--model_args", f"{at},model={model},tokenizer={folder / 'tokenizer'}",
-         "--tasks", "choose,go_on", "--include_path", str(folder / "tasks"),
-         "--batch_size", str(batch), "--output_path", str(folder / model), "--log_samples"]
-        for model, batch in batches.items()
-    ]  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-c", HARNESS, json.dumps(runs)],
+    told = [batches, f"{client.root}/v1/completions", str(folder / "tokenizer"),
+            str(folder / "tasks")]  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", HARNESS, json.dumps(told)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
              "HF_HOME": str(folder / "hf")},
         check=True, capture_output=True,
     )  # fmt: skip
-    return {model: _noted(folder / model) for model in batches}
-
-
-def _noted(out: Path) -> dict[str, Any]:
-    return {
-        task: list(map(json.loads, next(out.rglob(f"samples_{task}_*")).read_text().splitlines()))
-        for task in ("choose", "go_on")
-    }
+    noted: dict[str, dict[str, Any]] = json.loads(ran.stdout.splitlines()[-1])
+    return noted
 
 
 def likely(samples: list[dict[str, Any]]) -> list[list[float]]:

@@ -4,7 +4,7 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
 
     readable     whether there can be a torch copy of the model, known before one is read
     weights      the GGUF's tensors in torch; what the GGUF states of the function (configuration,
-                 rotary)
+                 rotary); gguf's reader without the tokeniser (gguf_reading)
     packed       matrices that are dequantised where they multiply; which can be (packing)
     student      what bare and prompted chats compute with them, watched and steered
     agreement    its logits beside llama.cpp's: the copy is the model, or is refused

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from steerplug.engine.model import Model
 from steerplug.errors import TorchCopyError
 from steerplug.fit.distill import families, tensors
 from steerplug.fit.distill.configuration import configured
+from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.fit.distill.packed import Packed
 from steerplug.fit.distill.packing import Restore, pack, put, unallocated
 from steerplug.fit.distill.readable import CURE, check_room
@@ -27,9 +27,6 @@ from steerplug.fit.distill.rotary import turn_alike
 
 _OVERLOOKED = {"layer_scalar": "layer_output_scale.weight"}
 """Parameters of a block, by transformers' names, that its reader finds no tensor for: Gemma 4."""
-
-_OF_TOKENIZER = ("merges", "scores", "token_type")
-"""Lists as long as the vocabulary, of no use to weights."""
 
 _MOST_AHEAD = 8
 """Blocks behind the last one, if any, predict tokens ahead, and are no part of the model here."""
@@ -214,27 +211,22 @@ def _unused(model: Model, used: set[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _read_once(others: Sequence[Path]) -> Iterator[Callable[[str], Any]]:
-    """Let transformers read the file once, and look up the names of tensors once; give the reader.
+    """Let transformers read the file once and quickly, and look up the names of tensors once.
 
-    It would do the one twice and the other for every module, which takes longer than the weights,
-    and so does a vocabulary that is read through NumPy's class of mapped files, and then parsed.
+    Give what reads it so.
+
+    It would do the one twice and the other for every module, which takes longer than the weights.
     The tensors of other files, if the model is split, it would not find at all.
     """
     import gguf
 
-    names, memmap = ("GGUFReader", "get_tensor_name_map"), np.memmap
+    names = ("GGUFReader", "get_tensor_name_map")
     before = {name: getattr(gguf, name) for name in names}
 
-    def mapped(*arguments: Any, **settings: Any) -> NDArray[Any]:
-        return np.asarray(memmap(*arguments, **settings))
-
     def read(*arguments: Any) -> Any:
-        with mock.patch.object(np, "memmap", mapped):
-            reader = before["GGUFReader"](*arguments)
-            for other in others:
-                reader.tensors += before["GGUFReader"](other).tensors
-        for name in _OF_TOKENIZER:
-            reader.fields.pop(f"tokenizer.ggml.{name}", None)
+        reader = TensorReader(*arguments)
+        for other in others:
+            reader.tensors += TensorReader(other).tensors
         return reader
 
     for name, made in (("GGUFReader", read), ("get_tensor_name_map", before[names[1]])):
