@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,21 @@ from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
+from tests.helpers.tiny_models import tiny_model
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc"),
     pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="OpenMP is GNU's there"),
 ]
 ROWS = [Row(100 + i, i, i == 7) for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """A small one: where both threads share a processor, each operation waits for the other."""
+    model = Model(tiny_model("llama"))
+    yield model
+    model.close()
 
 
 @pytest.fixture(autouse=True)
