@@ -17,7 +17,6 @@ from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
-from tests.helpers.tiny_models import tiny_model
 
 TOKENS = [1, 504, 5345, 282, 4649, 314, 7042, 28, 284, 260, 5345, 282, 8219]
 
@@ -173,10 +172,10 @@ def called_back(model: Model) -> Context:
 @pytest.mark.skipif(sys.platform != "linux", reason="only there is a graph's function replaced")
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_a_graph_steers_by_itself_with_the_bits_of_the_callback(
-    model: Model, n_threads: int
+    model: Model, tiny: Model, n_threads: int
 ) -> None:
-    if n_threads > 1:  # on one processor, each operation of a large model waits for all threads
-        model = Model(tiny_model("llama"))
+    if n_threads > 1:  # where they share a processor, each operation waits for all of them
+        model = tiny
     context = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=n_threads)
     assert context.hook.in_graph
     by_callback = called_back(model)
