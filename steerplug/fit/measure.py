@@ -40,6 +40,7 @@ OPENINGS = ("I think that", "When I woke up, I")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
+_AT_ONCE = 4  # lessons whose prompted log-probabilities are held in memory
 _UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
@@ -78,6 +79,23 @@ def reply_log_probs(
         yield log_softmax(np.stack(logits))
 
 
+def prompted_log_probs(
+    cells: Reader, lessons: Sequence[Lesson]
+) -> Iterator[tuple[Lesson, Array]]:
+    """Yield each lesson with the log-probabilities of its rows in the prompted model.
+
+    The prompted chats of a few lessons are read one after another, so that a long prompt is
+    computed once for all of them, whatever else is read between two lessons.
+    """
+    for start in range(0, len(lessons), _AT_ONCE):
+        some = lessons[start : start + _AT_ONCE]
+        prompted = [
+            next(reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING]))
+            for lesson in some
+        ]
+        yield from zip(some, prompted, strict=True)
+
+
 def gaps_closed(
     cells: Reader, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent
 ) -> NDArray[np.float64]:
@@ -87,8 +105,8 @@ def gaps_closed(
         FitError: the prompted and the bare model do not differ, so there is nothing to learn.
     """
     total = np.zeros(len(mixes) + 1)
-    for lesson in steps(lessons, "measuring on unseen questions", report):
-        (teacher,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])
+    counted = steps(lessons, "measuring on unseen questions", report)
+    for _, (lesson, teacher) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
         students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
         probability = np.exp(teacher)
         for i, student in enumerate(students):
