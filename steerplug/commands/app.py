@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -86,3 +87,9 @@ def steerplug_command(
     """Steer a local model with presets instead of system prompts. Begin with: steerplug demo."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@cache
+def command_line() -> Callable[..., Any]:
+    """Return all commands as one, which reads a command line; slow to make anew."""
+    return typer.main.get_command(app)
