@@ -196,7 +196,7 @@ def _state_of(pid: int) -> str:
 
 def test_streams_go_on_while_a_preset_is_swapped_over(client: Client, own: Session) -> None:
     """A reply that began with the prompt ends with it; each later one has what was compiled."""
-    streams, n_clients = list[list[str]](), 6
+    streams, n_clients = list[list[str]](), 4
     begun, swapped = Barrier(n_clients + 1, timeout=120), Event()
 
     def talk() -> None:
