@@ -351,10 +351,10 @@ def test_an_infinite_activation_is_an_error_and_the_context_works_afterwards(
 
 
 def test_a_refused_batch_tells_llama_cpp_s_own_reason_even_when_it_was_to_be_steered(
-    model: Model,
+    tiny: Model,
 ) -> None:
-    mix = lay_out(Mix.of(a_constant(model, 9)))
-    small = Context(model, n_ctx=256, n_batch=256, n_threads=1)
+    mix = lay_out(Mix.of(a_constant(tiny, 1)))
+    small = Context(tiny, n_ctx=256, n_batch=256, n_threads=1)
     with pytest.raises(EngineError, match=r"could not decode 1 tokens .*invalid token"):
         small.decode([Row(10**6, 0, True, mix)])
     small.decode([Row(5, i, False) for i in range(small.n_ctx)])

@@ -83,25 +83,31 @@ def fall(counts: Sequence[int]) -> bool:
 # Steering per sequence
 
 
+@pytest.mark.parametrize(("which", "alone"), [("model", "context"), ("tiny", "tiny_context")])
 def test_requests_of_different_mixes_share_a_batch_and_none_feels_another(
-    model: Model, new_engine: Callable[..., Engine], decoded: Rows, held_back: threading.Event,
-    context: Context,
+    request: pytest.FixtureRequest, which: str, alone: str, decoded: Rows,
+    held_back: threading.Event,
 ) -> None:  # fmt: skip
+    """Every mix follows every prompt on the tiny model, and one of them on the real one."""
+    model, context = request.getfixturevalue(which), request.getfixturevalue(alone)
     sea = chat(model, "Tell me something about the sea.")
     talk = chat(model, "Name a colour.", "My favourite colour is blue.", "Why do people like it?")
     a, b = steering(model, 1), steering(model, 2)
     mixes = [NOTHING, a, b, 0.5 * a - b, steering(model, 3, "all"), steering(model, 4, "front")]
-    requests = [asks(prompt, mix, 8, logprobs=20) for mix in mixes for prompt in (sea, talk)]
-    engine = new_engine()
-    readers = read_all(engine, requests, held_back)
-    assert max(len({row.sequence for row in rows}) for rows in decoded) == len(requests)
-    for request, reader in zip(requests, readers, strict=True):
-        assert far_from_alone(context, request.prompt, request.mix, reader.pieces) < NOISE
-        assert (reader.progress.n_steered > 0) == bool(request.mix)
-        assert (reader.progress.moved > 0) == bool(request.mix)
-    wrong = far_from_alone(context, talk, b, readers[3].pieces)
-    assert wrong > 10 * NOISE  # the reply under a, held against b
-    check_accounts(engine)
+    asked = [asks(prompt, mix, 8, logprobs=20) for mix in mixes for prompt in (sea, talk)]
+    if which == "model":
+        asked = [asked[2 * i + i % 2] for i in range(len(mixes))]
+    with closing(Engine(model, n_ctx=1024, n_threads=1)) as engine:
+        readers = read_all(engine, asked, held_back)
+        assert max(len({row.sequence for row in rows}) for rows in decoded) == len(asked)
+        for one, reader in zip(asked, readers, strict=True):
+            assert far_from_alone(context, one.prompt, one.mix, reader.pieces) < NOISE
+            assert (reader.progress.n_steered > 0) == bool(one.mix)
+            assert (reader.progress.moved > 0) == bool(one.mix)
+        (other,) = (reader for reader in readers if reader.request.mix == Mix.of(a)
+                    and reader.request.prompt == talk)  # fmt: skip
+        assert far_from_alone(context, talk, b, other.pieces) > 10 * NOISE
+        check_accounts(engine)
 
 
 def test_a_reply_in_company_is_to_the_bit_what_it_is_alone(
