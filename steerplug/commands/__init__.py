@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from steerplug.commands.app import app
+    from steerplug.commands.app import command_line
     from steerplug.engine.elsewhere import SHORT_FLAGS, sentence
 
     for word in sys.argv[1:] if arguments is None else arguments:
@@ -58,7 +58,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter the terminal lacks is no reason to stop
         sys.stdout.reconfigure(errors="replace")
     # Typer itself turns Ctrl-C into exit code 130, and most broken pipes into exit code 1.
-    code = app(arguments, prog_name="steerplug", standalone_mode=False)
+    code = command_line()(arguments, prog_name="steerplug", standalone_mode=False)
     sys.stdout.flush()
     return code or 0
 

@@ -3,7 +3,8 @@
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -99,3 +100,9 @@ def steerplug_command(
     """Steer a local model with presets instead of system prompts. Begin with: steerplug demo."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@cache
+def command_line() -> Callable[..., Any]:
+    """Return all commands as one, which reads a command line; slow to make anew."""
+    return typer.main.get_command(app)

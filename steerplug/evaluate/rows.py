@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.engine.reader import Reader
-from steerplug.fit.measure import divergence, reply_log_probs
-from steerplug.fit.progress import Report
+from steerplug.fit.measure import divergence, prompted_log_probs, reply_log_probs
+from steerplug.fit.progress import Report, steps
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Mix
 
 Numbers = NDArray[Any]
 
-_AT_ONCE = 4  # lessons whose prompted log-probabilities are held in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,22 +52,11 @@ class Rows:
 def compare(
     cells: Reader, lessons: Sequence[Lesson], mix: Mix, report: Report
 ) -> Iterator[tuple[Lesson, Rows]]:
-    """Yield each lesson with its rows.
-
-    Lessons are read a few at a time, first all their prompted chats and then all their bare ones,
-    so that a long prompt is computed once for all of them.
-    """
-    for start in range(0, len(lessons), _AT_ONCE):
-        report("comparing token by token", start, len(lessons))
-        some = lessons[start : start + _AT_ONCE]
-        taught = [
-            next(reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING]))
-            for lesson in some
-        ]
-        for lesson, prompted in zip(some, taught, strict=True):
-            bare, steered = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, mix])
-            yield lesson, Rows.of(prompted, bare, steered)
-    report("comparing token by token", len(lessons), len(lessons))
+    """Yield each lesson with its rows."""
+    counted = steps(lessons, "comparing token by token", report)
+    for _, (lesson, prompted) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
+        bare, steered = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, mix])
+        yield lesson, Rows.of(prompted, bare, steered)
 
 
 def per_prompt(

@@ -21,11 +21,11 @@ from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
 from steerplug.fit.asked import Known
-from steerplug.fit.measure import divergence, reply_log_probs
+from steerplug.fit.measure import divergence, prompted_log_probs, reply_log_probs
 from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
 from steerplug.preset import Preset
-from steerplug.steering.value import NOTHING, Mix, Steering
+from steerplug.steering.value import NOTHING, Array, Mix, Steering
 
 N_STRENGTHS = 9
 
@@ -145,8 +145,9 @@ def sweep(
     gap, closed = np.zeros(len(lessons)), np.zeros((len(mixes), len(lessons)))
     readings: list[list[Reading]] = [[] for _ in mixes]
     own = []
-    for i, lesson in enumerate(steps(lessons, "trying strengths", report)):
-        gap[i], closed[:, i] = _gap_and_closed(cells, lesson, mixes)
+    counted = enumerate(steps(lessons, "trying strengths", report))
+    for (i, _), (lesson, prompted) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
+        gap[i], closed[:, i] = _gap_and_closed(cells, lesson, prompted, mixes)
         own.append(read(cells, Reply(lesson.bare, lesson.reply, "")))
         replies = at_once(partial(_say, preset, engine, lesson, known), mixes)
         for reply, readings_of_mix in zip(replies, readings, strict=True):
@@ -172,10 +173,12 @@ def _say(
 
 
 def _gap_and_closed(
-    cells: Reader, lesson: Lesson, mixes: Sequence[Mix]
+    cells: Reader, lesson: Lesson, prompted: Array, mixes: Sequence[Mix]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Return what the prompt does to a lesson, and what each mix does of it, in nats."""
-    (prompted,) = reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING])
+    """Return what the prompt does to a lesson, and what each mix does of it, in nats.
+
+    `prompted` is what the prompted model says, (n_rows, n_vocab).
+    """
     weights = np.exp(prompted)
     students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *filter(None, mixes)])
     left = (divergence(weights, prompted, student).sum() for student in students)

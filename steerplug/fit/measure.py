@@ -40,7 +40,7 @@ OPENINGS = ("I think that", "When I woke up, I")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
-_AHEAD = 4
+_AT_ONCE = 4  # lessons whose prompted log-probabilities are held in memory
 _UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
@@ -79,16 +79,21 @@ def reply_log_probs(
         yield log_softmax(np.stack(logits))
 
 
-def prompted_log_probs(cells: Reader, lessons: Sequence[Lesson]) -> Iterator[Array]:
-    """Yield what the prompted model predicts of each lesson, as `reply_log_probs` does.
+def prompted_log_probs(
+    cells: Reader, lessons: Sequence[Lesson]
+) -> Iterator[tuple[Lesson, Array]]:
+    """Yield each lesson with the log-probabilities of its rows in the prompted model.
 
-    Some are read ahead, one after the other: what their prompts begin with stays in the cells.
+    The prompted chats of a few lessons are read one after another, so that a long prompt is
+    computed once for all of them, whatever else is read between two lessons.
     """
-    for begin in range(0, len(lessons), _AHEAD):
-        yield from [
+    for start in range(0, len(lessons), _AT_ONCE):
+        some = lessons[start : start + _AT_ONCE]
+        prompted = [
             next(reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING]))
-            for lesson in lessons[begin : begin + _AHEAD]
+            for lesson in some
         ]
+        yield from zip(some, prompted, strict=True)
 
 
 def gaps_closed(
@@ -101,7 +106,7 @@ def gaps_closed(
     """
     total = np.zeros(len(mixes) + 1)
     counted = steps(lessons, "measuring on unseen questions", report)
-    for lesson, teacher in zip(counted, prompted_log_probs(cells, lessons), strict=True):
+    for _, (lesson, teacher) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
         students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
         probability = np.exp(teacher)
         for i, student in enumerate(students):

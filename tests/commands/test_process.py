@@ -20,6 +20,7 @@ from steerplug.commands.app import GROUPS
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import lay_out
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
+from tests.helpers.tiny_models import tiny_model
 
 ENTRY = [sys.executable, "-c", "import sys; from steerplug.commands import main; sys.exit(main())"]
 SAILOR = """\
@@ -102,18 +103,20 @@ def on_a_terminal(words: Sequence[str], environment: dict[str, str]) -> str:
 
 
 def test_help_and_presets_load_no_llama_torch_or_langchain(environment: dict[str, str]) -> None:
-    for words in (["--help"], ["presets"], ["show", "weddings"], ["run", "--help"]):
-        program = (
-            f"import sys; from steerplug.commands import main; main({words}); "
-            "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
-        )
-        ended = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
-            check=True,
-        )  # fmt: skip
-        loaded = set(re.findall(r"'(\w+)'", ended.stderr))
-        assert "steerplug" in loaded
-        assert not loaded & {"llama_cpp", "torch", "transformers", "langchain_core", "numpy"}
+    program = """
+import sys
+from steerplug.commands import main
+for words in (["--help"], ["presets"], ["show", "weddings"], ["run", "--help"]):
+    assert main(words) == 0
+print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    loaded = set(re.findall(r"'(\w+)'", ended.stderr))
+    assert "steerplug" in loaded
+    assert not loaded & {"llama_cpp", "torch", "transformers", "langchain_core", "numpy"}
 
 
 def test_a_terminal_gets_a_table_within_its_width_and_a_pipe_does_not(
@@ -152,8 +155,8 @@ def test_ctrl_c_in_the_middle_of_a_build_leaves_nothing_half_written(
 ) -> None:
     (tmp_path / "presets" / "sailor.yaml").write_text(SAILOR)
     process = subprocess.Popen(
-        [*ENTRY, "build", "sailor"], env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        [*ENTRY, "build", "sailor", "-m", str(tiny_model("llama"))], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
     line = ""

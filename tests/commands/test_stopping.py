@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.commands.test_process import ROOT, environment, hearing_ctrl_c
+from tests.helpers.tiny_models import tiny_model
 
 __all__ = ["environment", "hearing_ctrl_c"]
 
@@ -25,13 +26,13 @@ from steerplug.preset.methods import METHODS
 for method, n_questions in (("psr", 8), ("chain", 2)):
     METHODS[method] = replace(METHODS[method], n_questions=n_questions)
 from steerplug.commands import main
-sys.exit(main(["build", "sailor", "--method", sys.argv[1]]))
+sys.exit(main(["build", "sailor", "--method", sys.argv[1], "--model", sys.argv[2]]))
 """
 SAILOR = """\
 schema: steerplug/preset-v1
 name: sailor
 teacher: {system: You are a sailor. Answer in one short sentence.}
-fit: {layers: [4, 8]}
+fit: {layers: [1, 2]}
 """
 LATE = """
 import time
@@ -71,7 +72,7 @@ def test_what_does_not_end_by_itself_is_ended() -> None:
     ("stage", "method", "is_kept"),
     [
         ("training, pass 2", "psr", lambda kept: kept["training-progress"][0] >= 2),
-        ("trying strengths", "chain", lambda kept: "8.W" in kept),
+        ("trying strengths", "chain", lambda kept: "2.W" in kept),
     ],
 )
 def test_ctrl_c_in_any_stage_ends_a_build_and_keeps_what_was_done(
@@ -79,7 +80,7 @@ def test_ctrl_c_in_any_stage_ends_a_build_and_keeps_what_was_done(
     environment: dict[str, str], tmp_path: Path,
 ) -> None:  # fmt: skip
     (tmp_path / "presets" / "sailor.yaml").write_text(SAILOR)
-    program = [sys.executable, "-c", BUILD, method]
+    program = [sys.executable, "-c", BUILD, method, str(tiny_model("llama"))]
     code, said = interrupted(program, environment, lambda line: stage in line)
     assert code == 130
     assert said[-1] == "steerplug: stopped."

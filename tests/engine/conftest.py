@@ -1,13 +1,44 @@
-"""What tests of the engine share: the rows that it decodes, and a brake."""
+"""What tests of the engine share: a tiny model, the rows that are decoded, and a brake."""
 
+import ctypes
+import os
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from steerplug.engine.context import Context, Row
+from steerplug.engine.model import Model
 from steerplug.engine.scheduler import Scheduler
 from tests.helpers.asking import Rows
+from tests.helpers.tiny_models import tiny_model
+
+# isort: split
+from llama_cpp import llama_cpp as llama
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """A model of random weights that decodes in no time, where only the way of a reply matters.
+
+    In Q4_1, as SmolLM2 is: llama.cpp then computes a row with the same bits in any batch.
+    """
+    path = tmp_path_factory.mktemp("tiny") / "tiny-q4_1.gguf"
+    params = llama.llama_model_quantize_default_params()
+    params.ftype, params.pure = llama.LLAMA_FTYPE_MOSTLY_Q4_1, True
+    paths = os.fsencode(tiny_model("llama")), os.fsencode(path)
+    assert llama.llama_model_quantize(*paths, ctypes.byref(params)) == 0
+    model = Model(path)
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def tiny_context(tiny: Model) -> Iterator[Context]:
+    """An empty context of it, as `context` is of the real model."""
+    context = Context(tiny, n_ctx=512, n_batch=128, n_seq=2, n_threads=1)
+    yield context
+    context.close()
 
 
 @pytest.fixture

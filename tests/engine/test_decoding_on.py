@@ -28,8 +28,8 @@ Watch = Callable[[Sequence[Row]], object]
 
 
 @pytest.fixture
-def small(model: Model) -> Iterator[Engine]:
-    engine = Engine(model, n_ctx=512, n_threads=1)
+def small(tiny: Model) -> Iterator[Engine]:
+    engine = Engine(tiny, n_ctx=512, n_threads=1)
     yield engine
     engine.close()
 
@@ -81,9 +81,9 @@ def read(engine: Engine, request: Request, *, whole: bool = True) -> tuple[list[
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("steered", [True, False])
 def test_a_whole_reply_is_the_streamed_one_in_fewer_steps(
-    model: Model, small: Engine, counted: dict[str, int], temperature: float, steered: bool
+    tiny: Model, small: Engine, counted: dict[str, int], temperature: float, steered: bool
 ) -> None:
-    request = asks(model, mix=steering(model) if steered else NOTHING,
+    request = asks(tiny, mix=steering(tiny) if steered else NOTHING,
                    sampling=Sampling(temperature, seed=3))  # fmt: skip
     pieces, told = read(small, request, whole=False)
     n_decodes = counted["decode"]
@@ -106,26 +106,27 @@ def test_a_whole_reply_is_the_streamed_one_in_fewer_steps(
     {"grammar": Choice(("the sea is deep and wide and blue and old and full of fish",))},
 ])  # fmt: skip
 def test_what_needs_a_look_at_every_token_gets_it(
-    model: Model, small: Engine, counted: dict[str, int], settings: dict[str, object]
+    tiny: Model, small: Engine, counted: dict[str, int], settings: dict[str, object]
 ) -> None:
-    read(small, asks(model, **settings))
+    read(small, asks(tiny, **settings))
     assert counted["step"] >= counted["decode"] > 10
 
 
 def test_it_ends_with_the_model_s_own_end(
-    model: Model, small: Engine, counted: dict[str, int]
+    model: Model, engine: Engine, counted: dict[str, int]
 ) -> None:
+    engine.forget()
     asked = asks(model, mix=NOTHING, sampling=Sampling(temperature=0))
     request = replace(asked, prompt=chat(model, "What is the capital of France?"))
-    pieces, told = read(small, request, whole=False)
+    pieces, told = read(engine, request, whole=False)
     n_decodes = counted["decode"]
     assert told.finish_reason == "stop"
     assert told.n_generated == 7
-    small.forget()
+    engine.forget()
     counted.update(decode=0)
-    assert read(small, request)[0] == pieces
+    assert read(engine, request)[0] == pieces
     assert counted["decode"] == n_decodes  # nothing was decoded past the end
-    check_accounts(small)
+    check_accounts(engine)
 
 
 def read_together(
@@ -149,36 +150,36 @@ def read_together(
 
 
 def test_several_decode_on_together_until_the_first_ends(
-    model: Model, small: Engine, before_decodes: list[Watch], counted: dict[str, int],
-    context: Context,
+    tiny: Model, small: Engine, before_decodes: list[Watch], counted: dict[str, int],
+    tiny_context: Context,
 ) -> None:  # fmt: skip
     """The steering of each is its own, and who is left decodes on."""
-    mixes = [NOTHING, steering(model, 1), steering(model, 2)]
-    requests = [asks(model, mix=mix, max_tokens=N - 9 * i) for i, mix in enumerate(mixes)]
+    mixes = [NOTHING, steering(tiny, 1), steering(tiny, 2)]
+    requests = [asks(tiny, mix=mix, max_tokens=N - 9 * i) for i, mix in enumerate(mixes)]
     replies = read_together(small, requests, before_decodes)
     assert counted["decode"] >= N
     assert counted["step"] < N // 2
     for request, tokens in zip(requests, replies, strict=True):
         assert len(tokens) == request.max_tokens
-        assert unlike_alone(context, request.prompt, request.mix, tokens) < CLOSE
-    assert unlike_alone(context, requests[1].prompt, mixes[1], replies[2]) > 4 * CLOSE
+        assert unlike_alone(tiny_context, request.prompt, request.mix, tokens) < CLOSE
+    assert unlike_alone(tiny_context, requests[1].prompt, mixes[1], replies[2]) > 4 * CLOSE
     check_accounts(small)
 
 
 def test_they_decode_on_no_further_than_cells_reach(
-    model: Model, before_decodes: list[Watch], counted: dict[str, int], context: Context
+    tiny: Model, before_decodes: list[Watch], counted: dict[str, int], tiny_context: Context
 ) -> None:
     """Who joined last then waits, and goes on where it was."""
-    small = Engine(model, n_ctx=1, n_threads=1)  # llama.cpp makes it 256
+    small = Engine(tiny, n_ctx=1, n_threads=1)  # llama.cpp makes it 256
     try:
-        mixes = [steering(model, 1, "all"), steering(model, 2, "all")]
-        requests = [asks(model, mix=mix, max_tokens=120) for mix in mixes]
+        mixes = [steering(tiny, 1, "all"), steering(tiny, 2, "all")]
+        requests = [asks(tiny, mix=mix, max_tokens=120) for mix in mixes]
         assert sum(len(request.prompt.tokens) + 120 for request in requests) > small.n_ctx
         for request, tokens in zip(
             requests, read_together(small, requests, before_decodes), strict=True
         ):
             assert len(tokens) == 120
-            assert unlike_alone(context, request.prompt, request.mix, tokens) < CLOSE
+            assert unlike_alone(tiny_context, request.prompt, request.mix, tokens) < CLOSE
         assert counted["step"] < counted["decode"] // 3
         check_accounts(small)
     finally:
@@ -186,10 +187,10 @@ def test_they_decode_on_no_further_than_cells_reach(
 
 
 def test_one_that_arrives_meanwhile_joins_at_the_next_decode(
-    model: Model, small: Engine, before_decodes: list[Watch]
+    tiny: Model, small: Engine, before_decodes: list[Watch]
 ) -> None:
     n_sequences: list[int] = []
-    other = threading.Thread(target=lambda: read(small, asks(model, max_tokens=2), whole=False))
+    other = threading.Thread(target=lambda: read(small, asks(tiny, max_tokens=2), whole=False))
 
     def watch(rows: Sequence[Row]) -> None:
         n_sequences.append(len({row.sequence for row in rows}))
@@ -198,20 +199,20 @@ def test_one_that_arrives_meanwhile_joins_at_the_next_decode(
             until(lambda: small.metrics().n_waiting == 1)
 
     before_decodes.append(watch)
-    read(small, asks(model))
+    read(small, asks(tiny))
     other.join(60)
     assert n_sequences[4:7] == [1, 2, 2]
     check_accounts(small)
 
 
 async def test_one_that_is_cancelled_meanwhile_ends_at_once(
-    model: Model, small: Engine, before_decodes: list[Watch]
+    tiny: Model, small: Engine, before_decodes: list[Watch]
 ) -> None:
     loop, n_decodes, gone = asyncio.get_running_loop(), 0, threading.Event()
 
     async def ask() -> None:
         try:
-            async for _ in small.agenerate(asks(model), whole=True):
+            async for _ in small.agenerate(asks(tiny), whole=True):
                 pass
         finally:
             gone.set()
@@ -234,7 +235,7 @@ async def test_one_that_is_cancelled_meanwhile_ends_at_once(
 
 
 def test_one_that_takes_too_long_ends_in_the_midst(
-    model: Model, small: Engine, before_decodes: list[Watch], monkeypatch: pytest.MonkeyPatch
+    tiny: Model, small: Engine, before_decodes: list[Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_decodes, now = 0, time.perf_counter()
 
@@ -246,12 +247,12 @@ def test_one_that_takes_too_long_ends_in_the_midst(
 
     before_decodes.append(watch)
     with pytest.raises(ReplyTimeout, match="longer than 60 seconds"):
-        read(small, asks(model, timeout=60.0))
+        read(small, asks(tiny, timeout=60.0))
     assert n_decodes == 5
 
 
 def test_a_decode_that_fails_meanwhile_is_the_fault_of_one(
-    model: Model, small: Engine, monkeypatch: pytest.MonkeyPatch
+    tiny: Model, small: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was decoded before it counts, and the sequence is given up."""
     decode, n_decodes = Context.decode, 0
@@ -266,7 +267,7 @@ def test_a_decode_that_fails_meanwhile_is_the_fault_of_one(
     monkeypatch.setattr(Context, "decode", failing)
     progress = Progress()
     with pytest.raises(EngineError, match="planted"):
-        list(small.generate(asks(model), progress, whole=True))
+        list(small.generate(asks(tiny), progress, whole=True))
     assert progress.n_generated == 4
     check_accounts(small)
-    assert len(read(small, asks(model))[0]) == N
+    assert len(read(small, asks(tiny))[0]) == N

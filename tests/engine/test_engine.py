@@ -4,6 +4,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -64,8 +65,8 @@ def asks(
     return Request(prompt, mix, sampling, stop, max_tokens)
 
 
-@pytest.fixture
-def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
+@contextmanager
+def engines(model: Model) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
     def make(n_ctx: int = 256) -> Engine:
@@ -77,19 +78,47 @@ def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
         engine.close()
 
 
+@pytest.fixture
+def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
+    with engines(model) as make:
+        yield make
+
+
+@pytest.fixture
+def new_tiny(tiny: Model) -> Iterator[Callable[..., Engine]]:
+    with engines(tiny) as make:
+        yield make
+
+
+def about_the_sea(model: Model) -> Prompt:
+    return chat(model, "Tell me something about the sea.")
+
+
+def about_a_colour(model: Model) -> Prompt:
+    """A conversation with an earlier reply, which scope "response" steers as well."""
+    return chat(
+        model, "Name a colour.", "My favourite colour is a deep blue.", "Why do people like it?"
+    )
+
+
 @pytest.fixture(scope="module")
 def sea(model: Model) -> Prompt:
-    prompt: Prompt = chat(model, "Tell me something about the sea.")
-    return prompt
+    return about_the_sea(model)
 
 
 @pytest.fixture(scope="module")
 def talk(model: Model) -> Prompt:
-    """A conversation with an earlier reply, which scope "response" steers as well."""
-    prompt: Prompt = chat(
-        model, "Name a colour.", "My favourite colour is a deep blue.", "Why do people like it?"
-    )
-    return prompt
+    return about_a_colour(model)
+
+
+@pytest.fixture(scope="module")
+def tiny_sea(tiny: Model) -> Prompt:
+    return about_the_sea(tiny)
+
+
+@pytest.fixture(scope="module")
+def tiny_talk(tiny: Model) -> Prompt:
+    return about_a_colour(tiny)
 
 
 # Unsteered, against llama-cpp-python
@@ -160,16 +189,16 @@ def test_penalties_count_prompt_and_reply_as_llama_cpp_s_server_does(
 
 
 def test_replies_side_by_side_share_no_memory_of_what_was_drawn(
-    model: Model, new_engine: Callable[..., Engine]
+    tiny: Model, new_tiny: Callable[..., Engine]
 ) -> None:
-    prompt = chat(model, "Say rain, rain and rain again.")
+    prompt = chat(tiny, "Say rain, rain and rain again.")
     ways = (PENALISED, {"mirostat": 2, "mirostat_tau": 3.0}, {"dry_multiplier": 4.0}, PENALISED)
     requests = [
         asks(prompt, max_tokens=12, sampling=Sampling(temperature=1.5, seed=i, **way))
         for i, way in enumerate(ways)
     ]
-    alone = [generate(new_engine(), request).tokens for request in requests]
-    engine = new_engine(1024)
+    alone = [generate(new_tiny(), request).tokens for request in requests]
+    engine = new_tiny(1024)
 
     def drawn(request: Request) -> list[int]:
         return [piece.token for piece in engine.generate(request) if piece.token is not None]
@@ -189,37 +218,41 @@ def the_mixes(model: Model, scope: Scope) -> dict[str, Mix]:
 ORDER = ("a", "b", "nothing", "a", "half a", "a - b", "a", "nothing")
 
 
-@pytest.mark.parametrize("scope", ["response", "all"])
+@pytest.mark.parametrize(
+    ("which", "scope"), [("model", "response"), ("tiny", "response"), ("tiny", "all")]
+)
 def test_what_was_generated_before_never_changes_a_reply(
-    model: Model, talk: Prompt, new_engine: Callable[..., Engine], scope: Scope
+    request: pytest.FixtureRequest, which: str, scope: Scope
 ) -> None:
-    mixes = the_mixes(model, scope)
-    fresh = {name: generate(new_engine(), asks(talk, mix)) for name, mix in mixes.items()}
-    used = new_engine(512)
-    for name in ORDER:
-        reply = generate(used, asks(talk, mixes[name]))
-        assert reply.tokens == fresh[name].tokens, name
-        assert relative(reply.logits, fresh[name].logits) < 1e-3, name
+    model: Model = request.getfixturevalue(which)
+    mixes, talk = the_mixes(model, scope), about_a_colour(model)
+    with engines(model) as new_engine:
+        fresh = {name: generate(new_engine(), asks(talk, mix)) for name, mix in mixes.items()}
+        used = new_engine(512)
+        for name in ORDER:
+            reply = generate(used, asks(talk, mixes[name]))
+            assert reply.tokens == fresh[name].tokens, name
+            assert relative(reply.logits, fresh[name].logits) < 1e-3, name
     for name, other in pairwise(ORDER):
         assert relative(fresh[name].logits, fresh[other].logits) > 1e-2, (name, other)
 
 
 def test_a_planted_wrong_cache_hit_would_be_noticed(
-    model: Model, talk: Prompt, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    tiny: Model, tiny_talk: Prompt, new_tiny: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The test above, with one key for all steering, which is to compare tokens only: it fails."""
-    mixes = the_mixes(model, "response")
-    fresh = generate(new_engine(), asks(talk, mixes["a"]))
+    mixes = the_mixes(tiny, "response")
+    fresh = generate(new_tiny(), asks(tiny_talk, mixes["a"]))
 
     def lay_out_with_one_key(mix: Mix, position: int = 0) -> Applied | None:
         applied = lay_out(mix, position)
         return replace(applied, key="always the same") if applied else None
 
     monkeypatch.setattr(scope, "lay_out", lay_out_with_one_key)
-    used = new_engine()
-    generate(used, asks(talk, mixes["b"]))
-    reply = generate(used, asks(talk, mixes["a"]))
-    assert reply.progress.n_cached == len(talk.tokens) - 1
+    used = new_tiny()
+    generate(used, asks(tiny_talk, mixes["b"]))
+    reply = generate(used, asks(tiny_talk, mixes["a"]))
+    assert reply.progress.n_cached == len(tiny_talk.tokens) - 1
     same_tokens = reply.tokens == fresh.tokens
     assert not same_tokens or relative(reply.logits, fresh.logits) > 1e-2
 
@@ -229,47 +262,47 @@ def n_cached(engine: Engine, request: Request) -> int:
 
 
 def test_presets_share_the_unsteered_prompt_and_nothing_else(
-    model: Model, sea: Prompt, talk: Prompt, new_engine: Callable[..., Engine]
+    tiny: Model, tiny_sea: Prompt, tiny_talk: Prompt, new_tiny: Callable[..., Engine]
 ) -> None:
-    engine, n = new_engine(), len(sea.tokens)
-    a, b = steering(model, 1), steering(model, 2)
-    assert n_cached(engine, asks(sea, a)) == 0
-    assert n_cached(engine, asks(sea, a)) == n - 1  # the last token is always decoded anew
-    assert n_cached(engine, asks(sea, b)) == n - 1  # the boundary token is the only steered one
-    assert n_cached(engine, asks(sea)) == n - 1
-    (earlier,) = talk.responses
+    engine, n = new_tiny(512), len(tiny_sea.tokens)
+    a, b = steering(tiny, 1), steering(tiny, 2)
+    assert n_cached(engine, asks(tiny_sea, a)) == 0
+    assert n_cached(engine, asks(tiny_sea, a)) == n - 1  # the last token is always decoded anew
+    assert n_cached(engine, asks(tiny_sea, b)) == n - 1  # the boundary alone is steered
+    assert n_cached(engine, asks(tiny_sea)) == n - 1
+    (earlier,) = tiny_talk.responses
     shared = next(
-        i for i, (x, y) in enumerate(zip(sea.tokens, talk.tokens, strict=False)) if x != y
+        i for i, (x, y) in enumerate(zip(tiny_sea.tokens, tiny_talk.tokens, strict=False)) if x != y
     )
-    assert n_cached(engine, asks(talk, a)) == shared
-    assert n_cached(engine, asks(talk, a)) == len(talk.tokens) - 1
+    assert n_cached(engine, asks(tiny_talk, a)) == shared
+    assert n_cached(engine, asks(tiny_talk, a)) == len(tiny_talk.tokens) - 1
     for mix in (b, NOTHING, 0.5 * a):
-        assert n_cached(engine, asks(talk, mix)) == earlier[0]
+        assert n_cached(engine, asks(tiny_talk, mix)) == earlier[0]
 
 
 def test_scope_all_shares_bos_alone(
-    model: Model, sea: Prompt, new_engine: Callable[..., Engine]
+    tiny: Model, tiny_sea: Prompt, new_tiny: Callable[..., Engine]
 ) -> None:
-    engine = new_engine()
-    mix = steering(model, 1, "all")
-    assert sea.has_bos
-    generate(engine, asks(sea))
-    assert n_cached(engine, asks(sea, mix)) == 1
-    assert n_cached(engine, asks(sea, 2 * mix)) == 1
+    engine = new_tiny()
+    mix = steering(tiny, 1, "all")
+    assert tiny_sea.has_bos
+    generate(engine, asks(tiny_sea))
+    assert n_cached(engine, asks(tiny_sea, mix)) == 1
+    assert n_cached(engine, asks(tiny_sea, 2 * mix)) == 1
     for again in (2 * mix, mix, NOTHING):  # each is still held by a sequence of its own
-        assert n_cached(engine, asks(sea, again)) == len(sea.tokens) - 1
+        assert n_cached(engine, asks(tiny_sea, again)) == len(tiny_sea.tokens) - 1
 
 
 def test_a_conversation_that_goes_on_decodes_only_what_is_new(
-    model: Model, sea: Prompt, new_engine: Callable[..., Engine]
+    tiny: Model, tiny_sea: Prompt, new_tiny: Callable[..., Engine]
 ) -> None:
-    engine, mix, n = new_engine(), steering(model), len(sea.tokens)
-    first = generate(engine, asks(sea, mix, max_tokens=10))
-    end = model.vocab.tokenize("<|im_end|>\n<|im_start|>user\nMore.<|im_end|>\n", special=True)
-    again = model.vocab.tokenize("<|im_start|>assistant\n", special=True)
-    tokens = (*sea.tokens, *first.tokens, *end, *again)
-    goes_on = Prompt(tokens, ((n - 1, n + 11),), sea.has_bos)
-    fresh = generate(new_engine(), asks(goes_on, mix))
+    engine, mix, n = new_tiny(), steering(tiny), len(tiny_sea.tokens)
+    first = generate(engine, asks(tiny_sea, mix, max_tokens=10))
+    end = tiny.vocab.tokenize("<|im_end|>\n<|im_start|>user\nMore.<|im_end|>\n", special=True)
+    again = tiny.vocab.tokenize("<|im_start|>assistant\n", special=True)
+    tokens = (*tiny_sea.tokens, *first.tokens, *end, *again)
+    goes_on = Prompt(tokens, ((n - 1, n + 11),), tiny_sea.has_bos)
+    fresh = generate(new_tiny(), asks(goes_on, mix))
     reply = generate(engine, asks(goes_on, mix))
     assert reply.progress.n_cached == n + 10 - 1  # the tenth token was drawn, never decoded
     assert reply.tokens == fresh.tokens
@@ -279,20 +312,20 @@ def test_a_conversation_that_goes_on_decodes_only_what_is_new(
 
 @pytest.mark.parametrize("scope", ["response", "all", "front"])
 def test_a_prompt_of_several_batches_is_steered_like_one_of_one_batch(
-    model: Model, talk: Prompt, new_engine: Callable[..., Engine],
+    tiny: Model, tiny_talk: Prompt, new_tiny: Callable[..., Engine],
     monkeypatch: pytest.MonkeyPatch, scope: Scope,
 ) -> None:  # fmt: skip
     if scope == "front":
         rng = np.random.default_rng(5)
-        z = (8 * rng.standard_normal((9, model.n_embd))).astype(np.float32)
-        front = Steering("front", model.n_embd, model.n_layer, {6: Delta.constant(z)}, "front")
+        z = (8 * rng.standard_normal((9, tiny.n_embd))).astype(np.float32)
+        front = Steering("front", tiny.n_embd, tiny.n_layer, {1: Delta.constant(z)}, "front")
         mix = Mix.of(front)
     else:
-        mix = steering(model, 1, scope)
-    whole, pieces = new_engine(), new_engine()
+        mix = steering(tiny, 1, scope)
+    whole, pieces = new_tiny(), new_tiny()
     monkeypatch.setattr(pieces.context, "n_batch", 7)
-    expected, reply = (generate(engine, asks(talk, mix)) for engine in (whole, pieces))
-    bare = generate(whole, asks(talk))
+    expected, reply = (generate(engine, asks(tiny_talk, mix)) for engine in (whole, pieces))
+    bare = generate(whole, asks(tiny_talk))
     assert reply.tokens == expected.tokens
     assert relative(reply.logits, expected.logits) < 1e-3
     assert relative(expected.logits, bare.logits) > 1e-2
@@ -417,10 +450,10 @@ def test_max_tokens_is_how_many_tokens_come(
 
 
 def test_without_a_limit_a_reply_ends_where_the_context_does(
-    model: Model, new_engine: Callable[..., Engine]
+    tiny: Model, new_tiny: Callable[..., Engine]
 ) -> None:
-    engine = new_engine(256)
-    filler = model.vocab.tokenize(" once upon a time there was a king" * 40)
+    engine = new_tiny(256)
+    filler = tiny.vocab.tokenize(" once upon a time there was a king" * 40)
     for room in (1, 5):
         prompt = Prompt(tuple(filler[: 256 - room]))
         reply = generate(engine, asks(prompt, max_tokens=None))
@@ -509,8 +542,8 @@ def test_more_strength_moves_activations_further(
 # Refusals and errors
 
 
-def test_a_prompt_that_fills_the_context_is_refused(new_engine: Callable[..., Engine]) -> None:
-    engine = new_engine(256)
+def test_a_prompt_that_fills_the_context_is_refused(new_tiny: Callable[..., Engine]) -> None:
+    engine = new_tiny(256)
     for n in (256, 257, 5000):
         with pytest.raises(ContextOverflow, match=rf"^the prompt has {n} tokens .* holds 256.*\.$"):
             generate(engine, asks(Prompt((5,) * n)))

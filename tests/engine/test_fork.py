@@ -1,7 +1,7 @@
 """A process that was forked after use answers, with an engine of its own.
 
-Each case runs in a program of its own, for a fork concerns all that a process has begun. A child
-that waits for ever is ended by an alarm, and told from one that answers.
+Each case runs in a program of its own, for a fork concerns all that a process has begun; most run
+on a tiny model. A child that waits for ever is ended by an alarm, and told from one that answers.
 """
 
 import os
@@ -11,13 +11,16 @@ import textwrap
 
 import pytest
 
+from tests.helpers.tiny_models import tiny_model
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 
 BEGIN = """
 import os, signal, sys, threading
-from steerplug import ChatSteerplug, Sampling, Session
+from steerplug import Sampling, Session
 from steerplug.session import Settings
 
+TINY = sys.argv[1]
 QUESTION = [{"role": "user", "content": "What is rain?"}]
 GREEDY = Settings(Sampling(temperature=0), max_tokens=6)
 
@@ -44,7 +47,7 @@ def run(program: str) -> str:
     """Return the last line that a program prints."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c",
-         BEGIN + textwrap.dedent(program)],
+         BEGIN + textwrap.dedent(program), str(tiny_model("llama"))],
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -66,13 +69,13 @@ def test_a_fork_in_the_midst_of_replies_harms_neither_side() -> None:
     answers = run("""
         session = Session("smollm2", n_ctx=512, n_threads=1)
         ask = lambda: session.chat(QUESTION, "pirate", GREEDY).text
-        whole = Settings(Sampling(temperature=0), max_tokens=40)
+        whole = Settings(Sampling(temperature=0), max_tokens=30)
         alone = session.chat(QUESTION, settings=whole).text
         replies = []
         talk = lambda: replies.append(session.chat(QUESTION, settings=whole).text)
         talking = [threading.Thread(target=talk) for _ in range(4)]
         for thread in talking: thread.start()
-        children = {in_child(ask) for _ in range(3)}
+        children = {in_child(ask) for _ in range(2)}
         for thread in talking: thread.join()
         print(repr((children == {ask()}, set(replies) == {alone}, len(replies))))
     """)
@@ -81,7 +84,7 @@ def test_a_fork_in_the_midst_of_replies_harms_neither_side() -> None:
 
 def test_a_reply_that_the_parent_makes_is_not_waited_for_in_a_child() -> None:
     answer = run("""
-        session = Session("smollm2", n_ctx=256, n_threads=1)
+        session = Session(TINY, n_ctx=256, n_threads=1)
         events = session.stream_chat(QUESTION, settings=Settings(max_tokens=100))
         next(events)
         print(in_child(lambda: "".join(event.text for event in events)))
@@ -92,7 +95,7 @@ def test_a_reply_that_the_parent_makes_is_not_waited_for_in_a_child() -> None:
 def test_a_child_makes_masks_and_decodes_by_itself() -> None:
     answers = run("""
         from steerplug.engine.context import Context, Row
-        session = Session("smollm2", n_ctx=256, n_threads=2)
+        session = Session(TINY, n_ctx=256, n_threads=2)
         json = Settings(Sampling(temperature=0), max_tokens=30, format={"type": "object"})
         ask = lambda: session.chat(QUESTION, settings=json).text
         context = Context(session.model, n_ctx=64, n_threads=2)
@@ -108,9 +111,10 @@ def test_a_child_makes_masks_and_decodes_by_itself() -> None:
 
 def test_langchain_s_models_answer_in_a_child_and_what_is_closed_stays_so() -> None:
     answers = run("""
-        model = ChatSteerplug(model="smollm2", temperature=0, max_tokens=6, n_threads=1)
+        from steerplug import ChatSteerplug
+        model = ChatSteerplug(model=TINY, temperature=0, max_tokens=6, n_threads=1)
         ask = lambda: model.invoke("What is rain?").content
-        session = Session("smollm2", n_ctx=128, n_threads=1)
+        session = Session(TINY, n_ctx=128, n_threads=1)
         session.close()
         closed = lambda: session.chat(QUESTION, settings=GREEDY).text
         print(repr((ask(), in_child(ask), in_child(closed))))
@@ -123,7 +127,7 @@ def test_langchain_s_models_answer_in_a_child_and_what_is_closed_stays_so() -> N
 def test_a_model_on_a_gpu_is_not_carried_over() -> None:
     answer = run("""
         from steerplug.engine import ggml
-        session = Session("smollm2", n_ctx=128, n_threads=1)
+        session = Session(TINY, n_ctx=128, n_threads=1)
         ggml.tensors_on_host = lambda: False
         print(in_child(lambda: session.chat(QUESTION, settings=GREEDY).text))
     """)

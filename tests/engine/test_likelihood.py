@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from steerplug.errors import ContextOverflow, RequestError
 from steerplug.fit.measure import log_softmax
 from steerplug.steering.value import NOTHING, Array, Mix
 from tests.helpers.alone import chat, steering
+from tests.helpers.tiny_models import tiny_model
 
 GREEDY = Sampling(temperature=0)
 TEXT = "The capital of France is Paris, and the capital of Italy is Rome. " * 3
@@ -150,19 +152,21 @@ def test_the_rows_of_a_decode_that_ask_for_logits_are_bounded(
 
 
 def test_a_reply_that_gave_way_goes_on_with_the_first_score_it_lacks(
-    engine: Engine, model: Model, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(likelihood, "_LOGITS", 2 * 4 * model.vocab.n_tokens)
-    tokens = prompt.tokens * 4
+    tiny = Model(tiny_model("llama"))
+    monkeypatch.setattr(likelihood, "_LOGITS", 2 * 4 * tiny.vocab.n_tokens)
+    tokens = tuple(tiny.vocab.tokenize(TEXT * 3))[:180]
     prompt = Prompt(tokens, ((0, len(tokens)),))
-    context = Context(model, n_ctx=256, n_seq=3, n_threads=1)
+    context = Context(tiny, n_ctx=256, n_seq=3, n_threads=1)
+    endless = Sampling(temperature=0, logit_bias={tiny.vocab.eos: -100.0})
     batch, progress = Scheduler(PrefixCache(context)), Progress()
     for request, told in (
-        (Request(Prompt((504, 357, 253)), sampling=GREEDY, max_tokens=140), Progress()),
+        (Request(Prompt((504, 357, 253)), sampling=endless, max_tokens=140), Progress()),
         (Request(prompt, max_tokens=0, logprobs=0, scored=True), progress),
     ):
         batch.waiting.append(
-            Generation(request, told, lambda _: None, batch.cache, model.vocab, context.n_ctx)
+            Generation(request, told, lambda _: None, batch.cache, tiny.vocab, context.n_ctx)
         )
     scored, back = batch.waiting[-1], set[int]()
     while batch:
@@ -172,8 +176,10 @@ def test_a_reply_that_gave_way_goes_on_with_the_first_score_it_lacks(
     context.close()
     (n_scored,) = back
     assert n_scored < len(prompt.tokens)
-    expected = figures(scores(engine, prompt))
+    with closing(Engine(tiny, n_ctx=256, n_threads=1)) as engine:
+        expected = figures(scores(engine, prompt))
     np.testing.assert_allclose(figures(progress.scores), expected, atol=0.15)
+    tiny.close()
 
 
 def test_no_token_at_all_may_be_asked_for_and_the_prompt_is_then_in_the_cache(

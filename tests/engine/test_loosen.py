@@ -25,8 +25,9 @@ from steerplug.engine.constraint import Constraint
 from steerplug.engine.loosen import loosened
 from steerplug.engine.model import Model
 from steerplug.errors import RequestError
-from steerplug.session import Settings
+from steerplug.session import Session, Settings
 from tests.helpers.serving import Client, served, told
+from tests.helpers.tiny_models import tiny_model
 
 Schema = Mapping[str, Any]
 
@@ -90,7 +91,9 @@ VALUES = st.recursive(
 @example({"propertyNames": {"enum": ["a"]}, "required": ["a"]}, [{"a": 1}])
 @example({"anyOf": [{"minimum": 1}], "oneOf": [{"type": "integer"}, {"minimum": 3}]}, [2, 3.5])
 @given(OBJECTS, st.lists(VALUES, min_size=6, max_size=16))
-def test_what_follows_a_schema_follows_the_looser_one(schema: Schema, values: list[Any]) -> None:
+def test_the_looser_one_allows_all_that_the_schema_does_and_what_it_allows_beyond_is_found(
+    schema: Schema, values: list[Any]
+) -> None:
     try:
         loose = loosened(schema)
     except ValueError:
@@ -100,20 +103,7 @@ def test_what_follows_a_schema_follows_the_looser_one(schema: Schema, values: li
         if strict.is_valid(value):
             assert looser.is_valid(value), loose
             assert breach(schema, json.dumps(value)) is None
-
-
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
-@given(OBJECTS, st.lists(VALUES, min_size=6, max_size=16))
-def test_what_follows_the_looser_one_alone_is_found_to_break_the_schema(
-    schema: Schema, values: list[Any]
-) -> None:
-    try:
-        loose = loosened(schema)
-    except ValueError:
-        return
-    strict, looser = map(jsonschema.Draft202012Validator, (schema, loose.schema))
-    for value in values:
-        if looser.is_valid(value) and not strict.is_valid(value):
+        elif looser.is_valid(value):
             assert loose.left_out
             assert breach(schema, json.dumps(value))
 
@@ -250,28 +240,36 @@ def test_deep_schemas_and_deep_replies_are_bounded(depth: int) -> None:
 DOUBLE = {"type": "array", "items": {"const": "a"}, "minItems": 2, "maxItems": 2,
           "uniqueItems": True}  # fmt: skip
 """What a grammar cannot keep a reply from breaking."""
-WRAPPED = {"type": "object", "properties": {"x": DOUBLE}, "required": ["x"]}
+WRAPPED = {"type": "object", "properties": {"x": DOUBLE}, "required": ["x"],
+           "additionalProperties": False}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with served() as client:
+    session = Session(tiny_model("llama"), n_ctx=512, n_cells=2048, n_threads=1)
+    with served(session) as client:
         yield client
+    session.close()
+
+
+def chat_model() -> ChatSteerplug:
+    path = str(tiny_model("llama"))
+    return ChatSteerplug(model=path, temperature=0, max_tokens=100, n_ctx=512, n_threads=1)
 
 
 def test_a_reply_that_breaks_what_was_left_out_is_an_error_at_every_door(client: Client) -> None:
     sentence = r'breaks its schema at \$\.x \(\["a","a"\] has non-unique elements\)'
-    greedy = Settings(Sampling(temperature=0), max_tokens=40, format=WRAPPED)
+    greedy = Settings(Sampling(temperature=0), max_tokens=100, format=WRAPPED)
     with pytest.raises(RequestError, match=sentence):
         client.session.chat("Go.", settings=greedy)
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": WRAPPED}}
-    response = client.chat(response_format=form, max_tokens=40)
+    response = client.chat(response_format=form, max_tokens=100)
     assert response.status_code == 400
     assert "has non-unique elements" in told(response)
     assert "has non-unique elements" in client.chat(
-        response_format=form, max_tokens=40, stream=True
+        response_format=form, max_tokens=100, stream=True
     ).text
-    model = ChatSteerplug(temperature=0, max_tokens=40, n_ctx=512, n_threads=1)
+    model = chat_model()
     for method in ("json_schema", "function_calling"):
         with pytest.raises(RequestError, match=sentence):
             model.with_structured_output({"title": "x", **WRAPPED}, method=method).invoke("Go.")
@@ -279,7 +277,7 @@ def test_a_reply_that_breaks_what_was_left_out_is_an_error_at_every_door(client:
 
 def test_a_reply_that_keeps_what_was_left_out_is_handed_on(client: Client) -> None:
     schema = {**WRAPPED, "properties": {"x": {**DOUBLE, "minItems": 1, "maxItems": 1}}}
-    settings = Settings(Sampling(temperature=0), max_tokens=40, format=schema)
+    settings = Settings(Sampling(temperature=0), max_tokens=100, format=schema)
     assert json.loads(client.session.chat("Go.", settings=settings).text) == {"x": ["a"]}
 
 
@@ -291,7 +289,7 @@ class Twice(BaseModel):
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_a_set_is_read_from_a_list_that_says_it_twice(method: str) -> None:
-    model = ChatSteerplug(temperature=0, max_tokens=40, n_ctx=512, n_threads=1)
+    model = chat_model()
     assert model.with_structured_output(Twice, method=method).invoke("Go.") == Twice(x={"a"})
 
 

@@ -5,7 +5,7 @@ import gc
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -32,8 +32,8 @@ from tests.helpers.alone import NOISE, chat, check_accounts, far_from_alone, ste
 from tests.helpers.asking import Reader, Rows, asks, read_all
 
 
-@pytest.fixture
-def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
+@contextmanager
+def engines(model: Model) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
     def make(n_ctx: int = 512, **settings: Any) -> Engine:
@@ -43,6 +43,18 @@ def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture
+def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
+    with engines(model) as make:
+        yield make
+
+
+@pytest.fixture
+def new_tiny(tiny: Model) -> Iterator[Callable[..., Engine]]:
+    with engines(tiny) as make:
+        yield make
 
 
 @pytest.fixture
@@ -71,65 +83,71 @@ def fall(counts: Sequence[int]) -> bool:
 # Steering per sequence
 
 
+@pytest.mark.parametrize(("which", "alone"), [("model", "context"), ("tiny", "tiny_context")])
 def test_requests_of_different_mixes_share_a_batch_and_none_feels_another(
-    model: Model, new_engine: Callable[..., Engine], decoded: Rows, held_back: threading.Event,
-    context: Context,
+    request: pytest.FixtureRequest, which: str, alone: str, decoded: Rows,
+    held_back: threading.Event,
 ) -> None:  # fmt: skip
+    """Every mix follows every prompt on the tiny model, and one of them on the real one."""
+    model, context = request.getfixturevalue(which), request.getfixturevalue(alone)
     sea = chat(model, "Tell me something about the sea.")
     talk = chat(model, "Name a colour.", "My favourite colour is blue.", "Why do people like it?")
     a, b = steering(model, 1), steering(model, 2)
     mixes = [NOTHING, a, b, 0.5 * a - b, steering(model, 3, "all"), steering(model, 4, "front")]
-    requests = [asks(prompt, mix, 8, logprobs=20) for mix in mixes for prompt in (sea, talk)]
-    engine = new_engine()
-    readers = read_all(engine, requests, held_back)
-    assert max(len({row.sequence for row in rows}) for rows in decoded) == len(requests)
-    for request, reader in zip(requests, readers, strict=True):
-        assert far_from_alone(context, request.prompt, request.mix, reader.pieces) < NOISE
-        assert (reader.progress.n_steered > 0) == bool(request.mix)
-        assert (reader.progress.moved > 0) == bool(request.mix)
-    wrong = far_from_alone(context, talk, b, readers[3].pieces)
-    assert wrong > 10 * NOISE  # the reply under a, held against b
-    check_accounts(engine)
+    asked = [asks(prompt, mix, 8, logprobs=20) for mix in mixes for prompt in (sea, talk)]
+    if which == "model":
+        asked = [asked[2 * i + i % 2] for i in range(len(mixes))]
+    with closing(Engine(model, n_ctx=1024, n_threads=1)) as engine:
+        readers = read_all(engine, asked, held_back)
+        assert max(len({row.sequence for row in rows}) for rows in decoded) == len(asked)
+        for one, reader in zip(asked, readers, strict=True):
+            assert far_from_alone(context, one.prompt, one.mix, reader.pieces) < NOISE
+            assert (reader.progress.n_steered > 0) == bool(one.mix)
+            assert (reader.progress.moved > 0) == bool(one.mix)
+        (other,) = (reader for reader in readers if reader.request.mix == Mix.of(a)
+                    and reader.request.prompt == talk)  # fmt: skip
+        assert far_from_alone(context, talk, b, other.pieces) > 10 * NOISE
+        check_accounts(engine)
 
 
 def test_a_reply_in_company_is_to_the_bit_what_it_is_alone(
-    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+    tiny: Model, new_tiny: Callable[..., Engine], held_back: threading.Event
 ) -> None:
     """As long as cells lie in order, which they do here."""
     warm = Sampling(temperature=1.0, seed=7)
     requests = [
-        asks(chat(model, question), steering(model, i), 10, sampling=warm, logprobs=3)
+        asks(chat(tiny, question), steering(tiny, i), 10, sampling=warm, logprobs=3)
         for i, question in enumerate(("What is a cat?", "Name three colours.", "Who are you?"))
     ]
-    together = read_all(new_engine(), requests, held_back)
+    together = read_all(new_tiny(), requests, held_back)
     for request, reader in zip(requests, together, strict=True):
-        assert list(new_engine().generate(request)) == reader.pieces
+        assert list(new_tiny().generate(request)) == reader.pieces
 
 
 def test_cells_lie_in_order_even_where_sequences_gave_way(
-    model: Model, new_engine: Callable[..., Engine]
+    tiny: Model, new_tiny: Callable[..., Engine]
 ) -> None:
     """Else the last bit of attention's sums would differ, and with it, visibly, the logits."""
-    engine, tokenize = new_engine(n_seq=2), model.vocab.tokenize
+    engine, tokenize = new_tiny(n_seq=2), tiny.vocab.tokenize
     texts = ("Once upon a time there was a king who had", "The sea is deep and blue and nobody",
              "The sea is deep and blue, but ships", "Once upon a time there was a queen")
     for text in texts:  # the third begins with cells of the second, in the place of the first
-        prompt = Prompt((model.vocab.bos, *tokenize("." if "O" in text else "-"), *tokenize(text)))
+        prompt = Prompt((tiny.vocab.bos, *tokenize("." if "O" in text else "-"), *tokenize(text)))
         request = asks(prompt, max_tokens=6, logprobs=3)
         progress = Progress()
-        assert list(engine.generate(request, progress)) == list(new_engine().generate(request))
+        assert list(engine.generate(request, progress)) == list(new_tiny().generate(request))
         assert (progress.n_cached > 6) == (text == texts[2])
 
 
 def test_moved_and_steered_are_counted_for_each_reply_alone(
-    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+    tiny: Model, new_tiny: Callable[..., Engine], held_back: threading.Event
 ) -> None:
-    sea = chat(model, "Tell me something about the sea.")
-    requests = [asks(sea, strength * steering(model), 6) for strength in (0.0, 0.5, 1.0)]
-    together = read_all(new_engine(), requests, held_back)
+    sea = chat(tiny, "Tell me something about the sea.")
+    requests = [asks(sea, strength * steering(tiny), 6) for strength in (0.0, 0.5, 1.0)]
+    together = read_all(new_tiny(), requests, held_back)
     for request, reader in zip(requests, together, strict=True):
         alone = Progress()
-        list(new_engine().generate(request, alone))
+        list(new_tiny().generate(request, alone))
         assert reader.progress.n_steered == alone.n_steered
         assert reader.progress.n_moved == alone.n_moved
         assert reader.progress.moved == pytest.approx(alone.moved, rel=1e-3)
@@ -139,13 +157,13 @@ def test_moved_and_steered_are_counted_for_each_reply_alone(
 
 
 def test_equal_prompts_that_come_together_are_computed_once(
-    model: Model, new_engine: Callable[..., Engine], decoded: Rows, held_back: threading.Event
+    tiny: Model, new_tiny: Callable[..., Engine], decoded: Rows, held_back: threading.Event
 ) -> None:
     """What `n` choices of one prompt are: the unsteered prompt is shared by all mixes."""
-    prompt = chat(model, "Here is a long story about the sea and the wind. " * 6)
+    prompt = chat(tiny, "Here is a long story about the sea and the wind. " * 6)
     n = len(prompt.tokens)
-    mixes = [NOTHING, *(steering(model, seed) for seed in range(5))]
-    engine = new_engine()
+    mixes = [NOTHING, *(steering(tiny, seed) for seed in range(5))]
+    engine = new_tiny()
     readers = read_all(engine, [asks(prompt, mix, 4) for mix in mixes], held_back)
     assert [reader.progress.n_cached for reader in readers] == [0] + [n - 1] * 5
     assert sum(len(rows) for rows in decoded[1:]) == n + 5 + 6 * 3
@@ -156,10 +174,10 @@ def test_equal_prompts_that_come_together_are_computed_once(
 
 
 def test_the_least_recently_used_sequence_gives_way(
-    model: Model, new_engine: Callable[..., Engine]
+    tiny: Model, new_tiny: Callable[..., Engine]
 ) -> None:
-    engine = new_engine(n_seq=3)
-    prompts = [chat(model, f"{word} is a word.") for word in ("Sea", "Sky", "Sun", "Ice")]
+    engine = new_tiny(n_seq=3)
+    prompts = [chat(tiny, f"{word} is a word.") for word in ("Sea", "Moon", "Rain", "Ice")]
 
     def n_cached(i: int) -> int:
         progress = Progress()
@@ -178,9 +196,9 @@ def test_the_least_recently_used_sequence_gives_way(
 
 
 def test_what_was_forgotten_is_computed_again(
-    model: Model, new_engine: Callable[..., Engine]
+    tiny: Model, new_tiny: Callable[..., Engine]
 ) -> None:
-    engine, sea = new_engine(), asks(chat(model, "Sea?"), steering(model), 60)
+    engine, sea = new_tiny(), asks(chat(tiny, "Sea?"), steering(tiny), 60)
 
     def n_cached() -> int:
         progress = Progress()
@@ -200,43 +218,44 @@ def test_what_was_forgotten_is_computed_again(
 
 
 def test_memory_is_bounded_and_replies_that_outgrow_it_wait_and_go_on(
-    model: Model, new_engine: Callable[..., Engine], context: Context,
-    members: Callable[[Engine], list[int]],
+    tiny: Model, new_tiny: Callable[..., Engine], tiny_context: Context,
+    members: Callable[[Engine], list[int]], held_back: threading.Event,
 ) -> None:  # fmt: skip
     """Five replies of some 60 cells each in 256 cells: some must be sent back in between."""
-    engine = new_engine(256)
+    engine = new_tiny(256)
     counts = members(engine)
-    bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
+    bias = Sampling(temperature=0, logit_bias={tiny.vocab.eos: -100.0})
     requests = [
-        asks(chat(model, f"Tell me about the {word}."), steering(model, i), 45, sampling=bias,
+        asks(chat(tiny, f"Tell me about the {word}."), steering(tiny, i), 45, sampling=bias,
              logprobs=20)
         for i, word in enumerate(("sea", "sky", "sun", "ice", "rain"))
     ]  # fmt: skip
-    readers = [Reader(engine, request) for request in requests]
+    readers = read_all(engine, requests, held_back)
     for request, reader in zip(requests, readers, strict=True):
-        assert len(reader.done().tokens) == 45
-        assert far_from_alone(context, request.prompt, request.mix, reader.pieces) < NOISE
+        assert len(reader.tokens) == 45
+        assert far_from_alone(tiny_context, request.prompt, request.mix, reader.pieces) < NOISE
     assert fall(counts)
     check_accounts(engine)
 
 
 def test_a_reply_that_was_sent_back_still_knows_what_it_has_said(
-    model: Model, new_engine: Callable[..., Engine], members: Callable[[Engine], list[int]]
-) -> None:
+    tiny: Model, new_tiny: Callable[..., Engine], members: Callable[[Engine], list[int]],
+    held_back: threading.Event,
+) -> None:  # fmt: skip
     """No token comes twice under such a penalty, nor one of the prompt."""
-    engine = new_engine(256)
+    engine = new_tiny(256)
     counts = members(engine)
     once = Sampling(
         temperature=0, presence_penalty=100.0, repeat_last_n=-1,
-        logit_bias={model.vocab.eos: -100.0},
+        logit_bias={tiny.vocab.eos: -100.0},
     )  # fmt: skip
     requests = [
-        asks(chat(model, f"Tell me about the {word}."), max_tokens=45, sampling=once)
+        asks(chat(tiny, f"Tell me about the {word}."), max_tokens=45, sampling=once)
         for word in ("sea", "sky", "sun", "ice", "rain")
     ]
-    readers = [Reader(engine, request) for request in requests]
+    readers = read_all(engine, requests, held_back)
     for request, reader in zip(requests, readers, strict=True):
-        tokens = reader.done().tokens
+        tokens = reader.tokens
         assert len(set(tokens)) == len(tokens) == 45
         assert not set(tokens) & set(request.prompt.tokens)
     assert fall(counts)
@@ -251,7 +270,7 @@ def test_a_short_prompt_that_comes_late_does_not_wait_for_a_long_one(
 ) -> None:  # fmt: skip
     engine = new_engine(2048)
     monkeypatch.setattr(engine.context, "n_batch", 32)
-    long = Prompt(tuple(model.vocab.tokenize("once upon a time there was a king " * 50)))
+    long = Prompt(tuple(model.vocab.tokenize("once upon a time there was a king " * 25)))
     first = Reader(engine, asks(long, max_tokens=2))
     until(lambda: len(decoded) > 1)
     late = Reader(engine, asks(chat(model, "Who are you?"), max_tokens=3)).done()
@@ -296,10 +315,10 @@ def test_a_closed_iterator_frees_its_sequence_at_once(
 
 
 def test_more_waiting_requests_than_the_queue_holds_are_refused(
-    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+    tiny: Model, new_tiny: Callable[..., Engine], held_back: threading.Event
 ) -> None:
-    engine = new_engine(n_queue=2)
-    hello = asks(chat(model, "Hello."), max_tokens=2)
+    engine = new_tiny(n_queue=2)
+    hello = asks(chat(tiny, "Hello."), max_tokens=2)
     readers = []
     for n in (1, 2):
         readers.append(Reader(engine, hello))
@@ -313,14 +332,14 @@ def test_more_waiting_requests_than_the_queue_holds_are_refused(
 
 
 def test_a_request_of_one_sequence_waits_for_its_turn(
-    model: Model, new_engine: Callable[..., Engine], decoded: Rows, held_back: threading.Event
+    tiny: Model, new_tiny: Callable[..., Engine], decoded: Rows, held_back: threading.Event
 ) -> None:
-    engine = new_engine(n_seq=1)
-    requests = [asks(chat(model, f"{word}?"), steering(model), 4) for word in ("Sea", "Sky")]
+    engine = new_tiny(n_seq=1)
+    requests = [asks(chat(tiny, f"{word}?"), steering(tiny), 4) for word in ("Sea", "Sky")]
     readers = read_all(engine, requests, held_back)
     assert all(len({row.sequence for row in rows}) == 1 for rows in decoded)
     for request, reader in zip(requests, readers, strict=True):
-        assert reader.pieces == list(new_engine().generate(request))
+        assert reader.pieces == list(new_tiny().generate(request))
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -342,20 +361,20 @@ def test_a_timeout_ends_a_reply_that_waits_or_runs(
 
 
 def test_an_error_of_one_request_spares_the_others_of_its_batch(
-    model: Model, new_engine: Callable[..., Engine], held_back: threading.Event
+    tiny: Model, new_tiny: Callable[..., Engine], held_back: threading.Event
 ) -> None:
-    engine, sea = new_engine(), chat(model, "Tell me something about the sea.")
-    good = [asks(sea, steering(model, seed), 6) for seed in (1, 2)]
+    engine, sea = new_tiny(), chat(tiny, "Tell me something about the sea.")
+    good = [asks(sea, steering(tiny, seed), 6) for seed in (1, 2)]
     narrow = Steering("narrow", 64, 5, {0: Delta.constant(np.ones(64, np.float32))})
-    bad = [asks(sea, 1e30 * steering(model, 3)), asks(sea, Mix.of(narrow))]
+    bad = [asks(sea, 1e30 * steering(tiny, 3)), asks(sea, Mix.of(narrow))]
     readers = []
     for i, request in enumerate((good[0], *bad, good[1])):
         readers.append(Reader(engine, request))
         until(lambda n=i + 1: engine.metrics().n_waiting == n)
     held_back.set()
     for reader in (readers[0], readers[3]):
-        assert reader.done().pieces == list(new_engine().generate(reader.request))
-    for reader, message in zip(readers[1:3], ("block 8 infinite", "this model"), strict=True):
+        assert reader.done().pieces == list(new_tiny().generate(reader.request))
+    for reader, message in zip(readers[1:3], ("block 1 infinite", "this model"), strict=True):
         with pytest.raises((EngineError, SteeringError), match=message):
             reader.done()
     check_accounts(engine)
@@ -375,12 +394,12 @@ def test_a_token_that_the_model_does_not_have_is_refused(
 
 
 def test_the_worker_s_death_is_told_to_everyone_and_the_engine_starts_anew(
-    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch,
+    tiny: Model, new_tiny: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    engine = new_engine(1024)
-    requests = [asks(chat(model, word), steering(model, i), 6) for i, word in enumerate("ABC")]
-    expected = [list(new_engine().generate(request)) for request in requests]
+    engine = new_tiny(1024)
+    requests = [asks(chat(tiny, word), steering(tiny, i), 6) for i, word in enumerate("ABC")]
+    expected = [list(new_tiny().generate(request)) for request in requests]
     list(engine.generate(requests[0]))
 
     def dies(*_: object) -> None:
@@ -423,13 +442,13 @@ def test_an_engine_that_is_let_go_of_ends_its_thread(model: Model) -> None:
 
 
 async def test_async_replies_are_those_of_threads(
-    model: Model, new_engine: Callable[..., Engine]
+    tiny: Model, new_tiny: Callable[..., Engine]
 ) -> None:
     requests = [
-        asks(chat(model, word), steering(model, i), 8) for i, word in enumerate(("Sea", "Sky"))
+        asks(chat(tiny, word), steering(tiny, i), 8) for i, word in enumerate(("Sea", "Sky"))
     ]
-    expected = [list(new_engine().generate(request)) for request in requests]
-    engine = new_engine()
+    expected = [list(new_tiny().generate(request)) for request in requests]
+    engine = new_tiny()
 
     async def read(request: Request) -> list[Piece]:
         return [piece async for piece in engine.agenerate(request)]
@@ -538,27 +557,27 @@ def test_metrics_say_what_was_done_and_what_is_held(
 
 
 def test_nothing_is_kept_of_replies_that_have_ended(
-    model: Model, new_engine: Callable[..., Engine]
+    tiny: Model, new_tiny: Callable[..., Engine]
 ) -> None:
-    engine, prompt = new_engine(), chat(model, "Hi.")
+    engine, prompt = new_tiny(), chat(tiny, "Hi.")
     for i in range(4):
-        list(engine.generate(asks(prompt, (1 + i) * steering(model, 1, "all", size=5.0), 2)))
+        list(engine.generate(asks(prompt, (1 + i) * steering(tiny, 1, "all", size=5.0), 2)))
     gc.collect()
     assert not any(type(thing) is Generation for thing in gc.get_objects())
     check_accounts(engine)
 
 
 def test_of_many_ways_to_steer_only_the_latest_are_known_again(
-    model: Model, new_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    tiny: Model, new_tiny: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which loses cells that might have been used again, and never gives wrong ones."""
     monkeypatch.setattr("steerplug.engine.prefix_cache._MAX_NAMES", 4)
-    engine, prompt = new_engine(), chat(model, "Hi.")
+    engine, prompt = new_tiny(), chat(tiny, "Hi.")
     whole: dict[int, list[Piece]] = {}
 
     def n_cached(i: int) -> int:
         progress = Progress()
-        request = asks(prompt, (1 + i) * steering(model, 1, "all", size=5.0), 2)
+        request = asks(prompt, (1 + i) * steering(tiny, 1, "all", size=5.0), 2)
         pieces = list(engine.generate(request, progress))
         assert whole.setdefault(i, pieces) == pieces
         return progress.n_cached
@@ -572,18 +591,18 @@ def test_of_many_ways_to_steer_only_the_latest_are_known_again(
 
 @pytest.mark.parametrize("wrong", ["a cell too many", "a cell too few", "a user too many"])
 def test_accounts_that_do_not_add_up_are_noticed(
-    context: Context, wrong: str
+    tiny_context: Context, wrong: str
 ) -> None:
-    context.clear()
-    cache, rows = PrefixCache(context), [Row(5, i, output=True) for i in range(3)]
+    tiny_context.clear()
+    cache, rows = PrefixCache(tiny_context), [Row(5, i, output=True) for i in range(3)]
     held = cache.take(array("q"))
     assert held is not None
-    context.decode(rows)
+    tiny_context.decode(rows)
     if wrong != "a cell too few":
         cache.extend(held, array("q", [5, 5, 5]))
         cache.check()
     if wrong == "a cell too many":
-        context.keep(2, held.number)
+        tiny_context.keep(2, held.number)
     elif wrong == "a user too many":
         held.slots[0] = held.slots[1]
     with pytest.raises(EngineError, match=r"account says\.$"):

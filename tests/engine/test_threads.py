@@ -1,4 +1,7 @@
-"""Who has done decoding leaves no team of threads behind, for a team too many slows all others."""
+"""Who has done decoding leaves no team of threads behind, for a team too many slows all others.
+
+On a tiny model: where both threads share a processor, each operation waits for the other.
+"""
 
 import os
 import sys
@@ -24,7 +27,12 @@ ROWS = [Row(100 + i, i, i == 7) for i in range(8)]
 
 @pytest.fixture(autouse=True)
 def nobody_else() -> None:
-    threads.give_back()  # what earlier tests left behind in this thread
+    """No threads of earlier tests end while this one counts."""
+    threads.give_back()
+    before = -1
+    while n_threads() != before:
+        before = n_threads()
+        time.sleep(0.05)
 
 
 def n_threads() -> int:
@@ -40,9 +48,9 @@ def until(n: int) -> None:
     raise AssertionError(f"{n_threads()} threads are left, of {n} at most")
 
 
-def test_a_decoding_thread_has_a_team_until_it_gives_it_back(model: Model) -> None:
+def test_a_decoding_thread_has_a_team_until_it_gives_it_back(tiny: Model) -> None:
     before = n_threads()
-    context = Context(model, n_ctx=64, n_threads=2)
+    context = Context(tiny, n_ctx=64, n_threads=2)
     until(before)  # making a context decodes, and leaves nothing
     context.decode(ROWS)
     assert n_threads() == before + 1
@@ -51,17 +59,17 @@ def test_a_decoding_thread_has_a_team_until_it_gives_it_back(model: Model) -> No
     context.close()
 
 
-def test_cells_leave_no_team_behind(model: Model) -> None:
+def test_cells_leave_no_team_behind(tiny: Model) -> None:
     before = n_threads()
-    context = Context(model, n_ctx=64, n_threads=2)
+    context = Context(tiny, n_ctx=64, n_threads=2)
     for _ in Reader(context).decode(ROWS):
         assert n_threads() == before + 1
     until(before)
     context.close()
 
 
-def test_an_idle_engine_holds_no_team(model: Model) -> None:
-    engine = Engine(model, n_ctx=64, n_threads=2)
+def test_an_idle_engine_holds_no_team(tiny: Model) -> None:
+    engine = Engine(tiny, n_ctx=64, n_threads=2)
     before = threading.active_count(), n_threads()
     prompt = Prompt(tuple(range(100, 108)))
     assert len(list(engine.generate(Request(prompt, max_tokens=4)))) >= 1

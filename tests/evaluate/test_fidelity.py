@@ -21,6 +21,7 @@ from steerplug.evaluate.fidelity import measure_fidelity, row_figures
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, repeated, schema_of
+from steerplug.fit import measure
 from steerplug.fit.teacher import Lesson
 from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
@@ -177,9 +178,14 @@ class Planted:
             yield own.astype(np.float32)
 
 
+def plant(monkeypatch: pytest.MonkeyPatch, planted: Planted) -> None:
+    for module in (measure, rows):
+        monkeypatch.setattr(module, "reply_log_probs", planted)
+
+
 def test_rows_are_compared_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = Planted(0.4, drift=2.0)
-    monkeypatch.setattr(rows, "reply_log_probs", planted)
+    plant(monkeypatch, planted)
     compared = list(rows.compare(NO_CELLS, LESSONS, STEERED, lambda *_: None))
     assert [lesson for lesson, _ in compared] == LESSONS
     for lesson, found in compared:
@@ -194,7 +200,7 @@ def test_every_figure_of_the_rows_is_what_its_definition_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     planted = Planted(0.4, drift=2.0)
-    monkeypatch.setattr(rows, "reply_log_probs", planted)
+    plant(monkeypatch, planted)
     aside = [Lesson(Prompt((PROMPTED, 9)), Prompt((BARE, 9)), (60, 61, 62))]
     found = row_figures(NO_CELLS, LESSONS, aside, STEERED)
     prompted, bare, steered = (
@@ -226,7 +232,7 @@ def test_every_figure_of_the_rows_is_what_its_definition_says(
 def test_a_perfect_stand_in_closes_the_gap_and_one_that_does_nothing_leaves_it(
     share: float, closed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "reply_log_probs", Planted(share))
+    plant(monkeypatch, Planted(share))
     found = row_figures(NO_CELLS, LESSONS, [], STEERED)
     assert found["gap_closed"].value == pytest.approx(closed, abs=1e-5)
     assert found["flip_recovery"].value == closed
@@ -236,7 +242,7 @@ def test_a_perfect_stand_in_closes_the_gap_and_one_that_does_nothing_leaves_it(
 
 def test_intervals_are_over_prompts_not_over_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two replies to one prompt stand or fall together."""
-    monkeypatch.setattr(rows, "reply_log_probs", Planted(0.4))
+    plant(monkeypatch, Planted(0.4))
     compared = list(rows.compare(NO_CELLS, LESSONS, STEERED, lambda *_: None))
     sums = rows.per_prompt(compared, lambda one: np.ones(len(one.gap)))
     assert sums == [5 + 4, 7 + 3, 6]
@@ -246,7 +252,7 @@ def test_intervals_are_over_prompts_not_over_replies(monkeypatch: pytest.MonkeyP
 
 def test_a_prompt_that_changes_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lessons = [Lesson(one.bare, one.bare, one.reply) for one in LESSONS]
-    monkeypatch.setattr(rows, "reply_log_probs", Planted(0.5))
+    plant(monkeypatch, Planted(0.5))
     with pytest.raises(FitError, match="there is nothing to learn"):
         row_figures(NO_CELLS, lessons, [], STEERED)
 

@@ -29,7 +29,7 @@ from steerplug.library.presets import load_preset, shipped_folder
 from steerplug.steering.file import read_steering
 from steerplug.store.store import Store
 
-N_QUESTIONS, N_TOKENS = 3, 16
+N_QUESTIONS, N_TOKENS = 2, 16
 AGREED = 0.02
 """What the issue promises."""
 

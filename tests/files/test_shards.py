@@ -20,6 +20,7 @@ from steerplug.files.shards import shard_names, shards
 from steerplug.langchain.fingerprint import fingerprint_model
 from steerplug.model_file import find_model
 from steerplug.session import Session
+from tests.helpers.tiny_models import tiny_model
 
 torch = pytest.importorskip("torch", reason="the extra `fit` is not installed")
 
@@ -56,11 +57,16 @@ def write_split(source: Path, path: Path, most: int, *, widened: bool = False) -
 
 
 @pytest.fixture(scope="module")
-def split(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
-    """SmolLM2 in three files."""
-    folder = tmp_path_factory.mktemp("split")
-    yield write_split(model_path, folder / "model.gguf", 100)
-    shutil.rmtree(folder)
+def model() -> Iterator[Model]:
+    model = Model(tiny_model("llama"))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def split(model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same model in three files."""
+    return write_split(model.path, tmp_path_factory.mktemp("split") / "model.gguf", 15)
 
 
 def test_any_of_its_files_names_the_model_and_llama_cpp_reads_all_of_them(
@@ -75,10 +81,10 @@ def test_any_of_its_files_names_the_model_and_llama_cpp_reads_all_of_them(
 
 
 def test_the_split_model_finds_texts_as_likely_as_the_whole_one_does(
-    split: list[Path], model_path: Path
+    split: list[Path], model: Model
 ) -> None:
     told = []
-    for path in (split[0], model_path):
+    for path in (split[0], model.path):
         session = Session(path, n_ctx=256, n_threads=1)
         scored = session.score("The sea is deep and the sky is blue")
         told.append([one.logprob for one in scored.logprobs if one is not None])
@@ -88,9 +94,9 @@ def test_the_split_model_finds_texts_as_likely_as_the_whole_one_does(
 
 
 def test_a_model_is_known_by_the_tables_of_all_its_files(
-    split: list[Path], model_path: Path, tmp_path: Path
+    split: list[Path], model: Model, tmp_path: Path
 ) -> None:
-    other = write_split(model_path, tmp_path / "model.gguf", 100, widened=True)
+    other = write_split(model.path, tmp_path / "model.gguf", 15, widened=True)
     assert [path.read_bytes() == same.read_bytes() for path, same in zip(other, split, strict=True)
             ] == [True, True, False]  # fmt: skip
     assert Model(other[0]).fingerprint != Model(split[0]).fingerprint
@@ -98,7 +104,10 @@ def test_a_model_is_known_by_the_tables_of_all_its_files(
     assert Model(again / NAME).fingerprint == Model(split[0]).fingerprint
 
 
-def test_a_quick_copy_of_a_split_model_is_one_file(split: list[Path]) -> None:
+def test_a_quick_copy_of_a_split_model_is_one_file(
+    split: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerplug.engine.requantised._is_slow", lambda _model: True)
     engine = Engine(Model(split[0]), n_ctx=256, n_threads=1)
     with quick(engine, Reader(Context(engine.model, n_ctx=256))) as (copy, _):
         assert copy is not engine

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from steerplug.engine.context import Context
+from steerplug.engine.context import Context, Row
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
@@ -22,6 +22,7 @@ from steerplug.fit import measure
 from steerplug.fit.measure import Probe
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
+from tests.helpers.tiny_models import tiny_model
 
 N_VOCAB = 40
 NO_CELLS = cast(Reader, None)
@@ -134,6 +135,25 @@ def test_steering_the_wrong_way_is_below_zero(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(measure, "reply_log_probs", away)
     assert measure.gaps_closed(NO_CELLS, LESSONS, [mix("away")])[0] < -0.5
+
+
+def test_a_long_prompt_is_read_once_for_some_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(tiny_model("llama"))
+    context, n_decoded = Context(model, n_ctx=256, n_threads=1), 0
+    decode = context.decode
+
+    def counted(batch: Sequence[Row], *more: Any, **named: Any) -> Any:
+        nonlocal n_decoded
+        n_decoded += len(batch)
+        return decode(batch, *more, **named)
+
+    monkeypatch.setattr(context, "decode", counted)
+    long = tuple(range(100, 200))
+    lessons = [Lesson(Prompt((*long, i)), Prompt((300, i)), (400, 401)) for i in (7, 8, 9)]
+    measure.gaps_closed(Reader(context), lessons, [])
+    assert n_decoded == len(long) + 3 * 3 + 1 + 3 * 3
+    context.close()
+    model.close()
 
 
 def test_progress_is_reported_for_every_lesson(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import Array, Delta, Mix, Scope, Steering
 
 LAYERS = (8, 14, 20)
+"""Of SmolLM2's 30 blocks; in a smaller model, those that lie where these do."""
 NOISE = 0.03
 """Nats that another order of the same cells, or another shape of batch, may change."""
 
@@ -23,12 +24,12 @@ def steering(
     seed: int = 1,
     scope: Scope = "response",
     size: float = 60.0,
-    layers: Sequence[int] = LAYERS,
+    layers: Sequence[int] | None = None,
 ) -> Mix:
     """A random direction at some blocks; in scope `front` at tokens 1 to 4."""
     rng, n = np.random.default_rng(seed), 5 if scope == "front" else 1
     deltas = {}
-    for il in layers:
+    for il in layers or [il * model.n_layer // 30 for il in LAYERS]:
         z = rng.standard_normal((n, model.n_embd))
         z *= size / np.linalg.norm(z, axis=1, keepdims=True)
         z[0] = 0 if n > 1 else z[0]

@@ -1,8 +1,15 @@
-"""Agents and graphs on the real SmolLM2: steering switches by step and is recorded."""
+"""Agents and graphs: steering switches by step and is recorded.
 
+On a tiny model of random weights, whose calls and structured replies grammars alone make; that the
+real one calls tools and is steered then is shown in `test_tools`.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
+import numpy as np
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, AgentState
@@ -14,6 +21,7 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 
 from steerplug import ChatSteerplug
+from steerplug.engine.loading import Loading
 from steerplug.langchain.middleware import (
     SteeringMiddleware,
     after_tool,
@@ -21,15 +29,38 @@ from steerplug.langchain.middleware import (
     from_context,
     from_state,
 )
+from steerplug.library.presets import load_preset
+from steerplug.session.shared import forget_sessions, session_for
+from steerplug.steering.value import Delta, Steering
+from tests.helpers.command import plant
+from tests.helpers.presets import SAD_PRESET
+from tests.helpers.tiny_models import tiny_model
 
 QUESTION = "What is the weather in Paris?"
 ASKED: Any = {"messages": [("user", QUESTION)]}
 SAD: Any = {"configurable": {"steering": "sad"}}
 
-pytestmark = pytest.mark.usefixtures("folder")
+LOADING: dict[str, Any] = {"n_ctx": 2048, "n_threads": 1}
 
 
-def get_weather(city: str) -> str:
+@pytest.fixture(autouse=True, scope="module")
+def sad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A user's folder with the preset `sad`, and steering in its place."""
+    home: Path = tmp_path_factory.mktemp("home")
+    (home / "sad.yaml").write_text(SAD_PRESET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEERPLUG_PRESETS", str(home))
+        patch.setenv("STEERPLUG_CACHE", str(home / "cache"))
+        forget_sessions()
+        session = session_for(str(tiny_model("llama")), Loading(**LOADING))
+        z = np.random.default_rng(0).normal(0, 3, session.model.n_embd).astype(np.float32)
+        steering = Steering("sad", len(z), session.model.n_layer, {2: Delta.constant(z)})
+        plant(load_preset("sad"), steering, session.engine, session.store)
+        yield
+        forget_sessions()
+
+
+def get_weather(city: Literal["Paris", "Rome"]) -> str:
     """Tell the weather of a city."""
     return f"It rains in {city}."
 
@@ -49,8 +80,8 @@ class OneCall(AgentMiddleware[Any, Any, Any]):
 
 
 def chat(**fields: Any) -> ChatSteerplug:
-    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 32, "n_ctx": 1024, "n_threads": 1}
-    return ChatSteerplug(**settings | fields)
+    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 64, **LOADING}
+    return ChatSteerplug(model=str(tiny_model("llama")), **settings | fields)
 
 
 def agent(*middleware: Any, model: Any = None, **kwargs: Any) -> Any:
@@ -169,12 +200,12 @@ def test_a_streamed_agent_is_steered_token_by_token() -> None:
 class Weather(BaseModel):
     """The weather."""
 
-    sky: str
+    sky: Literal["blue", "grey"]
 
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
 def test_an_agent_returns_structured_replies(strategy: Any) -> None:
-    made = create_agent(chat(max_tokens=48), [], response_format=strategy(Weather))
+    made = create_agent(chat(), [], response_format=strategy(Weather))
     state = made.invoke(ASKED, SAD)
     assert isinstance(state["structured_response"], Weather)
     assert strengths(state) == [1.0]

@@ -39,8 +39,8 @@ def sad_yaml(folder: Path) -> Iterator[Path]:
 
 
 def chat(**fields: Any) -> ChatSteerplug:
-    """A chat model that always answers alike, in 12 tokens."""
-    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "n_ctx": N_CTX, "n_threads": 1}
+    """A chat model that always answers alike, in 6 tokens."""
+    settings: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "n_ctx": N_CTX, "n_threads": 1}
     return ChatSteerplug(**settings | fields)
 
 
@@ -145,7 +145,7 @@ ROUTES: dict[str, Callable[[], Any]] = {
     ).invoke(QUESTION),
     "configurable fields": lambda: chat(max_tokens=3).configurable_fields(
         max_tokens=ConfigurableField(id="most")
-    ).invoke(QUESTION, {"configurable": {"most": 12, "steering": "sad"}}),
+    ).invoke(QUESTION, {"configurable": {"most": 6, "steering": "sad"}}),
     "configurable alternatives": lambda: chat(model="nowhere").configurable_alternatives(
         ConfigurableField(id="model"), other=chat()
     ).invoke(QUESTION, {"configurable": {"model": "other", "steering": "sad"}}),

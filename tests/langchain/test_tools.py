@@ -1,12 +1,18 @@
-"""Tools, tool choices, formats and structured output of the chat model, on the real SmolLM2."""
+"""Tools, tool choices, formats and structured output of the chat model.
+
+What a model calls and says is the real SmolLM2's; what a grammar alone decides, and by which route
+steering comes, is seen on a tiny model of random weights.
+"""
 
 import asyncio
 import json
 from collections.abc import Iterable
 from functools import reduce
 from operator import add as added
-from typing import Annotated, Any, TypedDict
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
 
+import numpy as np
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError
@@ -26,12 +32,28 @@ from steerplug import ChatSteerplug, errors
 from steerplug.chat.tool import Tool, Tools
 from steerplug.engine.loading import Loading
 from steerplug.langchain.call import Call
+from steerplug.library.presets import load_preset
 from steerplug.session.shared import session_for
+from steerplug.steering.value import Delta, Steering
+from tests.helpers.command import plant
+from tests.helpers.tiny_models import tiny_model
 
 QUESTION = "What is the weather in Paris?"
 SAD: Any = {"configurable": {"steering": "sad"}}
 
-pytestmark = pytest.mark.usefixtures("folder")
+SMALL: dict[str, Any] = {"n_ctx": 2048, "n_threads": 1}
+
+pytestmark = pytest.mark.usefixtures("folder", "sad_of_the_small_model")
+
+
+@pytest.fixture(scope="module")
+def sad_of_the_small_model(folder: Path) -> None:
+    """Steering in the place of the preset `sad`."""
+    assert folder.is_dir()
+    session = session_for(str(tiny_model("llama")), Loading(**SMALL))
+    z = np.random.default_rng(0).normal(0, 3, session.model.n_embd).astype(np.float32)
+    steering = Steering("sad", len(z), session.model.n_layer, {2: Delta.constant(z)})
+    plant(load_preset("sad"), steering, session.engine, session.store)
 
 
 def get_weather(city: str) -> str:
@@ -47,20 +69,24 @@ def add(a: int, b: int) -> int:
 class City(BaseModel):
     """A city."""
 
-    name: str = Field(description="what it is called")
+    name: str = Field(max_length=12, description="what it is called")
     country: str = Field(max_length=20)
 
 
 class CityDict(TypedDict):
     """A city."""
 
-    name: Annotated[str, ..., "what it is called"]
-    country: Annotated[str, ..., "where it is"]
+    name: Annotated[Literal["Rome", "Paris"], ..., "what it is called"]
+    country: Annotated[Literal["Italy", "France"], ..., "where it is"]
 
 
 def chat(**fields: Any) -> ChatSteerplug:
     settings: dict[str, Any] = {"temperature": 0, "max_tokens": 40, "n_ctx": 1024, "n_threads": 1}
     return ChatSteerplug(**settings | fields)
+
+
+def small(**fields: Any) -> ChatSteerplug:
+    return chat(**{"model": str(tiny_model("llama")), "max_tokens": 100, **SMALL, **fields})
 
 
 # What is said of tools
@@ -191,7 +217,7 @@ def test_a_call_that_has_no_room_is_refused_whatever_way_it_is_asked_for() -> No
 
 def test_calls_cut_short_say_so_and_half_calls_are_none() -> None:
     history: list[BaseMessage] = []
-    for city in ("Rome", "Paris", "Lima"):  # so that a small model goes on in this way
+    for city in ("Rome", "Lima"):  # so that a small model goes on in this way
         call = {"name": "get_weather", "args": {"city": city}, "id": city}
         history += [
             HumanMessage(f"How is the weather in {city}?"), AIMessage("", tool_calls=[call]),
@@ -243,7 +269,7 @@ def test_the_profile_says_what_the_model_can() -> None:
 @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
 @pytest.mark.parametrize("schema", [City, CityDict, City.model_json_schema()])
 def test_structured_output_follows_the_schema(method: str, schema: Any) -> None:
-    chain = chat().with_structured_output(schema, method=method, include_raw=True)
+    chain = small().with_structured_output(schema, method=method, include_raw=True)
     result = chain.invoke("Name a city.")
     assert result["parsing_error"] is None
     parsed = result["parsed"]
@@ -302,7 +328,7 @@ def raw(model: Any, **kwargs: Any) -> Any:
 
 
 def brief(**fields: Any) -> ChatSteerplug:
-    return chat(max_tokens=4, **fields)
+    return small(**{"max_tokens": 4, **fields})
 
 
 ROUTES: dict[str, Any] = {
@@ -317,11 +343,11 @@ ROUTES: dict[str, Any] = {
     "with_steering, bind_tools": lambda: brief().with_steering("sad").bind_tools(
         [add]).invoke("Hi"),
     "bind_tools, batch": lambda: brief().bind_tools([add]).batch(["Hi", "Hi"], [{}, SAD])[1],
-    "structured, config": lambda: raw(chat()).invoke("Hi", SAD),
-    "structured, with_config": lambda: raw(chat()).with_config(SAD).invoke("Hi"),
-    "bind, structured": lambda: raw(chat().bind(steering="sad")).invoke("Hi"),
-    "with_config, structured": lambda: raw(chat().with_config(SAD)).invoke("Hi"),
-    "structured, argument": lambda: raw(chat(), steering="sad").invoke("Hi"),
+    "structured, config": lambda: raw(small()).invoke("Hi", SAD),
+    "structured, with_config": lambda: raw(small()).with_config(SAD).invoke("Hi"),
+    "bind, structured": lambda: raw(small().bind(steering="sad")).invoke("Hi"),
+    "with_config, structured": lambda: raw(small().with_config(SAD)).invoke("Hi"),
+    "structured, argument": lambda: raw(small(), steering="sad").invoke("Hi"),
     "bind_tools, fallback": lambda: brief(model="nowhere").bind_tools([add]).with_fallbacks(
         [brief().bind_tools([add])]).invoke("Hi", SAD),
     "fallback, bind_tools": lambda: brief(model="nowhere").with_fallbacks([brief()]).bind_tools(
@@ -423,7 +449,7 @@ def test_a_logit_bias_forbids_a_token() -> None:
 
 
 def test_a_batch_of_sixteen_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = session_for("smollm2", Loading(n_ctx=1024, n_threads=1)).engine
+    engine = session_for(str(tiny_model("llama")), Loading(**SMALL)).engine
     running: list[int] = []
     decode = type(engine.context).decode
 
@@ -432,9 +458,9 @@ def test_a_batch_of_sixteen_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         return decode(self, *args, **kwargs)
 
     monkeypatch.setattr(type(engine.context), "decode", counting)
-    replies = chat(max_tokens=8).batch([f"What is {n}?" for n in range(16)])
+    replies = small(max_tokens=60).batch([f"What is {n}?" for n in range(16)])
     assert len(replies) == 16
     assert max(running) > 12
     running.clear()
-    chat(max_tokens=8).batch(["Hi"] * 4, {"max_concurrency": 1})
+    small(max_tokens=4).batch(["Hi"] * 4, {"max_concurrency": 1})
     assert max(running) == 1
