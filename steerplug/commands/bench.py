@@ -1,6 +1,7 @@
 """`steerplug bench`: what steering costs, and what its alternatives do, in one run.
 
-Each task is done in several ways that take turns; see `benchmark.turns` for what is compared.
+Each task is done in several ways that take turns; see `benchmark.turns` for what is compared. With
+`--fits`, presets are fitted in several ways instead; see `benchmark.fits`.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
+from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen
 from steerplug.engine.loading import Loading
@@ -31,11 +33,21 @@ def bench(
     model: Model = MODEL,
     rounds: Annotated[int, typer.Option(min=3, help="How often each task is timed.")] = 15,
     plot: Plot = None,
+    fits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", show_default=False,
+            help="Instead: fit these presets (a,b,c) quickly, by chain and by psr; it takes long.",
+        ),
+    ] = None,
     as_json: Json = False,
     *,
     loading: Loading,
 ) -> None:
     """Time steering against its alternatives: tokens, replies, many requests, LangChain."""
+    if fits is not None:
+        _bench_fits(fits, model, loading, as_json)
+        return
     from steerplug.files.picture import check_picture, publish
 
     if plot:
@@ -54,6 +66,25 @@ def bench(
         _show(timed)
         if plot:
             say(f"Drawn in {plot}.")
+
+
+def _bench_fits(names: str, model: str, loading: Loading, as_json: bool) -> None:
+    from steerplug.benchmark.fits import fit, ways
+    from steerplug.commands.show_fits import figures, show
+    from steerplug.library.presets import load_preset
+
+    presets = [load_preset(name.strip()) for name in names.split(",")]
+    fitted = []
+    with opened(model, loading) as session:
+        for preset in presets:
+            for way in ways(session.engine):
+                told = f"Fitting {preset.name}: {way.name}; leave the machine alone meanwhile."
+                with Building(told) as report:
+                    fitted.append(fit(preset, session.engine, way, report))
+    if as_json:
+        print_json({"model": model, "fits": [figures(each) for each in fitted]})
+    else:
+        show(fitted)
 
 
 Timings = list[tuple["Task", "dict[str, Timing]"]]

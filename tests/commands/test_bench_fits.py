@@ -1,0 +1,79 @@
+"""`steerplug bench --fits`: every way that a model can be fitted in, from nothing, side by side."""
+
+import json
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steerplug.benchmark import fits
+from steerplug.commands import main
+from steerplug.fit.progress import silent
+from steerplug.library.presets import load_preset
+from tests.helpers.tiny_models import tiny_model
+
+REPORT = {"gap_closed": 0.9, "gap_closed_interval": [0.88, 0.92], "checks": {"steered": 1.0},
+          "drift": 0.004}  # fmt: skip
+N_BYTES = 60_000_000
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What was built, and how; a build takes some memory for a moment, and is nothing else."""
+    builds: list[tuple[str, Any]] = []
+
+    def build(preset: Any, _engine: Any, *, store: Any, force: bool, **how: Any) -> Any:
+        assert force
+        how.pop("report")
+        assert not any(store.folder.iterdir())
+        builds.append((preset.name, how))
+        filled = np.ones(N_BYTES, np.uint8)
+        time.sleep(4 * fits._EVERY)
+        return SimpleNamespace(identity=SimpleNamespace(fidelity=REPORT), filled=filled)
+
+    monkeypatch.setattr(fits, "build_preset", build)
+    return builds
+
+
+def test_each_preset_is_fitted_in_every_way_of_the_model(
+    built: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["bench", "-m", str(tiny_model("llama")), "--fits", "pirate, formal"]
+    assert main(given) == 0
+    ways = [
+        {"method": None, "quick": True}, {"method": "chain", "quick": False},
+        {"method": "psr", "quick": False},
+    ]  # fmt: skip
+    assert built == [(name, way) for name in ("pirate", "formal") for way in ways]
+    said = capsys.readouterr().out
+    for words in ("quick", "chain", "psr", "90% (88 to 92)", "90.0%", "100%", "0.004", " GB"):
+        assert words in said
+
+
+@pytest.mark.usefixtures("built")
+def test_what_has_no_torch_copy_is_not_trained_and_json_has_all_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["bench", "-m", str(tiny_model("gemma3n")), "--fits", "pirate", "--json"]) == 0
+    quick, chain = json.loads(capsys.readouterr().out)["fits"]
+    assert (quick["way"], chain["way"], quick["preset"]) == ("quick", "chain", "pirate")
+    assert quick["fidelity"] == REPORT
+    assert quick["seconds"] > 0
+
+
+@pytest.mark.usefixtures("built")
+def test_memory_is_the_most_that_a_fit_held() -> None:
+    engine: Any = None
+    made = fits.fit(load_preset("pirate"), engine, fits.WAYS[0], silent)
+    assert made.n_bytes is not None
+    assert 0.8 * N_BYTES < made.n_bytes < 2 * N_BYTES
+
+
+def test_an_unknown_preset_is_one_sentence_before_anything_is_fitted(
+    built: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "-m", str(tiny_model("llama")), "--fits", "pirate,nothing-of-it"]) == 2
+    assert "nothing-of-it" in capsys.readouterr().err
+    assert not built
