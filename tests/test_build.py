@@ -423,7 +423,7 @@ def test_replies_that_were_paid_for_outlive_a_refusal_of_the_torch_copy(
     kept.load()
     kept.replies["0"] = Said((5, 6, 7), "")
     monkeypatch.setattr(readable, "_WORKING_BYTES", 2**60)
-    with pytest.raises(TorchCopyError, match=r"GB of memory, and \d+ GB are free"):
+    with pytest.raises(TorchCopyError, match=r"GB of memory, and [\d.]+ GB are free"):
         build_preset(wanted, tiny, store=store)
     again = Checkpoint(store.path(store_key(wanted, tiny)))
     again.load()

@@ -324,9 +324,9 @@ def test_completions_refuse_what_they_cannot_do(
 
 
 def test_what_is_not_there_is_said_in_the_envelope(client: Client) -> None:
-    response = client.post("/v1/embeddings", json={"model": NAME, "input": "x"})
+    response = client.post("/v1/moderations", json={"model": NAME, "input": "x"})
     assert response.status_code == 404
-    assert told(response) == "there is no POST /v1/embeddings here."
+    assert told(response) == "there is no POST /v1/moderations here."
     assert client.get("/v1/chat/completions").status_code == 405
 
 
