@@ -15,7 +15,7 @@ from steerplug.evaluate import fidelity
 from steerplug.evaluate.fidelity import Fidelity, row_figures
 from steerplug.evaluate.questions import reported_on
 from steerplug.fit.asked import Known
-from steerplug.fit.plan import ASKING, Lengths, Pace
+from steerplug.fit.plan import ASKING, Lengths, Pace, said
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.questions import spread
 from steerplug.fit.teacher import teach
@@ -68,7 +68,7 @@ def plan_glance(preset: Preset, model: Model, pace: Pace) -> list[Stage]:
     lengths = Lengths.of(model, preset.teacher, questions)
     n, n_reply = min(GLANCED, len(questions)), fidelity.REPLY_TOKENS
     asked = pace.asked(n, lengths.question, n_reply)
-    read = n * (lengths.question + 3 * n_reply) * pace.read
+    read = n * (lengths.question + 3 * said(n_reply)) * pace.scored
     return [
         Stage(ASKING, "ask", asked, n),
         Stage("comparing token by token", "read", read, 4),

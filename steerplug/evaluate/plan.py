@@ -4,7 +4,8 @@ from steerplug.engine.model import Model
 from steerplug.evaluate import fidelity
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import strengths_of
-from steerplug.fit.plan import ASKING, Lengths, Pace
+from steerplug.fit.measure import READ_TOGETHER
+from steerplug.fit.plan import ASKING, Lengths, Pace, said
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT
 from steerplug.fit.teacher import REPLY_TOKENS
@@ -22,11 +23,12 @@ def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) 
         seconds = pace.asked(n, lengths.question, n_reply)
         return Stage(what, "ask", seconds, min(n, AT_ONCE))
 
-    compared = lengths.question + 3 * n_reply
+    compared = lengths.question + 3 * said(n_reply)
     n_compared = 2 * len(questions.compared) + len(questions.neutral)
-    tried = lengths.prompted + (n_strengths + 1) * REPLY_TOKENS + n_strengths * n_reply
+    prompted, rows = lengths.prompted / READ_TOGETHER, said(REPLY_TOKENS)
+    tried = prompted + (n_strengths + 1) * rows + n_strengths * said(n_reply)
     each = tried * pace.read + pace.asked(n_strengths, 0, n_reply)
-    reading = Stage("reading replies", "read", len(asked) * n_reply * pace.read, 4)
+    reading = Stage("reading replies", "read", len(asked) * said(n_reply) * pace.scored, 4)
     rounds = (len(questions.compared), len(questions.further), len(questions.compared),
               len(questions.neutral))  # fmt: skip
     return [
@@ -35,6 +37,6 @@ def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) 
         asking("asking the bare model", len(asked)),
         asking("asking the steered model", len(asked)),
         *(asking(ASKING, n) for n in rounds if n),
-        Stage("comparing token by token", "read", n_compared * compared * pace.read, 4),
+        Stage("comparing token by token", "read", n_compared * compared * pace.scored, 4),
         *[reading] * 3,
     ]

@@ -40,7 +40,9 @@ OPENINGS = ("I think that", "When I woke up, I")
 DIAL = (-2.0, -1.0, 1.0, 2.0)
 _OWN_TOKENS = 6
 _MAX_PAIRS = 4
-_AT_ONCE = 4  # lessons whose prompted log-probabilities are held in memory
+READ_TOGETHER = 4
+"""Lessons whose prompted log-probabilities are held in memory, and whose prompt is read once."""
+
 _UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
@@ -87,8 +89,8 @@ def prompted_log_probs(
     The prompted chats of a few lessons are read one after another, so that a long prompt is
     computed once for all of them, whatever else is read between two lessons.
     """
-    for start in range(0, len(lessons), _AT_ONCE):
-        some = lessons[start : start + _AT_ONCE]
+    for start in range(0, len(lessons), READ_TOGETHER):
+        some = lessons[start : start + READ_TOGETHER]
         prompted = [
             next(reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING]))
             for lesson in some

@@ -18,6 +18,7 @@ from steerplug.fit import chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable, time_training
 from steerplug.fit.effort import Effort
+from steerplug.fit.measure import READ_TOGETHER
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT, general_prompts
 from steerplug.fit.teacher import REPLY_TOKENS, prompted_chat
@@ -31,6 +32,15 @@ _TRIED, _WARM = 128, 16
 _ASKED_PER_READ = 2.5
 """A token that is said, 32 replies at a time, takes so many times one that is read."""
 
+_SCORED_PER_READ = 1.6
+
+_SAID = 32
+"""Tokens of a reply that may have 40, on average."""
+
+_TRAINED, _ROWS_READ = 11 / 12, 1 / 4
+"""The share of lessons that is not held back, and what a row that is read takes of one trained on:
+it knows no gradient and no logits, and lies in a larger batch."""
+
 _QUICK_COPY = 2
 """Bytes a weight of the copy that is asked, at most; see `requantised`."""
 
@@ -42,6 +52,11 @@ class Pace:
     """Seconds that a token takes where it is read, and at its best where it is said."""
 
     read: float
+
+    @property
+    def scored(self) -> float:
+        """Seconds of a token that is read for what is likely to come next."""
+        return self.read * _SCORED_PER_READ
 
     @staticmethod
     def of(cells: Reader) -> "Pace":
@@ -60,8 +75,13 @@ class Pace:
 
     def asked(self, n: int, n_read: float, n_reply: float, at_once: int = AT_ONCE) -> float:
         """Return the seconds of n replies, before each of which some tokens are read."""
-        said = self.read * _ASKED_PER_READ * (1 + 2 / min(n, at_once))
-        return n * (n_read * self.read + n_reply * said)
+        each = self.read * _ASKED_PER_READ * (1 + 2 / min(n, at_once))
+        return n * (n_read * self.read + said(n_reply) * each)
+
+
+def said(n_reply: float) -> float:
+    """Return how many tokens a reply has on average that may have n_reply."""
+    return min(n_reply, _SAID)
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,7 @@ def plan_fit(
     if student is not None and (method == "psr" or method == "const"):
         seconds, n_passes = time_training(student, layers, method)
         stages += training(seconds, lengths, n, n_passes, given.n_tokens)
-        n_bytes += readable.memory_needed(model)
+        n_bytes += readable.memory_needed(model) + student.n_bytes
     elif method == "chain":
         left = [il for il in layers if il not in kept.deltas]
         stages += chaining(pace, lengths, n, model, left, given.n_tokens)
@@ -134,8 +154,9 @@ def training(
     seconds_a_row: float, lengths: Lengths, n: int, n_passes: int, n_reply: int = REPLY_TOKENS
 ) -> list[Stage]:
     """Return the stages of a training; `seconds_a_row` is a row's forward and backward."""
-    read = n * (2 * lengths.bare + lengths.question + n_reply) * seconds_a_row / 3
-    each = n * (n_reply + 1) * seconds_a_row
+    rows = said(n_reply) + 1
+    read = n * (lengths.bare + lengths.question + rows) * seconds_a_row * _ROWS_READ
+    each = n * rows * seconds_a_row * _TRAINED
     return [
         Stage("reading the prompted model", "train", read, 2),
         *(Stage(f"training, pass {i + 1} of {n_passes}", "train", each, 4)
@@ -151,7 +172,7 @@ def chaining(
     stages = []
     group = chain.n_read_together(n * (n_reply + 1), model.n_embd)
     for begin in range(0, len(layers), group):
-        read = n * (lengths.question + n_reply) * pace.read
+        read = n * (lengths.question + said(n_reply)) * pace.read
         stages.append(Stage("reading the prompted model", "read", read, 4))
         each = tuple(read * (il + 1) / model.n_layer for il in layers[begin : begin + group])
         stages.append(Stage("distilling block by block", "read", sum(each), each=each))
@@ -160,10 +181,11 @@ def chaining(
 
 def differing(pace: Pace, lengths: Lengths, n: int, n_unused: int) -> list[Stage]:
     """Return the stages of a difference of activations, whose block is chosen."""
-    read = n * (lengths.question + REPLY_TOKENS) * pace.read
+    n_reply = said(REPLY_TOKENS)
+    read = n * (lengths.question + n_reply) * pace.read
 
     def measured(n_mixes: int) -> Stage:
-        tokens = lengths.prompted + (n_mixes + 2) * REPLY_TOKENS
+        tokens = lengths.prompted / READ_TOGETHER + (n_mixes + 2) * n_reply
         return Stage("measuring on unseen questions", "read", n_unused * tokens * pace.read)
 
     return [

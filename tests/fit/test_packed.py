@@ -8,9 +8,11 @@ from torch.nn import functional
 
 from steerplug.engine.model import Model
 from steerplug.fit.distill import packed
+from steerplug.fit.distill import student as distill_student
 from steerplug.fit.distill.packed import Packed, Workspace
 from steerplug.fit.distill.packing import packed_of, unpack
-from steerplug.fit.distill.weights import read_weights
+from steerplug.fit.distill.student import Passage, Prefix, Student
+from steerplug.fit.distill.weights import fastest_type, read_weights
 from tests.helpers.tiny_models import tiny_model
 
 N_OUT, N_IN = 50, 256
@@ -87,6 +89,28 @@ def test_a_model_whose_matrices_are_packed_says_what_it_says_dense(name: str) ->
         unpack(module)
         assert not packed_of(module)
         torch.testing.assert_close(own, module(tokens).logits, rtol=0, atol=1e-4)
+    model.close()
+
+
+def test_what_is_packed_is_unpacked_for_good_as_far_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model(tiny_model("qwen2"))
+    rows = [Passage(Prefix(), tuple(range(20)), 0)]
+    head = model.vocab.n_tokens * model.n_embd * fastest_type(torch.device("cpu")).itemsize
+    said, left = [], []
+    for free in (0, 4 * (head + 5000), 10**12):
+        monkeypatch.setattr(distill_student, "free_bytes", lambda _, free=free: free)
+        student = Student(*read_weights(model, 256))
+        student.to_fastest_type()
+        left.append(len(packed_of(student.module)))
+        if free:
+            assert not isinstance(student.head.weight, Packed)
+        with torch.no_grad():
+            said.append(student.logits(student.hidden(rows)).float())
+    assert left[0] > left[1] > left[2] == 0
+    for other in said[1:]:
+        torch.testing.assert_close(said[0], other, rtol=0, atol=0.02 * float(other.abs().max()))
     model.close()
 
 

@@ -6,6 +6,7 @@ is given the numbers of rows and of columns in the place of the values.
 """
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -60,12 +61,25 @@ def put(owner: nn.Module, weight: Packed) -> None:
     owner.weight = weight
 
 
-def unpack(module: nn.Module) -> None:
-    """Dequantise what a model has packed, once and for all: what is not trained is quicker so."""
-    for part in packed_of(module):
-        dense = part.weight.dense()
-        vars(part).pop("weight")
-        part.weight = nn.Parameter(dense, requires_grad=False)
+def unpack(module: nn.Module, room: float = math.inf) -> None:
+    """Dequantise what a model has packed, once and for all, as far as there is room; it is quicker.
+
+    Args:
+        module: a model, whose output matrix comes first: it multiplies most.
+        room: bytes.
+    """
+    last = module.get_output_embeddings()
+    done: dict[int, nn.Parameter] = {}
+    for part in sorted(packed_of(module), key=lambda each: each is not last):
+        weight = vars(part)["weight"]
+        size = weight.shape.numel() * weight.dtype.itemsize
+        if id(weight) not in done:
+            if size > room:
+                continue
+            room -= size
+            done[id(weight)] = nn.Parameter(weight.dense(), requires_grad=False)
+        del vars(part)["weight"]
+        part.weight = done[id(weight)]
 
 
 def packed_of(module: nn.Module) -> list[nn.Module]:

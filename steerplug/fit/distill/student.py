@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from steerplug.fit.distill.packing import packed_of
-from steerplug.fit.distill.weights import fastest_type
+from steerplug.fit.distill.packing import packed_of, unpack
+from steerplug.fit.distill.weights import fastest_type, free_bytes
 
 Edit = Callable[[int, torch.Tensor], torch.Tensor | None]
 """(block, its output h) -> what takes the place of h, or None to leave it."""
+
+_ROOM = 0.25
+"""The share of free memory that dequantised weights may take."""
 
 _PIECE = 256
 """Tokens of a prefix that are read at a time: scores of all pairs of a long one fill memory."""
@@ -75,11 +78,20 @@ class Student:
         self._cache_name = "cache" if renamed else "past_key_values"  # before transformers 5.24
 
     def to_fastest_type(self) -> None:
-        """Compute in the type in which the device multiplies quickest, from now on."""
+        """Compute in the type in which the device multiplies quickest, from now on.
+
+        What the model has packed is dequantised for good if there is room: a part of what is free.
+        """
         dtype = fastest_type(self.device)
         self.module.to(dtype)
         for part in packed_of(self.module):
             part.weight.dtype = dtype
+        unpack(self.module, _ROOM * free_bytes(self.device))
+
+    @property
+    def n_bytes(self) -> int:
+        """How much memory its weights take that are not packed."""
+        return sum(weight.nbytes for weight in self.module.parameters())
 
     def _find_blocks(self) -> Any:
         """Return the blocks, which older architectures call `h`."""

@@ -46,7 +46,7 @@ def read_weights(model: Model, n_ctx: int) -> tuple[Any, torch.device]:
     """
     device = _device()
     if device.type != "cpu":
-        check_room(model, _free(device))
+        check_room(model, free_bytes(device))
     try:
         return _filled(model, n_ctx, device).to(device), device
     except Exception as error:  # of a reader that raises whatever its library does
@@ -69,13 +69,13 @@ def _device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _free(device: torch.device) -> int:
-    """Return the bytes that are free on a device other than the processor."""
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory is free where a device computes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    return int(psutil.virtual_memory().available)  # which a Mac's GPU shares
+    return int(psutil.virtual_memory().available)  # a Mac's GPU shares it
 
 
 def _filled(model: Model, n_ctx: int, device: torch.device) -> Any:
