@@ -131,7 +131,7 @@ def plan_fit(
     n, lengths = len(given.some), Lengths.of(model, preset.teacher, given.questions)
     stages, n_bytes = [asking(pace, lengths, n)], _QUICK_COPY * model.n_weights
     if student is not None and (method == "psr" or method == "const"):
-        seconds, n_passes = time_training(student, layers, method)
+        seconds, n_passes = time_training(student, layers, method, quick=given.is_quick)
         stages += training(seconds, lengths, n, n_passes, given.n_tokens)
         n_bytes += readable.memory_needed(model) + student.n_bytes
     elif method == "chain":

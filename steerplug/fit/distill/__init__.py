@@ -101,12 +101,12 @@ def distill(
 
 
 def time_training(
-    student: "Student", layers: Sequence[int], method: Method
+    student: "Student", layers: Sequence[int], method: Method, *, quick: bool = False
 ) -> tuple[float, int]:
     """Return the seconds that training takes a row, measured on one batch, and its passes."""
     from steerplug.fit.distill.training import EPOCHS, seconds_a_row
 
-    return seconds_a_row(student, layers, gated=method == "psr"), EPOCHS
+    return seconds_a_row(student, layers, gated=method == "psr", quick=quick), EPOCHS
 
 
 def give_back() -> None:

@@ -44,7 +44,7 @@ _LARGE_BATCH = 8
 _LOGIT_BYTES, _BYTES_A_LOGIT = 2**28, 20
 """Of the rows whose logits are computed at a time: prompted, steered, and their gradients."""
 
-_TRIED = 40
+_TRIED, _QUICK_TRIED = 40, 25
 _SORTED = 8 * BATCH
 """So many exercises are sorted by length at a time."""
 
@@ -169,20 +169,23 @@ def _decided_by(
     )  # fmt: skip
 
 
-def seconds_a_row(student: Student, layers: Sequence[int], *, gated: bool) -> float:
+def seconds_a_row(
+    student: Student, layers: Sequence[int], *, gated: bool, quick: bool = False
+) -> float:
     """Return how long a row takes forward and backward, measured on one batch of made-up ones."""
+    size, n_rows = (QUICK_BATCH, _QUICK_TRIED) if quick else (BATCH, _TRIED)
     width = student.head.weight.shape[1]
     deltas = Deltas(dict.fromkeys(layers, 1.0), width, gated=gated, seed=0).to(student.device)
 
-    def trained(n_rows: int) -> float:
+    def trained() -> float:
         passage = Passage(Prefix(), tuple(range(n_rows)), 0)
         hidden = torch.zeros(n_rows, width, device=student.device, dtype=student.head.weight.dtype)
         begin = time.perf_counter()
-        _add_gradient(student, [Exercise(passage, passage, hidden)] * BATCH, deltas, "kl")
+        _add_gradient(student, [Exercise(passage, passage, hidden)] * size, deltas, "kl")
         return time.perf_counter() - begin
 
-    trained(_TRIED)  # the first of its shape also makes ready
-    return trained(_TRIED) / (BATCH * _TRIED)
+    trained()  # the first of its shape also makes ready
+    return trained() / (size * n_rows)
 
 
 def _batches(
