@@ -23,20 +23,24 @@ def dequantiser(kind: str) -> Convert | None:
     Args:
         kind: of the values, by ggml's name: `Q4_K`. Rows are blocks of it, one after another.
     """
-    return _found(_WHOLE.get(kind, f"dequantize_row_{kind.lower().replace('_k', '_K')}"))
+    try:
+        return _converter(_WHOLE.get(kind, f"dequantize_row_{kind.lower().replace('_k', '_K')}"))
+    except EngineError:
+        return None
 
 
 @cache
-def to_bfloat16() -> Convert | None:
-    """Return what rounds float32 to bfloat16, to the nearest even one, if ggml has it."""
-    return _found("ggml_fp32_to_bf16_row")
+def to_bfloat16() -> Convert:
+    """Return what rounds float32 to bfloat16, to the nearest even one.
+
+    Raises:
+        EngineError: ggml has no such function.
+    """
+    return _converter("ggml_fp32_to_bf16_row")
 
 
-def _found(name: str) -> Convert | None:
-    try:
-        function = ggml.function(name)
-    except EngineError:
-        return None
+def _converter(name: str) -> Convert:
+    function = ggml.function(name)
     function.restype = None
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return function  # type: ignore[no-any-return]

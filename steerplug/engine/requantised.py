@@ -36,7 +36,7 @@ def quick(engine: Engine, cells: Reader) -> Iterator[tuple[Engine, Reader]]:
     room for it, a warning says so.
     """
     with contextlib.ExitStack() as at_the_end:
-        copy = _copied(engine.model, at_the_end) if _is_slow(engine.model) else None
+        copy = _copied(engine.model, at_the_end) if is_slow(engine.model) else None
         if copy is None:
             yield engine, cells
             return
@@ -46,7 +46,7 @@ def quick(engine: Engine, cells: Reader) -> Iterator[tuple[Engine, Reader]]:
         yield asked, Reader(Context(copy, n_ctx=n_ctx, n_threads=n_threads))
 
 
-def _is_slow(model: Model) -> bool:
+def is_slow(model: Model) -> bool:
     """Whether a copy gains something; on a GPU, every type is quick."""
     file_type = model.metadata("general.file_type")
     small = model.n_weights <= _MOST_WEIGHTS

@@ -14,6 +14,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.context import Row
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.engine.requantised import is_slow
 from steerplug.fit import chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable, time_training
@@ -129,7 +130,8 @@ def plan_fit(
     assert preset.teacher is not None
     method = preset.fit.method
     n, lengths = len(given.some), Lengths.of(model, preset.teacher, given.questions)
-    stages, n_bytes = [asking(pace, lengths, n)], _QUICK_COPY * model.n_weights
+    stages = [asking(pace, lengths, n)]
+    n_bytes = _QUICK_COPY * model.n_weights if is_slow(model) else 0
     if student is not None and (method == "psr" or method == "const"):
         seconds, n_passes = time_training(student, layers, method, quick=given.is_quick)
         stages += training(seconds, lengths, n, n_passes, given.n_tokens)

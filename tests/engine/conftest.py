@@ -3,11 +3,14 @@
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import pytest
 
 from steerplug.engine.context import Context, Row
+from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.scheduler import Scheduler
 from tests.helpers.asking import Rows
@@ -39,6 +42,31 @@ def tiny_context(tiny: Model) -> Iterator[Context]:
     context = Context(tiny, n_ctx=512, n_batch=128, n_seq=2, n_threads=1)
     yield context
     context.close()
+
+
+@contextmanager
+def _engines(model: Model) -> Iterator[Callable[..., Engine]]:
+    """Give what makes engines on a model; all are closed in the end."""
+    with ExitStack() as made:
+
+        def make(n_ctx: int = 512, **settings: Any) -> Engine:
+            return made.enter_context(
+                closing(Engine(model, n_ctx=n_ctx, n_threads=1, **settings))
+            )
+
+        yield make
+
+
+@pytest.fixture
+def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
+    with _engines(model) as make:
+        yield make
+
+
+@pytest.fixture
+def new_tiny(tiny: Model) -> Iterator[Callable[..., Engine]]:
+    with _engines(tiny) as make:
+        yield make
 
 
 @pytest.fixture

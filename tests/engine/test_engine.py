@@ -2,9 +2,8 @@
 
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -63,31 +62,6 @@ def asks(
     sampling: Sampling = GREEDY,
 ) -> Request:
     return Request(prompt, mix, sampling, stop, max_tokens)
-
-
-@contextmanager
-def engines(model: Model) -> Iterator[Callable[..., Engine]]:
-    made: list[Engine] = []
-
-    def make(n_ctx: int = 256) -> Engine:
-        made.append(Engine(model, n_ctx=n_ctx, n_threads=1))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-
-
-@pytest.fixture
-def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
-    with engines(model) as make:
-        yield make
-
-
-@pytest.fixture
-def new_tiny(tiny: Model) -> Iterator[Callable[..., Engine]]:
-    with engines(tiny) as make:
-        yield make
 
 
 def about_the_sea(model: Model) -> Prompt:
@@ -219,20 +193,25 @@ ORDER = ("a", "b", "nothing", "a", "half a", "a - b", "a", "nothing")
 
 
 @pytest.mark.parametrize(
-    ("which", "scope"), [("model", "response"), ("tiny", "response"), ("tiny", "all")]
+    ("which", "maker", "scope"),
+    [
+        ("model", "new_engine", "response"),
+        ("tiny", "new_tiny", "response"),
+        ("tiny", "new_tiny", "all"),
+    ],
 )
 def test_what_was_generated_before_never_changes_a_reply(
-    request: pytest.FixtureRequest, which: str, scope: Scope
+    request: pytest.FixtureRequest, which: str, maker: str, scope: Scope
 ) -> None:
     model: Model = request.getfixturevalue(which)
     mixes, talk = the_mixes(model, scope), about_a_colour(model)
-    with engines(model) as new_engine:
-        fresh = {name: generate(new_engine(), asks(talk, mix)) for name, mix in mixes.items()}
-        used = new_engine(512)
-        for name in ORDER:
-            reply = generate(used, asks(talk, mixes[name]))
-            assert reply.tokens == fresh[name].tokens, name
-            assert relative(reply.logits, fresh[name].logits) < 1e-3, name
+    new: Callable[..., Engine] = request.getfixturevalue(maker)
+    fresh = {name: generate(new(), asks(talk, mix)) for name, mix in mixes.items()}
+    used = new()
+    for name in ORDER:
+        reply = generate(used, asks(talk, mixes[name]))
+        assert reply.tokens == fresh[name].tokens, name
+        assert relative(reply.logits, fresh[name].logits) < 1e-3, name
     for name, other in pairwise(ORDER):
         assert relative(fresh[name].logits, fresh[other].logits) > 1e-2, (name, other)
 

@@ -227,7 +227,9 @@ def test_a_model_for_embeddings_is_refused(tmp_path: Path, pooling: int, name: s
 
 
 def test_a_model_that_says_it_pools_nothing_is_a_chat_model(tmp_path: Path) -> None:
-    Model(make(replace(SPECS["qwen3"], later={"pooling_type": 0}), tmp_path)).close()
+    model = Model(make(replace(SPECS["qwen3"], later={"pooling_type": 0}), tmp_path))
+    assert model.architecture == "qwen3"
+    model.close()
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import asyncio
 import gc
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -30,31 +30,6 @@ from steerplug.errors import (
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering
 from tests.helpers.alone import NOISE, chat, check_accounts, far_from_alone, steering, until
 from tests.helpers.asking import Reader, Rows, asks, read_all
-
-
-@contextmanager
-def engines(model: Model) -> Iterator[Callable[..., Engine]]:
-    made: list[Engine] = []
-
-    def make(n_ctx: int = 512, **settings: Any) -> Engine:
-        made.append(Engine(model, n_ctx=n_ctx, n_threads=1, **settings))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-
-
-@pytest.fixture
-def new_engine(model: Model) -> Iterator[Callable[..., Engine]]:
-    with engines(model) as make:
-        yield make
-
-
-@pytest.fixture
-def new_tiny(tiny: Model) -> Iterator[Callable[..., Engine]]:
-    with engines(tiny) as make:
-        yield make
 
 
 @pytest.fixture

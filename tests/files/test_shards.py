@@ -107,7 +107,7 @@ def test_a_model_is_known_by_the_tables_of_all_its_files(
 def test_a_quick_copy_of_a_split_model_is_one_file(
     split: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steerplug.engine.requantised._is_slow", lambda _model: True)
+    monkeypatch.setattr("steerplug.engine.requantised.is_slow", lambda _model: True)
     engine = Engine(Model(split[0]), n_ctx=256, n_threads=1)
     with quick(engine, Reader(Context(engine.model, n_ctx=256))) as (copy, _):
         assert copy is not engine

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from steerplug.engine.model import Model
-from steerplug.fit.distill import packed
+from steerplug.fit.distill import packed, packing
 from steerplug.fit.distill import student as distill_student
 from steerplug.fit.distill.packed import Packed, Workspace
 from steerplug.fit.distill.packing import packed_of, unpack
@@ -43,7 +43,7 @@ def _stored(kind: str) -> type:
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make more than one piece of small matrices, and several steps of each."""
     monkeypatch.setattr(packed, "_PIECE", 20 * N_IN)
-    monkeypatch.setattr(packed, "_STEP", 3 * N_IN)
+    monkeypatch.setattr(packed, "STEP", 3 * N_IN)
 
 
 @pytest.mark.parametrize("kind", KINDS + K_KINDS)
@@ -89,6 +89,18 @@ def test_a_model_whose_matrices_are_packed_says_what_it_says_dense(name: str) ->
         unpack(module)
         assert not packed_of(module)
         torch.testing.assert_close(own, module(tokens).logits, rtol=0, atol=1e-4)
+    model.close()
+
+
+def test_a_matrix_whose_rows_are_longer_than_a_threads_room_is_read_dense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model(tiny_model("qwen2"))
+    monkeypatch.setattr(packing, "STEP", model.n_embd)
+    module, _ = read_weights(model, 256)
+    widths = {part.weight.shape[1] for part in packed_of(module)}
+    assert widths == {model.n_embd}
+    assert {p.shape[1] for p in module.parameters() if p.ndim == 2} - widths
     model.close()
 
 

@@ -22,8 +22,8 @@ from steerplug.engine.dequantise import Convert, dequantiser, to_bfloat16
 _PIECE = 2**24
 """Values of a piece: 64 MiB in float32."""
 
-_STEP = 2**18
-"""Values that a thread makes at a time, few enough to stay in its cache."""
+STEP = 2**18
+"""Values that a thread makes at a time, few enough to stay in its cache; no row may have more."""
 
 
 class Workspace:
@@ -35,7 +35,7 @@ class Workspace:
 
     def __init__(self, n_threads: int) -> None:
         self._pieces: dict[torch.dtype, torch.Tensor] = {}
-        self._steps = [np.empty(_STEP, np.float32) for _ in range(n_threads)]
+        self._steps = [np.empty(STEP, np.float32) for _ in range(n_threads)]
         self._threads = ThreadPoolExecutor(n_threads)
         weakref.finalize(self, self._threads.shutdown, wait=False)
 
@@ -59,7 +59,7 @@ class Packed:
     Args:
         rows: uint8 (n_out, bytes of a row), as they lie in the file.
         kind: their type, by ggml's name; one that `dequantiser` knows, or F32.
-        n_in: values of a row.
+        n_in: values of a row, at most `STEP`.
         workspace: where it is dequantised.
     """
 
@@ -117,7 +117,7 @@ class Packed:
             np.copyto(room.view(len(rows), n_in).numpy(), rows.view(np.float32))
             return
         steps = self._converters(size)
-        step = max(_STEP // n_in, 1)
+        step = STEP // n_in
 
         def make(begin: int, end: int, scratch: NDArray[np.float32]) -> None:
             for i in range(begin, end, step):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from steerplug.engine.dequantise import dequantiser
-from steerplug.fit.distill.packed import Packed, Workspace
+from steerplug.fit.distill.packed import STEP, Packed, Workspace
 
 Restore = Callable[[str, NDArray[Any]], NDArray[Any]]
 """(name of a tensor, its values) -> the parameter that they are"""
@@ -43,7 +43,7 @@ def pack(
         if owner is None or shared[placed[name]] > 1 or not (kind == "F32" or dequantiser(kind)):
             continue
         n_out, n_in = owner.weight.shape
-        if tensor.shape.tolist() != [n_in, n_out]:
+        if tensor.shape.tolist() != [n_in, n_out] or n_in > STEP:
             continue
         order = _row_order(name, n_out, n_in, restore)
         if order is None:
