@@ -9,6 +9,7 @@ from torch.nn import functional
 from steerplug.engine.model import Model
 from steerplug.fit.distill import packed, packing
 from steerplug.fit.distill import student as distill_student
+from steerplug.fit.distill.experts import PackedExperts
 from steerplug.fit.distill.packed import Packed, Workspace
 from steerplug.fit.distill.packing import packed_of, unpack
 from steerplug.fit.distill.student import Passage, Prefix, Student
@@ -18,12 +19,13 @@ from tests.helpers.tiny_models import tiny_model
 N_OUT, N_IN = 50, 256
 KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0"]
 K_KINDS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", "IQ2_XXS", "IQ3_S", "MXFP4"]
+EXPERTS = {"weight", "gate_up_proj", "down_proj"}
 TYPES = [torch.float32, torch.bfloat16]
 
 
-def made(kind: str) -> tuple[Packed, torch.Tensor]:
+def made(kind: str, seed: int = 0) -> tuple[Packed, torch.Tensor]:
     """Some packed rows, and what gguf's own Python makes of them."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     quantisation = gguf.GGMLQuantizationType[kind]
     if kind in KINDS:
         values = rng.standard_normal((N_OUT, N_IN)).astype(np.float32)
@@ -72,18 +74,40 @@ def test_it_multiplies_and_leads_gradients_back_as_if_it_were_dense(
         assert float((found - expected).abs().max() / expected.abs().max()) < bound
 
 
+def test_experts_of_gate_and_up_of_other_kinds_are_as_if_they_were_dense() -> None:
+    pairs = [[made(kind, 2 * i + j) for j, kind in enumerate(("Q4_K", "Q6_K"))] for i in range(3)]
+    experts = PackedExperts([[weight for weight, _ in pair] for pair in pairs])
+    wanted = torch.stack([torch.cat([dense for _, dense in pair]) for pair in pairs])
+    assert experts.shape == wanted.shape
+    assert experts.dense().equal(wanted)
+    experts.dtype = torch.bfloat16
+    x = torch.randn(7, N_IN, dtype=torch.bfloat16, requires_grad=True)
+    given = torch.randn(7, 2 * N_OUT, dtype=torch.bfloat16)
+    own, other = (functional.linear(x, each[torch.tensor(2)]) for each in
+                  (experts, wanted.bfloat16()))  # fmt: skip
+    (back,), (dense,) = (torch.autograd.grad(y, x, given) for y in (own, other))
+    for found, expected in ((own.detach(), other.detach()), (back, dense)):
+        assert float((found - expected).abs().max() / expected.abs().max()) < 0.02
+
+
 def test_whatever_else_is_done_with_it_is_done_with_it_dense() -> None:
     weight, dense = made("Q8_0")
     assert torch.matmul(torch.ones(3, N_OUT), weight).equal(torch.ones(3, N_OUT) @ dense)
     assert weight.T.equal(dense.T)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "granite", "falcon_h1"])
+MIXED = ["qwen3moe", "qwen35moe", "granitemoe", "lfm2moe"]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "granite", "falcon_h1", *MIXED])
 def test_a_model_whose_matrices_are_packed_says_what_it_says_dense(name: str) -> None:
     model = Model(tiny_model(name))
     tokens = torch.arange(20)[None]
     module, _ = read_weights(model, 256)
     assert len(packed_of(module)) > model.n_layer
+    assert {own for _, own in packed_of(module)} >= (EXPERTS if name in MIXED else {"weight"})
+    left = [own for own, _ in module.named_parameters()]
+    assert not any("experts" in own or "shared_mlp" in own for own in left)
     with torch.no_grad():
         own = module(tokens).logits
         unpack(module)
@@ -98,7 +122,7 @@ def test_a_matrix_whose_rows_are_longer_than_a_threads_room_is_read_dense(
     model = Model(tiny_model("qwen2"))
     monkeypatch.setattr(packing, "STEP", model.n_embd)
     module, _ = read_weights(model, 256)
-    widths = {part.weight.shape[1] for part in packed_of(module)}
+    widths = {getattr(part, own).shape[1] for part, own in packed_of(module)}
     assert widths == {model.n_embd}
     assert {p.shape[1] for p in module.parameters() if p.ndim == 2} - widths
     model.close()

@@ -7,7 +7,7 @@ set, and a hyper-parameter that nobody reads is a reason to refuse: it may chang
 from typing import Any
 
 from steerplug.engine.model import Model
-from steerplug.fit.distill.families import FAMILIES
+from steerplug.fit.distill.families import family_of
 
 _SIZES = {
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
@@ -31,6 +31,9 @@ _SET: dict[str, tuple[str, type]] = {
 }
 """Where a configuration has the attribute, it is set to what the file states."""
 
+_EXPERTS_AS_WIDE = {"granitehybrid", "granitemoe", "olmoe"}
+"""Whose experts llama.cpp makes as wide as `feed_forward_length` says."""
+
 _NORM_NAMES = ("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 
 _WINDOWED = {"cohere2", "gemma2", "gemma3", "gemma4"}
@@ -39,6 +42,13 @@ _WINDOWED = {"cohere2", "gemma2", "gemma3", "gemma4"}
 _HEEDED_ELSEWHERE = {"exaone4", "lfm2", "olmo2"}
 """Where llama.cpp heeds it, and the torch copy has no windows."""
 
+_QWEN35 = {
+    "full_attention_interval",
+    "nextn_predict_layers",
+    "rope.dimension_sections",
+    *(f"ssm.{size}" for size in (
+        "conv_kernel", "group_count", "inner_size", "state_size", "time_step_rank")),
+}  # fmt: skip
 _ALSO_READ = {
     "falcon": {"tensor_data_layout"},
     "cohere2": {"attention.sliding_window_pattern"},
@@ -53,19 +63,14 @@ _ALSO_READ = {
         "rope.dimension_count_swa",
         "rope.freq_base_swa",
     },
+    "glm4moe": {"expert_gating_func", "nextn_predict_layers"},
     "lfm2": {"shortconv.l_cache"},
+    "lfm2moe": {"expert_gating_func"},
     "llama": {"tensor_data_layout"},
     "minimax-m2": {"expert_gating_func"},
     "mistral3": {"attention.temperature_scale"},  # of positions beyond the original context
-    "qwen35": {
-        "full_attention_interval",
-        "nextn_predict_layers",
-        "rope.dimension_sections",
-        *(
-            f"ssm.{size}"
-            for size in ("conv_kernel", "group_count", "inner_size", "state_size", "time_step_rank")
-        ),
-    },
+    "qwen35": _QWEN35,
+    "qwen35moe": _QWEN35,
     "stablelm": {"use_parallel_residual"},
 }
 _WIDE_SCALE = {("gemma2", 46), ("gemma3", 62)}
@@ -76,8 +81,8 @@ def unread(model: Model) -> list[str]:
     """Return the hyper-parameters that no torch copy of this architecture would heed."""
     architecture = model.architecture
     known = {*_SIZES, *_NORMS, *_ROTARY, *_SET, *_ALSO_READ.get(architecture, ())}
-    if architecture in FAMILIES:
-        known |= {*FAMILIES[architecture].stated}
+    if family := family_of(model):
+        known |= {*family.stated}
     if architecture not in _HEEDED_ELSEWHERE:
         known.add("attention.sliding_window")
     if architecture == "granite":  # where it may turn all rotation off
@@ -88,8 +93,8 @@ def unread(model: Model) -> list[str]:
 def unstated(model: Model) -> list[str]:
     """Return the hyper-parameters that llama.cpp and transformers take other defaults for."""
     needed = {"gemma4": {"final_logit_softcapping"}}.get(model.architecture, set())
-    if model.architecture in FAMILIES:
-        needed = {*FAMILIES[model.architecture].stated}
+    if family := family_of(model):
+        needed = {*family.stated}
     return sorted(needed - set(model.hyper_parameters))
 
 
@@ -104,6 +109,8 @@ def configured(config: Any, model: Model) -> Any:
     for key, (attribute, kind) in _SET.items():
         if (value := model.number(key)) is not None:
             changes[attribute] = kind(value)
+    if model.architecture in _EXPERTS_AS_WIDE:
+        changes.pop("moe_intermediate_size", None)
     if window := model.number("attention.sliding_window"):
         changes["sliding_window"] = int(window) if model.architecture in _WINDOWED else None
     if epsilon := model.number("attention.layer_norm_epsilon"):

@@ -8,6 +8,7 @@ of the output matrix least of all. A file that llama.cpp has mapped costs no mem
 """
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -53,7 +54,23 @@ class Workspace:
         list(self._threads.map(make, ends[:-1], ends[1:], self._steps))
 
 
-class Packed:
+class Weight(ABC):
+    """A frozen parameter of a module, packed; for what it cannot do so it is dequantised."""
+
+    requires_grad, device = False, torch.device("cpu")
+    shape: torch.Size
+    dtype: torch.dtype
+    """In which it multiplies: float32 or bfloat16."""
+
+    @abstractmethod
+    def dense(self) -> torch.Tensor:
+        """Return all of it in memory of its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dense(), name)
+
+
+class Packed(Weight):
     """A frozen matrix of a module, packed; torch's `linear` and `embedding` take it as a weight.
 
     Args:
@@ -63,13 +80,12 @@ class Packed:
         workspace: where it is dequantised.
     """
 
-    requires_grad, device, ndim = False, torch.device("cpu"), 2
+    ndim = 2
 
     def __init__(self, rows: NDArray[np.uint8], kind: str, n_in: int, workspace: Workspace) -> None:
         self._rows, self._kind, self._workspace = rows, kind, workspace
         self.shape = torch.Size((len(rows), n_in))
         self.dtype = torch.float32
-        """In which it multiplies: float32 or bfloat16."""
 
     @classmethod
     def __torch_function__(
@@ -84,9 +100,6 @@ class Packed:
             return args[1].looked_up(args[0])
         given = [each.dense() if isinstance(each, Packed) else each for each in args]
         return function(*given, **(kwargs or {}))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.dense(), name)
 
     def looked_up(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return some rows, (..., n_in)."""

@@ -1,6 +1,5 @@
 """Whether gradients can be followed through a model here, known before a weight of it is read."""
 
-import math
 from importlib.util import find_spec
 
 from steerplug.engine.model import Model
@@ -71,10 +70,7 @@ def memory_needed(model: Model, *, packed: bool = True) -> int:
         model: the model, which is loaded in llama.cpp besides.
         packed: its matrices stay packed, in llama.cpp's own memory; else in float32.
     """
-    experts = sum(
-        math.prod(shape) for name, shape in model.header.shapes.items() if "_exps." in name
-    )
-    n_dequantised = experts if packed else model.n_weights
+    n_dequantised = 0 if packed else model.n_weights
     states = _ROWS * 64 * model.n_layer * model.n_embd
     return 4 * n_dequantised + states + _WORKING_BYTES
 

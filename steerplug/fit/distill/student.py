@@ -84,8 +84,8 @@ class Student:
         """
         dtype = fastest_type(self.device)
         self.module.to(dtype)
-        for part in packed_of(self.module):
-            part.weight.dtype = dtype
+        for part, own in packed_of(self.module):
+            getattr(part, own).dtype = dtype
         unpack(self.module, _ROOM * free_bytes(self.device))
 
     @property

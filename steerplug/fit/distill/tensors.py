@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from steerplug.engine.model import Model
-from steerplug.fit.distill.families import FAMILIES
+from steerplug.fit.distill.families import Family, family_of
 
 
 def places(module: Any, model: Model) -> dict[str, str]:
@@ -22,12 +22,13 @@ def places(module: Any, model: Model) -> dict[str, str]:
         key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == model.architecture
     )
     names = gguf.get_tensor_name_map(architecture, model.n_layer)
-    joined = FAMILIES[model.architecture].joined
+    family = _family(model)
     found: dict[str, str] = {}
     for parameter in module.state_dict():
-        block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", parameter)
-        if block and block[2] in joined:
-            found |= {f"blk.{block[1]}.{name}.weight": parameter for name in joined[block[2]]}
+        block = re.fullmatch(r"model\.layers\.(\d+)\.(.+?)(?:\.weight)?", parameter)
+        if block and (held := family.held(block[2])):
+            own = [name if "." in name else f"{name}.weight" for name in held]
+            found |= {f"blk.{block[1]}.{name}": parameter for name in own}
             continue
         known = parameter.replace(".dt_bias", ".dt_proj.bias")
         if name := names.get_name(known, (".weight", ".bias")):
@@ -45,21 +46,32 @@ def state(model: Model, tensors: Iterable[Any], placed: Mapping[str, str]) -> di
             continue
         values = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
         values, name = restored(model, tensor.name, values), placed[tensor.name]
-        parameters[name] = torch.cat([parameters[name], values]) if name in parameters else values
+        before = parameters.get(name)
+        parameters[name] = values if before is None else torch.cat([before, values], dim=-2)
     return parameters
 
 
 def restored(model: Model, name: str, values: torch.Tensor) -> torch.Tensor:
     """Return the values of a tensor as before llama.cpp's converter."""
-    family = FAMILIES[model.architecture]
+    family = _family(model)
     if family.reordered and (".attn_q." in name or ".attn_k." in name):
         values = _in_halves(values, _heads(model, name))
     if "norm" in name and family.norms_above:
         values = values - family.norms_above
     kind = re.sub(r"^blk\.\d+\.", "", name)
-    if model.architecture == "qwen35":
+    if model.architecture in ("qwen35", "qwen35moe"):
         return _qwen35(model, kind, values)
+    if kind == "shortconv.conv.weight":
+        return values[:, None]
+    if kind == "exp_probs_b.bias" and model.architecture == "ernie4_5-moe":
+        return values[None]
     return _mamba(kind, values) if kind.startswith("ssm_") else values
+
+
+def _family(model: Model) -> Family:
+    family = family_of(model)
+    assert family is not None
+    return family
 
 
 def _heads(model: Model, name: str) -> int:
@@ -97,6 +109,8 @@ def _qwen35(model: Model, kind: str, values: torch.Tensor) -> torch.Tensor:
         return _by_key(values.T, n_keys, n_each).T
     if kind == "ssm_a":
         return _by_key(torch.log(-values), n_keys, n_each)
+    if kind == "ffn_gate_inp_shexp.weight":
+        return values[None]
     if kind in ("attn_gate.weight", "ssm_alpha.weight", "ssm_beta.weight", "ssm_dt.bias"):
         return _by_key(values, n_keys, n_each)
     return values

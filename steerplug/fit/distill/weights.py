@@ -90,7 +90,10 @@ def _filled(model: Model, n_ctx: int, device: torch.device) -> Any:
         config = configured(_configuration(model), model)
         with no_init_weights(), unallocated():  # they are replaced below
             module = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="eager"
+                config,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                experts_implementation="eager" if device.type == "cpu" else None,
             )
         file = read(str(model.path))
         placed, restore = _places(module, model)
@@ -115,7 +118,7 @@ def _tie(module: Any) -> set[str]:
         return set()
     weight = module.get_input_embeddings().weight
     if isinstance(weight, Packed):
-        put(module.get_output_embeddings(), weight)
+        put(module.get_output_embeddings(), "weight", weight)
     else:
         module.tie_weights()
     return {"lm_head.weight"}
@@ -124,7 +127,7 @@ def _tie(module: Any) -> set[str]:
 def _configuration(model: Model) -> Any:
     from transformers import AutoConfig
 
-    if model.architecture in families.FAMILIES:
+    if families.family_of(model):
         return families.configuration(model)
     return AutoConfig.from_pretrained(model.path.parent, gguf_file=model.path.name)
 
@@ -133,7 +136,7 @@ def _places(module: Any, model: Model) -> tuple[dict[str, str], Restore]:
     """Return the parameter that each tensor fills, and what makes parameters of tensors."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
-    if model.architecture in families.FAMILIES:
+    if families.family_of(model):
         return tensors.places(module, model), partial(_restored, model)
     made = reader.TENSOR_PROCESSORS.get(model.architecture, reader.TensorProcessor)
     processor = made(config=module.config.to_dict())
@@ -157,7 +160,7 @@ def _parameters(
     """Return the parameters of a module that are left to be read, dequantised."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
-    if model.architecture in families.FAMILIES:
+    if families.family_of(model):
         return tensors.state(model, read, placed)
     loaded: dict[str, torch.Tensor] = reader.load_gguf_checkpoint(
         str(model.path), return_tensors=True, model_to_load=module
