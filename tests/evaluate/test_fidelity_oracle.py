@@ -8,6 +8,7 @@ measures in llama.cpp, where activations are quantised as well.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,13 @@ from steerplug.evaluate.questions import QUESTIONS, unseen
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.library.presets import load_preset, shipped_folder
+from steerplug.preset.preset import Preset
+from steerplug.session import Session
 from steerplug.steering.file import read_steering
 from steerplug.store.store import Store
+from tests.conftest import N_THREADS
+from tests.helpers.oracle import Oracle
+from tests.helpers.real_models import QWEN_0_5B, path_of
 
 N_QUESTIONS, N_TOKENS = 2, 16
 AGREED = 0.02
@@ -124,12 +130,15 @@ def module(smollm2_oracle: Any) -> Any:
     return smollm2_oracle.model
 
 
+def shipped(name: str) -> Preset:
+    return load_preset(str(shipped_folder() / f"{name}.yaml"))
+
+
 def compared(
-    name: str, path: Path, module: Any, engine: Engine, context: Context
+    preset: Preset, path: Path, module: Any, engine: Engine, context: Context
 ) -> tuple[float, float]:
     """The gap that a file closes on unseen questions: in transformers, and as steerplug says."""
     model: Model = engine.model
-    preset = load_preset(str(shipped_folder() / f"{name}.yaml"))
     assert preset.teacher is not None
     lessons = teach(
         engine, ChatTemplate.of(model), preset.teacher,
@@ -146,9 +155,22 @@ def compared(
 def test_transformers_agrees_with_the_report_from_the_file_format_alone(
     name: str, module: Any, engine: Engine, context: Context
 ) -> None:
-    preset = load_preset(str(shipped_folder() / f"{name}.yaml"))
-    path = Store(shipped_folder() / "compiled").path(store_key(preset, engine))
+    path = Store(shipped_folder() / "compiled").path(store_key(shipped(name), engine))
     assert path.is_file(), "the shipped file is of another version of the preset: build it again"
-    independent, reported = compared(name, path, module, engine, context)
+    independent, reported = compared(shipped(name), path, module, engine, context)
+    assert reported > 0.5
+    assert abs(independent - reported) < AGREED
+
+
+def test_so_it_does_on_a_qwen_for_which_a_file_was_built_just_now(tmp_path: Path) -> None:
+    gguf_file, preset = path_of(QWEN_0_5B), shipped("pirate")
+    with closing(Session(str(gguf_file), store=Store(tmp_path), n_ctx=1024)) as session:
+        path = session.build(preset, quick=True).path
+        engine = session.engine
+        context = Context(engine.model, n_ctx=512, n_batch=128, n_seq=2, n_threads=N_THREADS)
+        independent, reported = compared(
+            preset, path, Oracle(gguf_file).model, engine, context
+        )
+        context.close()
     assert reported > 0.5
     assert abs(independent - reported) < AGREED
