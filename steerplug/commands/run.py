@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Prompt = Annotated[
     str,
-    typer.Argument(metavar="[PROMPT]", help="What to ask; piped text comes before it, or is it.",
+    typer.Argument(metavar="PROMPT", help="What to ask; piped text comes before it, or is it.",
                    show_default=False),
 ]  # fmt: skip
 Raw = Annotated[bool, typer.Option("--raw", help="Continue plain text, without chat template.")]
