@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,13 @@ def test_compiling_stands_still_while_a_reply_is_made(client: Client, own: Sessi
         states.add(compiler.jobs["sad"].state)
         process = compiler._process
         assert process is not None
-        until(lambda pid=process.pid: _state_of(pid) == "T", 5)  # a moment after the signal
+        until(partial(_is_stopped, process.pid), 5)  # a moment after the signal
     assert states == {"paused"}
     until(lambda: is_steering(client))
 
 
-def _state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_a_killed_compiler_is_a_sentence_and_may_be_asked_again(
