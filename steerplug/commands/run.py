@@ -72,7 +72,7 @@ def run(
         reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
     )  # fmt: skip
     with opened(model, loading) as session:
-        ask, steering = _continue if raw else _chat, prepare(session, steer, carrier)
+        ask, steering = _continue if raw else _chat, prepare(session, steer, model, carrier)
         reply = stream(ask(session, text, system, steering, settings), shown=not as_json)
     if as_json:
         print_json({"model": model, "steering": steer, **reply.to_dict()})

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +41,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
         **kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color",
         "STEERPLUG_CACHE": str(tmp_path / "cache"), "STEERPLUG_PRESETS": str(presets),
     }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def hearing_ctrl_c() -> Iterator[None]:
-    """A suite that was started in the background ignores Ctrl-C, and so would all it starts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 class Terminal:

@@ -153,8 +153,8 @@ def _fields(data: Mapping[str, Any], source: str) -> tuple[str, Mapping[str, Any
     spec = data.get("spec")
     if spec is None:
         older = {_PYGMALION[key]: value for key, value in data.items() if key in _PYGMALION}
-        fields = {**older, **{key: data[key] for key in data if key not in _PYGMALION}}
-        return ("V1" if "name" in data else "Pygmalion"), fields
+        others = {key: value for key, value in data.items() if key not in _PYGMALION}
+        return ("V1" if "name" in data else "Pygmalion"), {**older, **others}
     if spec not in _SPECS:
         raise PresetError(
             f"{source} is a card by the specification `{printable(str(spec))}`; steerplug reads "
