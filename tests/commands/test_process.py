@@ -239,6 +239,10 @@ def test_presets_fit_a_terminal_and_long_has_figures(environment: dict[str, str]
     assert "Answers like a pirate" in short
     assert "gap closed" not in short
     assert "gap closed" in on_a_terminal(["presets", "--long"], environment)
+    narrow = on_a_terminal(["presets", "--long"], {**environment, "COLUMNS": "80"})
+    assert "gap closed" in narrow
+    assert "…" not in narrow  # no cell is cut off
+    assert len(narrow.splitlines()) <= 40
 
 
 def test_help_shows_groups_and_an_example_each(environment: dict[str, str]) -> None:
