@@ -38,15 +38,17 @@ LONGEST = (
 FAST_ROOMS = ("files", "interchange", "library", "packs", "preset", "steering", "store")
 """Rooms below the engine: `pytest -m fast` reads no others, so that it needs no more packages."""
 
+_TORCH = 'importorskip("torch"'
 NEEDS = {"model": "model_path", "browser": "browser"}
 """Markers of tests by the fixture they ask for, directly or through another."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave other rooms unread where only fast tests are asked for."""
+    """Leave other rooms unread where only fast tests are asked for, and what imports torch."""
     if config.option.markexpr != "fast" or collection_path.suffix != ".py":
         return None
-    return collection_path.parent.name not in FAST_ROOMS or None
+    is_elsewhere = collection_path.parent.name not in FAST_ROOMS
+    return is_elsewhere or _TORCH in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

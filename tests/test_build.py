@@ -17,7 +17,7 @@ from steerplug.build import Built, build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.errors import FitError, SteeringError, StoreError, TorchCopyError
-from steerplug.evaluate import dial, fidelity, questions, report, sweep
+from steerplug.evaluate import dial
 from steerplug.evaluate.questions import unseen
 from steerplug.fit import difference, measure
 from steerplug.fit import fit as fitting
@@ -32,7 +32,7 @@ from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
 from steerplug.store.store import Store
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers import small_builds
 
 
 def preset(**changes: Any) -> Preset:
@@ -73,18 +73,14 @@ def engine(quick_engine: Engine) -> Engine:
 
 @pytest.fixture(scope="module")
 def tiny_engine() -> Iterator[Engine]:
-    model = Model(tiny_model("llama_untied"))
-    engine = Engine(model, n_ctx=1024, n_threads=1)
-    yield engine
-    engine.close()
+    with small_builds.tiny_engine("llama_untied") as engine:
+        yield engine
 
 
 @pytest.fixture
 def tiny(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A model of random weights and four blocks; steering moves it any way."""
-    monkeypatch.setattr(fitting, "MAX_DAMAGE", np.inf)
-    for check in ("check_dial", "check_gap_closed"):
-        monkeypatch.setattr(build, check, lambda *_: None)
+    small_builds.keep_anything(monkeypatch)
     return tiny_engine
 
 
@@ -97,13 +93,7 @@ def store(tmp_path: Path) -> Store:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure few and short replies, and three strengths."""
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
-    monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
-    monkeypatch.setattr(sweep, "REPLY_TOKENS", 16)
-    monkeypatch.setattr(fidelity, "REPLY_TOKENS", 16)
-    for module in (fitting, report):
-        monkeypatch.setattr(module, "SWEPT", 1)
-    for count in ("QUESTIONS", "FURTHER", "NEUTRAL"):
-        monkeypatch.setattr(questions, count, 1)
+    small_builds.shorten_reports(monkeypatch, n_questions=1, n_swept=1, n_tokens=16)
 
 
 @pytest.fixture(scope="module")

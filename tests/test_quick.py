@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from steerplug import build
 from steerplug.build import build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
-from steerplug.evaluate import fidelity, glance, questions, replies, report, sweep
+from steerplug.evaluate import fidelity, glance, replies
 from steerplug.fit import asked as asking
 from steerplug.fit import distill as trainer
 from steerplug.fit import effort, measure
@@ -22,36 +21,25 @@ from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
 from steerplug.steering.value import Steering
 from steerplug.store.store import Store
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers import small_builds
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[Engine]:
     """A tiny model with random weights."""
-    model = Model(tiny_model("llama"))
-    engine = Engine(model, n_ctx=1024, n_threads=1)
-    yield engine
-    engine.close()
-    model.close()
+    with small_builds.tiny_engine("llama") as engine:
+        yield engine
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask few questions, of which a quick fit asks half; what comes of it is no matter."""
-    for check in ("check_gap_closed", "check_dial"):
-        monkeypatch.setattr(build, check, lambda *_: None)
+    small_builds.keep_anything(monkeypatch)
+    small_builds.shorten_reports(monkeypatch, n_questions=4, n_swept=2, n_tokens=8)
     for module in (measure, fidelity):
         monkeypatch.setattr(module, "check_gap", lambda *_: None)
-    monkeypatch.setattr(fitting, "MAX_DAMAGE", 1e9)
     monkeypatch.setitem(METHODS, "chain", replace(METHODS["chain"], n_questions=6, n_quick=3))
-    monkeypatch.setattr(sweep, "N_STRENGTHS", 3)
-    monkeypatch.setattr(sweep, "REPLY_TOKENS", 8)
-    monkeypatch.setattr(fidelity, "REPLY_TOKENS", 8)
     monkeypatch.setattr(glance, "GLANCED", 2)
-    for module in (fitting, report):
-        monkeypatch.setattr(module, "SWEPT", 2)
-    for count in ("QUESTIONS", "FURTHER", "NEUTRAL"):
-        monkeypatch.setattr(questions, count, 4)
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error))
     except Exception as error:
         if not _is_interrupt(error):
-            return _failed(_usage(error))
+            from steerplug.commands.usage import usage
+
+            return _failed(usage(error))
         code = INTERRUPTED
     if code == INTERRUPTED:
         print("steerplug: stopped.", file=sys.stderr)
@@ -75,26 +77,6 @@ def _is_interrupt(error: Exception) -> bool:
     import typer
 
     return isinstance(error, typer.Abort)
-
-
-def _usage(error: Exception) -> str:
-    """Return typer's complaint about the words of a command line as one sentence with its cure.
-
-    Typer's exceptions are told by what they can do: their classes move between its versions.
-    """
-    describe = getattr(error, "format_message", None)
-    if describe is None:
-        raise error
-
-    from steerplug.engine.elsewhere import sentence
-
-    if elsewhere := sentence(getattr(error, "option_name", "")):
-        return elsewhere
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "steerplug"
-    complaint = " ".join(describe().split()).rstrip(".")
-    see = " See" if complaint.endswith("?") else "; see"
-    return f"{complaint[:1].lower()}{complaint[1:]}{see} `{command} --help`."
 
 
 @contextmanager

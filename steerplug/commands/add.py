@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 REF = Annotated[
     str | None,
     typer.Argument(
-        metavar="[REF]", show_default=False,
+        metavar="REF", show_default=False,
         help="./path, pack.zip, gh:owner/repo[/path]@rev, git+URL@rev, hf:org/repo@rev or "
         "https://...#sha256=...; without one, what the lock pins.",
     ),

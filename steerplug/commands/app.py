@@ -17,6 +17,7 @@ from steerplug.commands.diff import diff
 from steerplug.commands.doctor import doctor
 from steerplug.commands.eval import eval
 from steerplug.commands.export import export
+from steerplug.commands.help import Command, with_help_all
 from steerplug.commands.import_vectors import import_vectors
 from steerplug.commands.lint import lint
 from steerplug.commands.new import new
@@ -77,9 +78,9 @@ for group, commands in GROUPS.items():
     for name, (command, example) in commands.items():
         does = inspect.getdoc(command) or ""
         app.command(
-            name, rich_help_panel=group, short_help=does,
+            name, cls=Command, rich_help_panel=group, short_help=does,
             help=f"{does}\n\nExample: steerplug {example}{_variables(command)}",
-        )(command)  # fmt: skip
+        )(with_help_all(command))  # fmt: skip
 app.add_typer(packs, name="packs", rich_help_panel="Other people's")
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OnePreset = Annotated[
     str | None,
     typer.Argument(
-        metavar="[PRESET]", help="A preset's name, or the path of its YAML file.",
+        metavar="PRESET", help="A preset's name, or the path of its YAML file.",
         show_default=False,
     ),
 ]  # fmt: skip

@@ -1,19 +1,37 @@
 """How far a build is, on stderr: one bar over all of it on a terminal, else a line for each stage.
 
-What it will take is said once, as soon as enough was seen to say so.
+What it will take is said once: where it is asked whether to build at all, by a first guess before
+the work begins, and else as soon as enough was seen to say so.
 """
 
+import sys
 import time
 from contextlib import ExitStack
 from types import TracebackType
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from steerplug.commands.output import say, screen
+from steerplug.commands.output import put, screen
 from steerplug.commands.stopping import ending_soon
-from steerplug.fit.whole import Standing, Whole
+from steerplug.fit.whole import Plan, Standing, Whole
+
+
+def can_ask() -> bool:
+    """Say whether somebody is here to be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask() -> None:
+    """Ask whether to build.
+
+    Raises:
+        typer.Exit: it is not to be built.
+    """
+    if not typer.confirm("Build it now?", err=True):
+        raise typer.Exit()
 
 
 class Building:
@@ -24,10 +42,11 @@ class Building:
     Args:
         first: what to say when work begins.
         behind: how many more builds follow, each of which may take as long.
+        asks: whether to ask before the work begins; a no ends the command.
     """
 
-    def __init__(self, first: str, behind: int = 0) -> None:
-        self._first, self._behind = first, behind
+    def __init__(self, first: str, behind: int = 0, *, asks: bool = False) -> None:
+        self._first, self._behind, self._asks = first, behind, asks
         self._stage = ""
         self._is_told = False
         self._bar: Progress | None = None
@@ -37,7 +56,7 @@ class Building:
 
     def __enter__(self) -> Whole:
         self._at_the_end.enter_context(ending_soon())
-        return Whole(self._show)
+        return Whole(self._show, agree=self._agree)
 
     def __exit__(
         self,
@@ -48,17 +67,35 @@ class Building:
         self._at_the_end.close()
         self._bar, self._stage = None, ""
 
+    def _agree(self, plan: Plan) -> None:
+        """Ask, at the first plan; what is told then is not told again."""
+        if not self._asks:
+            return
+        self._asks, self._is_told = False, True
+        seconds = sum(stage.seconds for stage in plan.stages)
+        if self._bar is not None:
+            self._bar.stop()
+        self._say(_expected(plan, seconds))
+        ask()
+        if self._bar is not None:
+            self._bar.start()
+
     def _show(self, standing: Standing) -> None:
         if not self._stage:
-            say(self._first)
-        if standing.seconds_left is not None and not self._is_told:
+            self._say(self._first)
+        if standing.seconds_left is not None and standing.plan and not self._is_told:
             self._is_told = True
-            say(f"  {_expected(standing, self._behind)}")
+            whole = _whole(standing, self._behind)
+            self._say(f"  {_expected(standing.plan, standing.seconds_left, whole)}")
         if self._console.is_terminal:
             self._move(standing)
         elif standing.what != self._stage:
-            say(f"  {standing.what} ...")
+            self._say(f"  {standing.what} ...")
         self._stage = standing.what
+
+    def _say(self, sentence: str) -> None:
+        """Say a sentence, above the bar if there is one."""
+        put(Text(sentence, "dim"), console=self._console)
 
     def _move(self, standing: Standing) -> None:
         if self._bar is None:
@@ -85,16 +122,16 @@ class _Left(ProgressColumn):
         self._end = time.monotonic() + seconds
 
     def render(self, _task: Task) -> Text:
-        passed = duration(time.monotonic() - self._began)
+        passed = clock(time.monotonic() - self._began)
         if self._end is None:
             return Text(passed, "dim")
-        return Text(f"{passed}, {duration(max(self._end - time.monotonic(), 1))} left", "dim")
+        return Text(f"{passed}, {clock(max(self._end - time.monotonic(), 1))} left", "dim")
 
 
 def _bar(console: Console, left: ProgressColumn) -> Progress:
     return Progress(
         SpinnerColumn(),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=14),
         TextColumn("{task.percentage:>3.0f}%"),
         left,
         TextColumn("{task.description}", markup=False),
@@ -109,12 +146,10 @@ def _whole(standing: Standing, behind: int) -> float:
     return left + behind * left / max(1 - standing.share, 1e-3)
 
 
-def _expected(standing: Standing, behind: int) -> str:
-    plan = standing.plan
-    assert plan is not None
+def _expected(plan: Plan, seconds: float, whole: float = 0.0) -> str:
     memory = f" and {plan.n_bytes / 1e9:.1f} GB of memory" if plan.n_bytes else ""
-    all_of_it = f"; {duration(_whole(standing, behind))} with those behind it" if behind else ""
-    return f"By {plan.method}: about {duration(standing.seconds_left or 0)}{memory}{all_of_it}."
+    all_of_it = f"; {duration(whole)} with those behind it" if whole > seconds else ""
+    return f"By {plan.method}: about {duration(seconds)}{memory}{all_of_it}."
 
 
 def duration(seconds: float) -> str:
@@ -123,3 +158,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def clock(seconds: float) -> str:
+    """Say a time as a clock does that is looked at again and again: `0:40`, `4:05`, `1:30:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

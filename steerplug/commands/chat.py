@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from steerplug.session.receipt import Reply
 
 HELP = """\
-/steer MIX     steer the next replies, such as /steer 0.8*weddings; /steer none for not at all
+/steer MIX     steer the next replies, as by 0.8*weddings; none: not at all
 /presets       list the presets there are
 /system TEXT   set the system prompt; without text, take it away
 /reset         forget the conversation
@@ -68,7 +68,7 @@ def chat(
         reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
     )  # fmt: skip
     with opened(model, loading) as session:
-        prepare(session, steer, carrier)
+        prepare(session, steer, model, carrier)
         hello = [{"role": "user", "content": "Hello"}]  # refuse now, or not at all
         session.template.prompt(hello, variables=session.variables(settings))
         conversation = Conversation(session, model, steer, as_json, settings, system or "")
@@ -184,7 +184,7 @@ class Conversation:
 
     def _steer(self, mix: str) -> None:
         if mix:
-            prepare(self.session, mix, self.settings.carrier)
+            prepare(self.session, mix, self.model, self.settings.carrier)
             self.steering = mix
         say(f"steered by {self.steering}.")
 

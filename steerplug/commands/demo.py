@@ -11,7 +11,7 @@ from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import is_wide, print_json, put, say, screen
-from steerplug.commands.show_reply import steered, stream
+from steerplug.commands.show_reply import stream
 from steerplug.commands.side_by_side import Columns, in_turn, telling
 from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
@@ -47,7 +47,7 @@ def demo(
         raise RequestError("the question is empty; write what to ask.")
     shown, mix = load_preset(preset), format_mix((Ingredient(preset),))
     with opened(model, loading) as session:
-        is_steered = bool(prepare(session, mix).mix)
+        is_steered = bool(prepare(session, mix, model).mix)
         ways, console = _ways(shown, mix if is_steered else None, question), screen()
         say("Asking the same question each way, greedily (always the likeliest token) ...")
         titles = _titles(shown.name, ways)
@@ -66,6 +66,10 @@ def demo(
         })  # fmt: skip
     else:
         _sum_up(console, replies)
+        say(
+            f'Next: `steerplug run -m model.gguf --steer {preset} "..."` asks a model of your own, '
+            "and `steerplug presets` lists what there is."
+        )
 
 
 def _ways(preset: "Preset", mix: str | None, question: str) -> Ways:
@@ -170,7 +174,6 @@ def _sum_up(console: Console, replies: Replies) -> None:
         return
     if saved := _saved(replies):
         console.print(f"{saved} prompt tokens saved, in every request.", style="bold green")
-    put(f"{steered(replies[STEERED])}.")
 
 
 def _costs(reply: "Reply", seconds_to_first: float | None) -> list[str]:

@@ -16,6 +16,9 @@ Stop = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT", help="Text that ends the reply; may be given several times."),
 ]
+_COMMON = ("temperature", "seed")
+"""What help shows without being asked for all; see `help`."""
+
 _PANEL = "How tokens are drawn"
 _BREAKERS = "dry_sequence_breaker"
 
@@ -49,7 +52,8 @@ def _options() -> Iterator[inspect.Parameter]:
 
 
 def _option(name: str, kind: Any, default: Any, **about: Any) -> inspect.Parameter:
-    annotation = Annotated[kind, typer.Option(rich_help_panel=_PANEL, **about)]
+    panel = None if name in _COMMON else _PANEL
+    annotation = Annotated[kind, typer.Option(rich_help_panel=panel, **about)]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )

@@ -9,7 +9,7 @@ import typer
 
 from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import compiled, fitted, opened
+from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
 from steerplug.commands.show_fidelity import show
@@ -64,7 +64,7 @@ def eval(
     if plot:
         check_picture(plot)
     with opened(model, loading) as session:
-        steered = compiled(session, subject.words)
+        steered = compiled(session, subject.words, model)
         measured = _measured(session, subject, steered.mix, questions)
         applied = steered.ingredients
         name, fingerprint = session.model.path.stem, session.model.fingerprint
@@ -177,7 +177,7 @@ def _remember(
     """
     from steerplug.store.measurements import remember
 
-    built = fitted(session, subject.preset) if subject.alone else None
+    built = session.compiled(subject.preset) if subject.alone else None
     if built is None or applied[0].strength != built.default_strength(subject.preset):
         return False
     mark = {"quick": True} if built.is_quick else {}
@@ -187,4 +187,5 @@ def _remember(
 
 def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
     """Return what a sweep multiplies: a preset at strength 1, or a mix as it was asked for."""
-    return 1.0 * fitted(session, subject.preset).steering if subject.alone else mix
+    built = session.compiled(subject.preset) if subject.alone else None
+    return 1.0 * built.steering if built else mix

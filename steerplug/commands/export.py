@@ -102,7 +102,7 @@ def _export_steering(mix: str, to: Path, model: str, as_json: bool, loading: Loa
         if file.preset is not None:
             writing.check_method(ingredient.reference, file.preset.fit.method)
     with opened(model, loading) as session:
-        resolved = compiled(session, mix)
+        resolved = compiled(session, mix, model)
         steered, applied = resolved.mix, resolved.ingredients
         vectors, scope = writing.constant_of(steered)
         architecture, bos = session.model.architecture, _bos(session)

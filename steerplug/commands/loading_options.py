@@ -15,6 +15,9 @@ import typer
 from steerplug.engine.loading import SETTINGS, Loading
 from steerplug.engine.setting import Setting
 
+_COMMON = ("n_ctx", "n_threads", "n_gpu_layers")
+"""What help shows without being asked for all; see `help`."""
+
 
 def with_loading(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options; what they say reaches it as its argument `loading`."""
@@ -51,7 +54,8 @@ def loading_options() -> Iterator[inspect.Parameter]:
         kind: Any = list[str] if known.many else known.kind
         option = typer.Option(
             *_flags(name, known), help=known.meaning, metavar=known.metavar,
-            rich_help_panel=known.group, envvar=f"STEERPLUG_{name.upper()}", show_envvar=False,
+            rich_help_panel=None if name in _COMMON else known.group,
+            envvar=f"STEERPLUG_{name.upper()}", show_envvar=False,
             show_default=default is not None, **_parser(name, known),
         )  # fmt: skip
         yield inspect.Parameter(

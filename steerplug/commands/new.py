@@ -126,15 +126,17 @@ def _print(report: dict[str, Any]) -> None:
     parts = [f"an instruction of {n_characters} characters"] if n_characters else []
     parts += [f"{n_examples} example turn{'s' if n_examples > 1 else ''}"] if n_examples else []
     was = f", made of {report['format']}" if "format" in report else ""
-    put(f"{report['preset']} is ready to be built{was}.\n")
+    put(f"{report['preset']} is a preset now{was}.\n")
     checks = {"checks": f"{n} for its replies"} if (n := report.get("n_checks")) else {}
     replaces = " and ".join(parts)
+    print_fields(replaces=replaces, **checks, file=report["path"])
+    _print_parts("What it replaces:", report.get("taught", []))
+    _print_parts("What it does not, and where that belongs:", report.get("stays", []))
+    print()
     print_fields(
-        replaces=replaces, **checks, file=report["path"],
-        at_once=f"{report['at_once']} (carried by its prompt)", next=report["next"],
-    )  # fmt: skip
-    _print_parts("In the teacher:", report.get("taught", []))
-    _print_parts("Not in it, and where it belongs:", report.get("stays", []))
+        now=f"{report['at_once']} (carried by its prompt)",
+        later=f"{report['next']} (then without its prompt)",
+    )
 
 
 def _print_parts(title: str, parts: list[dict[str, str]]) -> None:

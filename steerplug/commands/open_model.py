@@ -1,10 +1,11 @@
 """A model opened for a command, and what its presets are on it."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from steerplug.commands.building import Building
+from steerplug.commands.building import Building, ask, can_ask
 from steerplug.commands.output import say
 from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.errors import SteeringError
@@ -29,48 +30,85 @@ def opened(model: str, loading: Loading = DEFAULT) -> Iterator["Session"]:
         session.close()
 
 
-def prepare(session: "Session", words: str, carrier: "Carrier" = "auto") -> "Resolved":
-    """Return what a mix means on a model, and say which presets their prompts carry unasked."""
+def prepare(
+    session: "Session", words: str, model: str, carrier: "Carrier" = "auto"
+) -> "Resolved":
+    """Return what a mix means on a model, and say which presets their prompts carry unasked.
+
+    Args:
+        session: the model.
+        words: the mix.
+        model: what the user calls the model.
+        carrier: what was asked to carry it.
+    """
     from steerplug.session.carrying import NOT_COMPILED
 
     resolved = session.resolve(words, carrier)
     for applied in resolved.ingredients:
         if applied.reason == NOT_COMPILED:
-            cure = f"`steerplug build {applied.name} -m MODEL` makes it steering, --quick soon"
-            say(f"{applied.name} is carried by its prompt: {applied.reason}. {cure}.")
+            say(
+                f"{applied.name} is carried by its prompt; `{_build(applied.name, model)}` makes "
+                "it steering, which costs no prompt and has a strength."
+            )
         elif applied.reason:
             cure = "--carrier steering takes it nevertheless"
             say(f"{applied.name} is carried by its prompt: its steering {applied.reason}. {cure}.")
     return resolved
 
 
-def compiled(session: "Session", words: str, *, quick: bool = False) -> "Resolved":
-    """Return the steering of a mix; what is not compiled is built, showing how far it is.
+def compiled(
+    session: "Session", words: str, model: str, *, quick: bool = False
+) -> "Resolved":
+    """Return the steering of a mix; what is not compiled is built if somebody agrees to it.
 
     Args:
         session: the model.
         words: the mix.
+        model: what the user calls the model.
         quick: whether to build by a quick fit.
+
+    Raises:
+        SteeringError: something is not compiled, and nobody is here to be asked.
+        typer.Exit: it is not to be built.
     """
     from steerplug.library.recipe import Recipe
 
     recipe = Recipe.read(words)
-    with Building(learning(session, words)) as session.report:
-        for _, file in recipe.parts:
-            if file.preset is not None:
-                fitted(session, file.preset, quick=quick)
+    for ingredient, file in recipe.parts:
+        if file.preset is not None:
+            fitted(session, file.preset, ingredient.reference, model, quick=quick)
     return session.resolve(recipe, "steering")
 
 
-def fitted(session: "Session", preset: "Preset", *, quick: bool = False) -> "Built":
-    """Return the steering of a preset, of a quick fit or a full one; if there is none, it is built.
+def fitted(
+    session: "Session", preset: "Preset", reference: str, model: str, *, quick: bool = False
+) -> "Built":
+    """Return the steering of one preset, as `compiled` does; `reference` is what the user said.
 
-    What is damaged is built again. What is built is of a full fit, unless `quick`.
+    What is damaged is built again.
     """
+    if built := _found(session, preset):
+        return built
+    missing = f"{preset.name} is not compiled for {session.model.path.name}"
+    if not can_ask():
+        raise SteeringError(f"{missing}; run `{_build(reference, model)}` first.")
+    say(f"{missing}. Building it takes a while, once, and Ctrl-C ends it.")
+    has_plan = preset.teacher is not None  # a contrast takes seconds
+    if not has_plan:
+        ask()
+    with Building(learning(session, preset.name), asks=has_plan) as session.report:
+        return session.build(preset, quick=quick)
+
+
+def _build(reference: str, model: str) -> str:
+    return f"steerplug build {shlex.quote(reference)} -m {shlex.quote(model)}"
+
+
+def _found(session: "Session", preset: "Preset") -> "Built | None":
+    """Return what was built before, of a quick fit or a full one; what is damaged is nothing."""
     with suppress(SteeringError):
-        if built := session.compiled(preset):
-            return built
-    return session.build(preset, quick=quick)
+        return session.compiled(preset)
+    return None
 
 
 def learning(session: "Session", preset: str) -> str:

@@ -38,7 +38,9 @@ Carrier = Annotated[
         "where a preset is compiled for the model, and its prompt elsewhere.",
     ),
 ]
-System = Annotated[str | None, typer.Option(help="A system prompt.", show_default=False)]
+System = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A system prompt.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Think = Annotated[
     bool | None,

@@ -24,9 +24,9 @@ def is_wide(console: Console) -> bool:
     return console.is_terminal and console.width >= _NARROW
 
 
-def put(text: str | Text, *, stderr: bool = False) -> None:
+def put(text: str | Text, *, stderr: bool = False, console: Console | None = None) -> None:
     """Print a text; lines break between words on a terminal, and elsewhere are left as they are."""
-    console = screen(stderr=stderr)
+    console = console or screen(stderr=stderr)
     console.print(text, soft_wrap=not console.is_terminal)
 
 

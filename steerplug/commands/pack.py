@@ -1,5 +1,6 @@
 """`steerplug pack`: make a folder of presets something other people can add, or refresh it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,8 +44,21 @@ def pack(folder: Folder, compiled: Compiled = False, as_json: Json = False) -> N
         sha256=contents.digest,
         changed=", ".join(made.changed) or "nothing",
     )
+    steered = {file.preset for file in contents.numbers}
+    if compiled and (missing := sorted(contents.presets.keys() - steered)):
+        say(f"Without steering, as no full build of them is kept here: {', '.join(missing)}.")
     if contents.numbers and not contents.head.base_model:
         say(f"Name the models its steering is for as `base_model: [org/model]` in "
             f"{folder / 'pack.yaml'}; the hub then shows it beside them.")  # fmt: skip
     if made.changed and made.old_version == contents.head.version:
         say(f"The version is still {made.old_version}; raise it in {folder / 'pack.yaml'}.")
+    say(
+        f"Next: `steerplug add {_path(folder)}` tries it here; pushed to a repository, it is "
+        "`steerplug add gh:owner/repo`."
+    )
+
+
+def _path(folder: Path) -> str:
+    """Return a folder as `add` reads it, which takes a bare word for something else."""
+    path = str(folder)
+    return shlex.quote(path if path.startswith((".", "/", "~")) else f"./{path}")

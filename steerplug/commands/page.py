@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import fitted, learning, opened
+from steerplug.commands.open_model import fitted, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, put, say
 from steerplug.engine.loading import Loading
@@ -40,7 +39,10 @@ def page(
         raise PresetError(f"{path} was not made by this command; move it away first.")
     presets = [load_preset(str(file)) for file in files]
     with opened(model, loading) as session:
-        entries = [_entry(session, preset, i) for i, preset in enumerate(presets)]
+        entries = [
+            _entry(session, preset, str(file), model, i)
+            for i, (preset, file) in enumerate(zip(presets, files, strict=True))
+        ]
         text = page_of(entries, session.model.path.stem, MAX_TOKENS)
     path.write_text(text, encoding="utf-8", newline="\n")
     if as_json:
@@ -49,11 +51,10 @@ def page(
         put(f"{path} shows {len(presets)} presets.")
 
 
-def _entry(session: "Session", preset: "Preset", i: int) -> "Entry":
+def _entry(session: "Session", preset: "Preset", file: str, model: str, i: int) -> "Entry":
     from steerplug.library.page import Entry
 
-    with Building(learning(session, preset.name)) as session.report:
-        built = fitted(session, preset)
+    built = fitted(session, preset, file, model)
     say(f"asking {preset.name} ...")
     return Entry(preset, built.identity.fidelity, example(session, preset, question(preset, i)))
 

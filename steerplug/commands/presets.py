@@ -10,7 +10,15 @@ from rich.text import Text
 
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import Json, PresetFile
-from steerplug.commands.output import print_fields, print_hanging, print_json, put, screen, visible
+from steerplug.commands.output import (
+    is_wide,
+    print_fields,
+    print_hanging,
+    print_json,
+    put,
+    screen,
+    visible,
+)
 from steerplug.commands.show_carriers import show_carriers
 from steerplug.engine.loading import Loading
 from steerplug.files.text import first_sentence, one_line
@@ -28,6 +36,7 @@ _LEGEND = (
 )
 _MORE = "`steerplug show NAME` tells all of one; `steerplug presets --long` has figures."
 _INTERVAL = re.compile(r" \(.*\)")
+_METHODS = {"auto": "auto: psr where it can run, else chain"}
 Schema = Annotated[
     bool,
     typer.Option("--schema", help="Print the first line that gives editors completion."),
@@ -69,7 +78,7 @@ def presets(
         console.print(_short_table(listings))
         console.print(Text(_MORE, "dim"))
     elif console.is_terminal:
-        console.print(_table(listings))
+        console.print(_table(listings, with_words=is_wide(console)))
         console.print(Text(f"\n{_LEGEND} Your own presets belong in {user_folder()}.", "dim"))
     else:
         for listing in listings:
@@ -147,18 +156,20 @@ def _group(listing: "Listing") -> str:
     return listing.preset.tags[0] if listing.preset.tags else "shipped"
 
 
-def _table(listings: "list[Listing]") -> Table:
+def _table(listings: "list[Listing]", *, with_words: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("preset", "method", "scope", "from"):
         table.add_column(title, no_wrap=True)
     for title in ("gap closed", "saves"):
         table.add_column(title, justify="right")
-    table.add_column("what it does", ratio=1)
+    if with_words:
+        table.add_column("what it does", ratio=1)
     for listing in listings:
         name, method, scope, origin, _, does, gap, saved = _cells(listing)
+        words = [first_sentence(does) if listing.preset else does] if with_words else []
         table.add_row(
             Text(name, "bold cyan" if listing.preset else "bold red"), method, scope, origin,
-            _INTERVAL.sub("", gap), saved, first_sentence(does) if listing.preset else does,
+            _INTERVAL.sub("", gap), saved, *words,
         )  # fmt: skip
     return table
 
@@ -199,10 +210,11 @@ def _source(preset: "Preset") -> tuple[str, list[tuple[str, str]]]:
 
 def _facts(preset: "Preset") -> dict[str, str]:
     fit, strength = preset.fit, preset.strength
-    layers = fit.layers if isinstance(fit.layers, str) else ", ".join(map(str, fit.layers))
+    blocks = "" if fit.layers == "auto" else f", blocks {', '.join(map(str, fit.layers))}"
+    coefficient = "" if fit.coefficient == "auto" else f", coefficient {fit.coefficient:g}"
     facts = {
-        "fit": f"{fit.method}, blocks {layers}, coefficient {fit.coefficient}",
-        "prompts": _prompts(preset) if preset.teacher else "",
+        "method": f"{_METHODS.get(fit.method, fit.method)}{blocks}{coefficient}",
+        "questions": _prompts(preset) if preset.teacher else "",
         "scope": preset.scope,
         "strength": f"{strength.default:g} unless said, {strength.min:g} to {strength.max:g}",
         "reply": f"held to {preset.format}" if preset.format else "",
@@ -218,7 +230,7 @@ def _facts(preset: "Preset") -> dict[str, str]:
 
 def _prompts(preset: "Preset") -> str:
     asked = preset.fit.prompts
-    return f"{asked} (they ship)" if isinstance(asked, str) else f"{len(asked)} of its own"
+    return "general ones, which ship" if isinstance(asked, str) else f"{len(asked)} of its own"
 
 
 def _check(check: "Check") -> str:

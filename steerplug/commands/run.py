@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Prompt = Annotated[
     str,
-    typer.Argument(metavar="[PROMPT]", help="What to ask; piped text comes before it, or is it.",
+    typer.Argument(metavar="PROMPT", help="What to ask; piped text comes before it, or is it.",
                    show_default=False),
 ]  # fmt: skip
 Raw = Annotated[bool, typer.Option("--raw", help="Continue plain text, without chat template.")]
@@ -72,7 +72,7 @@ def run(
         reasoning_effort=reasoning_effort, thinking_budget_tokens=thinking_budget,
     )  # fmt: skip
     with opened(model, loading) as session:
-        ask, steering = _continue if raw else _chat, prepare(session, steer, carrier)
+        ask, steering = _continue if raw else _chat, prepare(session, steer, model, carrier)
         reply = stream(ask(session, text, system, steering, settings), shown=not as_json)
     if as_json:
         print_json({"model": model, "steering": steer, **reply.to_dict()})

@@ -34,7 +34,9 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise SteerplugError(f"{path} cannot be read ({error.strerror}).") from None
+            raise SteerplugError(
+                f"{path} cannot be read ({error.strerror}); check its path."
+            ) from None
         said = dict(read_yaml(content, str(path), "`model: smollm2`").data)
         if _MODELS in said:
             context.meta[_MODELS] = _listed(said.pop(_MODELS), str(path))

@@ -32,7 +32,8 @@ def show_carriers(
         print_json({"model": model, "presets": rows})
     elif console.is_terminal:
         console.print(_carriers(rows))
-        console.print(Text(f"\n{_HOW.format(model=model)}", "dim"))
+        if any(row["carrier"] == "prompt" for row in rows):
+            console.print(Text(f"\n{_HOW.format(model=model)}", "dim"))
     else:
         for row in rows:
             print("\t".join(_cells(row)))
@@ -67,8 +68,9 @@ def _carriers(rows: list[dict[str, Any]]) -> Table:
     for title in ("preset", "carried by"):
         table.add_column(title, no_wrap=True)
     table.add_column("tokens", justify="right")
-    table.add_column("why", ratio=1)
-    for row in rows:
-        name, *cells = _cells(row)
-        table.add_row(Text(name, "bold cyan"), *cells)
+    cells = [_cells(row) for row in rows]
+    if any(why for *_, why in cells):
+        table.add_column("why", ratio=1)
+    for name, *others in cells:
+        table.add_row(Text(name, "bold cyan"), *others[: len(table.columns) - 1])
     return table

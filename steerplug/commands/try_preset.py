@@ -13,10 +13,10 @@ import typer
 
 from steerplug.commands.keyboard import Keyboard
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import compiled, fitted, opened
+from steerplug.commands.open_model import fitted, opened
 from steerplug.commands.options import MODEL, Model, PresetFile
 from steerplug.commands.output import complain, say
-from steerplug.commands.show_reply import steered
+from steerplug.commands.show_reply import summary
 from steerplug.commands.side_by_side import Columns, Told, in_turn, telling
 from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError, SteerplugError
@@ -41,7 +41,6 @@ def try_preset(
 ) -> None:
     """Ask, see both replies, and turn the strength by the arrow keys."""
     from steerplug.library.presets import load_preset
-    from steerplug.preset.mix import Ingredient, format_mix
 
     wanted = load_preset(preset)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -51,11 +50,13 @@ def try_preset(
         )
     _check_installed()
     with opened(model, loading) as session:
-        if not _may_build(session, wanted):
+        try:
+            built = fitted(session, wanted, preset, model, quick=True)
+        except typer.Exit:
             say(f"`steerplug demo --preset {preset} -m {model}` shows it by its prompt.")
-            return
-        compiled(session, format_mix((Ingredient(preset),)), quick=True)
-        dial = Dial(session, preset, wanted, max_tokens, Keyboard(), _default(session, wanted))
+            raise
+        strength = built.default_strength(wanted)
+        dial = Dial(session, preset, wanted, max_tokens, Keyboard(), strength)
         keys = _keys(dial)
         say(
             f"{session.model.path.stem}, bare and steered by {wanted.name}. Up and down turn the "
@@ -63,18 +64,6 @@ def try_preset(
         )
         for line in _lines(keys):
             _take(dial, line)
-
-
-def _may_build(session: "Session", preset: "Preset") -> bool:
-    """Ask before a build begins, which takes minutes or more."""
-    if session.compiled(preset) is not None:
-        return True
-    say(
-        f"{preset.name} is not compiled for {session.model.path.name}, and only what is compiled "
-        "has a strength to turn. A quick build says after its first seconds how long it takes, "
-        "and Ctrl-C ends it."
-    )
-    return typer.confirm("Build it now?", err=True)
 
 
 def _check_installed() -> None:
@@ -85,10 +74,6 @@ def _check_installed() -> None:
             "`steerplug try` reads keys with prompt_toolkit, which is not installed; "
             "run `pip install 'steerplug[demo]'`."
         ) from None
-
-
-def _default(session: "Session", preset: "Preset") -> float:
-    return fitted(session, preset).default_strength(preset)
 
 
 @dataclass
@@ -152,7 +137,7 @@ class Dial:
                     ways["steered"], reply = self._telling(self.mix), None
         self.bare[self.question] = columns.texts["bare"]
         if reply is not None:
-            say(f"{steered(reply)}.")
+            say(summary(reply))
 
     @property
     def _title(self) -> str:

@@ -15,7 +15,8 @@ from steerplug.evaluate import fidelity
 from steerplug.evaluate.fidelity import Fidelity, row_figures
 from steerplug.evaluate.questions import reported_on
 from steerplug.fit.asked import Known
-from steerplug.fit.plan import ASKING, Lengths, Pace, said
+from steerplug.fit.measure import READ_TOGETHER
+from steerplug.fit.plan import ASKING, Lengths, Pace, compared
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.questions import spread
 from steerplug.fit.teacher import teach
@@ -68,8 +69,8 @@ def plan_glance(preset: Preset, model: Model, pace: Pace) -> list[Stage]:
     lengths = Lengths.of(model, preset.teacher, questions)
     n, n_reply = min(GLANCED, len(questions)), fidelity.REPLY_TOKENS
     asked = pace.asked(n, lengths.question, n_reply)
-    read = n * (lengths.question + 3 * said(n_reply)) * pace.scored
+    read = compared(pace, lengths, n, n_reply, 2)
     return [
         Stage(ASKING, "ask", asked, n),
-        Stage("comparing token by token", "read", read, 4),
+        Stage("comparing token by token", "read", read, READ_TOGETHER),
     ]

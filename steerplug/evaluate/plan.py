@@ -5,7 +5,7 @@ from steerplug.evaluate import fidelity
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import strengths_of
 from steerplug.fit.measure import READ_TOGETHER
-from steerplug.fit.plan import ASKING, Lengths, Pace, said
+from steerplug.fit.plan import ASKING, Lengths, Pace, compared, said
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT
 from steerplug.fit.teacher import REPLY_TOKENS
@@ -23,7 +23,6 @@ def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) 
         seconds = pace.asked(n, lengths.question, n_reply)
         return Stage(what, "ask", seconds, min(n, AT_ONCE))
 
-    compared = lengths.question + 3 * said(n_reply)
     n_compared = 2 * len(questions.compared) + len(questions.neutral)
     prompted, rows = lengths.prompted / READ_TOGETHER, said(REPLY_TOKENS)
     tried = prompted + (n_strengths + 1) * rows + n_strengths * said(n_reply)
@@ -37,6 +36,7 @@ def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) 
         asking("asking the bare model", len(asked)),
         asking("asking the steered model", len(asked)),
         *(asking(ASKING, n) for n in rounds if n),
-        Stage("comparing token by token", "read", n_compared * compared * pace.scored, 4),
+        Stage("comparing token by token", "read",
+              compared(pace, lengths, n_compared, n_reply, 2), READ_TOGETHER),
         *[reading] * 3,
     ]

@@ -29,7 +29,7 @@ from steerplug.fit.difference import Directions
 from steerplug.fit.distill import distill, give_back, student_of
 from steerplug.fit.effort import Effort, effort
 from steerplug.fit.measure import Probe
-from steerplug.fit.plan import OPENING, Pace, plan_fit
+from steerplug.fit.plan import LOOKED_AT, LOOKING, OPENING, Pace, plan_fit
 from steerplug.fit.progress import Report
 from steerplug.fit.questions import SWEPT, for_choosing
 from steerplug.fit.teacher import Lesson, teach
@@ -40,7 +40,6 @@ from steerplug.steering.value import Steering
 if TYPE_CHECKING:
     from steerplug.fit.distill.student import Student
 
-_LOOKED_AT = 4
 _CHAIN_STEP = 4
 
 
@@ -145,8 +144,8 @@ def _imitation(
         schema=ANY_JSON if preset.format else None, known=kept.replies, report=report,
     )  # fmt: skip
     lessons = given.cut(ask(given.questions, seed=fit.seed, some=given.some))
-    some = lessons[:: -(-len(lessons) // _LOOKED_AT)]
-    measure.gaps_closed(cells, some, [])  # refuses where there is nothing to learn
+    some = lessons[:: -(-len(lessons) // LOOKED_AT)]
+    measure.gaps_closed(cells, some, [], report, LOOKING)  # refuses where nothing is to be learned
     if student is not None and (fit.method == "psr" or fit.method == "const"):
         return distill(
             preset.name, model, student, lessons, blocks,

@@ -43,6 +43,7 @@ _MAX_PAIRS = 4
 READ_TOGETHER = 4
 """Lessons whose prompted log-probabilities are held in memory, and whose prompt is read once."""
 
+MEASURING = "measuring on unseen questions"
 _UNMOVED = 0.01  # nats: what a batch of another shape may change
 
 
@@ -99,15 +100,16 @@ def prompted_log_probs(
 
 
 def gaps_closed(
-    cells: Reader, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent
-) -> NDArray[np.float64]:
+    cells: Reader, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent,
+    what: str = MEASURING,
+) -> NDArray[np.float64]:  # fmt: skip
     """Return the share of the gap to the prompted model that each mix closes, (n_mixes,).
 
     Raises:
         FitError: the prompted and the bare model do not differ, so there is nothing to learn.
     """
     total = np.zeros(len(mixes) + 1)
-    counted = steps(lessons, "measuring on unseen questions", report)
+    counted = steps(lessons, what, report)
     for _, (lesson, teacher) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
         students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
         probability = np.exp(teacher)

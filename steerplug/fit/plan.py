@@ -19,7 +19,7 @@ from steerplug.fit import chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable, time_training
 from steerplug.fit.effort import Effort
-from steerplug.fit.measure import READ_TOGETHER
+from steerplug.fit.measure import MEASURING, READ_TOGETHER
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT, general_prompts
 from steerplug.fit.teacher import REPLY_TOKENS, prompted_chat
@@ -38,14 +38,19 @@ _SCORED_PER_READ = 1.6
 _SAID = 32
 """Tokens of a reply that may have 40, on average."""
 
-_TRAINED, _ROWS_READ = 11 / 12, 1 / 4
-"""The share of lessons that is not held back, and what a row that is read takes of one trained on:
-it knows no gradient and no logits, and lies in a larger batch."""
+_ROWS_READ = 1 / 4
+"""What a row that is read takes of one trained on: it knows no gradient and no logits, and lies in
+a larger batch."""
+
+_TRAINED = 11 / 12 + 1 / 12 / 3
+"""The share of lessons that a pass trains on, and the others, which it is judged by."""
 
 _QUICK_COPY = 2
 """Bytes a weight of the copy that is asked, at most; see `requantised`."""
 
 OPENING, ASKING = "reading the weights", "asking the prompted model"
+LOOKING, LOOKED_AT = "looking at what the prompt changes", 4
+"""The stage that looks at a few lessons, before anything is fitted, and how many."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,8 @@ def plan_fit(
     assert preset.teacher is not None
     method = preset.fit.method
     n, lengths = len(given.some), Lengths.of(model, preset.teacher, given.questions)
-    stages = [asking(pace, lengths, n)]
+    looked_at = compared(pace, lengths, min(n, LOOKED_AT), given.n_tokens, 1)
+    stages = [asking(pace, lengths, n), Stage(LOOKING, "read", looked_at, READ_TOGETHER)]
     n_bytes = _QUICK_COPY * model.n_weights if is_slow(model) else 0
     if student is not None and (method == "psr" or method == "const"):
         seconds, n_passes = time_training(student, layers, method, quick=given.is_quick)
@@ -147,9 +153,19 @@ def plan_fit(
 
 
 def asking(pace: Pace, lengths: Lengths, n: int, n_reply: float = REPLY_TOKENS) -> Stage:
-    """Return the stage in which the prompted model is asked n questions."""
-    seconds = pace.asked(n, lengths.question, n_reply)
+    """Return the stage in which the prompted model is asked n questions, its prompt read once."""
+    seconds = pace.asked(n, lengths.question, n_reply) + lengths.prompted * pace.read
     return Stage(ASKING, "ask", seconds, min(n, AT_ONCE))
+
+
+def compared(pace: Pace, lengths: Lengths, n: int, n_reply: int, n_mixes: int) -> float:
+    """Return the seconds in which n replies are read prompted, and bare under some mixes.
+
+    What all prompted chats begin with, or all bare ones, is read once for those read together.
+    """
+    fronts = -(-n // READ_TOGETHER) * (lengths.prompted + lengths.bare)
+    rows = n * (1 + n_mixes) * said(n_reply)
+    return (fronts + 2 * n * lengths.question) * pace.read + rows * pace.scored
 
 
 def training(
@@ -157,7 +173,8 @@ def training(
 ) -> list[Stage]:
     """Return the stages of a training; `seconds_a_row` is a row's forward and backward."""
     rows = said(n_reply) + 1
-    read = n * (lengths.bare + lengths.question + rows) * seconds_a_row * _ROWS_READ
+    tokens = lengths.prompted + n * (lengths.bare + lengths.question + rows)
+    read = tokens * seconds_a_row * _ROWS_READ
     each = n * rows * seconds_a_row * _TRAINED
     return [
         Stage("reading the prompted model", "train", read, 2),
@@ -187,8 +204,8 @@ def differing(pace: Pace, lengths: Lengths, n: int, n_unused: int) -> list[Stage
     read = n * (lengths.question + n_reply) * pace.read
 
     def measured(n_mixes: int) -> Stage:
-        tokens = lengths.prompted / READ_TOGETHER + (n_mixes + 2) * n_reply
-        return Stage("measuring on unseen questions", "read", n_unused * tokens * pace.read)
+        seconds = compared(pace, lengths, n_unused, REPLY_TOKENS, n_mixes + 1)
+        return Stage(MEASURING, "read", seconds, READ_TOGETHER)
 
     return [
         asking(pace, lengths, n_unused),

@@ -74,12 +74,16 @@ class Whole:
     Args:
         tell: called with how far the whole is, at every step.
         clock: seconds.
+        agree: called with each plan before its work begins, and raises to have none.
     """
 
     def __init__(
-        self, tell: Callable[[Standing], None], clock: Callable[[], float] = time.monotonic
+        self,
+        tell: Callable[[Standing], None],
+        clock: Callable[[], float] = time.monotonic,
+        agree: Callable[[Plan], None] = lambda _: None,
     ) -> None:
-        self._tell, self._clock = tell, clock
+        self._tell, self._clock, self._agree = tell, clock, agree
         self._plan: Plan | None = None
         self._ahead: tuple[Stage, ...] = ()
         self._current: _Current | None = None
@@ -89,6 +93,9 @@ class Whole:
 
     def expect(self, plan: Plan) -> None:
         """Take note of the stages from here on; they take the place of those of before."""
+        asked = self._clock()
+        self._agree(plan)
+        self._began += self._clock() - asked  # nobody worked meanwhile
         self._plan, self._ahead, self._current = plan, plan.stages, None
 
     def __call__(self, what: str, done: int, total: int) -> None:

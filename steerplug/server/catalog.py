@@ -97,8 +97,8 @@ class Catalog:
         offers = {name: offer for name, offer in listed.items() if offer.carrying.carrier}
         waiting = {name: self._why_not(offer) for name, offer in listed.items()}
         self.offers, self.listed, self._missing = offers, listed, {**waiting, **missing}
-        if before:
-            log.info("presets reloaded", extra=_changes(before, offers))
+        if before and (changes := _changes(before, offers)):
+            log.info("presets reloaded", extra=changes)
 
     @staticmethod
     def _why_not(offer: Offer) -> str:
@@ -145,16 +145,16 @@ class Catalog:
 
 
 def _changes(before: dict[str, Offer], now: dict[str, Offer]) -> dict[str, list[str]]:
-    """Return what came, what went, and what is carried by something else."""
-    carriers = {name: offer.carrying.carrier for name, offer in before.items()}
-    return {
-        "added": sorted(now.keys() - before.keys()),
-        "removed": sorted(before.keys() - now.keys()),
-        "carried_otherwise": sorted(
+    """Return what came, what went, and what is described otherwise, such as by its carrier."""
+    changes = {
+        "added": now.keys() - before.keys(),
+        "removed": before.keys() - now.keys(),
+        "changed": {
             name for name in before.keys() & now.keys()
-            if carriers[name] != now[name].carrying.carrier
-        ),
-    }
+            if before[name].describe() != now[name].describe()
+        },
+    }  # fmt: skip
+    return {what: sorted(names) for what, names in changes.items() if names}
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -14,6 +14,8 @@ from steerplug.errors import SteerplugError
 
 KIB = 1024
 ALL = "all"
+_LIMIT = {"rich_help_panel": "Limits"}
+"""Of settings that `serve --help-all` lists, and `--help` does not."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,20 @@ class Sizes:
     """How much the engine of a server does at a time; see `Engine`."""
 
     n_cells: int | None = _setting(
-        None, "KV cells that all share.", show_default="as many as --n-ctx"
+        None, "KV cells that all share.", show_default="as many as --n-ctx", **_LIMIT
     )
     n_seq: int | None = _setting(
-        None, "Most replies made at a time.", show_default="as suits the model", min=1
-    )
+        None, "Most replies made at a time.", show_default="as suits the model", min=1, **_LIMIT
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """How one model is served, and loaded."""
 
-    name: str = _setting(MISSING, "What clients call it.", show_default="the file's name")
+    name: str = _setting(
+        MISSING, "What clients call it.", metavar="NAME", show_default="the file's name"
+    )
     steer: str = _setting("none", "The default steering.", "-s", "--steer", metavar="MIX")
     compile: tuple[str, ...] = _setting(
         (), "Compile presets while no reply is made: names, or all; may be given many times.",
@@ -83,11 +87,11 @@ class Limits:
         head: bytes of a request before its body.
     """
 
-    body: int = _setting(2 * KIB * KIB, "Most bytes of a request.", "--max-body")
-    prompt: int = _setting(200_000, "Most characters of a prompt.", "--max-prompt")
-    schema: int = _setting(64 * KIB, "Most bytes of its schemas.", "--max-schema")
-    requests: int = _setting(64, "Most requests at a time.", "--max-requests")
-    timeout: float = _setting(600.0, "Most seconds of a reply.")
+    body: int = _setting(2 * KIB * KIB, "Most bytes of a request.", "--max-body", **_LIMIT)
+    prompt: int = _setting(200_000, "Most characters of a prompt.", "--max-prompt", **_LIMIT)
+    schema: int = _setting(64 * KIB, "Most bytes of its schemas.", "--max-schema", **_LIMIT)
+    requests: int = _setting(64, "Most requests at a time.", "--max-requests", **_LIMIT)
+    timeout: float = _setting(600.0, "Most seconds of a reply.", **_LIMIT)
     upload: float = 30.0
     unread: float = 60.0
     connections: int = 512
@@ -110,18 +114,22 @@ class Config:
         SteerplugError: the settings do not go together.
     """
 
-    host: str = _setting("127.0.0.1", "Where to listen; beyond this machine needs a key.")
+    host: str = _setting(
+        "127.0.0.1", "Where to listen; beyond this machine needs a key.", metavar="ADDRESS"
+    )
     port: int = _setting(8080, "The port.", min=0, max=65535)
     api_keys: tuple[str, ...] = _setting(
-        (), "A key that clients need; may be given many times.", "--api-key"
+        (), "A key that clients need; may be given many times.", "--api-key", metavar="KEY"
     )
-    admin_key: str | None = _setting(None, "The key that may change the default steering.")
+    admin_key: str | None = _setting(
+        None, "The key that may change the default steering.", metavar="KEY"
+    )
     origins: tuple[str, ...] = _setting(
-        (), "Web pages of this origin may ask; none unless said.", "--origin"
+        (), "Web pages of this origin may ask; none unless said.", "--origin", metavar="URL"
     )
     limits: Limits = Limits()
-    grace: float = _setting(20.0, "Seconds for streams to end when stopped.")
-    heartbeat: float = _setting(10.0, "Seconds of silence in a stream.")
+    grace: float = _setting(20.0, "Seconds for streams to end when stopped.", **_LIMIT)
+    heartbeat: float = _setting(10.0, "Seconds of silence in a stream.", **_LIMIT)
     share_cache: bool = _setting(
         True, "Whether keys may use each other's cached prompts.", "--share-cache/--separate-keys"
     )

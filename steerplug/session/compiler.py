@@ -30,6 +30,7 @@ QUIET = 0.5
 
 _LOOK = 0.1
 State = Literal["waiting", "running", "paused", "done", "failed"]
+_ENDS = ("done", "failed")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Compiler:
             )
         with self._lock:
             known = self._jobs.get(preset)
-            if known is None or known.state in ("done", "failed"):
+            if known is None or known.state in _ENDS:
                 self._jobs[preset] = Job(preset)
                 self._queue.append(preset)
             if self._thread is None:
@@ -156,32 +157,36 @@ class Compiler:
         going.start()
         self._listen(process, preset)
         code = process.wait()
+        if self._jobs[preset].state not in _ENDS:
+            told = f"compiling ended with code {code}; `steerplug build {preset}` says why."
+            self._note(preset, {"state": "failed", "problem": told})
         with self._lock:
             self._process = None
             self._queue.popleft()
-            job = self._jobs[preset]
-            if job.state not in ("done", "failed"):
-                told = f"compiling ended with code {code}; `steerplug build {preset}` says why."
-                self._jobs[preset] = job = replace(job, state="failed", problem=told)
-            is_closed = self._is_closed
-        if is_closed:
-            return
-        if job.state == "done":
-            log.info("compiled %s", preset)
-        else:
-            log.warning("%s was not compiled: %s", preset, job.problem)
 
     def _listen(self, process: "subprocess.Popen[str]", preset: str) -> None:
-        """Take note of what the process says, until it ends."""
+        """Take note of what the process says, until it has said what came of it."""
         assert process.stdin is not None
         assert process.stdout is not None
         with process.stdout as lines:
             with suppress(OSError), process.stdin as order:  # its code says that it has ended
                 json.dump({**self._order, "preset": preset}, order)
             for line in lines:
-                told = json.loads(line)
-                with self._lock:
-                    self._jobs[preset] = replace(self._jobs[preset], **told)
+                self._note(preset, json.loads(line))
+                if self._jobs[preset].state in _ENDS:
+                    process.kill()  # what it made is published, and it may be stopped just now
+
+    def _note(self, preset: str, changes: dict[str, Any]) -> None:
+        """Take note of what changes of a job, and say at once what came of it."""
+        with self._lock:
+            self._jobs[preset] = job = replace(self._jobs[preset], **changes)
+            is_closed = self._is_closed
+        if is_closed:
+            return
+        if job.state == "done":
+            log.info("compiled %s", preset)
+        elif job.state == "failed":
+            log.warning("%s was not compiled: %s", preset, job.problem)
 
     def _keep_going(self, process: "subprocess.Popen[str]") -> None:
         """Let a stopped process go on whenever the session has been idle for a while."""

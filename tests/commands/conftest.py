@@ -1,5 +1,6 @@
-"""What tests of commands share: a second model."""
+"""What tests of commands share: a second model, and a Ctrl-C that is heard."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,3 +16,11 @@ def other_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     path.write_bytes(content.replace(b"Mix1 Ep2", b"Mix2 Ep2"))
     yield path
     path.unlink()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hearing_ctrl_c() -> Iterator[None]:
+    """A suite that was started in the background ignores Ctrl-C, and so would all it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

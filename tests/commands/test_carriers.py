@@ -55,7 +55,7 @@ def test_presets_on_a_model_say_what_carries_each(call: Call) -> None:
 def test_a_preset_that_was_never_compiled_answers_at_once_and_says_so(call: Call) -> None:
     said = call("run", "What is rain?", "-s", "knight", *SHORT)
     assert said.code == 0
-    assert "knight is carried by its prompt: not compiled for this model." in said.err
+    assert "knight is carried by its prompt; `steerplug build knight -m " in said.err
     assert "knight by prompt · " in said.err
 
 

@@ -145,7 +145,7 @@ def test_demo_asks_one_question_bare_prompted_and_steered(call: Call) -> None:
     for text in (bare["text"], prompted["text"], steered["text"], "What is rain?"):
         assert text in plain.out
     assert f"{saved} prompt tokens saved" in plain.out
-    assert "steered by sailor 1.0.0 at strength 1 (block 12)" in plain.out
+    assert "Next: `steerplug run -m model.gguf --steer sailor " in plain.err
 
 
 def test_demo_of_a_contrast_has_no_prompt_to_compare_with(call: Call) -> None:
@@ -270,7 +270,7 @@ def test_run_streams_the_answer_and_keeps_the_receipt_apart(call: Call) -> None:
     assert strengths == {"sailor": 1.5, "warm": -0.5}
     assert "steered by 1.5*sailor and -0.5*warm · " in plain.err
     usage = reply["usage"]
-    assert f"{usage['prompt_tokens']} prompt tokens, 9 reply tokens, cut at the limit" in plain.err
+    assert f"{usage['prompt_tokens']} prompt + 9 reply tokens, cut at the limit" in plain.err
 
 
 def test_run_passes_every_setting_on(call: Call, tiny: Path) -> None:
@@ -559,7 +559,14 @@ def refused(ended: Ended, *words: str) -> None:
         (["--foo"], ["--foo", "steerplug --help"]),
         (["demonstrate"], ["demonstrate"]),
         (["run"], ["prompt is empty", "pipe it in"]),
-        (["run", "hi", "--max-tokens", "few"], ["--max-tokens", "integer"]),
+        (["run", "hi", "--max-tokens", "few"], ["--max-tokens", "'few' is no", "integer"]),
+        (["run", "hi", "--top-p", "much"], ["--top-p", "'much' is no number"]),
+        (["run", "hi", "--carrier", "foot"], ["--carrier", "'foot' is not one of 'auto'"]),
+        (["run", "hi", "--stear", "x"], ["no option `--stear`; did you mean `--steer`? See `st"]),
+        (["run", "hi", "--zzz", "x"], ["no option `--zzz`; see `steerplug run --help`."]),
+        (["serve", "--port", "99999"], ["--port", "99999", "65535"]),
+        (["bench", "--rounds", "1"], ["--rounds", "1", "3"]),
+        (["serve", "--config", "no.yaml"], ["no.yaml", "check its path"]),
         (["run", "hi", "--max-tokens", "0"], ["max_tokens is 0"]),
         (["run", "hi", "--temperature", "nan"], ["temperature is nan"]),
         (["run", "hi", "--top-p", "2"], ["top_p is 2.0"]),

@@ -255,7 +255,7 @@ def test_a_card_becomes_a_preset_and_every_part_is_told(bring: Call) -> None:
     assert preset.description == "Answers as Anna, a character from a card."
     assert preset.teacher is not None
     assert len(preset.teacher.examples) == 2
-    taught, stays = ended[1].split("In the teacher:")[1].split("Not in it, and where it belongs:")
+    taught, stays = ended[1].split("What it replaces:")[1].split("What it does not, and where")
     assert "  description: who the character is" in taught
     assert "  scenario: facts of one story" in stays
     assert "  character_book (1): facts" in stays

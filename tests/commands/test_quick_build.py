@@ -120,7 +120,8 @@ def test_what_plays_with_a_preset_fits_it_quickly_and_what_measures_it_in_full(
 
     monkeypatch.setattr("steerplug.session.session.build_preset", build)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
     monkeypatch.setattr("typer.confirm", lambda *_, **__: True)
     assert "enough" in call(command, "sailor", "-m", MODEL).err
     assert made == [quick]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.commands.test_process import ROOT, environment, hearing_ctrl_c
+from tests.commands.test_process import ROOT, environment
 from tests.helpers.tiny_models import tiny_model
 
-__all__ = ["environment", "hearing_ctrl_c"]
+__all__ = ["environment"]
 
 SOON = 30
 """Seconds on a machine that is busy; the builds below would take minutes more."""

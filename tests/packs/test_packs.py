@@ -85,8 +85,9 @@ def test_a_folder_becomes_a_pack_with_a_readme_and_a_lock(here: Path, call: Call
     mine = f"---\n# mine\nlanguage: en\n{head}\n---\n# Mine\n\n{body}\nThanks.\n"
     (folder / "README.md").write_text(mine)
     code, out, err = call("pack", str(folder))
-    assert (code, err.count("\n")) == (0, 1)
+    assert (code, err.count("\n")) == (0, 2)
     assert "`base_model: [org/model]`" in err
+    assert f"Next: `steerplug add {folder}` tries it here" in err
     assert "changed  nothing" in out
     assert (folder / "README.md").read_text() == mine
     (folder / "calm.yaml").write_text(TEXT.format(name="calm").replace("Calm", "Storm"))
@@ -104,6 +105,8 @@ def test_pack_takes_along_what_was_built_here_for_the_presets_as_they_are(
     (folder / "calm.yaml").write_text(TEXT.format(name="calm").replace("Calm", "Storm"))
     answer_of(call("pack", str(folder), "--compiled", "--json"))
     assert [path.exists() for path in built] == [True, False]
+    _, _, err = call("pack", str(folder), "--compiled")
+    assert "as no full build of them is kept here: calm." in err
 
 
 @pytest.mark.parametrize(

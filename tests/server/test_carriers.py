@@ -1,9 +1,6 @@
 """A server offers every preset: by steering where it is compiled, by its prompt where it is not."""
 
 import json
-import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Barrier, Event, Thread
@@ -15,7 +12,7 @@ import pytest
 
 from steerplug.server.catalog import Catalog
 from steerplug.server.errors import Refused
-from steerplug.session import Session, Settings
+from steerplug.session import Session
 from steerplug.store.store import Store
 from tests.helpers.presets import SAD_PRESET
 from tests.helpers.serving import NAME, QUESTION, Client, served, session, state
@@ -27,7 +24,6 @@ description: Says Ni.
 teacher: {system: You are a knight who says Ni to everyone.}
 fit: {method: chain}
 """
-ADMIN = {"Authorization": "Bearer admin"}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +48,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 @pytest.fixture
 def client(own: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr("tests.helpers.serving.session", lambda: own)
-    with served(admin_key="admin") as client:
+    with served() as client:
         yield client
     for path in own.store.folder.rglob("*.gguf"):
         path.unlink()
@@ -145,53 +141,6 @@ def test_what_cannot_carry_is_one_sentence(
     assert told in answer.json()["error"]["message"]
 
 
-def until(client: Client, name: str, carrier: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while (now := described(client)[name])["carrier"] != carrier:
-        assert (now["compiling"] or {}).get("state") != "failed", now
-        assert time.monotonic() < deadline, now
-        time.sleep(0.1)
-
-
-def test_a_preset_is_compiled_in_idle_time_and_then_offered(client: Client) -> None:
-    assert client.post("/steering/compile", json={"name": "sad"}).status_code == 401
-    unknown = client.post("/steering/compile", json={"name": "sadd"}, headers=ADMIN)
-    assert "did you mean" in unknown.json()["error"]["message"]
-    assert client.chat(steering="sad").status_code == 404
-    answer = client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN).json()
-    assert answer["compiling"]["state"] in ("waiting", "running")
-    until(client, "sad", "steering")
-    reply = client.chat(steering="sad").json()
-    assert reply["steering"]["carrier"] == "steering"
-    assert reply["steering"]["tokens_steered"] > 0
-
-
-def test_compiling_stands_still_while_a_reply_is_made(client: Client, own: Session) -> None:
-    compiler = own.compiler
-    client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN)
-    deadline = time.monotonic() + 60
-    while (job := compiler.jobs["sad"]).state != "running":
-        assert time.monotonic() < deadline, job
-        time.sleep(0.01)
-    states = set[str]()
-    for event in own.stream_chat(QUESTION, None, Settings(max_tokens=8)):
-        del event
-        states.add(compiler.jobs["sad"].state)
-        process = compiler._process
-        assert process is not None
-        assert _state_of(process.pid) == "T"
-    assert states == {"paused"}
-    until(client, "sad", "steering")
-
-
-def _state_of(pid: int) -> str:
-    deadline = time.monotonic() + 5  # a signal is acted on a moment after it is sent
-    while True:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "T" or time.monotonic() > deadline:
-            return state
-
-
 def test_streams_go_on_while_a_preset_is_swapped_over(client: Client, own: Session) -> None:
     """A reply that began with the prompt ends with it; each later one has what was compiled."""
     streams, n_clients = list[list[str]](), 4
@@ -250,37 +199,6 @@ def _publish(of: Session, name: str) -> None:
         fidelity={"gap_closed": 0.9},
     )  # fmt: skip
     of.store.publish(key, steering, identity)
-
-
-def test_a_killed_compiler_is_a_sentence_and_may_be_asked_again(
-    client: Client, own: Session
-) -> None:
-    compiler = own.compiler
-    client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN)
-    deadline = time.monotonic() + 60
-    while (process := compiler._process) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    while (job := described(client)["sad"]["compiling"])["state"] != "failed":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert "`steerplug build sad` says why" in job["problem"]
-    client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN)
-    until(client, "sad", "steering")
-
-
-def test_two_servers_that_compile_the_same_make_it_once(client: Client, own: Session) -> None:
-    other = Session(NAME, n_ctx=256, n_threads=1, store=own.store)
-    client.post("/steering/compile", json={"name": "sad"}, headers=ADMIN)
-    other.compile("sad")
-    deadline = time.monotonic() + 300
-    while {job.state for job in (own.compiler.jobs["sad"], other.compiler.jobs["sad"])} != {"done"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    made = [path.name for path in own.store.folder.rglob("*.gguf")]
-    assert len(made) == 1
-    other.close()
 
 
 def test_an_unknown_name_to_compile_is_refused_before_anyone_connects() -> None:

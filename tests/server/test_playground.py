@@ -132,7 +132,7 @@ def ask(page: Any, question: str) -> None:
     page.get_by_label("Question").fill(question)
     page.get_by_label("Question").press("Enter")
     playwright.expect(page.locator("article h2").last).to_have_text(question)
-    playwright.expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    playwright.expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=60_000)
 
 
 def test_both_replies_their_shading_and_numbers(

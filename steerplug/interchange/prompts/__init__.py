@@ -24,6 +24,7 @@ Everything here is a stranger's: no picture is decoded, no archive unpacked, no 
 file opened, and nothing grows beyond `reading.MAX_FILE` and `cards.MAX_CARD`. What is broken is
 refused in one sentence.
 
-Sources: the specifications of character cards V1, V2 and V3; PNG (third edition); the parser of
-Ollama's Modelfile; the references of dotprompt, llm and promptfoo.
+Sources: the specifications of character cards V1, V2 and V3, and the names that Pygmalion's had
+before; PNG (third edition); the parser of Ollama's Modelfile; the references of dotprompt, llm and
+promptfoo.
 """

@@ -1,4 +1,7 @@
-"""Character cards V1, V2 and V3: who the character is becomes the teacher, its stories do not."""
+"""Character cards: who the character is becomes the teacher, its stories do not.
+
+V1, V2, V3, and Pygmalion's before them, whose fields have other names.
+"""
 
 import re
 from collections.abc import Mapping
@@ -15,6 +18,14 @@ _NAME = 200
 _TEXT = 64_000  # characters of one field; what a preset holds is less
 _DIALOGUE = 512_000
 _SPECS = {"chara_card_v2": "V2", "chara_card_v3": "V3"}
+_PYGMALION = {
+    "char_name": "name",
+    "char_persona": "description",
+    "char_greeting": "first_mes",
+    "world_scenario": "scenario",
+    "example_dialogue": "mes_example",
+}
+"""What V1 calls the fields of Pygmalion's cards."""
 _OWN_SCRIPT = re.compile(r"<\s*(script|iframe|object|embed)\b|javascript:", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"<(char|bot|user)>", re.IGNORECASE)
 _START = re.compile(r"^[ \t]*<START>[ \t]*$", re.IGNORECASE | re.MULTILINE)
@@ -56,8 +67,11 @@ def is_card(data: object) -> bool:
     if not isinstance(data, Mapping):
         return False
     spec = data.get("spec")
+    if isinstance(spec, str) and spec.startswith("chara_card"):
+        return True
     is_v1 = "name" in data and {"description", "personality", "first_mes", "mes_example"} & {*data}
-    return (isinstance(spec, str) and spec.startswith("chara_card")) or bool(is_v1)
+    is_older = "char_name" in data and len(_PYGMALION.keys() & data.keys()) > 1
+    return bool(is_v1 or is_older)
 
 
 def sort_card(data: Mapping[str, Any], source: str, where: str) -> Sorting:
@@ -138,11 +152,13 @@ class _Card(NamedTuple):
 def _fields(data: Mapping[str, Any], source: str) -> tuple[str, Mapping[str, Any]]:
     spec = data.get("spec")
     if spec is None:
-        return "V1", data
+        older = {_PYGMALION[key]: value for key, value in data.items() if key in _PYGMALION}
+        others = {key: value for key, value in data.items() if key not in _PYGMALION}
+        return ("V1" if "name" in data else "Pygmalion"), {**older, **others}
     if spec not in _SPECS:
         raise PresetError(
             f"{source} is a card by the specification `{printable(str(spec))}`; steerplug reads "
-            f"{' and '.join(_SPECS)}, and cards without `spec` as V1."
+            f"{' and '.join(_SPECS)}, and cards without `spec` as V1 or Pygmalion's."
         )
     fields = data.get("data")
     if not isinstance(fields, Mapping):

@@ -61,7 +61,7 @@ def _card(content: bytes, source: str, where: str) -> Sorting:
     data = read_json(decoded(content, source), f"{source}: its card")
     if not cards.is_card(data):
         raise PresetError(
-            f"{source}: its card is no character card V1, V2 or V3; get the original."
+            f"{source}: its card is no character card V1, V2, V3 or Pygmalion; get the original."
         )
     return cards.sort_card(data, source, where)
 

@@ -41,7 +41,7 @@ function makeChip(preset) {
   chip.append(box, preset.name);
   chip.title = preset.description;
   chip.dataset.name = preset.name;
-  if (preset.carrier === "prompt") chip.append(makeNote(`${preset.prompt_tokens} tokens`));
+  if (preset.carrier === "prompt") chip.append(makeNote("by prompt"));
   if (!preset.carrier) {
     box.disabled = true;
     chip.append(makeNote("not compiled"));

@@ -28,6 +28,16 @@ def v1(**fields: Any) -> dict[str, Any]:
     return {**{name: DATA[name] for name in names}, **fields}
 
 
+def pygmalion(**fields: Any) -> dict[str, Any]:
+    """Return a card as it was before V1."""
+    dialogue = DATA["mes_example"].replace("{{user}}", "You").replace("{{char}}", DATA["name"])
+    return {
+        "char_name": DATA["name"], "char_persona": DATA["description"],
+        "char_greeting": DATA["first_mes"], "world_scenario": DATA["scenario"],
+        "example_dialogue": dialogue, **fields,
+    }  # fmt: skip
+
+
 def v2(**fields: Any) -> dict[str, Any]:
     return {"spec": "chara_card_v2", "spec_version": "2.0", "data": {**DATA, **fields}}
 

@@ -20,6 +20,7 @@ from tests.interchange.prompts.card_files import (
     chunk,
     png,
     png_of,
+    pygmalion,
     v1,
     v2,
     v3,
@@ -100,6 +101,24 @@ def test_one_character_in_every_shape_is_one_teacher(shape: str) -> None:
     assert sorting.format.startswith(f"a character card ({known}")
     assert system(made(sorting)) == SYSTEM
     assert turns(made(sorting)) == TURNS
+
+
+@pytest.mark.parametrize(
+    ("content", "known"),
+    [
+        (as_json(pygmalion()), "Pygmalion, JSON"),
+        (png(("chara", base64_of(pygmalion()))), "Pygmalion, PNG"),
+        (as_json(pygmalion(metadata={"tool": "an editor"})), "Pygmalion, JSON"),
+        (as_json({**pygmalion(char_persona="Old."), **v1(personality="")}), "V1, JSON"),
+    ],
+    ids=["json", "png", "a program's own keys", "v1 beside"],
+)
+def test_a_card_by_pygmalions_old_names_is_the_same_teacher(content: bytes, known: str) -> None:
+    sorting = read_sorted(content, "anna")
+    assert sorting.format.startswith(f"a character card ({known}")
+    assert system(made(sorting)) == SYSTEM.partition("\n\nAnna's personality")[0]
+    assert turns(made(sorting)) == TURNS
+    assert [part.what for part in sorting.stays][:2] == ["scenario", "first_mes"]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +234,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty zTXt": (lambda: png_of(chunk(b"zTXt", b"chara\0")), "PNG does not know"),
     "many chunks": (lambda: png_of(chunk(b"teXt", b"") * 70_000), "more than 65536 chunks"),
     "latin-1 card": (lambda: png(("chara", "6Q==")), "is not UTF-8 text (byte 0)"),
-    "a list": (lambda: png(("chara", base64_of([1]))), "no character card V1, V2 or V3"),
+    "a list": (lambda: png(("chara", base64_of([1]))), "no character card V1, V2, V3 or Pyg"),
     "torn json": (lambda: png(("chara", "eyJhIg==")), "not valid JSON"),
     "deep json": (lambda: b'{"spec": "chara_card_v2", "data": ' + b"[" * 10**6, "nests too deep"),
     "deep in a zip": (
