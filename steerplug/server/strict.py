@@ -13,6 +13,12 @@ from pydantic_core import from_json
 
 from steerplug.server.errors import Refused
 
+_OF_CURL = ("", "application/x-www-form-urlencoded")
+"""What `curl -d` says of any body, and Ollama's examples with it."""
+
+_OF_PAGES = ("origin", "sec-fetch-site")
+"""What browsers add: a page of a stranger could send such a body without being allowed to."""
+
 
 class StrictRequest(Request):
     """A request whose body must be plain JSON."""
@@ -34,8 +40,12 @@ class StrictRoute(APIRoute):
 
         async def strictly(request: Request) -> Response:
             content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            scope = request.scope
             if request.method == "POST" and content != "application/json":
-                raise Refused("send the body as Content-Type: application/json.", 415)
-            return await answer(StrictRequest(request.scope, request.receive))
+                if content not in _OF_CURL or any(name in request.headers for name in _OF_PAGES):
+                    raise Refused("send the body as Content-Type: application/json.", 415)
+                others = [each for each in scope["headers"] if each[0] != b"content-type"]
+                scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+            return await answer(StrictRequest(scope, request.receive))
 
         return strictly

@@ -155,6 +155,17 @@ def test_a_web_page_is_not_let_in_by_another_name(client: Client) -> None:
     assert response.status_code == 415
 
 
+@pytest.mark.parametrize(("header", "status"), [
+    ({}, 200), ({"origin": "https://evil.example"}, 415), ({"sec-fetch-site": "cross-site"}, 415),
+])  # fmt: skip
+def test_what_curl_says_of_a_body_is_taken_unless_a_web_page_sends_it(
+    header: dict[str, str], status: int, client: Client
+) -> None:
+    said = {**header, "content-type": "application/x-www-form-urlencoded"}
+    response = client.post("/v1/chat/completions", content=json.dumps(SHORT), headers=said)
+    assert response.status_code == status
+
+
 def test_other_origins_are_told_nothing_unless_named(client: Client) -> None:
     page = {"origin": "https://chat.example", "access-control-request-method": "POST"}
     assert "access-control-allow-origin" not in client.get("/v1/models", headers=page).headers
