@@ -8,7 +8,7 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
     packed       matrices that are dequantised where they multiply; which can be (packing)
     student      what bare and prompted chats compute with them, watched and steered
     agreement    its logits beside llama.cpp's: the copy is the model, or is refused
-    deltas       what is trained: gates or constants at each block
+    trained      what a training moves; deltas: gates or constants at each block
     training     the loop: mean KL(prompted || steered) over boundary and reply rows
 """
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from steerplug.fit.checkpoint import Arrays, Checkpoint
-from steerplug.fit.distill.deltas import Deltas
 
 _EVERY = 5.0
 """Seconds between two states that are written."""
@@ -41,7 +40,7 @@ class Run:
     """
 
     def __init__(
-        self, deltas: Deltas, optimizer: torch.optim.Optimizer, kept: Checkpoint | None, of: str
+        self, deltas: torch.nn.Module, optimizer: torch.optim.Optimizer, kept: Checkpoint | None, of: str
     ) -> None:
         self._deltas, self._optimizer, self._kept, self._of = deltas, optimizer, kept, of
         self.step, self.epochs, self.best = 0, -1, math.inf
