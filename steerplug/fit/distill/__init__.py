@@ -6,6 +6,7 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
     weights      the GGUF's tensors in torch; what the GGUF states of the function (configuration,
                  rotary); gguf's reader without the tokeniser (gguf_reading)
     packed       matrices that are dequantised where they multiply; which can be (packing)
+    linear       which linear part of a block is which tensor of the GGUF
     student      what bare and prompted chats compute with them, watched and steered
     agreement    its logits beside llama.cpp's: the copy is the model, or is refused
     trained      what a training moves; deltas: gates or constants at each block

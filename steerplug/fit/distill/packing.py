@@ -39,13 +39,13 @@ def pack(
     shared = Counter(placed.values())
     for tensor in tensors:
         name, kind = str(tensor.name), tensor.tensor_type.name
-        owner = _owner(module, placed.get(name, ""))
+        owner = owner_of(module, placed.get(name, ""))
         if owner is None or shared[placed[name]] > 1 or not (kind == "F32" or dequantiser(kind)):
             continue
         n_out, n_in = owner.weight.shape
         if tensor.shape.tolist() != [n_in, n_out] or n_in > STEP:
             continue
-        order = _row_order(name, n_out, n_in, restore)
+        order = row_order(name, n_out, n_in, restore)
         if order is None:
             continue
         rows = tensor.data.view(np.uint8)
@@ -101,7 +101,7 @@ def unallocated() -> Iterator[None]:
         yield
 
 
-def _owner(module: nn.Module, parameter: str) -> Any:
+def owner_of(module: nn.Module, parameter: str) -> Any:
     """Return the linear part or embedding of which a parameter is the matrix, or None."""
     path, _, own = parameter.rpartition(".")
     if own != "weight":
@@ -110,7 +110,7 @@ def _owner(module: nn.Module, parameter: str) -> Any:
     return owner if isinstance(owner, nn.Linear | nn.Embedding) else None
 
 
-def _row_order(name: str, n_out: int, n_in: int, restore: Restore) -> NDArray[Any] | None:
+def row_order(name: str, n_out: int, n_in: int, restore: Restore) -> NDArray[Any] | None:
     """Return the order in which a tensor's rows make its parameter, or None if that is not all."""
     columns = np.arange(n_in, dtype=np.int32)
     try:

@@ -40,8 +40,9 @@ class Run:
     """
 
     def __init__(
-        self, deltas: torch.nn.Module, optimizer: torch.optim.Optimizer, kept: Checkpoint | None, of: str
-    ) -> None:
+        self, deltas: torch.nn.Module, optimizer: torch.optim.Optimizer,
+        kept: Checkpoint | None, of: str,
+    ) -> None:  # fmt: skip
         self._deltas, self._optimizer, self._kept, self._of = deltas, optimizer, kept, of
         self.step, self.epochs, self.best = 0, -1, math.inf
         self._best_state = copy.deepcopy(deltas.state_dict())

@@ -137,7 +137,7 @@ def train(
     optimizer = torch.optim.AdamW(deltas.parameters(), rate, BETAS, weight_decay=decay)
     n_steps = EPOCHS * math.ceil(len(fit) / size)
     random = torch.Generator().manual_seed(seed)
-    of = _decided_by(student, exercises, deltas, objective, seed, size, rate)
+    of = decided_by(student, exercises, deltas, objective, seed, size, rate)
     run = Run(deltas, optimizer, kept, of)
     with run.kept_on_the_way():
         if run.epochs < 0:
@@ -162,7 +162,7 @@ def train(
     return run.best
 
 
-def _decided_by(
+def decided_by(
     student: Student, exercises: Sequence[Exercise], deltas: Trained, objective: Objective,
     seed: int, size: int, rate: float,
 ) -> str:  # fmt: skip
