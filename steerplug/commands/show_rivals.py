@@ -63,45 +63,50 @@ def _finite(value: float) -> float | None:
 def show(preset: str, compared: "Comparison") -> None:
     """Print what carriers of a preset keep, cost and can do, each in a table."""
     console = screen()
-    for table in (_kept(compared), _costs(compared), _can(compared)):
+    for table in (_kept(compared), _trained(compared), _costs(compared), _can(compared)):
         console.print(table)
     say(
         f"{preset}: trained in torch on {compared.n_lessons} replies, by mean KL; measured in "
         f"llama.cpp on {compared.n_questions} unseen questions (95 % interval), checks on "
         f"{compared.n_replies} greedy replies.\n"
-        "Rates: the one taken, and all that were tried on held-back replies. Held: with what is "
-        "each one's own in the cache; new: with nothing. Ratios are to the bare chat.\n"
+        "At half: gap closed at half strength. Held-back KL, in nats, chose the rate. Held, new: "
+        "to the first token, with what is each one's own in the cache and with nothing. Decode: "
+        "time of a token, to the bare chat's.\n"
         + "\n".join(f"{kind}: {facts.why}." for kind, facts in FACTS.items() if kind != "none")
     )
 
 
 def _kept(compared: "Comparison") -> Table:
-    table = _table("what it keeps", "gap closed", "flips", "checks", "drift", "at half",
-                   "numbers", "rate (tried)")  # fmt: skip
+    table = _table("what it keeps", "gap closed", "flips", "checks", "drift", "at half")
     for rival in compared.rivals:
         gap, flips, drift = (rival.figures[name] for name in _ESTIMATES)
         table.add_row(
             rival.name, _with_interval(gap), _share(flips), _share(rival.checks),
             NOT_MEASURED if drift.value is None else f"{drift.value:.3f}",
-            _share(rival.at_half), *_tuning(rival.tuned),
+            _share(rival.at_half),
         )  # fmt: skip
     return table
 
 
-def _tuning(tuned: "Tuned | None") -> tuple[str, str]:
-    if tuned is None:
-        return "", ""
-    tried = " ".join(f"{rate:.2g}" for rate in sorted(tuned.left))
-    return f"{tuned.n_parameters:,}", f"{tuned.rate:.2g} ({tried})"
+def _trained(compared: "Comparison") -> Table:
+    table = _table("how it learned", "numbers", "rate")
+    table.add_column("held-back KL by rate", overflow="fold")
+    for rival in compared.rivals:
+        if rival.tuned is not None:
+            left = rival.tuned.left
+            tried = ", ".join(f"{rate:.2g}: {left[rate]:.3f}" for rate in sorted(left))
+            numbers = f"{rival.tuned.n_parameters:,}"
+            table.add_row(rival.name, numbers, f"{rival.tuned.rate:.2g}", tried)
+    return table
 
 
 def _costs(compared: "Comparison") -> Table:
-    table = _table("what it costs", "bytes", "cells", "first, held", "first, new", "decode")
+    table = _table("what it costs", "bytes", "cells", "held", "new", "decode")
     for rival in compared.rivals:
         held, new, decode = (rival.timings[task] for task in _TASKS.values())
         table.add_row(
             rival.name, f"{rival.n_bytes:,}", f"{rival.n_cells:.0f}", _first(held), _first(new),
-            f"x{decode.ratio:.3f} ({decode.low:.3f}-{decode.high:.3f})",
+            f"x{decode.ratio:.2f} ({decode.low:.2f}-{decode.high:.2f})",
         )  # fmt: skip
     return table
 
@@ -136,4 +141,4 @@ def _with_interval(estimate: "Estimate") -> str:
     if estimate.value is None or estimate.interval is None:
         return _share(estimate)
     low, high = estimate.interval
-    return f"{estimate.value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{estimate.value:.0%} ({100 * low:.0f} to {100 * high:.0f})"

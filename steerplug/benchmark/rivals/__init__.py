@@ -9,5 +9,5 @@ Nothing here is on a user's path; it needs the extra `fit`.
     carried                        each carrier in llama.cpp, as a user would use it
     measuring, timing              what it keeps of the prompt, and what it costs
     facts                          what its kind can do, whatever it was trained on
-    comparison                     all of it, in order
+    making, comparison             all of it, in order
 """

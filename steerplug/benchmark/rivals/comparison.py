@@ -10,18 +10,13 @@ from typing import Any
 
 from steerplug.benchmark.rivals import timing
 from steerplug.benchmark.rivals.carried import Bench, Carried
-from steerplug.benchmark.rivals.cells import Fronted, trained_state
-from steerplug.benchmark.rivals.course import Course
+from steerplug.benchmark.rivals.course import Course, lessons_of
 from steerplug.benchmark.rivals.facts import Kind
-from steerplug.benchmark.rivals.kv_prefix import KvPrefix
-from steerplug.benchmark.rivals.lora import Lora
+from steerplug.benchmark.rivals.making import Made, make_all
 from steerplug.benchmark.rivals.measuring import PROMPT, Asked, checks_kept, row_figures
-from steerplug.benchmark.rivals.soft_prompt import SoftPrompt
 from steerplug.benchmark.rivals.timing import Timed
 from steerplug.benchmark.rivals.tuning import Trainer, Tuned
 from steerplug.benchmark.turns import Timing, take_turns
-from steerplug.chat.template import ChatTemplate
-from steerplug.engine import requantised
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
@@ -33,22 +28,14 @@ from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import give_back
 from steerplug.fit.distill.agreement import read_student
 from steerplug.fit.distill.linear import linear_parts
-from steerplug.fit.distill.readable import CURE
-from steerplug.fit.effort import effort
+from steerplug.fit.distill.readable import CURE, check_readable
 from steerplug.fit.progress import Report
-from steerplug.fit.teacher import Lesson, n_common, teach
+from steerplug.fit.teacher import Lesson, n_common
 from steerplug.preset import Preset
-from steerplug.preset.methods import MethodName
-from steerplug.steering.file import write_steering
-from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.terms import place
-from steerplug.steering.value import Steering
 from steerplug.store.store import Store
-from steerplug.version import __version__
 
-BARE, ON_DISK = "bare", "prompt, cells on disk"
-SOFT_PROMPTS, PREFIX, RANKS = (1, 8), 8, (1, 8)
-"""Embeddings, cells, and ranks."""
+BARE, ON_DISK = "bare", "prompt on disk"
 
 
 @dataclass(frozen=True)
@@ -88,35 +75,12 @@ class Comparison:
     n_replies: int
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A carrier that is there: its file or numbers, and how to put it in place."""
-
-    kind: Kind
-    n_bytes: int
-    n_cells: int
-    tuned: Tuned
-    steering: Steering | None = None
-    file: Path | None = None
-    embeddings: Any = None
-
-    def carried(self, bench: Bench, strength: float = 1.0) -> Carried:
-        """Put it in place."""
-        if self.steering is not None:
-            return bench.steered(strength * self.steering)
-        if self.embeddings is not None:
-            return bench.soft(self.embeddings)
-        assert self.file is not None
-        if self.kind == "LoRA":
-            return bench.adapted(self.file, strength)
-        return bench.restored(self.file)
-
-
 def check(preset: Preset, model: Model) -> None:
-    """Refuse what cannot be compared.
+    """Refuse what cannot be compared, before anything is asked.
 
     Raises:
-        FitError: the preset has no prompt, or the model no plain cells.
+        FitError: the preset has no prompt, the model no plain cells, or no gradients can be
+            followed through it.
     """
     if preset.teacher is None:
         raise FitError(
@@ -128,6 +92,17 @@ def check(preset: Preset, model: Model) -> None:
             f"{model.path.name} ({model.architecture}) keeps running states or sliding windows, "
             "behind which no trained cells can be put; name another model."
         )
+    with _no_other_method():
+        check_readable(model)
+
+
+@contextmanager
+def _no_other_method() -> Iterator[None]:
+    """Name another cure than a method without torch: rivals have none."""
+    try:
+        yield
+    except TorchCopyError as error:
+        raise FitError(str(error).replace(CURE, "name another model")) from None
 
 
 def compare(
@@ -139,7 +114,7 @@ def compare(
     Args:
         preset: one with a teacher.
         engine: the model, to ask.
-        store: where trainings are kept until all is done.
+        store: where replies and trainings are kept until all is done.
         questions: what is asked; nothing that is trained on.
         quick: whether to learn from the few replies of a quick fit.
         rounds: how often each task is timed.
@@ -152,7 +127,7 @@ def compare(
     replies, trained = (_kept(store, preset, engine.model, what) for what in ("said", "trained"))
     with TemporaryDirectory(prefix="steerplug-") as folder:
         with reading(engine.model, engine.context.n_ctx) as cells:
-            lessons = _lessons(preset, engine, cells, replies, report, quick=quick)
+            lessons = lessons_of(preset, engine, cells, replies.replies, report, quick=quick)
             asked = Asked.of(preset, engine, questions, replies.replies, report)
             made = _made(preset, engine, cells, lessons, trained, Path(folder), report, quick=quick)
         rivals = _measured(preset, engine, asked, made, Path(folder), rounds, report)
@@ -170,101 +145,28 @@ def _kept(store: Store, preset: Preset, model: Model, what: str) -> Checkpoint:
     return kept
 
 
-def _lessons(
-    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report, *, quick: bool
-) -> list[Lesson]:
-    """Return the lessons that `psr` has, quick or not."""
-    assert preset.teacher is not None
-    given = effort(_by_psr(preset), quick=quick)
-    with requantised.quick(engine, cells) as (quickly, _):
-        return given.cut(teach(
-            quickly, ChatTemplate.of(engine.model), preset.teacher, given.questions,
-            seed=preset.fit.seed, some=given.some, known=kept.replies, report=report,
-        ))  # fmt: skip
-
-
-def _by_psr(preset: Preset) -> Preset:
-    fit = preset.fit.model_copy(update={"method": "psr"})
-    return preset.model_copy(update={"fit": fit})
-
-
 def _made(
     preset: Preset, engine: Engine, cells: Reader, lessons: Sequence[Lesson], kept: Checkpoint,
     folder: Path, report: Report, *, quick: bool,
-) -> dict[str, _Made]:  # fmt: skip
-    """Return all that is trained, each exported for llama.cpp."""
+) -> dict[str, Made]:  # fmt: skip
+    """Train all through one torch copy, which is freed then."""
     model = engine.model
     try:
-        student = read_student(model, cells)
-    except TorchCopyError as error:
-        raise FitError(str(error).replace(CURE, "name another model")) from None
-    parts = linear_parts(student.module, model)
-    trainer = Trainer(student, preset.fit.seed, quick, kept, report)
-    course = Course.of(preset, trainer, lessons, parts)
-    made: dict[str, _Made] = {}
-    methods: tuple[MethodName, ...] = ("psr", "const")
-    for name in methods:
-        tuned, steering = course.steering(name, range(1, model.n_layer - 1), gated=name == "psr")
-        n_bytes = _written(folder / f"{name}.gguf", steering, preset, model, name)
-        made[name] = _Made("steering", n_bytes, 0, tuned, steering)
-    for n in SOFT_PROMPTS:
-        tuned = course.soft_prompt(f"soft prompt of {n}", n)
-        assert isinstance(tuned.trained, SoftPrompt)
-        embeddings = tuned.trained.export()
-        made[f"soft prompt of {n}"] = _Made(
-            "soft prompt", embeddings.nbytes, n, tuned, embeddings=embeddings
-        )
-    with _bench(engine, lessons[0], max(len(x.prompted.tokens) for x in lessons)) as bench:
-        for n in (PREFIX, _as_heavy(bench, course, folder, made["psr"].n_bytes)):
-            name, path = f"K/V prefix of {n}", folder / f"prefix-{n}.bin"
-            tuned = course.kv_prefix(name, n)
-            n_bytes = _put(tuned, course, bench, path, n)
-            made[name] = _Made("K/V prefix", n_bytes, n, tuned, file=path)
-    for rank in RANKS:
-        name, path = f"LoRA of rank {rank}", folder / f"lora-{rank}.gguf"
-        tuned = course.lora(name, rank)
-        assert isinstance(tuned.trained, Lora)
-        tuned.trained.write(path, model.architecture)
-        made[name] = _Made("LoRA", path.stat().st_size, 0, tuned, file=path)
-    del student, trainer, course
-    give_back()
-    return made
-
-
-def _written(
-    path: Path, steering: Steering, preset: Preset, model: Model, method: MethodName
-) -> int:
-    """Write steering as a build does; return its bytes."""
-    identity = Identity(
-        preset.name, preset.version, preset.digest, model.fingerprint, model.architecture,
-        chat_template_hash(model.chat_template), method, preset.fit.seed, __version__,
-    )  # fmt: skip
-    write_steering(path, steering, identity)
-    return path.stat().st_size
-
-
-def _as_heavy(bench: Bench, course: Course, folder: Path, n_bytes: int) -> int:
-    """Return how many cells a file of so many bytes holds behind the first token's."""
-    one, two = (bench.written(folder / "cells.bin", course.start(n)) for n in (0, 1))
-    most = len(course.lessons[0].prompted.tokens) - 1
-    return max(min((n_bytes - one) // (two - one), most), 1)
-
-
-def _put(tuned: Tuned, course: Course, bench: Bench, path: Path, n: int) -> int:
-    """Write a trained prefix as cells of llama.cpp; return its bytes."""
-    prefix, student = tuned.trained, course.trainer.student
-    assert isinstance(prefix, KvPrefix)
-    before = KvPrefix(student, course.start(n)).to(student.device).export(course.parts)
-    after = prefix.export(course.parts)
-
-    def put(context: Fronted) -> None:
-        context.put_state(trained_state(context.state(), before, after))
-
-    return bench.written(path, course.start(n), put)
+        with _no_other_method():
+            student = read_student(model, cells)
+        parts = linear_parts(student.module, model)
+        trainer = Trainer(student, preset.fit.seed, quick, kept, report)
+        course = Course.of(preset, trainer, lessons, parts)
+        n_longest = max(len(lesson.prompted.tokens) for lesson in lessons)
+        with _bench(engine, lessons[0], n_longest) as bench:
+            return make_all(course, bench, model, folder)
+    finally:
+        give_back()
 
 
 @contextmanager
 def _bench(engine: Engine, lesson: Lesson, n_longest: int) -> Iterator[Bench]:
+    """Give contexts that hold a chat and cells in front of it."""
     first = lesson.bare.tokens[0]
     bench = Bench(engine.model, 2 * n_longest, engine.context.n_threads, first)
     try:
@@ -274,58 +176,57 @@ def _bench(engine: Engine, lesson: Lesson, n_longest: int) -> Iterator[Bench]:
 
 
 def _measured(
-    preset: Preset, engine: Engine, asked: Asked, made: Mapping[str, _Made], folder: Path,
+    preset: Preset, engine: Engine, asked: Asked, made: Mapping[str, Made], folder: Path,
     rounds: int, report: Report,
 ) -> list[Rival]:  # fmt: skip
     """Return all carriers, those that nothing was trained for first."""
-    vocab = engine.model.vocab
     with _bench(engine, asked.greedy[0], asked.n_longest) as bench:
         carried = {BARE: bench.steered()}
         carried |= {name: each.carried(bench) for name, each in made.items()}
-        cells = carried[BARE].cells
-        figures = row_figures(cells, asked, carried, report)
-        checks = checks_kept(preset, asked, carried, vocab, report)
+        figures = row_figures(carried[BARE].cells, asked, carried, report)
+        checks = checks_kept(preset, asked, carried, engine.model.vocab, report)
         timed, n_disk = _timed(asked, carried, bench, folder)
-        tasks = [partial(task, timed) for task in (timing.held, timing.new, timing.decode)]
-        times = {task.name: ways for task, ways in (take_turns(t(), rounds, report) for t in tasks)}
+        tasks = (timing.held, timing.new, timing.decode)
+        timings = dict(_task(partial(task, timed), rounds, report) for task in tasks)
     figures[ON_DISK], checks[ON_DISK] = figures[PROMPT], checks[PROMPT]
     at_half = _at_half(engine, asked, made, report)
     n_prompt = float(figures[PROMPT]["prompt_tokens_saved"])
     n_text = _n_text(engine.model, asked.greedy[0])
-    untrained: list[tuple[str, Kind, int, float]] = [
-        (BARE, "none", 0, 0.0), (PROMPT, "prompt", n_text, n_prompt),
-        (ON_DISK, "prompt", n_disk, n_prompt),
-    ]  # fmt: skip
-    every = [
-        *((*each, None) for each in untrained),
-        *((name, x.kind, x.n_bytes, float(x.n_cells), x.tuned) for name, x in made.items()),
-    ]
+
+    def rival(name: str, kind: Kind, n_bytes: int, n_cells: float, tuned: Tuned | None) -> Rival:
+        times = {task: ways[name] for task, ways in timings.items()}
+        return Rival(name, kind, n_bytes, n_cells, tuned, figures[name], checks[name], times,
+                     at_half.get(name))  # fmt: skip
+
     return [
-        Rival(
-            name, kind, n_bytes, n_cells, tuned, figures[name], checks[name],
-            {task: ways[name] for task, ways in times.items()}, at_half.get(name),
-        )
-        for name, kind, n_bytes, n_cells, tuned in every
+        rival(BARE, "none", 0, 0, None),
+        rival(PROMPT, "prompt", n_text, n_prompt, None),
+        rival(ON_DISK, "prompt", n_disk, n_prompt, None),
+        *(rival(name, each.kind, each.n_bytes, each.n_cells, each.tuned)
+          for name, each in made.items()),
     ]  # fmt: skip
+
+
+def _task(task: Any, rounds: int, report: Report) -> tuple[str, dict[str, Timing]]:
+    done, ways = take_turns(task(), rounds, report)
+    return done.name, ways
 
 
 def _timed(
     asked: Asked, carried: Mapping[str, Carried], bench: Bench, folder: Path
 ) -> tuple[dict[str, Timed], int]:
     """Return what is timed, and the bytes of the prompt's cells on disk."""
-    one, other = asked.greedy[0], asked.greedy[1]
+    one, other = asked.greedy[:2]
     path = folder / "prompt.bin"
     n = n_common([lesson.prompted.tokens for lesson in asked.greedy])
     n_bytes = bench.written(path, one.prompted.tokens[:n])
-    first = one.bare.tokens[0]
 
     def behind(prompt: Prompt) -> Prompt:
-        return Prompt((first, *prompt.tokens[n:]))
+        return Prompt((prompt.tokens[0], *prompt.tokens[n:]))
 
     timed = {BARE: Timed(carried[BARE], one.bare, other.bare)}
     timed[PROMPT] = Timed(carried[BARE], one.prompted, other.prompted)
-    on_disk = bench.restored(path)
-    timed[ON_DISK] = Timed(on_disk, behind(one.prompted), behind(other.prompted))
+    timed[ON_DISK] = Timed(bench.restored(path), behind(one.prompted), behind(other.prompted))
     timed |= {name: Timed(each, one.bare, other.bare) for name, each in carried.items()}
     return timed, n_bytes
 
@@ -340,12 +241,13 @@ def _n_text(model: Model, lesson: Lesson) -> int:
 
 
 def _at_half(
-    engine: Engine, asked: Asked, made: Mapping[str, _Made], report: Report
+    engine: Engine, asked: Asked, made: Mapping[str, Made], report: Report
 ) -> dict[str, Estimate]:
-    """Return the gap that is closed at half strength by what has any."""
-    dials = {name: each for name, each in made.items() if each.kind in ("steering", "LoRA")}
-    some = replace(asked, compared=asked.compared[: len(asked.compared) // 2], aside=())
+    """Return the gap that is closed at half strength by what has any, over greedy replies."""
+    half = asked.compared[: len(asked.compared) // 2]
     with _bench(engine, asked.greedy[0], asked.n_longest) as bench:
-        carried = {name: each.carried(bench, 0.5) for name, each in dials.items()}
+        carried = {name: each.carried(bench, 0.5) for name, each in made.items()
+                   if each.has_strength}  # fmt: skip
+        some = replace(asked, compared=half, aside=())
         figures = row_figures(bench.steered().cells, some, carried, report)
     return {name: figures[name]["gap_closed"] for name in carried}
