@@ -18,7 +18,7 @@ from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen
 from steerplug.engine.loading import Loading
-from steerplug.errors import FitError
+from steerplug.errors import FitError, RequestError
 
 if TYPE_CHECKING:
     from steerplug.benchmark.turns import Task, Timing
@@ -64,6 +64,8 @@ def bench(
     if rivals is not None:
         _bench_rivals(rivals, model, loading, rounds, quick=quick, as_json=as_json)
         return
+    if quick:
+        raise RequestError("--quick is of --rivals, which is not given; name a preset there.")
     from steerplug.files.picture import check_picture, publish
 
     if plot:

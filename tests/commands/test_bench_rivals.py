@@ -138,3 +138,8 @@ def test_without_torch_the_extra_is_named(
     monkeypatch.setattr(readable, "missing", lambda: ["torch"])
     assert main(words("pirate")) == 2
     assert "needs torch; run `pip install 'steerplug[fit]'`." in capsys.readouterr().err
+
+
+def test_quick_without_rivals_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "-m", str(tiny_model("llama")), "--quick"]) == 2
+    assert "--quick is of --rivals, which is not given" in capsys.readouterr().err
