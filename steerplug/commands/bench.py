@@ -1,7 +1,8 @@
 """`steerplug bench`: what steering costs, and what its alternatives do, in one run.
 
 Each task is done in several ways that take turns; see `benchmark.turns` for what is compared. With
-`--fits`, presets are fitted in several ways instead; see `benchmark.fits`.
+`--fits`, presets are fitted in several ways instead; see `benchmark.fits`. With `--rivals`, one is
+held against other carriers of its prompt; see `benchmark.rivals`.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen
 from steerplug.engine.loading import Loading
+from steerplug.errors import FitError, RequestError
 
 if TYPE_CHECKING:
     from steerplug.benchmark.turns import Task, Timing
@@ -40,6 +42,17 @@ def bench(
             help="Instead: fit these presets (a,b,c) quickly, by chain and by psr; it takes long.",
         ),
     ] = None,
+    rivals: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", show_default=False,
+            help="Instead: hold a preset against soft prompts, K/V prefixes and LoRA that learn "
+            "from the same replies, and against its prompt; it takes hours, --quick a tenth.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --rivals: learn from the few of a quick build.")
+    ] = False,
     as_json: Json = False,
     *,
     loading: Loading,
@@ -48,6 +61,11 @@ def bench(
     if fits is not None:
         _bench_fits(fits, model, loading, as_json)
         return
+    if rivals is not None:
+        _bench_rivals(rivals, model, loading, rounds, quick=quick, as_json=as_json)
+        return
+    if quick:
+        raise RequestError("--quick is of --rivals, which is not given; name a preset there.")
     from steerplug.files.picture import check_picture, publish
 
     if plot:
@@ -85,6 +103,36 @@ def _bench_fits(names: str, model: str, loading: Loading, as_json: bool) -> None
         print_json({"model": model, "fits": [figures(each) for each in fitted]})
     else:
         show(fitted)
+
+
+def _bench_rivals(
+    name: str, model: str, loading: Loading, rounds: int, *, quick: bool, as_json: bool
+) -> None:
+    from steerplug.commands.show_rivals import figures, show
+    from steerplug.evaluate.questions import reported_on
+    from steerplug.fit.distill.readable import missing
+    from steerplug.library.presets import load_preset
+
+    preset = load_preset(name)
+    if lacking := missing():
+        raise FitError(
+            f"rivals are trained, which needs {' and '.join(lacking)}; run "
+            "`pip install 'steerplug[fit]'`."
+        )
+    from steerplug.benchmark.rivals.comparison import compare
+
+    with opened(model, loading) as session, Building(
+        f"Training and measuring what carries {preset.name}; leave the machine alone meanwhile."
+    ) as report:
+        compared = compare(
+            preset, session.engine, store=session.store, questions=reported_on(preset),
+            quick=quick, rounds=rounds, report=report,
+        )  # fmt: skip
+    if as_json:
+        print_json({"model": model, "preset": preset.name, "quick": quick, "rounds": rounds,
+                    "seed": preset.fit.seed, **figures(compared)})  # fmt: skip
+    else:
+        show(preset.name, compared)
 
 
 Timings = list[tuple["Task", "dict[str, Timing]"]]

@@ -70,11 +70,16 @@ def reading(model: Model, n_ctx: int) -> Iterator["Reader"]:
 
 
 class Reader:
-    """What a context's cache holds for its sequence 0, kept in step with llama.cpp."""
+    """What a context's cache holds for its sequence 0, kept in step with llama.cpp.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        context: one whose cache it alone fills from now on.
+        held: rows that it holds already.
+    """
+
+    def __init__(self, context: Context, held: Sequence[Row] = ()) -> None:
         self.context = context
-        self._held: list[tuple[int, str | None]] = []
+        self._held: list[tuple[int, str | None]] = list(map(_cell, held))
         self._kept: list[tuple[int, State]] = []
         self._parting = 0
 

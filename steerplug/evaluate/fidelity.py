@@ -200,8 +200,21 @@ def row_figures(
         FitError: the prompted and the bare model do not differ.
     """
     compared = list(compare(cells, [*lessons, *aside], mix, report))
-    own = compared[: len(lessons)]
+    return figures_of(compared[: len(lessons)], compared)
 
+
+def figures_of(
+    own: Sequence[tuple[Lesson, Rows]], compared: Sequence[tuple[Lesson, Rows]]
+) -> dict[str, Any]:
+    """Return the same of rows that are there.
+
+    Args:
+        own: the replies to the questions.
+        compared: and those to the neutral prompts besides.
+
+    Raises:
+        FitError: the prompted and the bare model do not differ.
+    """
     def over(value: Callable[[Rows], Any], under: Callable[[Rows], Any]) -> Estimate:
         return ratio(per_prompt(own, value), per_prompt(own, under))
 
@@ -209,7 +222,7 @@ def row_figures(
     assert bare_kl.value is not None
     check_gap(bare_kl.value)
     return {
-        "n_tokens": sum(lesson.n_rows for lesson in lessons),
+        "n_tokens": sum(lesson.n_rows for lesson, _ in own),
         "gap_closed": over(lambda rows: rows.gap - rows.left, lambda rows: rows.gap),
         "bare_kl": bare_kl,
         "top1_agreement": over(lambda rows: rows.steered == rows.prompted, _each),
@@ -220,7 +233,7 @@ def row_figures(
             per_prompt(compared, lambda rows: rows.gap < LEFT_ALONE),
         ),
         "prompt_tokens_saved": float(np.mean(
-            [len(lesson.prompted.tokens) - len(lesson.bare.tokens) for lesson in lessons]
+            [len(lesson.prompted.tokens) - len(lesson.bare.tokens) for lesson, _ in own]
         )),
     }  # fmt: skip
 

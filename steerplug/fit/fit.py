@@ -90,7 +90,7 @@ def fit_contrast(
         FitError: it garbles this model wherever it is added.
     """
     assert preset.contrast is not None
-    pairs, blocks = preset.contrast.pairs, _blocks(preset, engine.model)
+    pairs, blocks = preset.contrast.pairs, blocks_of(preset, engine.model)
     if preset.fit.method == "actadd":
         directions = difference.actadd(cells, pairs[0], blocks)
     else:
@@ -110,7 +110,7 @@ def _taught(
 ) -> Steering:
     """Return what `fit_teacher` does; a torch copy is there before anything is asked."""
     method, student, model = preset.fit.method, None, engine.model
-    blocks = _blocks(preset, model)
+    blocks = blocks_of(preset, model)
     if method == "psr" or method == "const":
         if kept.deltas.keys() >= set(blocks):
             expect(report, Plan(method, tuple(after(Pace.of(cells))), 0))
@@ -138,7 +138,7 @@ def _imitation(
 ) -> Steering:
     """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
     assert preset.teacher is not None
-    fit, blocks = preset.fit, _blocks(preset, model)
+    fit, blocks = preset.fit, blocks_of(preset, model)
     ask = partial(
         teach, engine, ChatTemplate.of(model), preset.teacher,
         schema=ANY_JSON if preset.format else None, known=kept.replies, report=report,
@@ -161,7 +161,7 @@ def _imitation(
     return _chosen(preset, model, directions, _by_gap(cells, unused, report))[0]
 
 
-def _blocks(preset: Preset, model: Model) -> list[int]:
+def blocks_of(preset: Preset, model: Model) -> list[int]:
     """Return the blocks worth capturing: the preset's, or all but the first and the last."""
     n_layer = model.n_layer
     if preset.fit.layers == "auto":

@@ -6,9 +6,10 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
     weights      the GGUF's tensors in torch; what the GGUF states of the function (configuration,
                  rotary); gguf's reader without the tokeniser (gguf_reading)
     packed       matrices that are dequantised where they multiply; which can be (packing)
+    linear       which linear part of a block is which tensor of the GGUF
     student      what bare and prompted chats compute with them, watched and steered
     agreement    its logits beside llama.cpp's: the copy is the model, or is refused
-    deltas       what is trained: gates or constants at each block
+    trained      what a training moves; deltas: gates or constants at each block
     training     the loop: mean KL(prompted || steered) over boundary and reply rows
 """
 

@@ -11,18 +11,21 @@ Source: PSR, arXiv 2605.03907; start and rates, DESIGN section 3.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from steerplug.fit.distill.student import Passage, Student
+from steerplug.fit.distill.trained import Trained
 from steerplug.steering.value import Array, Delta
 
 UNITS = 4
 """k: gates per block."""
 
 
-class Deltas(torch.nn.Module):
+class Deltas(Trained):
     """The trained parameters; row i of each belongs to the i-th steered block.
 
     Args:
@@ -36,6 +39,7 @@ class Deltas(torch.nn.Module):
         super().__init__()
         self.place = {il: i for i, il in enumerate(sizes)}
         self.sizes, self.gated = tuple(size / 10 for size in sizes.values()), gated
+        self.decays = gated
         n = len(self.sizes)
         if gated:
             random = torch.Generator().manual_seed(seed)
@@ -55,6 +59,17 @@ class Deltas(torch.nn.Module):
         x = torch.nn.functional.rms_norm(h.float(), h.shape[-1:])
         gates = torch.relu(torch.nn.functional.linear(x, self.W[i], self.b[i]))
         return (self.sizes[i] * (gates @ self.Z[i])).to(h.dtype)
+
+    def read(self, student: Student, batch: Sequence[Passage]) -> torch.Tensor:
+        """Return the hidden states of the rows of a batch, steered."""
+        return student.hidden(
+            batch, lambda il, h: h + self(il, h) if il in self.place else None
+        )
+
+    @property
+    def of(self) -> tuple[Any, ...]:
+        """Which blocks, of what size, and by what."""
+        return self.sizes, list(self.place), self.gated
 
     def export(self) -> dict[int, Delta]:
         """Return the same as steering: block -> delta."""

@@ -50,7 +50,7 @@ def pack(
         if name := next((placed[each] for each in names if each in placed), None):
             filled.setdefault(name, []).append(tensor)
     for name, parts in filled.items():
-        owner, own = _owner(module, name), name.rpartition(".")[2]
+        owner, own = owner_of(module, name), name.rpartition(".")[2]
         weight: Weight | None
         if own in _EXPERTS:
             weight = _experts(getattr(owner, own), parts, _EXPERTS[own], workspace)
@@ -115,7 +115,7 @@ def unallocated() -> Iterator[None]:
         yield
 
 
-def _owner(module: nn.Module, parameter: str) -> Any:
+def owner_of(module: nn.Module, parameter: str) -> Any:
     """Return the part of a model whose parameter this is."""
     return module.get_submodule(parameter.rpartition(".")[0])
 
@@ -143,7 +143,7 @@ def _rows(tensor: Any, n_in: int, restore: Restore, workspace: Workspace) -> Pac
     n_out, kind = int(tensor.shape[1]), tensor.tensor_type.name
     if not _is_packable(tensor):
         return None
-    order = _row_order(str(tensor.name), n_out, n_in, restore)
+    order = row_order(str(tensor.name), n_out, n_in, restore)
     if order is None:
         return None
     rows = tensor.data.view(np.uint8)
@@ -175,7 +175,7 @@ def _is_packable(tensor: Any) -> bool:
     return tensor.shape[0] <= STEP and bool(kind == "F32" or dequantiser(kind))
 
 
-def _row_order(name: str, n_out: int, n_in: int, restore: Restore) -> NDArray[Any] | None:
+def row_order(name: str, n_out: int, n_in: int, restore: Restore) -> NDArray[Any] | None:
     """Return the order in which a tensor's rows make its parameter, or None if that is not all."""
     columns = np.arange(n_in, dtype=np.int32)
     try:

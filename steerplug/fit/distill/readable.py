@@ -24,9 +24,9 @@ def check_installed(name: str, method: str) -> None:
     Raises:
         TorchCopyError: a package of the extra `fit` is missing.
     """
-    if missing := _missing():
+    if lacking := missing():
         raise TorchCopyError(
-            f"`{name}` asks for method `{method}`, which needs {' and '.join(missing)}; "
+            f"`{name}` asks for method `{method}`, which needs {' and '.join(lacking)}; "
             "run `pip install 'steerplug[fit]'`, or write `method: chain`, which does without."
         )
 
@@ -50,8 +50,8 @@ def unreadable(model: Model) -> str | None:
     It reads no weights: milliseconds. Whether the torch copy then agrees with llama.cpp is seen
     when it is there.
     """
-    if missing := _missing():
-        return f"{' and '.join(missing)} is not installed"
+    if lacking := missing():
+        return f"{' and '.join(lacking)} is not installed"
     if changed := model.loading.changes:
         return f"it is loaded with {', '.join(changed)}, of which torch knows nothing"
     if model.architecture not in ARCHITECTURES:
@@ -93,7 +93,8 @@ def check_room(model: Model, free: int) -> None:
         )
 
 
-def _missing() -> list[str]:
+def missing() -> list[str]:
+    """Return the packages of the extra `fit` that are not installed."""
     return [package for package in _NEEDED if find_spec(package) is None]
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from steerplug.fit.checkpoint import Arrays, Checkpoint
-from steerplug.fit.distill.deltas import Deltas
 
 _EVERY = 5.0
 """Seconds between two states that are written."""
@@ -41,8 +40,9 @@ class Run:
     """
 
     def __init__(
-        self, deltas: Deltas, optimizer: torch.optim.Optimizer, kept: Checkpoint | None, of: str
-    ) -> None:
+        self, deltas: torch.nn.Module, optimizer: torch.optim.Optimizer,
+        kept: Checkpoint | None, of: str,
+    ) -> None:  # fmt: skip
         self._deltas, self._optimizer, self._kept, self._of = deltas, optimizer, kept, of
         self.step, self.epochs, self.best = 0, -1, math.inf
         self._best_state = copy.deepcopy(deltas.state_dict())

@@ -122,6 +122,24 @@ class Student:
             for i, text in enumerate(texts)
         ]
 
+    def read_on(self, embeddings: torch.Tensor, after: Prefix) -> Prefix:
+        """Return a prefix gone on with by embeddings, (n, n_embd), in the place of n tokens.
+
+        Gradients are followed through it.
+        """
+        n_before, n = after.n_tokens, len(embeddings)
+        cache = self._cache([Passage(after, (), 0)], n_before)
+        self.decoder(
+            inputs_embeds=embeddings[None],
+            position_ids=torch.arange(n_before, n_before + n, device=self.device)[None],
+            use_cache=True,
+            **{self._cache_name: cache},
+        )
+        return Prefix(
+            tuple(layer.keys[0] for layer in cache.layers),
+            tuple(layer.values[0] for layer in cache.layers),
+        )
+
     def hidden(self, batch: Sequence[Passage], edit: Edit | None = None) -> torch.Tensor:
         """Return the hidden states of the rows of a batch, one passage after another."""
         if self.is_recurrent:

@@ -1,4 +1,4 @@
-"""The loop that trains deltas: the bare chat, steered, is to predict what the prompted one does.
+"""The loop that trains: the bare chat, steered, is to predict what the prompted one does.
 
     kl     mean over rows of sum_v p(v) (log p(v) - log q(v))        p prompted, q steered
            its gradient by the logits of q is q - p
@@ -28,7 +28,8 @@ from steerplug.errors import FitError
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.resuming import Run, bound_to
-from steerplug.fit.distill.student import Edit, Passage, Prefix, Student, rows_of
+from steerplug.fit.distill.student import Passage, Prefix, Student, rows_of
+from steerplug.fit.distill.trained import Trained
 from steerplug.fit.progress import Report, steps
 from steerplug.fit.teacher import Lesson, n_common
 from steerplug.steering.value import Scope
@@ -111,29 +112,32 @@ def sizes(
 def train(
     student: Student,
     exercises: Sequence[Exercise],
-    deltas: Deltas,
+    deltas: Trained,
     objective: Objective,
     seed: int,
     report: Report,
     kept: Checkpoint | None = None,
     *,
     quick: bool = False,
-) -> None:
-    """Train deltas in place, and leave them as they were after their best epoch.
+    rate: float | None = None,
+) -> float:
+    """Train deltas, or what takes their place, in place; return the loss on what is held back.
 
-    One that was interrupted goes on where `kept` says it was.
+    They are left as they were after their best epoch. A training that was interrupted goes on where
+    `kept` says it was. `rate` overrides the learning rate.
 
     Raises:
         FitError: the loss became infinite or NaN.
     """
     held_back = exercises[::_HELD_BACK]
     fit = [exercise for i, exercise in enumerate(exercises) if i % _HELD_BACK] or held_back
-    size, rate = (QUICK_BATCH, QUICK_RATE) if quick else (BATCH, RATE)
-    decay = DECAY if deltas.gated else 0.0
+    size, usual = (QUICK_BATCH, QUICK_RATE) if quick else (BATCH, RATE)
+    rate = usual if rate is None else rate
+    decay = DECAY if deltas.decays else 0.0
     optimizer = torch.optim.AdamW(deltas.parameters(), rate, BETAS, weight_decay=decay)
     n_steps = EPOCHS * math.ceil(len(fit) / size)
     random = torch.Generator().manual_seed(seed)
-    of = _decided_by(student, exercises, deltas, objective, seed, size, rate)
+    of = decided_by(student, exercises, deltas, objective, seed, size, rate)
     run = Run(deltas, optimizer, kept, of)
     with run.kept_on_the_way():
         if run.epochs < 0:
@@ -155,16 +159,17 @@ def train(
                 raise FitError("training did not converge; write `method: chain`, or fewer layers.")
             run.judged(left)
     run.finish()
+    return run.best
 
 
-def _decided_by(
-    student: Student, exercises: Sequence[Exercise], deltas: Deltas, objective: Objective,
+def decided_by(
+    student: Student, exercises: Sequence[Exercise], deltas: Trained, objective: Objective,
     seed: int, size: int, rate: float,
 ) -> str:  # fmt: skip
     """Return what a training is of: all that decides on its numbers."""
     texts = [(each.bare.tokens, each.prompted.tokens) for each in exercises]
     return bound_to(
-        texts, deltas.sizes, list(deltas.place), deltas.gated, objective, seed, EPOCHS,
+        texts, *deltas.of, objective, seed, EPOCHS,
         size, rate, BETAS, DECAY, str(next(student.module.parameters()).dtype),
     )  # fmt: skip
 
@@ -201,13 +206,13 @@ def _batches(
 
 
 def _add_gradient(
-    student: Student, batch: Sequence[Exercise], deltas: Deltas, objective: Objective
+    student: Student, batch: Sequence[Exercise], deltas: Trained, objective: Objective
 ) -> None:
     """Add the gradient of a batch's mean loss to that of the deltas."""
     if objective == "mse":
         _loss(student, batch, deltas, objective).mean().backward()
         return
-    hidden = student.hidden([exercise.bare for exercise in batch], _steer(deltas))
+    hidden = deltas.read(student, [exercise.bare for exercise in batch])
     steered = hidden.detach().requires_grad_()
     prompted = torch.cat([exercise.hidden for exercise in batch])
     for rows in _few(student, len(hidden)):
@@ -226,11 +231,12 @@ def _few(student: Student, n_rows: int) -> list[slice]:
 
 
 def _loss(
-    student: Student, batch: Sequence[Exercise], deltas: Deltas, objective: Objective
+    student: Student, batch: Sequence[Exercise], deltas: Trained, objective: Objective
 ) -> torch.Tensor:
     """Return the loss of every row, or of every block, of a batch."""
     if objective == "kl":
         return _divergence(student, batch, deltas)
+    assert isinstance(deltas, Deltas)
     bare = [exercise.bare for exercise in batch]
     with torch.no_grad():
         prompted = _states(student, [exercise.prompted for exercise in batch], deltas)
@@ -243,10 +249,10 @@ def _loss(
 
 
 def _divergence(
-    student: Student, batch: Sequence[Exercise], deltas: Deltas
+    student: Student, batch: Sequence[Exercise], deltas: Trained
 ) -> torch.Tensor:
     """Return KL(prompted || steered) of every row."""
-    hidden = student.hidden([exercise.bare for exercise in batch], _steer(deltas))
+    hidden = deltas.read(student, [exercise.bare for exercise in batch])
     prompted = torch.cat([exercise.hidden for exercise in batch])
     parts = []
     for rows in _few(student, len(hidden)):
@@ -275,12 +281,8 @@ def _states(
     return states
 
 
-def _steer(deltas: Deltas) -> Edit:
-    return lambda il, h: h + deltas(il, h) if il in deltas.place else None
-
-
 def _left(
-    student: Student, exercises: Sequence[Exercise], deltas: Deltas, objective: Objective
+    student: Student, exercises: Sequence[Exercise], deltas: Trained, objective: Objective
 ) -> float:
     """Return the mean loss over exercises that are not trained on."""
     with torch.no_grad():

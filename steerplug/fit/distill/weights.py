@@ -86,7 +86,7 @@ def _filled(model: Model, n_ctx: int, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with _offline(), _read_once(model.files[1:]) as read, quietly():
+    with _offline(), read_once(model.files[1:]) as read, quietly():
         config = configured(_configuration(model), model)
         with no_init_weights(), unallocated():  # they are replaced below
             module = AutoModelForCausalLM.from_config(
@@ -96,7 +96,7 @@ def _filled(model: Model, n_ctx: int, device: torch.device) -> Any:
                 experts_implementation="eager" if device.type == "cpu" else None,
             )
         file = read(str(model.path))
-        placed, restore = _places(module, model)
+        placed, restore = places(module, model)
         if device.type == "cpu":
             packed = pack(module, file.tensors, placed, restore)
             file.tensors = [each for each in file.tensors if each.name not in packed]
@@ -132,7 +132,7 @@ def _configuration(model: Model) -> Any:
     return AutoConfig.from_pretrained(model.path.parent, gguf_file=model.path.name)
 
 
-def _places(module: Any, model: Model) -> tuple[dict[str, str], Restore]:
+def places(module: Any, model: Model) -> tuple[dict[str, str], Restore]:
     """Return the parameter that each tensor fills, and what makes parameters of tensors."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
@@ -213,7 +213,7 @@ def _unused(model: Model, used: set[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _read_once(others: Sequence[Path]) -> Iterator[Callable[[str], Any]]:
+def read_once(others: Sequence[Path]) -> Iterator[Callable[[str], Any]]:
     """Let transformers read the file once and quickly, and look up the names of tensors once.
 
     Give what reads it so.

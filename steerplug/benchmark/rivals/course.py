@@ -1,0 +1,123 @@
+"""All carriers trained alike: the same replies of the prompted model, the same loss and passes.
+
+`psr` is trained at the rate that a build has; the rate of every other is sought.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from steerplug.benchmark.rivals.facts import Kind
+from steerplug.benchmark.rivals.kv_prefix import KvPrefix
+from steerplug.benchmark.rivals.lora import Lora
+from steerplug.benchmark.rivals.soft_prompt import SoftPrompt
+from steerplug.benchmark.rivals.tuning import Trainer, Tuned
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine import requantised
+from steerplug.engine.engine import Engine
+from steerplug.engine.reader import Reader
+from steerplug.fit.asked import Known
+from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.linear import Part
+from steerplug.fit.distill.student import Passage, Prefix
+from steerplug.fit.distill.training import QUICK_RATE, RATE, Exercise, prepare, sizes
+from steerplug.fit.effort import effort
+from steerplug.fit.method import by_method
+from steerplug.fit.progress import Report
+from steerplug.fit.teacher import Lesson, teach
+from steerplug.preset import Preset
+from steerplug.steering.value import Steering
+
+RATES: dict[Kind, float] = {"soft prompt": 1.0, "K/V prefix": 0.3, "LoRA": 3e-3}
+"""Where the search for a rate begins."""
+
+
+def lessons_of(
+    preset: Preset, engine: Engine, cells: Reader, known: Known, report: Report, *, quick: bool
+) -> list[Lesson]:
+    """Return the lessons that a build by `psr` has.
+
+    Args:
+        preset: one with a teacher.
+        engine: the model, to ask.
+        cells: of another context on it.
+        known: replies that are not asked for again; new ones are put in.
+        report: told how far it is.
+        quick: whether to take the few of a quick fit.
+    """
+    assert preset.teacher is not None
+    given = effort(by_method(preset, "psr"), quick=quick)
+    with requantised.quick(engine, cells) as (quickly, _):
+        return given.cut(teach(
+            quickly, ChatTemplate.of(engine.model), preset.teacher, given.questions,
+            seed=preset.fit.seed, some=given.some, known=known, report=report,
+        ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Course:
+    """Lessons made ready, for what steers and for what reads whole chats."""
+
+    preset: Preset
+    trainer: Trainer
+    lessons: Sequence[Lesson]
+    parts: dict[str, Part]
+    steered: Sequence[Exercise]
+    whole: Sequence[Exercise]
+
+    @staticmethod
+    def of(
+        preset: Preset, trainer: Trainer, lessons: Sequence[Lesson], parts: dict[str, Part]
+    ) -> "Course":
+        """Read both sides of the lessons once."""
+        steered = prepare(trainer.student, lessons, preset.scope, trainer.report)
+        whole = [
+            replace(each, bare=_whole(lesson))
+            for each, lesson in zip(steered, lessons, strict=True)
+        ]
+        return Course(preset, trainer, lessons, parts, steered, whole)
+
+    def steering(self, name: str, blocks: Sequence[int], *, gated: bool) -> tuple[Tuned, Steering]:
+        """Return what gates or constants at some blocks make of the lessons."""
+        student, seed = self.trainer.student, self.preset.fit.seed
+        n_embd, n_layer = int(student.head.weight.shape[1]), len(student.blocks)
+        own = sizes(student, self.steered, blocks)
+        make = partial(Deltas, own, n_embd, gated=gated, seed=seed)
+        rate = QUICK_RATE if self.trainer.quick else RATE
+        if gated:
+            deltas, left = self.trainer.at(name, make, self.steered, rate)
+            tuned = Tuned(deltas, rate, {rate: left})
+        else:
+            tuned = self.trainer.tuned(name, make, self.steered, rate)
+        assert isinstance(tuned.trained, Deltas)
+        made = Steering(name, n_embd, n_layer, tuned.trained.export(), self.preset.scope)
+        return tuned, made
+
+    def soft_prompt(self, n: int) -> Tuned:
+        """Return n embeddings."""
+        make = partial(SoftPrompt, self.trainer.student, self.start(n))
+        return self._tuned(f"soft prompt of {n}", "soft prompt", make)
+
+    def kv_prefix(self, n: int) -> Tuned:
+        """Return n cells."""
+        make = partial(KvPrefix, self.trainer.student, self.start(n))
+        return self._tuned(f"K/V prefix of {n}", "K/V prefix", make)
+
+    def lora(self, rank: int) -> Tuned:
+        """Return adapters of a rank."""
+        make = partial(Lora, self.parts, rank, self.preset.fit.seed)
+        return self._tuned(f"LoRA of rank {rank}", "LoRA", make)
+
+    def start(self, n: int) -> tuple[int, ...]:
+        """Return the first token of the prompted chat, and the n after it."""
+        return self.lessons[0].prompted.tokens[: 1 + n]
+
+    def _tuned(self, name: str, kind: Kind, make: Callable[[], Any]) -> Tuned:
+        return self.trainer.tuned(name, make, self.whole, RATES[kind])
+
+
+def _whole(lesson: Lesson) -> Passage:
+    """Return a bare chat and its reply from the first token on."""
+    bare = lesson.bare.tokens
+    return Passage(Prefix(), (*bare, *lesson.reply), len(bare) - 1)

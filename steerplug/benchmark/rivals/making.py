@@ -1,0 +1,128 @@
+"""Every carrier trained, and exported for llama.cpp: steering, embeddings, a state, an adapter."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerplug.benchmark.rivals.carried import Bench, Carried
+from steerplug.benchmark.rivals.cells import Fronted, trained_state
+from steerplug.benchmark.rivals.course import Course
+from steerplug.benchmark.rivals.facts import Kind
+from steerplug.benchmark.rivals.kv_prefix import KvPrefix
+from steerplug.benchmark.rivals.lora import Lora
+from steerplug.benchmark.rivals.soft_prompt import SoftPrompt
+from steerplug.benchmark.rivals.tuning import Tuned
+from steerplug.engine.model import Model
+from steerplug.fit.fit import blocks_of
+from steerplug.preset import Preset
+from steerplug.preset.methods import MethodName
+from steerplug.steering.file import write_steering
+from steerplug.steering.identity import Identity, chat_template_hash
+from steerplug.steering.value import Array, Steering
+from steerplug.version import __version__
+
+METHODS: tuple[MethodName, ...] = ("psr", "const")
+EMBEDDINGS, CELLS, RANKS = (1, 8), 8, (1, 8)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A carrier that is there, and how it is put in place.
+
+    Args:
+        kind: of carrier.
+        n_bytes: of its file.
+        n_cells: that it adds to every chat.
+        tuned: how it was trained.
+        steering: if that is what it is.
+        embeddings: of a soft prompt, (n, n_embd).
+        file: of cells, or of an adapter.
+    """
+
+    kind: Kind
+    n_bytes: int
+    n_cells: int
+    tuned: Tuned
+    steering: Steering | None = None
+    embeddings: Array | None = None
+    file: Path = Path()
+
+    @property
+    def has_strength(self) -> bool:
+        """Whether it can be put in place by half."""
+        return self.kind in ("steering", "LoRA")
+
+    def carried(self, bench: Bench, strength: float = 1.0) -> Carried:
+        """Put it in place; what has no strength is there in full."""
+        if self.steering is not None:
+            return bench.steered(strength * self.steering)
+        if self.embeddings is not None:
+            return bench.soft(self.embeddings)
+        if self.kind == "LoRA":
+            return bench.adapted(self.file, strength)
+        return bench.restored(self.file)
+
+
+def make_all(course: Course, bench: Bench, model: Model, folder: Path) -> dict[str, Made]:
+    """Return all carriers by name, with their files in a folder."""
+    made: dict[str, Made] = {}
+    for method in METHODS:
+        made[method] = _steering(course, model, folder, method)
+    for n in EMBEDDINGS:
+        made[f"soft prompt {n}"] = _soft_prompt(course, n)
+    for n in (CELLS, _as_heavy(bench, course, folder, made["psr"].n_bytes)):
+        made[f"K/V prefix {n}"] = _kv_prefix(course, bench, folder, n)
+    for rank in RANKS:
+        made[f"LoRA rank {rank}"] = _lora(course, model, folder, rank)
+    return made
+
+
+def _steering(course: Course, model: Model, folder: Path, method: MethodName) -> Made:
+    """Return what a method makes, written as a build does."""
+    blocks = blocks_of(course.preset, model)
+    tuned, steering = course.steering(method, blocks, gated=method == "psr")
+    preset, path = course.preset, folder / f"{method}.gguf"
+    write_steering(path, steering, _identity(preset, model, method))
+    return Made("steering", path.stat().st_size, 0, tuned, steering, file=path)
+
+
+def _identity(preset: Preset, model: Model, method: MethodName) -> Identity:
+    return Identity(
+        preset.name, preset.version, preset.digest, model.fingerprint, model.architecture,
+        chat_template_hash(model.chat_template), method, preset.fit.seed, __version__,
+    )  # fmt: skip
+
+
+def _soft_prompt(course: Course, n: int) -> Made:
+    tuned = course.soft_prompt(n)
+    assert isinstance(tuned.trained, SoftPrompt)
+    embeddings = tuned.trained.export()
+    return Made("soft prompt", embeddings.nbytes, n, tuned, embeddings=embeddings)
+
+
+def _as_heavy(bench: Bench, course: Course, folder: Path, n_bytes: int) -> int:
+    """Return how many cells a file of so many bytes holds behind the first token's."""
+    one, two = (bench.written(folder / "cells.bin", course.start(n)) for n in (0, 1))
+    most = len(course.lessons[0].prompted.tokens) - 1
+    return max(min((n_bytes - one) // (two - one), most), 1)
+
+
+def _kv_prefix(course: Course, bench: Bench, folder: Path, n: int) -> Made:
+    """Return trained cells, written as cells of llama.cpp."""
+    tuned, student = course.kv_prefix(n), course.trainer.student
+    assert isinstance(tuned.trained, KvPrefix)
+    before = KvPrefix(student, course.start(n)).to(student.device).export(course.parts)
+    after = tuned.trained.export(course.parts)
+
+    def put(context: Fronted) -> None:
+        context.put_state(trained_state(context.state(), before, after))
+
+    path = folder / f"prefix-{n}.bin"
+    n_bytes = bench.written(path, course.start(n), put)
+    return Made("K/V prefix", n_bytes, n, tuned, file=path)
+
+
+def _lora(course: Course, model: Model, folder: Path, rank: int) -> Made:
+    tuned, path = course.lora(rank), folder / f"lora-{rank}.gguf"
+    assert isinstance(tuned.trained, Lora)
+    tuned.trained.write(path, model.architecture)
+    return Made("LoRA", path.stat().st_size, 0, tuned, file=path)
