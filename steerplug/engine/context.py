@@ -151,10 +151,10 @@ class Context(Sequences):
             buffers = buffer_types(self.model, host_too=host_too)
             self._devices = route = DeviceRoute(self.model.n_embd, buffers, self.n_batch)
             self._open(self._hook(on_host=False, route=route))
-            for _ in range(2):  # the second has to build its graph anew
-                if missing := self._missing():
-                    raise EngineError(f"block {missing[0]} is not built as others are")
+            for _ in range(2):  # the second would have the same graph
                 route.build_anew()
+                if missing := self._missing():
+                    raise EngineError(f"block {missing[0]} is in no graph that could steer it")
         except EngineError as error:
             self.close()
             self.why = str(error)

@@ -39,7 +39,7 @@ class DeviceMemory:
         size = (len(shapes) + 1) * _call("ggml_tensor_overhead", _Size)()
         self._context = _call("ggml_init", _Pointer, ggml.Memory)(ggml.Memory(size, None, True))
         new = _call("ggml_new_tensor", _Pointer, _Pointer, ctypes.c_int, ctypes.c_int, _Pointer)
-        self.tensors = [
+        self.tensors: list[int] = [
             new(self._context, _FLOAT32, len(shape), (ctypes.c_int64 * len(shape))(*shape))
             for shape in shapes
         ]

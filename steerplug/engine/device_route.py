@@ -16,7 +16,6 @@ from steerplug.engine.applied import Applied
 from steerplug.engine.device_memory import DeviceMemory, alignment
 from steerplug.engine.device_units import DeviceUnits
 from steerplug.engine.units import KINDS
-from steerplug.steering.value import Array
 
 _Pointer = ctypes.c_void_p
 _OPERATIONS = (
@@ -112,7 +111,8 @@ class DeviceRoute:
         return list(zip(self._devices, self._buffer_types, self._blocks_on, strict=True))
 
     def _aligned(self, n: int) -> int:
-        return -(-n // self.state.alignment) * int(self.state.alignment)
+        step = int(self.state.alignment)
+        return -(-n // step) * step
 
     def of(self, context: ctypes.c_void_p) -> None:
         """Name the context that it steers, once there is one."""

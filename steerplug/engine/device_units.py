@@ -85,7 +85,7 @@ class DeviceUnits:
 
     def _make_room(self) -> None:
         n = self.places.capacity
-        of_block = [shape for _ in self.kinds for shape in ((self._n_embd, n), (n,), (n, self._n_embd))]
+        of_block = [(self._n_embd, n), (n,), (n, self._n_embd)] * len(self.kinds)
         made: list[DeviceMemory] = []
         try:
             for buffer_type, blocks in zip(self._buffer_types, self._blocks_on, strict=True):

@@ -1,8 +1,8 @@
 """The routes by which steering reaches a model's blocks, and on which devices these lie.
 
     node        a function called by llama.cpp's graph, where all tensors are in host memory
-    device      operations of llama.cpp's graph, computed by the device where each block lies; blocks
-                in host memory have nodes there as well
+    device      operations of llama.cpp's graph, computed by the device where each block lies;
+                blocks in host memory have nodes there as well
     callback    llama.cpp stops at each block and hands it over
 
 The first two take a llama.cpp whose functions can be replaced (Linux, loaded after steerplug); a

@@ -370,7 +370,7 @@ def test_what_steers_h_is_added_to_every_stream_of_a_row(
     assert fake.asks_for(f"streams-{last}")
     assert not fake.asks_for(f"l_out-{last}")
     assert fake.hands_over(f"streams-{last}", data)
-    hook._end(hook._reference)
+    hook._end(hook._reference, True)
 
     after = data.swapaxes(0, 1) if mean else data
     for place, row in enumerate(found):
