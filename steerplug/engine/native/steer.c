@@ -199,6 +199,54 @@ static bool handle_rows(sp_hook *hook, int32_t il, float *data, int64_t n_found)
     return true;
 }
 
+typedef struct {
+    int64_t begin, end;
+} span;
+
+/* From the first to the last of the block's rows in which there is something to do: to steer, or
+ * also to capture. Streams that do not lie side by side are taken whole. */
+static span rows_to_copy(const sp_hook *hook, int32_t il, int64_t n_found, bool captured_too) {
+    span rows = {0, 0};
+    int64_t place = 0;
+    for (int32_t row = 0; row < hook->n_rows; row++) {
+        if (n_found != hook->n_rows && !hook->output[row]) {
+            continue;
+        }
+        const int32_t n_terms = hook->first[row + 1] - hook->first[row];
+        if (sp_is_steered(hook->terms + hook->first[row], n_terms, il) ||
+            (captured_too && hook->captured && hook->capture_layer[il] >= 0 &&
+             hook->capture_row[row] >= 0)) {
+            rows.begin = rows.end ? rows.begin : place;
+            rows.end = place + 1;
+        }
+        place++;
+    }
+    const bool is_whole = rows.end && hook->n_streams > 1 && !hook->mean;
+    return is_whole ? (span){0, n_found} : rows;
+}
+
+/* The same by get and set: no more rows are copied than from the first to the last at hand. */
+static bool handle_copy(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, int64_t n_found) {
+    const size_t row = sizeof(float) * hook->n_embd * hook->n_streams;
+    const span read = rows_to_copy(hook, il, n_found, true);
+    if (!read.end) {
+        return true;
+    }
+    char *copy = (char *)hook->copy;
+    hook->tensor_get(tensor, copy + read.begin * row, read.begin * row,
+                     (read.end - read.begin) * row);
+    const int64_t applied = hook->applied;
+    if (!handle_rows(hook, il, hook->copy, n_found)) {
+        return false;
+    }
+    if (hook->applied != applied) {
+        const span steered = rows_to_copy(hook, il, n_found, false);
+        hook->tensor_set(tensor, copy + steered.begin * row, steered.begin * row,
+                         (steered.end - steered.begin) * row);
+    }
+    return true;
+}
+
 bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool in_place) {
     hook->seen[il]++;
 
@@ -219,18 +267,8 @@ bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool
     if (n_found == 0) {
         return true;
     }
-    if (in_place) {
-        return handle_rows(hook, il, (float *)hook->get_data(tensor), n_found);
-    }
-    hook->tensor_get(tensor, hook->copy, 0, size);
-    const int64_t applied = hook->applied;
-    if (!handle_rows(hook, il, hook->copy, n_found)) {
-        return false;
-    }
-    if (hook->applied != applied) {
-        hook->tensor_set(tensor, hook->copy, 0, size);
-    }
-    return true;
+    return in_place ? handle_rows(hook, il, (float *)hook->get_data(tensor), n_found)
+                    : handle_copy(hook, tensor, il, n_found);
 }
 
 static void report_nothing(sp_hook *hook) {
