@@ -27,8 +27,8 @@ _Tables = tuple[ctypes.Array[_Delta], ...]
 class Applied:
     """What steers one row: terms ready for C, and the key under which its KV cell may be reused.
 
-    Of each term, `parts` has the steering, and which position of it; that keeps alive what the
-    terms point to.
+    Of each term, `parts` has the steering, and which position of it. What the terms point to is
+    kept alive here: other threads may lay the same steering out at the same time.
     """
 
     key: str
@@ -37,6 +37,7 @@ class Applied:
     layers: frozenset[int]
     n_embd: int
     n_layer: int
+    alive: tuple[_Tables, ...]
 
 
 _laid: "WeakKeyDictionary[Steering, _Tables]" = WeakKeyDictionary()
@@ -47,7 +48,7 @@ def lay_out(mix: Mix, position: int = 0) -> Applied | None:
 
     A term in scope "front" contributes its row `position`; the others are the same at any position.
     """
-    terms, parts = [], []
+    terms, parts, alive = [], [], []
     layers: set[int] = set()
     key = [mix.digest]
     for term in mix.terms:
@@ -60,12 +61,14 @@ def lay_out(mix: Mix, position: int = 0) -> Applied | None:
         strength = ctypes.c_float(term.strength).value  # beyond float32: infinite, so refused
         terms.append((ctypes.addressof(tables[row]), strength))
         parts.append((steering, row))
+        alive.append(tables)
         layers.update(steering.layers)
     if not terms:
         return None
     first = mix.terms[0].steering
     return Applied(
-        "/".join(key), tuple(terms), tuple(parts), frozenset(layers), first.n_embd, first.n_layer
+        "/".join(key), tuple(terms), tuple(parts), frozenset(layers), first.n_embd, first.n_layer,
+        tuple(alive),
     )
 
 
