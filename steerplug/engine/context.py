@@ -102,10 +102,14 @@ class Context(Sequences):
         self.why = ""
         if on_device is None:
             on_device = hooked and not host
-        if on_device:
-            self._try_devices(host_too=ggml.tensors_on_host())
+        buffers = self._buffers(host_too=ggml.tensors_on_host()) if on_device else None
+        if buffers and any(buffers):
+            self._try_devices(buffers)
         if self._handle is None:
-            self._open(self._hook(on_host=host))
+            hook = self._hook(on_host=host)
+            if buffers and not any(buffers):  # nodes compute where all blocks lie
+                hook.in_graph = True
+            self._open(hook)
             self._probe()
         if hooked and n_seq > 1 and model.is_recurrent:
             self._prove_row_order()
@@ -145,10 +149,17 @@ class Context(Sequences):
         self.n_ctx = int(llama.llama_n_ctx(self._handle))
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
 
-    def _try_devices(self, *, host_too: bool) -> None:
+    def _buffers(self, *, host_too: bool) -> list[int | None] | None:
+        """Return on which devices blocks lie, see `buffer_types`; None: no device can steer."""
+        try:
+            return buffer_types(self.model, host_too=host_too)
+        except EngineError as error:
+            self.why = str(error)
+            return None
+
+    def _try_devices(self, buffers: Sequence[int | None]) -> None:
         """Make a context whose devices steer by themselves, if a decode shows that they do."""
         try:
-            buffers = buffer_types(self.model, host_too=host_too)
             self._devices = route = DeviceRoute(self.model.n_embd, buffers, self.n_batch)
             self._open(self._hook(on_host=False, route=route))
             for _ in range(2):  # the second would have the same graph

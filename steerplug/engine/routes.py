@@ -43,7 +43,9 @@ def buffer_types(model: Model, *, host_too: bool = False) -> list[int | None]:
     device_of, buffers_of = (ggml.function(name) for name in (_DEVICE_OF_BLOCK, _BUFFERS_OF_BLOCK))
     for function in (device_of, buffers_of):
         function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
-    gpus = {device.address for device in devices() if device.is_gpu}
+    gpus = {device.address: device.name for device in devices() if device.is_gpu}
+    if model.loading.n_gpu_layers and any(name.startswith("RPC") for name in gpus.values()):
+        host_too = True  # llama.cpp would send a node's function to another machine, too
     return [
         buffers_of(model.handle, il) if host_too or device_of(model.handle, il) in gpus else None
         for il in range(model.n_layer)
