@@ -5,6 +5,7 @@ Steering is planted in the cache, so no test waits for a fit, except those about
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
