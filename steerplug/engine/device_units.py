@@ -76,8 +76,9 @@ class DeviceUnits:
             try:
                 self._make_room()
             except DeviceFullError:
+                has_grown = self.places.capacity > capacity
                 self.places, self.kinds, self._steerings = Places(capacity, capacity), kinds, {}
-                if capacity < sum(sizes.values()):
+                if not has_grown or capacity < sum(sizes.values()):
                     raise
                 return self.place(wanted)
         self._lay()

@@ -198,6 +198,24 @@ def test_where_the_device_is_full_what_gives_way_makes_room_and_too_much_is_one_
     device.close()
 
 
+def test_where_there_is_no_room_for_another_kind_of_unit_the_request_is_refused_and_no_other(
+    tiny: Model, node: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = new_context(tiny, on_device=True)
+    gated = [lay_out(Mix.of(a_gate(tiny)))]
+    decode(device, gated)
+
+    def full(*_: object, **__: object) -> None:
+        raise DeviceFullError("the device has no memory for 1 MB of steering; give it less.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device_units, "DeviceMemory", full)
+        with pytest.raises(EngineError, match="no memory for 1 MB"):
+            decode(device, [lay_out(1.0 * one_of_each(tiny)[2])])
+    assert relative(decode(device, gated)[0], decode(node, gated)[0]) < 1e-5
+    device.close()
+
+
 def test_a_device_that_has_no_room_at_all_leaves_steering_to_the_callback(
     tiny: Model, node: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
