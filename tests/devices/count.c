@@ -1,5 +1,5 @@
-/* Counts what llama.cpp asks of its devices, in a process that preloads this library: pieces of
- * graphs that are begun, waits for a device, and copies to and from it. */
+/* Counts what is asked of devices, in a process that preloads this library: pieces of graphs that are
+ * begun, waits for a device, and copies to and from it. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,7 +10,9 @@ struct counts {
     long graphs, waits, gets, sets;
 } counts;
 
-#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+/* ggml is loaded by Python for itself alone, so it is none of the libraries that come next. */
+#define NEXT(name) \
+    ((__typeof__(&name))dlsym(dlopen("libggml-base.so.0", RTLD_LAZY | RTLD_NOLOAD), #name))
 
 int ggml_backend_graph_compute_async(void *backend, void *graph) {
     counts.graphs++;

@@ -138,7 +138,8 @@ def test_a_steered_decode_has_the_splits_and_waits_of_a_bare_one_and_two_small_c
         from steerplug.engine.model import Model
         from steerplug.steering.value import Mix
 
-        counts = (ctypes.c_long * 4).in_dll(ctypes.CDLL(None), "counts")
+        counting = ctypes.CDLL(None)
+        counts = (ctypes.c_long * 4).in_dll(counting, "counts")
         model = Model(Path({str(model_path)!r}))
         steered = lay_out(Mix.of(gates(model)))
         said = {{}}
@@ -147,6 +148,9 @@ def test_a_steered_decode_has_the_splits_and_waits_of_a_bare_one_and_two_small_c
             ("callback", {{"on_device": False}}, steered),
         ):
             context = Context(model, n_ctx=256, n_batch=64, **settings)
+            for copy in ("tensor_get", "tensor_set"):  # the hook was given ggml's own
+                function = ctypes.cast(counting["ggml_backend_" + copy], ctypes.c_void_p)
+                setattr(context.hook._state, copy, function.value)
             for i in range(6):
                 if i == 2:
                     ctypes.memset(counts, 0, ctypes.sizeof(counts))
