@@ -51,7 +51,8 @@ class _Route(ctypes.Structure):
         *((name, ctypes.c_int32) for name in (
             "n_devices", "max_rows", "alignment", "n_units", "rebuild")),
         ("strengths", _Pointer),
-        *((name, ctypes.c_int32) for name in ("n_columns", "upload", "must_build", "built_rows")),
+        *((name, ctypes.c_int32) for name in (
+            "n_columns", "upload", "must_build", "built_rows", "is_waited_for")),
     )
 
 

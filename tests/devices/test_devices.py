@@ -170,6 +170,6 @@ def test_a_steered_decode_has_the_splits_and_waits_of_a_bare_one_and_two_small_c
     assert (said["idle"] == said["bare"]).all()
     graphs, waits, gets, sets = said["steered"] - said["bare"]
     assert graphs == 0
-    assert waits <= 2  # before the strengths are written, and before the sums are read
+    assert waits <= 2  # for the device and the host, before the sums are read
     assert (gets, sets) == (1, 1)
     assert said["callback"][0] > 20

@@ -145,10 +145,10 @@ static int64_t n_told(const sp_hook *hook, const sp_device *device) {
 
 void sp_prepare(sp_hook *hook) {
     sp_route *route = hook->route;
-    if (!hook->active && !route->upload) {
-        return;
+    if ((hook->active || route->upload) && !route->is_waited_for) {
+        route->synchronize(route->context); /* the last decode may read what is written here */
     }
-    route->synchronize(route->context); /* the last decode may still read what is written here */
+    route->is_waited_for = 0;
     if (route->upload) {
         for (int32_t i = 0; i < route->n_devices; i++) {
             hook->tensor_set(route->devices[i].S, route->strengths, 0,
@@ -248,7 +248,7 @@ static void settle_block(sp_hook *hook, int32_t il) {
 }
 
 void sp_settle(sp_hook *hook) {
-    const sp_route *route = hook->route;
+    sp_route *route = hook->route;
     int64_t n_outputs = 0;
     for (int32_t row = 0; row < hook->n_rows; row++) {
         n_outputs += hook->output[row] != 0;
@@ -257,6 +257,7 @@ void sp_settle(sp_hook *hook) {
         return;
     }
     route->synchronize(route->context);
+    route->is_waited_for = 1;
     for (int32_t i = 0; i < route->n_devices; i++) {
         const sp_device *device = &route->devices[i];
         const sp_shelf *told = &device->told, *kept = &device->kept;

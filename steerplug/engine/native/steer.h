@@ -123,6 +123,7 @@ typedef struct {
 
     int32_t must_build; /* in this decode */
     int32_t built_rows; /* of the batch for which the last graph was built */
+    int32_t is_waited_for; /* nothing has been computed since the last wait */
 } sp_route;
 
 typedef struct {
