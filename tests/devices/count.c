@@ -1,5 +1,5 @@
-/* Counts what is asked of devices, in a process that preloads this library: pieces of graphs that are
- * begun, waits for a device, and copies to and from it. */
+/* Counts what is asked of devices, in a process that preloads this library: pieces of graphs that
+ * are begun, waits for a device, and copies to and from it. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

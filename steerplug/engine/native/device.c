@@ -48,11 +48,13 @@ static int64_t stride(const sp_route *route, int64_t n) {
 }
 
 /* Let a node leave its result on a shelf, if there is room. */
-static bool leave(const sp_hook *hook, const sp_shelf *shelf, int64_t at, struct ggml_tensor *node) {
+static bool leave(const sp_hook *hook, const sp_shelf *shelf, int64_t at,
+                  struct ggml_tensor *node) {
     if (at + hook->nelements(node) > shelf->size) {
         return false;
     }
-    return hook->route->place(shelf->buffer, node, (float *)hook->get_data(shelf->tensor) + at) == 0;
+    float *shelved = (float *)hook->get_data(shelf->tensor) + at;
+    return hook->route->place(shelf->buffer, node, shelved) == 0;
 }
 
 static void name_source(const sp_hook *hook, struct ggml_tensor *node, struct ggml_tensor *source) {
@@ -65,8 +67,9 @@ static struct ggml_tensor *tell(const sp_hook *hook, struct ggml_context *contex
                                 struct ggml_tensor *a, struct ggml_tensor *b, int64_t n,
                                 const sp_block *block, int32_t which) {
     const sp_route *route = hook->route;
-    struct ggml_tensor *dot = route->mul_mat(context, route->reshape(context, a, hook->n_embd, 1, n),
-                                             route->reshape(context, b, hook->n_embd, 1, n));
+    a = route->reshape(context, a, hook->n_embd, 1, n);
+    b = route->reshape(context, b, hook->n_embd, 1, n);
+    struct ggml_tensor *dot = route->mul_mat(context, a, b);
     const int64_t at = (2 * block->slot + which) * stride(route, hook->n_rows);
     if (n <= hook->n_rows) { /* not where memory is set aside for larger graphs */
         leave(hook, &route->devices[block->device].told, at, dot);
@@ -88,8 +91,8 @@ static struct ggml_tensor *change_of(const sp_hook *hook, struct ggml_context *c
         if (!block->W[kind]) {
             continue;
         }
-        struct ggml_tensor *read = route->mul_mat(context, block->W[kind], kind == SP_NORMED ? x : h);
-        read = route->add(context, read, block->b[kind]);
+        struct ggml_tensor *read = kind == SP_NORMED ? x : h;
+        read = route->add(context, route->mul_mat(context, block->W[kind], read), block->b[kind]);
         struct ggml_tensor *gates = route->reglu(context, read, S);
         struct ggml_tensor *written = route->mul_mat(context, block->Z[kind], gates);
         if (!change) {

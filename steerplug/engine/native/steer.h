@@ -175,8 +175,8 @@ typedef struct {
 /* The block whose output this is: il if it is named exactly `{output_name}{il}`, else -1. */
 int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor);
 
-/* Steer and capture the rows of a block's output, in place or by get and set; false after a failure,
- * which the hook records. */
+/* Steer and capture the rows of a block's output, in place or by get and set; false after a
+ * failure, which the hook records. */
 bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool in_place);
 
 /* Record a failure, unless there was one before; returns false. */
@@ -188,8 +188,8 @@ bool sp_is_steered(const sp_term *terms, int32_t n_terms, int32_t il);
 /* Hand over what left a block in a row of the batch, if it is to be captured. */
 void sp_capture_row(sp_hook *hook, int32_t row, int32_t il, const float *h);
 
-/* Devices that steer by themselves: what they are told before a decode; a block's output, made while
- * a graph is built; and what the graph has told, read after the decode. See device.c. */
+/* Devices that steer by themselves: what they are told before a decode; a block's output, made
+ * while a graph is built; and what the graph has told, read after the decode. See device.c. */
 void sp_prepare(sp_hook *hook);
 struct ggml_tensor *sp_build_units(sp_hook *hook, struct ggml_context *context,
                                    struct ggml_tensor *h, int32_t il);
@@ -198,7 +198,7 @@ void sp_settle(sp_hook *hook);
 /* The function of this name in the library that called (Linux); another llama.cpp may be loaded. */
 void *sp_original(const void *caller, const char *name);
 
-/* Name the hook of the context that this thread builds graphs for, or NULL; and tell it. See node.c. */
+/* Name the hook of the context that this thread builds graphs for, or NULL; tell it. See node.c. */
 void sp_build_for(sp_hook *hook);
 sp_hook *sp_builds_for(void);
 
