@@ -1,18 +1,20 @@
 """Tokens through bare contexts: what the hook costs by itself, and what a change of steering costs.
 
 Contexts on one model take turns token by token: without the hook; with it, nothing steered; with a
-gate at every block of every row. Where in memory a context comes to lie moves its speed by a
-percent or so, as much as the hook costs; therefore each round opens new ones.
+gate at every block of every row, and the same by llama.cpp's callback where devices steer by
+themselves. A token takes until its logits are there. Where in memory a context comes to lie moves
+its speed by a percent or so, as much as the hook costs; therefore each round opens new ones.
 """
 
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from steerplug.benchmark.gates import gates
 from steerplug.benchmark.peers import ControlVector
 from steerplug.benchmark.turns import Task, Way
+from steerplug.engine import routes
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied, lay_out
 from steerplug.engine.model import Model
@@ -20,6 +22,7 @@ from steerplug.steering.value import Mix
 
 PREFILL, PREFIX, DECODE = 256, 32, 48
 NO_HOOK, IDLE, STEERED = "no hook", "hook, nothing steered", "hook, every block steered"
+BY_CALLBACK = "callback, every block steered"
 KEPT, SWITCHED = "steered, one preset", "steered, another at every token"
 STOCK_KEPT, STOCK_SWITCHED = "control vector, kept", "control vector, set at every token"
 
@@ -63,6 +66,7 @@ class _Walk:
         rows = [Row(100 + p, p, p == end - 1, what) for p in range(begin, end)]
         start = time.perf_counter()
         self.context.decode(rows)
+        self.context.logits_in_place(n - 1)
         return (time.perf_counter() - start) / n
 
     def prefill(self) -> float:
@@ -123,12 +127,22 @@ def _walks(model: Model) -> Iterator[dict[str, _Walk]]:
         IDLE: _Walk(lambda: _context(model), lambda _: None),
         STEERED: _Walk(lambda: _context(model), lambda _: steered),
     }
+    with closing(_context(model)) as context:
+        if context.route == "device":
+            walks[BY_CALLBACK] = _Walk(lambda: _context(model, on_device=False), lambda _: steered)
     with _closing(walks):
         yield walks
 
 
-def _context(model: Model, hooked: bool = True) -> Context:
-    return Context(model, n_ctx=1024, hooked=hooked)
+def _context(model: Model, **settings: bool) -> Context:
+    return Context(model, n_ctx=1024, **settings)
+
+
+def where(model: Model) -> str:
+    """Say which devices compute a model's blocks, and by which route they are steered."""
+    with closing(_context(model)) as context:
+        lie = ", ".join(f"{name} ({n} blocks)" for name, n in routes.names(model).items())
+        return f"{lie}; steered by {context.route}"
 
 
 def _begin(walks: Iterable[_Walk]) -> None:

@@ -71,17 +71,18 @@ def bench(
     if plot:
         check_picture(plot)
     with Building(f"Timing {rounds} rounds; leave the machine alone meanwhile.") as report:
-        timed = _timed(model, loading, rounds, report)
+        where, timed = _timed(model, loading, rounds, report)
     if plot:
         from steerplug.benchmark.picture import picture
 
         timings = {task.name: ways for task, ways in timed}
         publish(plot, lambda: picture(timings, f"steerplug bench on {model}"))
     if as_json:
-        print_json({"model": model, "rounds": rounds, "left_out": _left_out(timed),
+        print_json({"model": model, "device": where, "rounds": rounds, "left_out": _left_out(timed),
                     **{task.name.replace(" ", "_"): _figures(task, ways) for task, ways in timed}})
     else:
         _show(timed)
+        say(f"On {where}.")
         if plot:
             say(f"Drawn in {plot}.")
 
@@ -138,7 +139,10 @@ def _bench_rivals(
 Timings = list[tuple["Task", "dict[str, Timing]"]]
 
 
-def _timed(model: str, loading: Loading, rounds: int, report: "Report") -> Timings:
+def _timed(
+    model: str, loading: Loading, rounds: int, report: "Report"
+) -> tuple[str, Timings]:
+    """Return on which device the model lies, and how long all tasks took."""
     from steerplug.benchmark import decode, langchain, prompts, replies
     from steerplug.benchmark.peers import loaded_alike
     from steerplug.benchmark.turns import take_turns
@@ -150,7 +154,8 @@ def _timed(model: str, loading: Loading, rounds: int, report: "Report") -> Timin
     if weights.chat_template:
         tasks += [prompts.first_token, prompts.second_request, langchain.layer, langchain.batch]
     try:
-        return [take_turns(task(weights), rounds, report) for task in tasks]
+        timed = [take_turns(task(weights), rounds, report) for task in tasks]
+        return decode.where(weights), timed
     finally:
         weights.close()
 

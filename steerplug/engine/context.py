@@ -14,11 +14,13 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml, log, row_order, threads
+from steerplug.engine.device_route import DeviceRoute
 from steerplug.engine.hook import Applied, Capture, Hook
 from steerplug.engine.kv_cache import check_memory
 from steerplug.engine.model import Model
 from steerplug.engine.params import set_context_params
 from steerplug.engine.processors import n_processors
+from steerplug.engine.routes import Route, buffer_types
 from steerplug.engine.sequences import Sequences, n_window_cells
 from steerplug.engine.sizes import N_CTX
 from steerplug.errors import EngineError, ModelError
@@ -50,6 +52,8 @@ class Context(Sequences):
         n_threads: threads; default: as the model was loaded for, or as many as there are processors
             at hand (`processors`).
         on_host: override how the hook reaches tensors; default: as the build needs.
+        on_device: have devices steer by themselves, host memory among them, or never; default:
+            where there are devices, unless they cannot.
         hooked: set the hook; without it nothing can be steered, which is what `bench` compares
             with.
 
@@ -67,12 +71,14 @@ class Context(Sequences):
         swa_full: bool = True,
         n_threads: int | None = None,
         on_host: bool | None = None,
+        on_device: bool | None = None,
         hooked: bool = True,
     ) -> None:
         self.model, self.n_seq, self._hooked = model, n_seq, hooked
         self._logits_row = ctypes.c_float * model.vocab.n_tokens  # a type, slow to make anew
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
+        self._devices: DeviceRoute | None = None
         asked = model.loading
         n_batch = asked.n_batch if n_batch is None else n_batch
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
@@ -83,10 +89,7 @@ class Context(Sequences):
         host = ggml.tensors_on_host() if on_host is None else on_host
         if ggml.tensors_on_host():
             check_memory(model.whole_number, model.n_layer, n_ctx, asked)
-        self.hook = Hook(
-            model.n_embd, model.n_layer, self.n_batch, on_host=host, output=model.block_output
-        )
-        params = llama.llama_context_default_params()
+        self._params = params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
         self.n_threads = n_threads or asked.n_threads or n_processors()
@@ -96,33 +99,82 @@ class Context(Sequences):
         set_context_params(params, asked)
         self.is_windowed = not swa_full and n_window_cells(model, n_seq, self.n_batch) < n_ctx
         params.swa_full = not self.is_windowed
-        if hooked:
-            params.cb_eval = llama.ggml_backend_sched_eval_callback(self.hook.callback)
-            params.cb_eval_user_data = self.hook.user_data
+        self.why = ""
+        if on_device is None:
+            on_device = hooked and not host
+        buffers = self._buffers(host_too=ggml.tensors_on_host()) if on_device else None
+        if buffers and any(buffers):
+            self._try_devices(buffers)
+        if self._handle is None:
+            hook = self._hook(on_host=host)
+            if buffers and not any(buffers):  # nodes compute where all blocks lie
+                hook.in_graph = True
+            self._open(hook)
+            self._probe()
+        if hooked and n_seq > 1 and model.is_recurrent:
+            self._prove_row_order()
+
+    def _hook(self, *, on_host: bool, route: DeviceRoute | None = None) -> Hook:
+        model = self.model
+        hook = Hook(
+            model.n_embd, model.n_layer, self.n_batch, on_host=on_host, output=model.block_output,
+            route=route,
+        )
+        hook.in_graph &= self._hooked
+        return hook
+
+    def _open(self, hook: Hook) -> None:
+        """Make the context that a hook steers."""
+        model, params = self.model, self._params
+        self.hook = hook
+        if self._hooked and hook.route is None:
+            params.cb_eval = llama.ggml_backend_sched_eval_callback(hook.callback)
+            params.cb_eval_user_data = hook.user_data
         log.take_over()
-        self.hook.in_graph &= hooked
-        self.hook.stand_by(0)  # memory is set aside for graphs that steer
+        hook.stand_by(0)  # memory is set aside for graphs that steer
         try:
             self._handle = model.new_context(params)
         finally:
-            self.hook.disarm()
+            hook.disarm()
         if not self._handle:
             reason = log.complaint()
             is_of_types = "cache" in reason and "alloc" not in reason
             cure = "take other types" if is_of_types else "choose a smaller n_ctx"
             raise ModelError(
-                f"no context of {n_ctx} tokens could be made for {model.path.name} ({reason}); "
-                f"{cure}."
+                f"no context of {params.n_ctx} tokens could be made for {model.path.name} "
+                f"({reason}); {cure}."
             )
+        if hook.route is not None:
+            hook.route.of(self._handle)
         self.n_ctx = int(llama.llama_n_ctx(self._handle))
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
-        if hooked:
-            self._probe()
-            if n_seq > 1 and model.is_recurrent:
-                self._prove_row_order()
+
+    def _buffers(self, *, host_too: bool) -> list[int | None] | None:
+        """Return on which devices blocks lie, see `buffer_types`; None: no device can steer."""
+        try:
+            return buffer_types(self.model, host_too=host_too)
+        except EngineError as error:
+            self.why = str(error)
+            return None
+
+    def _try_devices(self, buffers: Sequence[int | None]) -> None:
+        """Make a context whose devices steer by themselves, if a decode shows that they do."""
+        try:
+            self._devices = route = DeviceRoute(self.model.n_embd, buffers, self.n_batch)
+            self._open(self._hook(on_host=False, route=route))
+            for _ in range(2):  # the second would have the same graph
+                route.build_anew()
+                if missing := self._missing():
+                    raise EngineError(f"block {missing[0]} is in no graph that could steer it")
+        except EngineError as error:
+            self.close()
+            self.why = str(error)
+        threads.give_back()
 
     def _probe(self) -> None:
         """Decode one token and count: every block must be met exactly once, by node or callback."""
+        if not self._hooked:
+            return
         architecture = f"the architecture `{self.model.architecture}`"
         try:
             missing = self._missing()
@@ -166,6 +218,13 @@ class Context(Sequences):
             raise
         self.clear()
         threads.give_back()
+
+    @property
+    def route(self) -> Route:
+        """By which route it is steered."""
+        if self._devices is not None:
+            return "device"
+        return "node" if self.hook.in_graph else "callback"
 
     @property
     def handle(self) -> ctypes.c_void_p:
@@ -239,6 +298,9 @@ class Context(Sequences):
         if self._handle is not None:
             self.model.free_context(self._handle)
             self._handle = None
+        if self._devices is not None:
+            self._devices.close()
+            self._devices = None
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():  # llama.cpp's log would call into what is gone

@@ -1,34 +1,27 @@
 """The native hook of one context: what steers and captures during the next decode.
 
 Python fills a table per decode (which terms belong to which row), native code (native/steer.c) does
-the rest while llama.cpp evaluates, called by nodes of its graph or by its callback. A row's terms
-are addresses of steerings laid out for C, made once per steering: changing a preset costs a table
-entry. Hook state belongs to one context.
+the rest while llama.cpp evaluates, called by nodes of its graph or by its callback; or the devices
+do it themselves (device_route.py). Hook state belongs to one context.
 """
 
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerplug.engine import ggml
+from steerplug.engine.applied import Applied as Applied
+from steerplug.engine.applied import lay_out as lay_out
 from steerplug.engine.block_output import BlockOutput
+from steerplug.engine.device_route import DeviceRoute
 from steerplug.engine.native import library
 from steerplug.errors import EngineError, SteeringError
-from steerplug.steering.value import Array, Delta, Mix, Steering
+from steerplug.steering.value import Array
 
-_FLOATS = ctypes.c_void_p
 _L_OUT = BlockOutput()
-
-
-class _Delta(ctypes.Structure):
-    _fields_ = (
-        *((name, _FLOATS) for name in ("z", "W", "b", "Z")),
-        *((name, ctypes.c_int32) for name in ("k", "relu", "rms")),
-    )
 
 
 class _Hook(ctypes.Structure):
@@ -39,7 +32,7 @@ class _Hook(ctypes.Structure):
         ("output_name", ctypes.c_char_p),
         *((name, ctypes.c_int32) for name in (
             "n_embd", "n_layer", "n_streams", "mean", "on_host", "sources_at", "in_graph")),
-        *((name, ctypes.c_void_p) for name in ("copy", "delta", "h")),
+        *((name, ctypes.c_void_p) for name in ("copy", "delta", "h", "route")),
         *((name, ctypes.c_void_p) for name in (
             "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
         *((name, ctypes.c_int32) for name in ("n_captured_rows", "last_il", "n_rows")),
@@ -50,73 +43,6 @@ class _Hook(ctypes.Structure):
 
 
 _TERM = np.dtype([("layers", np.uintp), ("strength", np.float32)], align=True)
-
-
-@dataclass(frozen=True, eq=False)
-class _Laid:
-    """A steering laid out for C: one table of blocks per position, over arrays kept alive here."""
-
-    tables: tuple[ctypes.Array[_Delta], ...]
-    deltas: tuple[Delta, ...]
-
-    @staticmethod
-    def out(steering: Steering) -> "_Laid":
-        def pointer(array: Array) -> int | None:
-            return array.ctypes.data if array.size else None
-
-        tables = []
-        for position in range(steering.n_positions):
-            table = (_Delta * steering.n_layer)()
-            for il, d in steering.layers.items():
-                z = d.z[position]
-                table[il] = _Delta(
-                    pointer(z) if z.any() else None, pointer(d.W), pointer(d.b), pointer(d.Z),
-                    d.n_units, d.act == "relu", d.norm == "rms",
-                )
-            tables.append(table)
-        return _Laid(tuple(tables), tuple(steering.layers.values()))
-
-
-@dataclass(frozen=True, eq=False)
-class Applied:
-    """What steers one row: terms ready for C, and the key under which its KV cell may be reused."""
-
-    key: str
-    terms: tuple[tuple[int, float], ...]
-    layers: frozenset[int]
-    n_embd: int
-    n_layer: int
-    alive: tuple[_Laid, ...]
-
-
-_laid: "WeakKeyDictionary[Steering, _Laid]" = WeakKeyDictionary()
-
-
-def lay_out(mix: Mix, position: int = 0) -> Applied | None:
-    """Return what `mix` does to a row, or None for nothing.
-
-    A term in scope "front" contributes its row `position`; the others are the same at any position.
-    """
-    terms, alive = [], []
-    layers: set[int] = set()
-    key = [mix.digest]
-    for term in mix.terms:
-        steering = term.steering
-        laid = _laid.get(steering)
-        if laid is None:
-            laid = _laid[steering] = _Laid.out(steering)
-        row = position if steering.n_positions > 1 else 0
-        key.append(str(row))
-        strength = ctypes.c_float(term.strength).value  # beyond float32: infinite, so refused
-        terms.append((ctypes.addressof(laid.tables[row]), strength))
-        alive.append(laid)
-        layers.update(steering.layers)
-    if not terms:
-        return None
-    first = mix.terms[0].steering
-    return Applied(
-        "/".join(key), tuple(terms), frozenset(layers), first.n_embd, first.n_layer, tuple(alive)
-    )
 
 
 @dataclass(frozen=True)
@@ -145,6 +71,7 @@ class Hook:
         max_rows: rows of the largest batch.
         on_host: write tensors in place (host memory), or by get and set (any device).
         output: where the blocks' output is found.
+        route: what steers on the devices, if they do so themselves.
     """
 
     def __init__(
@@ -155,9 +82,10 @@ class Hook:
         *,
         on_host: bool,
         output: BlockOutput = _L_OUT,
+        route: DeviceRoute | None = None,
     ) -> None:
         self.n_embd, self.n_layer, self.max_rows = n_embd, n_layer, max_rows
-        n_copied = 0 if on_host else max_rows
+        n_copied = 0 if on_host or route else max_rows
         self._copy = np.zeros((n_copied, output.n_streams, n_embd), np.float32)
         self._delta, self._h = np.zeros((2, n_embd), np.float32)
         self._output = np.zeros(max_rows, np.uint8)
@@ -175,8 +103,11 @@ class Hook:
                 "ggml_backend_tensor_get", "ggml_backend_tensor_set", "ggml_op_desc",
                 "ggml_is_contiguous", "ggml_map_custom1_inplace", "ggml_map_custom2")),
             f"{output.tensor}-".encode(), n_embd, n_layer, output.n_streams, output.mean,
-            on_host, ggml.sources_at(), on_host,
+            on_host, ggml.sources_at(), on_host or route is not None,
         )
+        self.route = route
+        if route:
+            self._state.route = ctypes.addressof(route.state)
         for name in ("copy", "delta", "h", "output", "watched", "first", "terms", "capture_layer",
                      "capture_row", "moved", "steered", "seen"):
             setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
@@ -257,6 +188,11 @@ class Hook:
         applied, outputs, watch_all = table
         self._table = None
         self._watched.fill(watch_all)
+        self._check(applied)
+        if self.route:
+            self.route.ask(applied, outputs)
+            if capture is not None:
+                self.route.keep(capture.layers, len(outputs))
         self._output[: len(outputs)] = outputs
         self._fill_terms(applied)
         captured = self._fill_capture(capture, outputs) if capture is not None else None
@@ -270,7 +206,18 @@ class Hook:
 
     def stand_by(self, n_rows: int) -> None:
         """Report nothing steered for the next decode, in which there is nothing to do."""
+        if self.route:
+            self._table = None
+            self.route.ask_nothing()
         self._stand_by(self._reference, n_rows)
+
+    def _check(self, applied: Sequence[Applied | None]) -> None:
+        for what in applied:
+            if what and (what.n_embd, what.n_layer) != (self.n_embd, self.n_layer):
+                raise SteeringError(
+                    f"the steering is for {what.n_layer} blocks of {what.n_embd} values, the "
+                    f"model has {self.n_layer} of {self.n_embd}; build it for this model."
+                )
 
     def _fill_terms(self, applied: Sequence[Applied | None]) -> None:
         first = self._first
@@ -278,11 +225,6 @@ class Hook:
         layers: set[int] = set()
         for row, what in enumerate(applied):
             if what is not None:
-                if (what.n_embd, what.n_layer) != (self.n_embd, self.n_layer):
-                    raise SteeringError(
-                        f"the steering is for {what.n_layer} blocks of {what.n_embd} values, the "
-                        f"model has {self.n_layer} of {self.n_embd}; build it for this model."
-                    )
                 terms.extend(what.terms)
                 layers |= what.layers
             first[row + 1] = len(terms)
@@ -316,7 +258,7 @@ class Hook:
         Raises:
             EngineError: steering failed, or did not happen.
         """
-        status = self._end(self._reference)
+        status = self._end(self._reference, decoded)
         if status and (decoded or status != _NOT_FIRED):
             il, found = self._state.status_il, self._state.found
             raise EngineError(_MESSAGES[status].format(il=il, found=found, state=self._state))
@@ -331,4 +273,6 @@ _MESSAGES = {
     3: "steering made an activation at block {il} infinite; choose a smaller strength.",
     4: "steering was asked for {state.expected} times and happened {found} times; "
        "this model skips blocks that were to be steered, so use another one.",
+    5: "llama.cpp built no graph that devices steer by themselves, where one was needed; install a "
+       "release of llama-cpp-python between 0.3.36 and 0.4.",
 }  # fmt: skip

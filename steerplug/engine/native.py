@@ -33,5 +33,6 @@ def library() -> ctypes.CDLL:
     loaded.sp_stand_by.argtypes = [ctypes.c_void_p, ctypes.c_int32]
     loaded.sp_stand_by.restype = None
     loaded.sp_allow_amx.argtypes, loaded.sp_allow_amx.restype = [], None
-    loaded.sp_end.argtypes, loaded.sp_end.restype = [ctypes.c_void_p], ctypes.c_int32
+    loaded.sp_end.argtypes = [ctypes.c_void_p, ctypes.c_bool]
+    loaded.sp_end.restype = ctypes.c_int32
     return loaded

@@ -4,12 +4,12 @@ A text is decoded plainly and again with one block steered, so that the activati
 steering is known from the first run, and what must come out is known from the NumPy twin.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 
-from steerplug.engine import ggml
+from steerplug.engine import ggml, routes
 from steerplug.engine.context import Context, Row
 from steerplug.engine.hook import Applied, Capture, lay_out
 from steerplug.engine.model import Model
@@ -27,19 +27,33 @@ TOLERANCE = 1e-3
 """Greatest |native - twin| / |change of h|; sums in another order give about 1e-6."""
 
 
+_ROUTES: dict[routes.Route, dict[str, bool]] = {
+    "node": {"on_host": True, "on_device": False},
+    "device": {"on_device": True},
+    "callback": {"on_host": False, "on_device": False},
+}
+"""How to ask for a route; a context that cannot have it takes another."""
+_IN_WORDS = {
+    "node": "a node in host memory", "device": "operations of the device",
+    "callback": "the callback",
+}  # fmt: skip
+
+
 class Proofs:
     """Runs of one model, and what they prove.
 
     Args:
         model: the loaded model.
+        route: by which route it is steered; default: the one that all contexts take here.
 
     Raises:
         ModelError: llama.cpp does not show every block of this model.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, route: routes.Route | None = None) -> None:
         n_batch = min(max(model.loading.n_batch, _ROWS), 64)
-        self.context = Context(model, n_ctx=256, n_batch=n_batch)
+        settings = _ROUTES[route] if route else {}
+        self.context = Context(model, n_ctx=256, n_batch=n_batch, **settings)
         self._model = model
         last = model.n_layer - 1
         self._blocks = sorted({0, last // 3, last // 2, max(last - 1, 0), last})
@@ -51,6 +65,7 @@ class Proofs:
             "tensors": self.tensors,
             "hook": self.hook,
             "kernel": self.kernel,
+            "other routes": self.other_routes,
             "untouched rows": self.untouched_rows,
             "strength 0": self.strength_0,
             "logits": self.logits,
@@ -71,12 +86,19 @@ class Proofs:
         return tokens[: self.context.n_batch]
 
     def tensors(self) -> str:
-        """Say how activations are reached."""
-        if self.context.hook.in_graph:
+        """Say where activations lie, and by which route they are steered."""
+        context = self.context
+        if context.route == "node":
             return "activations lie in host memory and are steered as a part of llama.cpp's graph"
-        if ggml.tensors_on_host():
-            return "activations lie in host memory and are steered between pieces of the graph"
-        return "activations lie on a device and are steered by get and set"
+        if context.route == "device":
+            lie = ", ".join(f"{n} on {name}" for name, n in routes.names(self._model).items())
+            return (
+                f"of {self._model.n_layer} blocks lie {lie}; each device steers its own as a part "
+                "of llama.cpp's graph"
+            )
+        where = "in host memory" if ggml.tensors_on_host() else "on a device"
+        because = f", because {context.why}" if context.why else ""
+        return f"activations lie {where} and are steered between pieces of the graph{because}"
 
     def hook(self) -> str:
         """Prove that the hook meets every block once per decode."""
@@ -92,16 +114,39 @@ class Proofs:
 
     def kernel(self) -> str:
         """Prove that the native code does to real activations what its NumPy twin does."""
-        worst = float(np.max([self._error(kind, il) for kind in KINDS for il in self._blocks]))
-        if not worst <= TOLERANCE:  # NaN is refused as well
-            raise EngineError(
-                f"the native kernel differs from its twin by {worst:.1e} of the change; "
-                "reinstall steerplug, and report this with the model's name."
-            )
+        worst = self._worst(self._blocks)
         return (
             f"{', '.join(KINDS)} agree with the NumPy twin at blocks "
             f"{', '.join(map(str, self._blocks))}; greatest relative error {worst:.1e}"
         )
+
+    def _worst(self, blocks: Sequence[int]) -> float:
+        """Return the greatest error of all kinds at some blocks, or refuse it."""
+        worst = float(np.max([self._error(kind, il) for kind in KINDS for il in blocks]))
+        if not worst <= TOLERANCE:  # NaN is refused as well
+            raise EngineError(
+                f"steering by {_IN_WORDS[self.context.route]} differs from the NumPy twin by "
+                f"{worst:.1e} of the change; reinstall steerplug, and report this with the model's "
+                "name and your device."
+            )
+        return worst
+
+    def other_routes(self) -> str:
+        """Prove the routes that are not taken here, as far as they could be, at one block."""
+        said = []
+        for route in _ROUTES:
+            if route == self.context.route or (route == "node" and not ggml.tensors_on_host()):
+                continue
+            other = Proofs(self._model, route)
+            try:
+                if other.context.route == route:
+                    worst = other._worst(self._blocks[len(self._blocks) // 2 :][:1])
+                    said.append(f"{_IN_WORDS[route]} with a relative error of {worst:.1e}")
+                else:
+                    said.append(f"not {_IN_WORDS[route]}: {other.context.why}")
+            finally:
+                other.close()
+        return f"could be steered by {'; '.join(said)}"
 
     def untouched_rows(self) -> str:
         """Prove that rows without steering keep every bit beside rows with it."""

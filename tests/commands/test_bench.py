@@ -81,11 +81,12 @@ def test_json_and_picture_hold_every_way_of_every_task(
     assert main(["bench", *words]) == 0
     said = json.loads(capsys.readouterr().out)
     assert list(said) == [
-        "model", "rounds", "left_out", "prefill", "decode", "switch", "reply", "crowd",
+        "model", "device", "rounds", "left_out", "prefill", "decode", "switch", "reply", "crowd",
         "first_token", "second_request", "langchain", "langchain_batch",
     ]  # fmt: skip
     drawn = plot.read_text(encoding="utf-8")
-    for task in list(said)[3:]:
+    assert said["device"] == "CPU (4 blocks); steered by node"
+    for task in list(said)[4:]:
         ways = list(said[task].items())
         assert len(ways) >= (1 if task == "langchain_batch" else 3)
         assert ways[0][1]["ratio"] == 1

@@ -5,6 +5,7 @@ Steering is planted in the cache, so no test waits for a fit, except those about
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -416,7 +417,8 @@ def test_a_chat_begins_with_a_system_prompt(call: Call, tiny: Path) -> None:
 
 CHECKS = [
     "native library", "llama-cpp-python", "processor", "cache folder", "preset folder", "model",
-    "tensors", "hook", "kernel", "untouched rows", "strength 0", "logits", "threads",
+    "tensors", "hook", "kernel", "other routes", "untouched rows", "strength 0", "logits",
+    "threads",
 ]  # fmt: skip
 
 
@@ -436,6 +438,12 @@ def test_doctor_proves_that_the_model_can_be_steered(tidy: Call, engine: Engine)
     details = {check["name"]: check["detail"] for check in found["checks"]}
     assert "on each of 30 blocks" in details["hook"]
     assert float(details["kernel"].rsplit(" ", 1)[1]) < 1e-5
+    if sys.platform == "linux":
+        assert "steered as a part of llama.cpp's graph" in details["tensors"]
+        others = re.findall(r"(operations of the device|the callback) .*? ([\d.e-]+)(?:;|$)",
+                            details["other routes"])
+        assert [name for name, _ in others] == ["operations of the device", "the callback"]
+        assert all(float(error) < 1e-5 for _, error in others)
     model = engine.model
     assert found["model"] == {
         "name": model.name, "path": str(model.path.resolve()), "architecture": "llama",
@@ -472,7 +480,9 @@ def test_doctor_notices_when_steering_does_not_happen(
     tiny_llama: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steerplug.engine.proofs.lay_out", lambda _mix: None)
-    assert failures(tiny_llama()) == {"kernel", "untouched rows", "logits"}
+    assert failures(tiny_llama()) == {
+        "kernel", "other routes", "untouched rows", "logits",
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("tidy")
@@ -480,7 +490,7 @@ def test_doctor_notices_a_kernel_that_computes_something_else(
     tiny_llama: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steerplug.engine.proofs.steer_row", lambda h, _terms, _il: 1.01 * h)
-    assert failures(tiny_llama()) == {"kernel"}
+    assert failures(tiny_llama()) == {"kernel", "other routes"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")

@@ -156,8 +156,10 @@ def agree(one: Context, other: Context, model: Model) -> None:
 def test_get_and_set_copies_give_the_same_bits_as_host_pointers(
     context: Context, model: Model
 ) -> None:
-    copying = Context(model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1, on_host=False)
-    assert not copying.hook.in_graph
+    copying = Context(
+        model, n_ctx=512, n_batch=128, n_seq=2, n_threads=1, on_host=False, on_device=False
+    )
+    assert copying.route == "callback"
     agree(context, copying, model)
     copying.close()
 

@@ -286,8 +286,9 @@ def test_llama_cpp_is_told_and_steering_stays_exact(
 def prove(model: Model) -> None:
     """Prove what `steerplug doctor` does."""
     proofs = Proofs(model)
-    for proof in proofs.all().values():
-        proof()
+    for name, proof in proofs.all().items():
+        if name != "other routes":  # how a model is loaded has no part in them
+            proof()
     proofs.close()
 
 

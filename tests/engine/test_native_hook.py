@@ -202,6 +202,7 @@ class FakeGgml:
 
     def __init__(self, hook: Hook, *, on_host: bool) -> None:
         self.hook, self.called = hook, [""]
+        self.copied: list[tuple[str, int, int]] = []
         hook.in_graph = False
         self.tensor = FakeTensor(b"", np.zeros(0, np.float32), 0, 0)
         self.name = ctypes.create_string_buffer(64)
@@ -225,10 +226,14 @@ class FakeGgml:
         fake("nelements", ctypes.c_int64, pointer)(lambda _: self.tensor.nelements)
         fake("nbytes", size, pointer)(lambda _: self.tensor.nbytes)
         fake("get_data", pointer, pointer)(lambda _: at(0) if on_host else None)
+        def copy(name: str, target: int, source: int, offset: int, n: int) -> None:
+            self.copied.append((name, offset, n))
+            ctypes.memmove(target, source, n)
+
         fake("tensor_get", None, pointer, pointer, size, size)(
-            lambda _, target, offset, n: void(ctypes.memmove(target, at(offset), n)))
+            lambda _, target, offset, n: copy("get", target, at(offset), offset, n))
         fake("tensor_set", None, pointer, pointer, size, size)(
-            lambda _, source, offset, n: void(ctypes.memmove(at(offset), source, n)))
+            lambda _, source, offset, n: copy("set", at(offset), source, offset, n))
         for name, function in self.functions.items():
             setattr(hook._state, name, ctypes.cast(function, pointer).value)  # type: ignore[arg-type]
         self.evaluate = library().sp_eval
@@ -370,7 +375,7 @@ def test_what_steers_h_is_added_to_every_stream_of_a_row(
     assert fake.asks_for(f"streams-{last}")
     assert not fake.asks_for(f"l_out-{last}")
     assert fake.hands_over(f"streams-{last}", data)
-    hook._end(hook._reference)
+    hook._end(hook._reference, True)
 
     after = data.swapaxes(0, 1) if mean else data
     for place, row in enumerate(found):
@@ -440,6 +445,24 @@ def test_reading_alone_writes_nothing_back() -> None:
     assert captured is not None
     assert same_bits(captured[0, 0], block[1])
     assert "tensor_set" not in fake.called
+
+
+def test_no_more_rows_are_copied_than_from_the_first_to_the_last_with_something_to_do() -> None:
+    hook, fake = fake_hook(8, 6, on_host=False)
+    steered = lay_out(1.0 * at_block(Delta.constant(np.ones(8, np.float32)), il=2))
+    captured = hook.arm(
+        [None, None, steered, None, steered, None], [True] * 6, Capture([2], [1]), watch_all=True
+    )
+    before = rows_of(6, 8, seed=15)
+    after = before.copy()
+    assert fake.hands_over("l_out-1", before)  # where there is nothing to do
+    assert fake.hands_over("l_out-2", after)
+    hook.disarm()
+    assert fake.copied == [("get", 4 * 8 * 1, 4 * 8 * 4), ("set", 4 * 8 * 2, 4 * 8 * 3)]
+    assert captured is not None
+    assert same_bits(captured[0, 0], before[1])
+    changed = [row in (2, 4) for row in range(6)]
+    assert same_bits(after, before + np.array(changed, np.float32)[:, None])
 
 
 def test_a_batch_with_more_terms_than_rows_finds_room_for_them() -> None:

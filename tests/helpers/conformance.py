@@ -160,14 +160,19 @@ def steering_is_llama_cpps(model: Model) -> None:
 
 
 def all_ways_are_one(model: Model) -> None:
-    """By callback, and by get and set as on a GPU, steering is that of the graph to the bit."""
+    """By callback, and by get and set as on a GPU, steering is that of the graph to the bit.
+
+    What a device computes by itself is the same within rounding.
+    """
     tokens, mix = words(model), 1.0 * constants(model, range(model.n_layer))
     with context_on(model) as context:
         graph, _ = run(context, tokens, mix)
         context.hook.in_graph = False
         assert np.array_equal(run(context, tokens, mix)[0], graph), "by callback"
-    with context_on(model, on_host=False) as context:
+    with context_on(model, on_host=False, on_device=False) as context:
         assert np.array_equal(run(context, tokens, mix)[0], graph), "by get and set"
+    with context_on(model, on_device=True) as context:
+        assert far(run(context, tokens, mix)[0], graph) < ROUNDING, context.route
 
 
 def pieces_are_the_whole(model: Model) -> None:

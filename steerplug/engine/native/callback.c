@@ -17,5 +17,6 @@ SP_API bool sp_eval(struct ggml_tensor *tensor, bool ask, void *user_data) {
     if (il < 0 || !hook->watched[il] || (hook->in_graph && il != hook->last_il)) {
         return !ask;
     }
-    return ask || (!hook->in_graph && sp_handle_block(hook, tensor, il) && il != hook->last_il);
+    return ask || (!hook->in_graph && sp_handle_block(hook, tensor, il, hook->on_host) &&
+                   il != hook->last_il);
 }

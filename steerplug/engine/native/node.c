@@ -37,6 +37,8 @@ static __thread sp_hook *builds_for;
 
 void sp_build_for(sp_hook *hook) { builds_for = hook; }
 
+sp_hook *sp_builds_for(void) { return builds_for; }
+
 void *sp_original(const void *caller, const char *name) {
     Dl_info info;
     void *library = dladdr(caller, &info) ? dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
@@ -65,7 +67,7 @@ static void steer(sp_hook *hook, struct ggml_tensor *node) {
     }
     const int32_t il = sp_block_of(hook, node);
     if (il >= 0 && hook->watched[il]) {
-        sp_handle_block(hook, node, il);
+        sp_handle_block(hook, node, il, true);
     }
 }
 
@@ -121,6 +123,9 @@ SP_API struct ggml_tensor *APPLY_TO(const void *vectors, struct ggml_context *co
     sp_hook *hook = builds_for;
     if (!hook || !hook->in_graph) {
         return h;
+    }
+    if (hook->route && il >= 0 && il < hook->n_layer && hook->route->blocks[il].device >= 0) {
+        return sp_build_units(hook, context, h, il);
     }
     struct ggml_tensor *sources[2];
     if (is_sum(hook, h, sources)) {

@@ -86,7 +86,7 @@ INLINED bool add_delta(const sp_delta *d, float strength, const float *h, float 
 
 static bool is_empty(const sp_delta *d) { return !d->z && d->k == 0; }
 
-static bool is_steered(const sp_term *terms, int32_t n_terms, int32_t il) {
+bool sp_is_steered(const sp_term *terms, int32_t n_terms, int32_t il) {
     for (int32_t i = 0; i < n_terms; i++) {
         if (!is_empty(&terms[i].layers[il])) {
             return true;
@@ -131,7 +131,7 @@ int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor) {
     return il < hook->n_layer ? il : -1;
 }
 
-static bool fail(sp_hook *hook, int32_t status, int32_t il, int64_t found) {
+bool sp_fail(sp_hook *hook, int32_t status, int32_t il, int64_t found) {
     if (hook->status == SP_OK) {
         hook->status = status;
         hook->status_il = il;
@@ -140,23 +140,27 @@ static bool fail(sp_hook *hook, int32_t status, int32_t il, int64_t found) {
     return false;
 }
 
-static bool handle_row(sp_hook *hook, int32_t row, int32_t il, float *h) {
-    const sp_term *terms = hook->terms + hook->first[row];
-    const int32_t n_terms = hook->first[row + 1] - hook->first[row];
-    if (n_terms && is_steered(terms, n_terms, il)) {
-        const float moved = sp_steer_row(h, terms, n_terms, il, hook->delta, hook->n_embd);
-        if (!isfinite(moved)) {
-            return fail(hook, SP_NOT_FINITE, il, row);
-        }
-        hook->moved[row] += moved;
-        hook->steered[row]++;
-        hook->applied++;
-    }
+void sp_capture_row(sp_hook *hook, int32_t row, int32_t il, const float *h) {
     if (hook->captured && hook->capture_layer[il] >= 0 && hook->capture_row[row] >= 0) {
         const size_t place = (size_t)hook->capture_layer[il] * hook->n_captured_rows +
                              (size_t)hook->capture_row[row];
         memcpy(hook->captured + place * hook->n_embd, h, sizeof(float) * hook->n_embd);
     }
+}
+
+static bool handle_row(sp_hook *hook, int32_t row, int32_t il, float *h) {
+    const sp_term *terms = hook->terms + hook->first[row];
+    const int32_t n_terms = hook->first[row + 1] - hook->first[row];
+    if (n_terms && sp_is_steered(terms, n_terms, il)) {
+        const float moved = sp_steer_row(h, terms, n_terms, il, hook->delta, hook->n_embd);
+        if (!isfinite(moved)) {
+            return sp_fail(hook, SP_NOT_FINITE, il, row);
+        }
+        hook->moved[row] += moved;
+        hook->steered[row]++;
+        hook->applied++;
+    }
+    sp_capture_row(hook, row, il, h);
     return true;
 }
 
@@ -195,14 +199,62 @@ static bool handle_rows(sp_hook *hook, int32_t il, float *data, int64_t n_found)
     return true;
 }
 
-bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il) {
+typedef struct {
+    int64_t begin, end;
+} span;
+
+/* From the first to the last of the block's rows in which there is something to do: to steer, or
+ * also to capture. Streams that do not lie side by side are taken whole. */
+static span rows_to_copy(const sp_hook *hook, int32_t il, int64_t n_found, bool captured_too) {
+    span rows = {0, 0};
+    int64_t place = 0;
+    for (int32_t row = 0; row < hook->n_rows; row++) {
+        if (n_found != hook->n_rows && !hook->output[row]) {
+            continue;
+        }
+        const int32_t n_terms = hook->first[row + 1] - hook->first[row];
+        if (sp_is_steered(hook->terms + hook->first[row], n_terms, il) ||
+            (captured_too && hook->captured && hook->capture_layer[il] >= 0 &&
+             hook->capture_row[row] >= 0)) {
+            rows.begin = rows.end ? rows.begin : place;
+            rows.end = place + 1;
+        }
+        place++;
+    }
+    const bool is_whole = rows.end && hook->n_streams > 1 && !hook->mean;
+    return is_whole ? (span){0, n_found} : rows;
+}
+
+/* The same by get and set: no more rows are copied than from the first to the last at hand. */
+static bool handle_copy(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, int64_t n_found) {
+    const size_t row = sizeof(float) * hook->n_embd * hook->n_streams;
+    const span read = rows_to_copy(hook, il, n_found, true);
+    if (!read.end) {
+        return true;
+    }
+    char *copy = (char *)hook->copy;
+    hook->tensor_get(tensor, copy + read.begin * row, read.begin * row,
+                     (read.end - read.begin) * row);
+    const int64_t applied = hook->applied;
+    if (!handle_rows(hook, il, hook->copy, n_found)) {
+        return false;
+    }
+    if (hook->applied != applied) {
+        const span steered = rows_to_copy(hook, il, n_found, false);
+        hook->tensor_set(tensor, copy + steered.begin * row, steered.begin * row,
+                         (steered.end - steered.begin) * row);
+    }
+    return true;
+}
+
+bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool in_place) {
     hook->seen[il]++;
 
     const int64_t n = hook->nelements(tensor);
     const size_t size = hook->nbytes(tensor);
     const int64_t width = (int64_t)hook->n_embd * hook->n_streams;
     if (n % width || size != (size_t)n * sizeof(float)) {
-        return fail(hook, SP_NOT_FLOAT32, il, n);
+        return sp_fail(hook, SP_NOT_FLOAT32, il, n);
     }
     const int64_t n_found = n / width;
     int64_t n_outputs = 0;
@@ -210,23 +262,13 @@ bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il) {
         n_outputs += hook->output[row] != 0;
     }
     if (n_found != hook->n_rows && !(il == hook->n_layer - 1 && n_found == n_outputs)) {
-        return fail(hook, SP_ROW_COUNT, il, n_found);
+        return sp_fail(hook, SP_ROW_COUNT, il, n_found);
     }
     if (n_found == 0) {
         return true;
     }
-    if (hook->on_host) {
-        return handle_rows(hook, il, (float *)hook->get_data(tensor), n_found);
-    }
-    hook->tensor_get(tensor, hook->copy, 0, size);
-    const int64_t applied = hook->applied;
-    if (!handle_rows(hook, il, hook->copy, n_found)) {
-        return false;
-    }
-    if (hook->applied != applied) {
-        hook->tensor_set(tensor, hook->copy, 0, size);
-    }
-    return true;
+    return in_place ? handle_rows(hook, il, (float *)hook->get_data(tensor), n_found)
+                    : handle_copy(hook, tensor, il, n_found);
 }
 
 static void report_nothing(sp_hook *hook) {
@@ -242,6 +284,9 @@ static void report_nothing(sp_hook *hook) {
 SP_API void sp_stand_by(sp_hook *hook, int32_t n_rows) {
     hook->n_rows = n_rows;
     report_nothing(hook);
+    if (hook->route) {
+        sp_prepare(hook);
+    }
     sp_build_for(hook);
 }
 
@@ -250,6 +295,9 @@ SP_API void sp_begin(sp_hook *hook, int32_t n_rows) {
     hook->n_rows = n_rows;
     report_nothing(hook);
     hook->active = 1;
+    if (hook->route) {
+        sp_prepare(hook);
+    }
     sp_build_for(hook);
     const int32_t n_computed = hook->last_il < 0 ? hook->n_layer : hook->last_il + 1;
     for (int32_t row = 0; row < n_rows; row++) {
@@ -257,17 +305,20 @@ SP_API void sp_begin(sp_hook *hook, int32_t n_rows) {
         for (int32_t il = 0; n_terms && il < n_computed; il++) {
             /* the last block may hold only rows with logits; a row without any ends there unread */
             const bool read = il < hook->n_layer - 1 || hook->output[row];
-            hook->expected += read && is_steered(hook->terms + hook->first[row], n_terms, il);
+            hook->expected += read && sp_is_steered(hook->terms + hook->first[row], n_terms, il);
         }
     }
 }
 
-/* After a decode; returns its status. */
-SP_API int32_t sp_end(sp_hook *hook) {
+/* After a decode, or one that llama.cpp refused; returns its status. */
+SP_API int32_t sp_end(sp_hook *hook, bool decoded) {
+    if (hook->active && hook->route && decoded) {
+        sp_settle(hook);
+    }
     hook->active = 0;
     sp_build_for(NULL);
     if (hook->status == SP_OK && hook->applied < hook->expected) {
-        fail(hook, SP_NOT_FIRED, -1, hook->applied);
+        sp_fail(hook, SP_NOT_FIRED, -1, hook->applied);
     }
     return hook->status;
 }

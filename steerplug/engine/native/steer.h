@@ -3,6 +3,7 @@
  *     steer.c      the equation, row by row; one block's rows; the beginning and end of a decode
  *     callback.c   called by the scheduler at the blocks' outputs: any device, any platform
  *     node.c       called by llama.cpp's graph itself: on Linux, for tensors in host memory
+ *     device.c     operations of llama.cpp's graph that any device computes: on Linux
  *     amx.c        leaves out kernels of llama.cpp that were not tried, or crash
  */
 
@@ -22,6 +23,7 @@
 #define SP_TEXT_OF(name) #name
 #define SP_NAME_OF(macro) SP_TEXT_OF(macro)
 
+struct ggml_backend_buffer;
 struct ggml_context;
 struct ggml_tensor;
 
@@ -31,6 +33,7 @@ enum sp_status {
     SP_ROW_COUNT = 2,    /* it holds neither all rows of the batch nor only those with logits */
     SP_NOT_FINITE = 3,   /* steering made an activation infinite or NaN */
     SP_NOT_FIRED = 4,    /* the decode ended without every steered row having been steered */
+    SP_NOT_BUILT = 5,    /* llama.cpp went on with a graph that steering had to change */
 };
 
 typedef struct {
@@ -56,6 +59,73 @@ typedef struct ggml_tensor *sp_map1(struct ggml_context *, struct ggml_tensor *,
 typedef struct ggml_tensor *sp_map2(struct ggml_context *, struct ggml_tensor *,
                                     struct ggml_tensor *, sp_op2 *, int, void *);
 
+/* What a gate reads: rms(h), or h itself. */
+enum { SP_NORMED, SP_PLAIN, SP_KINDS };
+
+/* A block of a model, in a context whose devices steer by themselves; see device.c. */
+typedef struct {
+    int32_t device; /* its place in `devices`; -1: in host memory, where a node steers it */
+    int32_t slot;   /* its place among the blocks of that device */
+    struct ggml_tensor *W[SP_KINDS], *b[SP_KINDS], *Z[SP_KINDS]; /* its units; NULL: none */
+
+    /* noted while a graph is built */
+    struct ggml_tensor *output;
+    int64_t n_found; /* rows of it; -1: it is not float32 rows of the known width */
+    int32_t n_built; /* how often it was built in this decode */
+    int32_t kept_at; /* its place among the blocks that leave their output in `kept`, or -1 */
+} sp_block;
+
+/* Memory of a device in which a graph leaves what is read after the decode. */
+typedef struct {
+    struct ggml_tensor *tensor;
+    struct ggml_backend_buffer *buffer;
+    float *copy;  /* the same on the host */
+    int64_t size; /* floats */
+} sp_shelf;
+
+typedef struct {
+    struct ggml_tensor *S; /* (units, 2 * max_rows): strengths, set before a decode */
+    sp_shelf told;         /* for each block: |h| * sqrt(n_embd), and |change|^2 */
+    sp_shelf kept;         /* for each captured block: what leaves it */
+    int32_t n_blocks;
+} sp_device;
+
+/* How devices steer by themselves. */
+typedef struct {
+    /* set once */
+    struct ggml_tensor *(*rms_norm)(struct ggml_context *, struct ggml_tensor *, float);
+    struct ggml_tensor *(*mul_mat)(struct ggml_context *, struct ggml_tensor *,
+                                   struct ggml_tensor *);
+    struct ggml_tensor *(*add)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
+    struct ggml_tensor *(*reglu)(struct ggml_context *, struct ggml_tensor *,
+                                 struct ggml_tensor *);
+    struct ggml_tensor *(*reshape)(struct ggml_context *, struct ggml_tensor *, int64_t, int64_t,
+                                   int64_t);
+    struct ggml_tensor *(*view)(struct ggml_context *, struct ggml_tensor *, int64_t, int64_t,
+                                size_t, size_t);
+    int (*place)(struct ggml_backend_buffer *, struct ggml_tensor *, void *);
+    void (*synchronize)(void *);
+    void *context; /* llama_context */
+    sp_block *blocks;
+    sp_device *devices;
+    int32_t n_devices;
+    int32_t max_rows;
+    int32_t alignment; /* floats */
+
+    /* set as units are placed */
+    int32_t n_units;
+    int32_t rebuild; /* the next decode has to build its graph anew */
+
+    /* set for each decode, before sp_begin */
+    const float *strengths; /* (n_columns, n_units): of all rows, then of those with logits */
+    int32_t n_columns;
+    int32_t upload; /* they are not what the devices have */
+
+    int32_t must_build; /* in this decode */
+    int32_t built_rows; /* of the batch for which the last graph was built */
+    int32_t is_waited_for; /* nothing has been computed since the last wait */
+} sp_route;
+
 typedef struct {
     /* set once, for one context */
     const char *(*get_name)(const struct ggml_tensor *);
@@ -78,6 +148,7 @@ typedef struct {
     float *copy;        /* rows of the largest batch * n_streams * n_embd */
     float *delta;       /* n_embd */
     float *h;           /* n_embd: that of the row at hand, where it has several streams */
+    sp_route *route;    /* how devices steer by themselves, or NULL */
 
     /* set for each decode, before sp_begin */
     const uint8_t *output;  /* n_rows: are this row's logits asked for */
@@ -104,13 +175,31 @@ typedef struct {
 /* The block whose output this is: il if it is named exactly `{output_name}{il}`, else -1. */
 int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor);
 
-/* Steer and capture the rows of a block's output; false after a failure, which the hook records. */
-bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il);
+/* Steer and capture the rows of a block's output, in place or by get and set; false after a
+ * failure, which the hook records. */
+bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool in_place);
+
+/* Record a failure, unless there was one before; returns false. */
+bool sp_fail(sp_hook *hook, int32_t status, int32_t il, int64_t found);
+
+/* Whether any of these terms adds something at a block. */
+bool sp_is_steered(const sp_term *terms, int32_t n_terms, int32_t il);
+
+/* Hand over what left a block in a row of the batch, if it is to be captured. */
+void sp_capture_row(sp_hook *hook, int32_t row, int32_t il, const float *h);
+
+/* Devices that steer by themselves: what they are told before a decode; a block's output, made
+ * while a graph is built; and what the graph has told, read after the decode. See device.c. */
+void sp_prepare(sp_hook *hook);
+struct ggml_tensor *sp_build_units(sp_hook *hook, struct ggml_context *context,
+                                   struct ggml_tensor *h, int32_t il);
+void sp_settle(sp_hook *hook);
 
 /* The function of this name in the library that called (Linux); another llama.cpp may be loaded. */
 void *sp_original(const void *caller, const char *name);
 
-/* The hook of the context that this thread builds graphs for, or NULL; see node.c. */
+/* Name the hook of the context that this thread builds graphs for, or NULL; tell it. See node.c. */
 void sp_build_for(sp_hook *hook);
+sp_hook *sp_builds_for(void);
 
 #endif

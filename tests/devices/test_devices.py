@@ -1,0 +1,175 @@
+"""Steering on devices that are no host memory, held against the host; see build.py for how.
+
+Left out where this build of llama.cpp has no such device. On llvmpipe of Mesa 22.3 llama.cpp itself
+crashes, without steerplug, unless GGML_VK_DISABLE_FUSION=1.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steerplug.engine import ggml
+from steerplug.engine.context import Context
+from steerplug.engine.devices import devices
+from steerplug.engine.hook import Capture, lay_out
+from steerplug.engine.loading import Loading
+from steerplug.engine.model import Model
+from steerplug.engine.proofs import Proofs
+from steerplug.engine.request import Request
+from steerplug.engine.sampling import Sampling
+from steerplug.library.presets import list_presets
+from steerplug.session import Session
+from tests.devices.rpc import joined
+from tests.engine.test_device_route import decode, mixes
+from tests.engine.test_hook_in_llama import relative, same_bits
+from tests.helpers.alone import chat, unlike_alone
+from tests.helpers.tiny_models import tiny_model
+
+BY_RPC = "STEERPLUG_TEST_RPC" in os.environ
+HAS_DEVICE = BY_RPC or any(device.is_gpu for device in devices())
+pytestmark = pytest.mark.skipif(not HAS_DEVICE, reason="this llama.cpp has no device but the CPU")
+
+ON_HOST = Loading(devices=("none",), n_gpu_layers=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device() -> Iterator[None]:
+    if not BY_RPC:
+        yield
+        return
+    with joined():
+        yield
+
+
+@pytest.fixture(scope="module")
+def on_device(_device: None, model_path: Path) -> Iterator[Session]:
+    session = Session(str(model_path), n_ctx=512)
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def on_host(model_path: Path) -> Iterator[Context]:
+    model = Model(model_path, ON_HOST)
+    yield Context(model, n_ctx=512)
+    model.close()
+
+
+def test_every_proof_of_doctor_holds(on_device: Session) -> None:
+    proofs = Proofs(on_device.model)
+    assert proofs.context.route == "device"
+    said = {name: prove() for name, prove in proofs.all().items()}
+    proofs.close()
+    n = on_device.model.n_layer
+    assert f"of {n} blocks lie {n} on " in said["tensors"]
+    assert "the callback with a relative error of" in said["other routes"]
+
+
+@pytest.mark.parametrize("outputs", [None, (2, 5)])
+@pytest.mark.parametrize("n_gpu_layers", [-1, 3])
+def test_a_batch_of_mixes_is_steered_as_on_the_host(
+    n_gpu_layers: int, outputs: tuple[int, ...] | None
+) -> None:
+    logits, captures, plain = [], [], []
+    for loading in (ON_HOST, Loading(n_gpu_layers=n_gpu_layers)):
+        model = Model(tiny_model("llama"), loading)
+        context = Context(model, n_ctx=256, n_batch=64)
+        asked = [lay_out(mix) for mix in mixes(model)]
+        plain.append(decode(context, [None] * len(asked), outputs)[0])
+        given, captured = decode(context, asked, outputs, Capture(range(model.n_layer), [2, 5]))
+        logits.append(given)
+        assert captured is not None
+        captures.append(captured)
+        model.close()
+    noise = relative(plain[1], plain[0])
+    assert noise < 0.02
+    assert relative(logits[0], plain[0]) > 5 * noise
+    assert relative(logits[1], logits[0]) < 2 * noise + 1e-5
+    assert relative(captures[1], captures[0]) < 2 * noise + 1e-5
+
+
+def test_what_nobody_steers_keeps_every_bit(on_device: Session) -> None:
+    bare = Context(on_device.model, n_ctx=256, hooked=False)
+    context = Context(on_device.model, n_ctx=256)
+    steered = [lay_out(mix) for mix in mixes(on_device.model)]
+    plain, _ = decode(bare, [None] * 6)
+    decode(context, steered)
+    assert same_bits(decode(context, [None] * 6)[0], plain)
+    assert same_bits(decode(context, [lay_out(0.0 * mixes(on_device.model)[0])] * 6)[0], plain)
+    bare.close()
+    context.close()
+
+
+def test_greedy_replies_of_all_presets_and_of_mixes_are_the_host_s(
+    on_device: Session, on_host: Context
+) -> None:
+    """Up to tokens that are as likely; what a device rounds otherwise is seen unsteered."""
+    prompt = chat(on_device.model, "What is rain?")
+    words = [preset.name for preset in list_presets() if preset.shipped]
+    words += ["0.8*formal + 0.5*concise", "pirate - 0.5*cheerful", "none"]
+    unlike = {}
+    for mix_in_words in words:
+        mix, _ = on_device.steering(mix_in_words)
+        request = Request(prompt, mix, Sampling(0.0), max_tokens=12)
+        pieces = list(on_device.engine.generate(request))
+        tokens = [piece.token for piece in pieces if piece.token is not None]
+        unlike[mix_in_words] = unlike_alone(on_host, prompt, mix, tokens)
+    print(unlike)
+    assert max(unlike.values()) < 0.3
+
+
+@pytest.mark.skipif(BY_RPC, reason="counts what this process asks of its devices")
+def test_a_steered_decode_has_the_splits_and_waits_of_a_bare_one_and_two_small_copies_more(
+    model_path: Path,
+) -> None:
+    program = f"""
+        import ctypes, json
+        from pathlib import Path
+        from steerplug.benchmark.gates import gates
+        from steerplug.engine.context import Context, Row
+        from steerplug.engine.hook import lay_out
+        from steerplug.engine.model import Model
+        from steerplug.steering.value import Mix
+
+        counting = ctypes.CDLL(None)
+        counts = (ctypes.c_long * 4).in_dll(counting, "counts")
+        model = Model(Path({str(model_path)!r}))
+        steered = lay_out(Mix.of(gates(model)))
+        said = {{}}
+        for name, settings, what in (
+            ("bare", {{"hooked": False}}, None), ("idle", {{}}, None), ("steered", {{}}, steered),
+            ("callback", {{"on_device": False}}, steered),
+        ):
+            context = Context(model, n_ctx=256, n_batch=64, **settings)
+            for copy in ("tensor_get", "tensor_set"):  # the hook was given ggml's own
+                function = ctypes.cast(counting["ggml_backend_" + copy], ctypes.c_void_p)
+                setattr(context.hook._state, copy, function.value)
+            for i in range(6):
+                if i == 2:
+                    ctypes.memset(counts, 0, ctypes.sizeof(counts))
+                context.decode([Row(5 + i, i, True, what)])
+                context.logits(0)
+            said[name] = [n / 4 for n in counts]
+            context.close()
+        print(json.dumps(said))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], text=True, check=True,
+        env=os.environ | {"LD_PRELOAD": str(ggml.library_folder() / "count.so")},
+        cwd=Path(__file__).parents[2], capture_output=True,
+    )  # fmt: skip
+    said = {name: np.array(n) for name, n in json.loads(done.stdout.splitlines()[-1]).items()}
+    print("per decode: graphs, waits, gets, sets", said)
+    assert (said["idle"] == said["bare"]).all()
+    graphs, waits, gets, sets = said["steered"] - said["bare"]
+    assert graphs == 0
+    assert waits <= 2  # for the device and the host, before the sums are read
+    assert (gets, sets) == (1, 1)
+    assert said["callback"][0] > 20
