@@ -52,9 +52,8 @@ def test_slopes_are_those_of_the_loss() -> None:
     """By central differences along a random direction of each parameter."""
     (h, *_), (wanted, *_) = lessons_of(2, 1)
     p, rng = HEAD.probabilities(wanted), np.random.default_rng(3)
-    now = {"W": rng.normal(size=(3, N_EMBD)), "b": rng.normal(size=3),
-           "Z": rng.normal(size=(3, N_EMBD))}  # fmt: skip
-    now = {name: value.astype(np.float32) for name, value in now.items()}
+    shapes = {"W": (3, N_EMBD), "b": (3,), "Z": (3, N_EMBD)}
+    now = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     slopes = prediction._slopes(HEAD, now, 0.5, h, p)
 
     def loss(name: str, moved: Array) -> float:

@@ -69,19 +69,18 @@ def head_of(cells: Reader, lessons: Sequence[Lesson]) -> Head:
         for _, logits in _sides(cells, lesson):
             mass += np.exp(log_softmax(logits)).sum(axis=0)
     words = np.sort(np.argsort(-mass)[:_N_WORDS])
-    xx = np.zeros((model.n_embd, model.n_embd))
-    xl = np.zeros((model.n_embd, len(words)))
-    n_rows = 0
+    rows, said = [], []
     for lesson in lessons:
         for h, logits in _sides(cells, lesson):
-            x, wanted = _normed(h), logits[:, words]
-            xx += x.T @ x
-            xl += x.T @ (wanted - wanted.mean(axis=1, keepdims=True))
-            n_rows += len(x)
-        if n_rows >= _ROWS_A_VALUE * model.n_embd:
+            rows.append(h)
+            said.append(logits[:, words])
+        if sum(map(len, rows)) >= _ROWS_A_VALUE * model.n_embd:
             break
+    x, wanted = _normed(np.concatenate(rows)).astype(np.float64), np.concatenate(said)
+    wanted -= wanted.mean(axis=1, keepdims=True)
+    xx = x.T @ x
     xx[np.diag_indices_from(xx)] += 1e-6 * np.trace(xx) / len(xx)
-    return Head(np.asarray(np.linalg.solve(xx, xl), np.float32))
+    return Head(np.linalg.solve(xx, x.T @ wanted).astype(np.float32))
 
 
 def n_read(n_lessons: int, n_rows: float, n_embd: int) -> float:
@@ -91,7 +90,7 @@ def n_read(n_lessons: int, n_rows: float, n_embd: int) -> float:
 
 def memory_needed(n_embd: int, n_rows: float) -> int:
     """Return the bytes that it takes, about: what rows are to predict, twice, and the head."""
-    return round(4 * _N_WORDS * (2 * n_rows + 6 * n_embd))
+    return round(4 * _N_WORDS * (2 * n_rows + 12 * n_embd))
 
 
 def fit_prediction(head: Head, rows: Sequence[Array], wanted: Sequence[Array]) -> Delta:
