@@ -90,7 +90,7 @@ def test_the_head_says_what_llama_cpp_says(cells: Reader) -> None:
     texts = rng.integers(3, 96, (9, 50)).tolist()
     lessons = [Lesson(Prompt(tuple(t[:20])), Prompt(tuple(t[10:20])), tuple(t[20:])) for t in texts]
     head = head_of(cells, lessons[1:])
-    ((h, logits), _) = prediction._sides(cells, lessons[0])
+    h, logits = next(prediction._both_chats(cells, lessons[:1]))
     wanted = np.exp(log_softmax(logits))
     assert head.probabilities(h).shape == wanted.shape
     assert np.abs(head.probabilities(h) - wanted).max() < 0.01 * wanted.max()

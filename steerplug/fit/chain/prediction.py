@@ -18,17 +18,18 @@ AdamW (arXiv 1711.05101), its rate falling linearly to 0; the pass that helps ro
 kept, none of them if none does.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from steerplug.engine.context import Row
-from steerplug.engine.reader import Reader
+from steerplug.engine.reader import Reader, reply_rows
 from steerplug.errors import FitError
 from steerplug.fit.measure import log_softmax
+from steerplug.fit.questions import spread
 from steerplug.fit.teacher import Lesson
-from steerplug.steering.value import Array, Delta
+from steerplug.steering.value import NOTHING, Array, Delta
 
 UNITS, PASSES, BATCH, RATE = 16, 8, 128, 1e-2
 _BETAS, _DECAY, _TINY = (0.9, 0.95), 1.0, 1e-8
@@ -65,17 +66,15 @@ def head_of(cells: Reader, lessons: Sequence[Lesson]) -> Head:
     """Regress the head on rows of both chats of as many lessons as it takes."""
     model = cells.context.model
     mass = np.zeros(model.vocab.n_tokens)
-    for lesson in lessons[:: -(-len(lessons) // _LOOKED_AT)]:
-        for _, logits in _sides(cells, lesson):
-            mass += np.exp(log_softmax(logits)).sum(axis=0)
+    for _, logits in _both_chats(cells, spread(lessons, _LOOKED_AT)):
+        mass += np.exp(log_softmax(logits)).sum(axis=0)
     words = np.sort(np.argsort(-mass)[:_N_WORDS])
+    n_rows = 2 * sum(lesson.n_rows for lesson in lessons)
+    some = spread(lessons, math.ceil(_ROWS_A_VALUE * model.n_embd / n_rows * len(lessons)))
     rows, said = [], []
-    for lesson in lessons:
-        for h, logits in _sides(cells, lesson):
-            rows.append(h)
-            said.append(logits[:, words])
-        if sum(map(len, rows)) >= _ROWS_A_VALUE * model.n_embd:
-            break
+    for h, logits in _both_chats(cells, some):
+        rows.append(h)
+        said.append(logits[:, words])
     x, wanted = _normed(np.concatenate(rows)).astype(np.float64), np.concatenate(said)
     wanted -= wanted.mean(axis=1, keepdims=True)
     xx = x.T @ x
@@ -126,20 +125,22 @@ def fit_prediction(head: Head, rows: Sequence[Array], wanted: Sequence[Array]) -
     return Delta.gated(kept["W"], kept["b"], scale * kept["Z"])
 
 
-def _sides(cells: Reader, lesson: Lesson) -> list[tuple[Array, Array]]:
-    """Return rows at the last block and their logits, of the prompted and of the bare chat."""
-    sides = []
-    for prompt in (lesson.prompted, lesson.bare):
-        tokens = (*prompt.tokens, *lesson.reply)
-        first = prompt.boundary
-        cells.hold([Row(token, i) for i, token in enumerate(tokens[:first])])
-        rows = [Row(token, i, True) for i, token in enumerate(tokens[first:], first)]
-        captured, logits = [], []
-        for batch in cells.decode(rows, [cells.context.model.n_layer - 1]):
-            captured += [] if batch.captured is None else [batch.captured[0]]
-            logits += [cells.context.logits(row) for row in range(batch.end - batch.begin)]
-        sides.append((np.concatenate(captured), np.stack(logits)))
-    return sides
+def _both_chats(cells: Reader, lessons: Sequence[Lesson]) -> Iterator[tuple[Array, Array]]:
+    """Yield rows at the last block and their logits: of all prompted chats, then of the bare ones.
+
+    One side after the other, because all prompts of a side begin alike.
+    """
+    for side in ("prompted", "bare"):
+        for lesson in lessons:
+            prompt = lesson.prompted if side == "prompted" else lesson.bare
+            first = prompt.boundary
+            text = reply_rows(prompt, lesson.reply, NOTHING, first)
+            cells.hold(text[:first])
+            captured, logits = [], []
+            for batch in cells.decode(text[first:], [cells.context.model.n_layer - 1]):
+                captured += [] if batch.captured is None else [batch.captured[0]]
+                logits += [cells.context.logits(row) for row in range(batch.end - batch.begin)]
+            yield np.concatenate(captured), np.stack(logits)
 
 
 def _together(
