@@ -17,7 +17,8 @@ from steerplug.steering.value import Array, Delta
 
 N_EMBD, N_WORDS = 16, 40
 RNG = np.random.default_rng(0)
-HEAD = Head(RNG.normal(size=(N_EMBD, N_WORDS)).astype(np.float32))
+WORDS = RNG.normal(size=(N_EMBD, N_WORDS)).astype(np.float32)
+HEAD = Head(WORDS, np.linspace(0, 2, N_WORDS, dtype=np.float32))
 READ, WRITTEN = RNG.normal(size=(2, N_EMBD)).astype(np.float32)
 
 

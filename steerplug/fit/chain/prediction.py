@@ -1,6 +1,6 @@
 """The last block, fitted to what is predicted: nothing but norm and output matrix is above it.
 
-    logits(h) = rms(h) . head                   of the words that matter here
+    logits(h) = rms(h) . head + log(how many words each stands for)
     loss      = mean over rows of sum_v p(v) (log p(v) - log q(v))        p prompted, q steered
     delta(h)  = s * Z^T . u        u = ReLU(W . x + b), x = rms(h)
 
@@ -9,7 +9,9 @@ by W a x^T and by b a. g = (v - y mean(v y)) / size, v = head . (q - p) / n_rows
 rms(h + delta(h)) and size the root that it divides by.
 
 The head is regressed on rows whose logits llama.cpp says, so nothing is asked of the model's file:
-it is exact but for a cap on the logits, or a norm that takes away the mean.
+it is exact but for a cap on the logits, or a norm that takes away the mean. Words are the likeliest
+ones after rows of both chats, and as many drawn from the others, each of which stands for several:
+without them, what is likely besides would rise unseen.
 
 Shapes: h (n_rows, n_embd); head (n_embd, n_words); p, q (n_rows, n_words); W, Z (k, n_embd); b
 (k,). s is a tenth of the median of sqrt(mean(h^2)). Unit of the loss: nats per token.
@@ -44,19 +46,25 @@ Parameters = dict[str, Array]
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The map (n_embd, n_words) from rms(h) at the last block to logits of words."""
+    """What says how likely words are after rows at the last block.
+
+    Args:
+        map: (n_embd, n_words), from rms(h) to logits.
+        stands_for: (n_words,), the logarithm of how many words each stands for.
+    """
 
     map: Array
+    stands_for: Array
 
     def probabilities(self, h: Array) -> Array:
         """Return how likely each word is after rows, (n_rows, n_words)."""
-        return np.exp(log_softmax(_normed(h) @ self.map))
+        return np.exp(log_softmax(_normed(h) @ self.map + self.stands_for))
 
     def loss(self, h: Array, wanted: Array) -> tuple[float, Array]:
         """Return the mean over rows of KL(wanted || predicted), and its slope by the rows."""
         size = np.sqrt((h**2).mean(axis=1, keepdims=True))
         y = h / size
-        log_q = log_softmax(y @ self.map)
+        log_q = log_softmax(y @ self.map + self.stands_for)
         kl = (wanted * (np.log(wanted + 1e-12) - log_q)).sum() / len(h)
         v = (np.exp(log_q) - wanted) @ self.map.T / len(h)
         return float(kl), np.asarray((v - y * (v * y).mean(axis=1, keepdims=True)) / size)
@@ -68,7 +76,10 @@ def head_of(cells: Reader, lessons: Sequence[Lesson]) -> Head:
     mass = np.zeros(model.vocab.n_tokens)
     for _, logits in _both_chats(cells, spread(lessons, _LOOKED_AT)):
         mass += np.exp(log_softmax(logits)).sum(axis=0)
-    words = np.sort(np.argsort(-mass)[:_N_WORDS])
+    words, others = np.split(np.argsort(-mass), [_N_WORDS])
+    drawn = np.random.default_rng(0).permutation(others)[:_N_WORDS]
+    stands_for = np.repeat([1, len(others) / max(len(drawn), 1)], [len(words), len(drawn)])
+    words = np.concatenate([np.sort(words), np.sort(drawn)])
     n_rows = 2 * sum(lesson.n_rows for lesson in lessons)
     some = spread(lessons, math.ceil(_ROWS_A_VALUE * model.n_embd / n_rows * len(lessons)))
     rows, said = [], []
@@ -79,7 +90,8 @@ def head_of(cells: Reader, lessons: Sequence[Lesson]) -> Head:
     wanted -= wanted.mean(axis=1, keepdims=True)
     xx = x.T @ x
     xx[np.diag_indices_from(xx)] += 1e-6 * np.trace(xx) / len(xx)
-    return Head(np.linalg.solve(xx, x.T @ wanted).astype(np.float32))
+    found = np.linalg.solve(xx, x.T @ wanted).astype(np.float32)
+    return Head(found, np.log(stands_for).astype(np.float32))
 
 
 def n_read(n_lessons: int, n_rows: float, n_embd: int) -> float:
@@ -89,7 +101,7 @@ def n_read(n_lessons: int, n_rows: float, n_embd: int) -> float:
 
 def memory_needed(n_embd: int, n_rows: float) -> int:
     """Return the bytes that it takes, about: what rows are to predict, twice, and the head."""
-    return round(4 * _N_WORDS * (2 * n_rows + 12 * n_embd))
+    return round(8 * _N_WORDS * (2 * n_rows + 12 * n_embd))
 
 
 def fit_prediction(head: Head, rows: Sequence[Array], wanted: Sequence[Array]) -> Delta:
