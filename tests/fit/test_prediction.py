@@ -26,7 +26,7 @@ def normed(rows: Array) -> Array:
     return np.asarray(rows / np.sqrt((rows**2).mean(axis=1, keepdims=True)), np.float32)
 
 
-def lessons_of(seed: int, n: int = 96) -> tuple[list[Array], list[Array]]:
+def lessons_of(seed: int, n: int = 300) -> tuple[list[Array], list[Array]]:
     """Rows, and the same where a planted gate has acted."""
     rng = np.random.default_rng(seed)
     rows = [3 * rng.normal(size=(30, N_EMBD)).astype(np.float32) for _ in range(n)]

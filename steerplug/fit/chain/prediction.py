@@ -33,7 +33,7 @@ from steerplug.fit.questions import spread
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Delta
 
-UNITS, PASSES, BATCH, RATE = 16, 8, 128, 1e-2
+UNITS, PASSES, BATCH, RATE = 16, 8, 128, 3e-3
 _BETAS, _DECAY, _TINY = (0.9, 0.95), 1.0, 1e-8
 _N_WORDS = 4096
 _HELD_BACK = 6
