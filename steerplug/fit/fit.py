@@ -120,7 +120,7 @@ def _taught(
         student = student_of(preset.name, method, model, cells)
     with requantised.quick(engine, cells) as (asked, reader):
         following = after(Pace.of(cells))
-        steered = _steered(preset, blocks)
+        steered = _steered(preset, model, blocks)
         plan = plan_fit(preset, model, student, Pace.of(reader), steered, kept, given)
         expect(report, replace(plan, stages=(*plan.stages, *following)))
         return _imitation(preset, model, student, asked, reader, kept, report, given)
@@ -154,7 +154,7 @@ def _imitation(
         )  # fmt: skip
     if fit.method == "chain":
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
-        steered = _steered(preset, blocks)
+        steered = _steered(preset, model, blocks)
         return fit_chain(chain, cells, lessons, steered, known=kept.deltas, report=report)
     unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
     directions = _directions(preset, activations.of_lessons(cells, lessons, blocks, report))
@@ -175,10 +175,11 @@ def blocks_of(preset: Preset, model: Model) -> list[int]:
     return list(preset.fit.layers)
 
 
-def _steered(preset: Preset, blocks: list[int]) -> list[int]:
-    """Return those of the blocks that a fit steers."""
-    is_spread = preset.fit.method == "chain" and preset.fit.layers == "auto"
-    return blocks[::-_CHAIN_STEP][::-1] if is_spread else blocks
+def _steered(preset: Preset, model: Model, blocks: list[int]) -> list[int]:
+    """Return those of the blocks that a fit steers; `chain` adds the last one."""
+    if preset.fit.method != "chain" or preset.fit.layers != "auto":
+        return blocks
+    return sorted({*blocks[::-_CHAIN_STEP], model.n_layer - 1})
 
 
 def _directions(preset: Preset, rows: Activations) -> Directions:

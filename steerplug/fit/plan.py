@@ -16,6 +16,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import is_slow
 from steerplug.fit import chain
+from steerplug.fit.chain import prediction
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable, time_training
 from steerplug.fit.effort import Effort
@@ -145,7 +146,7 @@ def plan_fit(
     elif method == "chain":
         left = [il for il in layers if il not in kept.deltas]
         stages += chaining(pace, lengths, n, model, left, given.n_tokens)
-        n_bytes += chain.memory_needed(model.n_embd)
+        n_bytes += chain.memory_needed(model.n_embd, n * (given.n_tokens + 1))
     else:
         stages += differing(pace, lengths, n, SWEPT)
         n_bytes += 8 * n * (REPLY_TOKENS + 1) * model.n_layer * model.n_embd
@@ -189,11 +190,16 @@ def chaining(
 ) -> list[Stage]:  # fmt: skip
     """Return the stages of a chain over some blocks."""
     stages = []
+    tokens = lengths.question + said(n_reply)
+    head = 2 * prediction.n_read(n, said(n_reply), model.n_embd) * tokens * pace.scored
     group = chain.n_read_together(n * (n_reply + 1), model.n_embd)
     for begin in range(0, len(layers), group):
-        read = n * (lengths.question + said(n_reply)) * pace.read
+        read = n * tokens * pace.read
         stages.append(Stage("reading the prompted model", "read", read, 4))
-        each = tuple(read * (il + 1) / model.n_layer for il in layers[begin : begin + group])
+        each = tuple(
+            read * (il + 1) / model.n_layer + head * (il == model.n_layer - 1)
+            for il in layers[begin : begin + group]
+        )
         stages.append(Stage("distilling block by block", "read", sum(each), each=each))
     return stages
 

@@ -12,7 +12,8 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.engine.scope import Prompt
 from steerplug.fit import chain as chains
-from steerplug.fit.chain import Chain, Sums, fit_chain, regress
+from steerplug.fit.chain import Chain, fit_chain
+from steerplug.fit.chain.regression import Sums, regress
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.library.presets import load_preset
@@ -136,10 +137,12 @@ def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
     known: dict[int, Delta] = {}
     one = fit_chain(chain, cells, lessons, [20], known=known)
     two = fit_chain(chain, cells, lessons, [20, 27], known=known)
-    gap_one, gap_two = gaps_closed(cells, unseen, [Mix.of(one), Mix.of(two)])
-    assert list(two.layers) == [20, 27]
-    assert 0.3 < gap_one < gap_two
-    assert gap_two > 0.5
+    three = fit_chain(chain, cells, lessons, [20, 27, 29], known=known)
+    closed = gaps_closed(cells, unseen, [Mix.of(steering) for steering in (one, two, three)])
+    assert list(three.layers) == [20, 27, 29]
+    assert 0.3 < closed[0] < closed[1]
+    assert closed[1] > 0.5
+    assert closed[2] > closed[1] + 0.01  # the last block, fitted to the prediction
 
 
 def test_blocks_see_those_below_them_steered(

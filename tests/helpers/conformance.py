@@ -291,8 +291,8 @@ def mean_fits(model: Model) -> None:
 
 
 def chain_fits(model: Model) -> None:
-    """A chain of blocks is fitted, and steers."""
-    blocks = [1, model.n_layer - 2]
+    """A chain of blocks is fitted, the last among them, and steers."""
+    blocks = sorted({1, model.n_layer - 2, model.n_layer - 1})
     chain = Chain("chained", model.n_embd, model.n_layer, "response")
     with reading(model, N_CTX) as cells:
         steering = fit_chain(chain, cells, lessons(model), blocks)
