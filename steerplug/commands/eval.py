@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,10 @@ from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError, RequestError
 
 if TYPE_CHECKING:
+    from steerplug.build import Built
     from steerplug.evaluate.questions import Questions
     from steerplug.evaluate.report import Measured
+    from steerplug.fit.whole import Whole
     from steerplug.preset import Preset
     from steerplug.session import Session
     from steerplug.session.receipt import AppliedPreset
@@ -137,22 +139,51 @@ def _subject(words: str, strength: float | None) -> _Subject:
     return _Subject(format_mix(ingredients), whole, len(presets) == 1)
 
 
+def measured_alone(session: "Session", preset: "Preset", report: "Whole") -> dict[str, Any]:
+    """Return what is measured of a preset at its default strength; it is built if need be.
+
+    `file` is its compiled file in the store's folder, or empty if it came with the preset.
+    """
+    from steerplug.evaluate.questions import reported_on
+
+    session.report = report
+    built = fitted(session, preset)
+    mix, folder = built.default_strength(preset) * built.steering, session.store.folder
+    measured = _measure(session, preset, 1.0 * built.steering, mix, reported_on(preset), report)
+    return {
+        "fingerprint": session.model.fingerprint,
+        "quick": built.is_quick,
+        "fidelity": _marked(measured, built),
+        "digest": built.steering.digest,
+        "file": str(built.path.relative_to(folder)) if folder in built.path.parents else "",
+    }
+
+
 def _measured(
     session: "Session", subject: _Subject, mix: "Mix", questions: "Questions"
 ) -> "Measured":
     """Return what was measured."""
+    what = f"Measuring {subject.words} on {len(questions.compared)} questions."
+    unit = _unit(session, subject, mix)
+    with Building(what) as report:
+        return _measure(session, subject.preset, unit, mix, questions, report)
+
+
+def _measure(
+    session: "Session", preset: "Preset", unit: "Mix", mix: "Mix", questions: "Questions",
+    report: "Whole",
+) -> "Measured":  # fmt: skip
     from steerplug.engine.reader import reading
     from steerplug.evaluate.report import measure_steering
 
-    preset, engine = subject.preset, session.engine
-    unit = _unit(session, subject, mix)
-    with (
-        reading(session.model, engine.context.n_ctx) as cells,
-        Building(f"Measuring {subject.words} on {len(questions.compared)} questions.") as report,
-    ):
-        return measure_steering(
-            preset, unit, engine, cells, questions, mix=mix, report=report
-        )
+    engine = session.engine
+    with reading(session.model, engine.context.n_ctx) as cells:
+        return measure_steering(preset, unit, engine, cells, questions, mix=mix, report=report)
+
+
+def _marked(measured: "Measured", built: "Built") -> dict[str, Any]:
+    """Return what was measured, with whether it was of a quick fit."""
+    return {**measured.as_dict(), **({"quick": True} if built.is_quick else {})}
 
 
 def _draw(
@@ -180,8 +211,7 @@ def _remember(
     built = session.compiled(subject.preset) if subject.alone else None
     if built is None or applied[0].strength != built.default_strength(subject.preset):
         return False
-    mark = {"quick": True} if built.is_quick else {}
-    remember(built.path, session.model.fingerprint, {**measured.as_dict(), **mark})
+    remember(built.path, session.model.fingerprint, _marked(measured, built))
     return True
 
 
