@@ -14,7 +14,7 @@ from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
 from steerplug.commands.show_fidelity import show
 from steerplug.engine.loading import Loading
-from steerplug.errors import PresetError, RequestError
+from steerplug.errors import PresetError, RequestError, SteeringError
 
 if TYPE_CHECKING:
     from steerplug.build import Built
@@ -140,14 +140,21 @@ def _subject(words: str, strength: float | None) -> _Subject:
 
 
 def measured_alone(session: "Session", preset: "Preset", report: "Whole") -> dict[str, Any]:
-    """Return what is measured of a preset at its default strength; it is built if need be.
+    """Return what is measured of a preset at its default strength.
 
     `file` is its compiled file in the store's folder, or empty if it came with the preset.
+
+    Raises:
+        SteeringError: it is not compiled for this model.
     """
     from steerplug.evaluate.questions import reported_on
 
-    session.report = report
-    built = fitted(session, preset)
+    built = session.compiled(preset)
+    if built is None:
+        raise SteeringError(
+            f"`{preset.name}` is not compiled for {session.model.path.name}; run `steerplug farm "
+            f"build {preset.name} -m MODEL` first."
+        )
     mix, folder = built.default_strength(preset) * built.steering, session.store.folder
     measured = _measure(session, preset, 1.0 * built.steering, mix, reported_on(preset), report)
     return {

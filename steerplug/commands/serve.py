@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from steerplug.commands.usage import usage
 from steerplug.commands.options import MODEL
 from steerplug.commands.serve_file import read_config, several_models, take
 from steerplug.commands.server_options import given, with_options
+from steerplug.commands.usage import usage
 from steerplug.errors import SteerplugError
 from steerplug.server.config import Config, ModelConfig
 

@@ -139,10 +139,12 @@ class Config:
     )
 
     replicas: int | None = _setting(
-        None, "Run so many replicas of it by Ray.", show_default="none: this process alone", min=1
+        None, "Run so many replicas of it by Ray.", metavar="N",
+        show_default="none: this process alone", min=1,
     )
     presets_at: str | None = _setting(
-        None, "One folder or URL of presets for all replicas.", show_default="each node's own"
+        None, "One folder or URL of presets for all replicas.", metavar="PLACE",
+        show_default="each node's own",
     )
 
     def __post_init__(self) -> None:

@@ -242,6 +242,10 @@ def test_presets_are_measured_by_whoever_has_room(
     monkeypatch.setenv("STEERPLUG_PRESETS", str(tmp_path))
     monkeypatch.setenv("STEERPLUG_CACHE", str(tmp_path / "cache"))
     words = [word for model in MODELS for word in ("-m", str(tiny_model(model)))]
+    assert main(["farm", "eval", "sad", *words]) == 2
+    assert "`sad` is not compiled for " in capsys.readouterr().err.replace("\n", " ")
+    assert main(["farm", "build", "sad", *words, "--json"]) == 0
+    capsys.readouterr()
     assert main(["farm", "eval", "sad", *words, "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["presets"]
     assert [one["state"] for one in measured] == ["measured", "measured"]
