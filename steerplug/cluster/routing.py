@@ -28,10 +28,8 @@ STATS_PERIOD = 1.0
 _DEADLINE = 0.1
 """Seconds in which a replica says what it has, when it is asked."""
 
-_UNDER_WAY = 0.2
-"""Seconds in which a request that was sent there has surely come."""
-
-_MANY = 1_000  # requests of a replica that does not say
+_UNDER_WAY = 0.05
+"""Seconds in which a request that was sent there has come."""
 
 
 class WarmRouter(RequestRouter):
@@ -58,7 +56,7 @@ class WarmRouter(RequestRouter):
         if favourite and not self._warmth.is_free(favourite, loads):
             asked = await asyncio.gather(*map(_ask, by_name.values()))  # replicas may go meanwhile
             loads = {
-                name: max(load, told[name].under_way)
+                name: max(told[name].n_requests if load is None else load, told[name].under_way)
                 for name, load in zip(by_name, asked, strict=True)
             }
         chosen = self._warmth.choose(keys, loads)
@@ -91,23 +89,28 @@ class _Told:
     sent: list[float] = field(default_factory=list)
 
     @property
+    def n_requests(self) -> int:
+        """How many requests it had then."""
+        return int(self.stats.get("n_requests", 0))
+
+    @property
     def load(self) -> int:
-        """How many requests it may have."""
-        return int(self.stats.get("n_requests", 0)) + len(self.sent)
+        """How many it may have now."""
+        return self.n_requests + len(self.sent)
 
     @property
     def under_way(self) -> int:
-        """How many of these may not have come there yet."""
+        """How many of those since may not have come there yet."""
         since = time.monotonic() - _UNDER_WAY
         return sum(sent > since for sent in self.sent)
 
 
-async def _ask(replica: RunningReplica) -> int:
-    """Return how many requests a replica has."""
+async def _ask(replica: RunningReplica) -> int | None:
+    """Return how many requests a replica has, unless it does not say."""
     try:
         return await asyncio.wait_for(replica.get_queue_len(deadline_s=_DEADLINE), _DEADLINE)
-    except Exception:  # of Ray's; who does not answer is no choice, and Serve finds out why
-        return _MANY
+    except Exception:  # Ray's or the time's; Serve finds out by itself who has died
+        return None
 
 
 def _keys(request: PendingRequest | None) -> Keys:
