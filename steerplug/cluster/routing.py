@@ -56,7 +56,7 @@ class WarmRouter(RequestRouter):
         if favourite and not self._warmth.is_free(favourite, loads):
             asked = await asyncio.gather(*map(_ask, by_name.values()))  # replicas may go meanwhile
             loads = {
-                name: max(told[name].n_requests if load is None else load, told[name].under_way)
+                name: max(loads[name] if load is None else load, told[name].under_way)
                 for name, load in zip(by_name, asked, strict=True)
             }
         chosen = self._warmth.choose(keys, loads)
@@ -89,14 +89,9 @@ class _Told:
     sent: list[float] = field(default_factory=list)
 
     @property
-    def n_requests(self) -> int:
-        """How many requests it had then."""
-        return int(self.stats.get("n_requests", 0))
-
-    @property
     def load(self) -> int:
-        """How many it may have now."""
-        return self.n_requests + len(self.sent)
+        """How many requests it may have."""
+        return int(self.stats.get("n_requests", 0)) + len(self.sent)
 
     @property
     def under_way(self) -> int:
