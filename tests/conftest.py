@@ -30,7 +30,7 @@ N_THREADS = 1
 
 LONGEST = (
     "mixed", "examples", "soak", "build", "distill", "chain", "standard", "activation_addition",
-    "lm_eval", "readme",
+    "lm_eval", "readme", "ray",
 )  # fmt: skip
 """Files that take longest begin first, so that no worker is left alone with one at the end."""
 
@@ -39,7 +39,7 @@ FAST_ROOMS = ("files", "interchange", "library", "packs", "preset", "steering", 
 """Rooms below the engine: `pytest -m fast` reads no others, so that it needs no more packages."""
 
 _TORCH = 'importorskip("torch"'
-NEEDS = {"model": "model_path", "browser": "browser"}
+NEEDS = {"model": "model_path", "browser": "browser", "ray": "cluster"}
 """Markers of tests by the fixture they ask for, directly or through another."""
 
 

@@ -17,6 +17,7 @@ from steerplug.commands.diff import diff
 from steerplug.commands.doctor import doctor
 from steerplug.commands.eval import eval
 from steerplug.commands.export import export
+from steerplug.commands.farm import farm
 from steerplug.commands.help import Command, with_help_all
 from steerplug.commands.import_vectors import import_vectors
 from steerplug.commands.lint import lint
@@ -49,6 +50,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
         "lint": (lint, "lint my-preset.yaml"),
         "build": (build, "build pirate -m model.gguf"),
         "eval": (eval, "eval pirate -m model.gguf"),
+        "farm": (farm, "farm build -m small.gguf -m large.gguf --address auto"),
         "diff": (diff, "diff pirate cheerful"),
     },
     "Other people's": {

@@ -27,6 +27,7 @@ from steerplug.store.figures import (
 )
 
 if TYPE_CHECKING:
+    from steerplug.fit.whole import Whole
     from steerplug.preset import Preset
     from steerplug.session import Session
 
@@ -95,16 +96,24 @@ def _build(
     session: "Session", preset: "Preset", force: bool, method: MethodName | None, quick: bool,
     behind: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
+    with Building(learning(session, preset.name), behind) as report:
+        return report_of(session, preset, report, force=force, method=method, quick=quick)
+
+
+def report_of(
+    session: "Session", preset: "Preset", report: "Whole", *, force: bool = False,
+    method: MethodName | None = None, quick: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Build a preset, unless it is kept, and return what `--json` says of it."""
     from steerplug.build import build_preset
     from steerplug.packs.installed import pack_of
     from steerplug.store.measurements import figures
 
     begin = time.perf_counter()
-    with Building(learning(session, preset.name), behind) as report:
-        built = build_preset(
-            preset, session.engine, store=session.store, force=force, near=False,
-            method=method, quick=quick, report=report,
-        )  # fmt: skip
+    built = build_preset(
+        preset, session.engine, store=session.store, force=force, near=False,
+        method=method, quick=quick, report=report,
+    )  # fmt: skip
     model, brought_by = session.model.fingerprint, pack_of(built.path)
     pack = brought_by.origin.pack if brought_by else ""
     known = figures(built.path, model, built.identity.fidelity, pack)

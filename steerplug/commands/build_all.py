@@ -25,17 +25,23 @@ Build = Callable[["Preset", int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one preset: its report as `steerplug build --json` gives it, or why not."""
+    """What came of one preset: its report as `steerplug build --json` gives it, or why not.
+
+    `model` says for which model, where there are several.
+    """
 
     preset: str
     report: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    model: str = ""
 
     @property
     def state(self) -> str:
         """Say in a word what came of it."""
         if self.error is not None:
             return "failed"
+        if "from_cache" not in self.report:
+            return "measured"
         return "kept" if self.report["from_cache"] else "built"
 
 
@@ -46,7 +52,15 @@ def build_all(
 
     A preset that cannot be built does not stop the others; the command then ends with code 2.
     """
-    outcomes = list(_outcomes(build, is_missing))
+    show_all(list(_outcomes(build, is_missing)), model, as_json)
+
+
+def show_all(outcomes: list[Outcome], model: str, as_json: bool) -> None:
+    """Show what came of presets for a model, or for several, which outcomes then name.
+
+    Raises:
+        Exit: one failed.
+    """
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if as_json:
         print_json({
@@ -54,7 +68,7 @@ def build_all(
             "presets": [
                 {
                     "preset": outcome.preset, "state": outcome.state, "error": outcome.error,
-                    **outcome.report,
+                    **({"model": outcome.model} if outcome.model else {}), **outcome.report,
                 }
                 for outcome in outcomes
             ],
@@ -63,7 +77,8 @@ def build_all(
     else:
         _show(outcomes)
         for outcome in failed:
-            complain(f"`{outcome.preset}` was not built: {outcome.error}")
+            of_model = f" for {outcome.model}" if outcome.model else ""
+            complain(f"`{outcome.preset}` was not built{of_model}: {outcome.error}")
     if failed:
         raise typer.Exit(FAILED)
 
@@ -91,7 +106,10 @@ def _outcomes(build: Build, is_missing: Callable[["Preset"], bool]) -> Iterator[
 
 def _show(outcomes: list[Outcome]) -> None:
     console = screen()
-    rows = [(outcome.preset, outcome.state, *_figures(outcome.report)) for outcome in outcomes]
+    names = [f"{one.preset} on {one.model}" if one.model else one.preset for one in outcomes]
+    rows = [
+        (name, one.state, *_figures(one.report)) for name, one in zip(names, outcomes, strict=True)
+    ]
     if not console.is_terminal:
         for row in rows:
             print("\t".join(row))

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +14,13 @@ from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
 from steerplug.commands.show_fidelity import show
 from steerplug.engine.loading import Loading
-from steerplug.errors import PresetError, RequestError
+from steerplug.errors import PresetError, RequestError, SteeringError
 
 if TYPE_CHECKING:
+    from steerplug.build import Built
     from steerplug.evaluate.questions import Questions
     from steerplug.evaluate.report import Measured
+    from steerplug.fit.whole import Whole
     from steerplug.preset import Preset
     from steerplug.session import Session
     from steerplug.session.receipt import AppliedPreset
@@ -137,22 +139,58 @@ def _subject(words: str, strength: float | None) -> _Subject:
     return _Subject(format_mix(ingredients), whole, len(presets) == 1)
 
 
+def measured_alone(session: "Session", preset: "Preset", report: "Whole") -> dict[str, Any]:
+    """Return what is measured of a preset at its default strength.
+
+    `file` is its compiled file in the store's folder, or empty if it came with the preset.
+
+    Raises:
+        SteeringError: it is not compiled for this model.
+    """
+    from steerplug.evaluate.questions import reported_on
+
+    built = session.compiled(preset)
+    if built is None:
+        raise SteeringError(
+            f"`{preset.name}` is not compiled for {session.model.path.name}; run `steerplug farm "
+            f"build {preset.name} -m MODEL` first."
+        )
+    mix, folder = built.default_strength(preset) * built.steering, session.store.folder
+    measured = _measure(session, preset, 1.0 * built.steering, mix, reported_on(preset), report)
+    return {
+        "fingerprint": session.model.fingerprint,
+        "quick": built.is_quick,
+        "fidelity": _marked(measured, built),
+        "digest": built.steering.digest,
+        "file": str(built.path.relative_to(folder)) if folder in built.path.parents else "",
+    }
+
+
 def _measured(
     session: "Session", subject: _Subject, mix: "Mix", questions: "Questions"
 ) -> "Measured":
     """Return what was measured."""
+    what = f"Measuring {subject.words} on {len(questions.compared)} questions."
+    unit = _unit(session, subject, mix)
+    with Building(what) as report:
+        return _measure(session, subject.preset, unit, mix, questions, report)
+
+
+def _measure(
+    session: "Session", preset: "Preset", unit: "Mix", mix: "Mix", questions: "Questions",
+    report: "Whole",
+) -> "Measured":  # fmt: skip
     from steerplug.engine.reader import reading
     from steerplug.evaluate.report import measure_steering
 
-    preset, engine = subject.preset, session.engine
-    unit = _unit(session, subject, mix)
-    with (
-        reading(session.model, engine.context.n_ctx) as cells,
-        Building(f"Measuring {subject.words} on {len(questions.compared)} questions.") as report,
-    ):
-        return measure_steering(
-            preset, unit, engine, cells, questions, mix=mix, report=report
-        )
+    engine = session.engine
+    with reading(session.model, engine.context.n_ctx) as cells:
+        return measure_steering(preset, unit, engine, cells, questions, mix=mix, report=report)
+
+
+def _marked(measured: "Measured", built: "Built") -> dict[str, Any]:
+    """Return what was measured, with whether it was of a quick fit."""
+    return {**measured.as_dict(), **({"quick": True} if built.is_quick else {})}
 
 
 def _draw(
@@ -180,8 +218,7 @@ def _remember(
     built = session.compiled(subject.preset) if subject.alone else None
     if built is None or applied[0].strength != built.default_strength(subject.preset):
         return False
-    mark = {"quick": True} if built.is_quick else {}
-    remember(built.path, session.model.fingerprint, {**measured.as_dict(), **mark})
+    remember(built.path, session.model.fingerprint, _marked(measured, built))
     return True
 
 

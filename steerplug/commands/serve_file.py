@@ -21,7 +21,7 @@ from steerplug.engine.loading import SETTINGS as LOADING
 from steerplug.errors import SteerplugError, nearest
 from steerplug.server.config import ModelConfig
 
-_MODELS = "models"
+_MODELS, _SOURCE = "models", "steerplug.source"
 _OF_ONE = ("model", "name")
 _SAID = ("COMMANDLINE", "ENVIRONMENT")
 
@@ -37,29 +37,39 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             raise SteerplugError(
                 f"{path} cannot be read ({error.strerror}); check its path."
             ) from None
-        said = dict(read_yaml(content, str(path), "`model: smollm2`").data)
-        if _MODELS in said:
-            context.meta[_MODELS] = _listed(said.pop(_MODELS), str(path))
-        known = {option.name: option for option in context.command.params if option.name}
-        known.pop("config")
-        context.default_map = dict(_settings(known, said, str(path)))
+        take(context, read_yaml(content, str(path), "`model: smollm2`").data, str(path))
     return path
 
 
+def take(context: typer.Context, said: Mapping[str, Any], where: str) -> None:
+    """Take what a file, or another place named `where`, says as defaults of the options.
+
+    Raises:
+        SteerplugError: it says what is no setting, or describes a model as it cannot be.
+    """
+    said = dict(said)
+    context.meta[_SOURCE] = where
+    if _MODELS in said:
+        context.meta[_MODELS] = _listed(said.pop(_MODELS), where)
+    known = {option.name: option for option in context.command.params if option.name}
+    known.pop("config")
+    context.default_map = dict(_settings(known, said, where))
+
+
 def several_models(
-    context: typer.Context, path: Path, settings: Mapping[str, Any]
+    context: typer.Context, settings: Mapping[str, Any]
 ) -> list[tuple[str, ModelConfig]]:
     """Return each model of the file, with how it is served; none: the file lists none.
 
     Args:
         context: of the command that read the file.
-        path: the file.
         settings: all options of the command, by name.
 
     Raises:
         SteerplugError: one is called or described as it cannot be.
     """
     listed: dict[str, Mapping[str, Any]] = context.meta.get(_MODELS, {})
+    path = context.meta.get(_SOURCE, "")
     sources = {name: context.get_parameter_source(name) for name in settings}
     told = {name: source.name for name, source in sources.items() if source}
     for name in _OF_ONE if listed else ():

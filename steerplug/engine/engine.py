@@ -147,6 +147,11 @@ class Engine:
             if self._process != os.getpid():
                 self._begin(self.context.n_ctx)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests."""
+        return not self._own.is_closed
+
     def before_fork(self) -> None:
         """Make no step until the fork is made."""
         self._own.rest()

@@ -18,7 +18,6 @@ from steerplug.packs.manifest import HEAD, LOCK, Head, Manifest
 from steerplug.packs.pack import Pack
 from steerplug.packs.source import Source, check_total
 from steerplug.preset import Preset
-from steerplug.steering.header import steering_claims
 from steerplug.steering.terms import COMPILED, is_place
 from steerplug.store.figures import number
 
@@ -149,17 +148,11 @@ def _preset(folder: Path, name: str, label: str) -> Preset:
 
 
 def _numbers(folder: Path, presets: Mapping[str, Preset], label: str, file: str) -> Numbers:
-    from steerplug.steering.file import read_steering
+    from steerplug.steering.file import read_own
 
     path = folder / file
-    claims = steering_claims(path)
-    geometry = {key: claims.get(key) for key in ("n_embd", "n_layer")}
-    if not all(type(value) is int for value in geometry.values()):
-        raise PackError(
-            f"{label}: `{file}` is damaged, or steerplug did not make it; build the preset again."
-        )
     try:
-        steering, identity = read_steering(path, **geometry)  # type: ignore[arg-type]
+        steering, identity = read_own(path)
     except SteeringError as error:
         what = str(error).removeprefix(f"{path}: ")
         raise PackError(f"{label}: `{file}`: {what}") from None

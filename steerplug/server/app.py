@@ -60,7 +60,7 @@ def create_app(serving: ServerState) -> FastAPI:
     _add_operation(app, serving)
     files = _add_page(app)
     _add_errors(app, serving)
-    app.add_middleware(Guard, serving=serving, open_paths=["/health", *files])
+    app.add_middleware(Guard, serving=serving, open_paths=["/health", "/readyz", *files])
     if serving.config.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=serving.config.origins, allow_methods=["GET", "POST"],
@@ -80,10 +80,17 @@ def _add_operation(app: FastAPI, serving: ServerState) -> None:
         named = {"models": serving.models.names} if serving.models.are_several else {}
         return JSONResponse({"status": "ok", **named})
 
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """Say whether a request would be answered now."""
+        ready = serving.is_ready
+        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return counts in Prometheus' text format."""
-        return Response(serving.metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(await serving.counts(), media_type="text/plain; version=0.0.4")
 
 
 def _add_page(app: FastAPI) -> list[str]:

@@ -138,6 +138,15 @@ class Config:
         False, "Read control tokens such as <|im_end|> in texts of clients.", "--parse-special"
     )
 
+    replicas: int | None = _setting(
+        None, "Run so many replicas of it by Ray.", metavar="N",
+        show_default="none: this process alone", min=1,
+    )
+    presets_at: str | None = _setting(
+        None, "One folder or URL of presets for all replicas.", metavar="PLACE",
+        show_default="each node's own",
+    )
+
     def __post_init__(self) -> None:
         keys = [*self.api_keys, *([self.admin_key] if self.admin_key is not None else [])]
         if any(not key.strip() or not key.isascii() or not key.isprintable() for key in keys):

@@ -68,7 +68,7 @@ class Guard:
         finally:
             seconds = time.perf_counter() - begin
             self._serving.metrics.count(_route(scope), status, seconds)
-            quiet = noted["path"] in ("/health", "/metrics") and status == 200
+            quiet = noted["path"] in ("/health", "/readyz", "/metrics") and status == 200
             log.log(
                 logging.DEBUG if quiet else logging.INFO, "request",
                 extra={**noted, "status": status, "seconds": round(seconds, 3)},

@@ -9,8 +9,11 @@ import uvicorn
 
 from steerplug.errors import SteerplugError
 from steerplug.server.app import create_app
-from steerplug.server.config import Config
+from steerplug.server.config import Config, ModelConfig
 from steerplug.server.connection import limited
+from steerplug.server.log import log_to_stderr
+from steerplug.server.models import check_names
+from steerplug.server.opened import opened
 from steerplug.server.state import ServerState
 
 log = logging.getLogger("steerplug.server")
@@ -81,3 +84,20 @@ class Server(uvicorn.Server):
 def serve(serving: ServerState, sockets: Sequence[socket.socket]) -> None:
     """Serve until told to stop by a signal."""
     Server(serving).run(sockets=list(sockets))
+
+
+def serve_models(setup: Config, models: Sequence[tuple[str, ModelConfig]]) -> None:
+    """Load models, each by its reference and how it is served, and serve them.
+
+    Raises:
+        SteerplugError: the address cannot be had, or a model not be served so.
+    """
+    if setup.presets_at is not None:
+        raise SteerplugError(
+            "--presets-at is for replicas; say how many by --replicas, or set STEERPLUG_PRESETS to "
+            "a folder."
+        )
+    check_names([one.name for _, one in models])
+    with listen(setup) as listening, opened(models) as on_offer:
+        log_to_stderr()
+        serve(ServerState(on_offer, setup), [listening])

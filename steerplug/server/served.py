@@ -1,7 +1,7 @@
 """One model being served: its session, the presets on offer, and how replies are steered."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.datastructures import Headers
 
@@ -33,6 +33,15 @@ class Served:
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.session)
         self.chooser = Chooser(self.session, self.catalog, self.config.name, self.config.steer)
+        self.begin_compiling(self.config.compile)
+
+    def begin_compiling(self, presets: tuple[str, ...]) -> None:
+        """Have these presets compiled in idle time, by the words of `ModelConfig.compile`.
+
+        Raises:
+            Refused: one of them is not there.
+        """
+        self.config = replace(self.config, compile=presets)
         for name in self.config.to_compile:
             self.compile(name)
         self._compile_all()

@@ -46,6 +46,15 @@ class ServerState:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
 
+    async def counts(self) -> bytes:
+        """Return what is counted, in Prometheus' text format."""
+        return self.metrics.text()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be answered now."""
+        return not self.stopping and all(served.session.engine.is_open for served in self.models)
+
     async def keep_looking(self) -> None:
         """Notice for ever what changes in the library."""
         while True:

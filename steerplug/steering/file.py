@@ -61,7 +61,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
 from steerplug.errors import SteeringError
-from steerplug.steering.header import CURE, check_header
+from steerplug.steering.header import CURE, check_header, steering_claims
 from steerplug.steering.identity import Identity, check_text, fidelity_json
 from steerplug.steering.terms import MAX_BYTES
 from steerplug.steering.value import Array, Delta, Steering
@@ -140,6 +140,21 @@ def read_steering(path: Path, *, n_embd: int, n_layer: int) -> tuple[Steering, I
         return _own(own, layers)
     except SteeringError as error:
         raise SteeringError(f"{path}: {error}") from None
+
+
+def read_own(path: Path) -> tuple[Steering, Identity | None]:
+    """Return the steering in a file that steerplug wrote, for the model that it says it is for.
+
+    Raises:
+        SteeringError: the file is missing, damaged, or not of steerplug.
+    """
+    claims = steering_claims(path)
+    geometry = {key: claims.get(key) for key in ("n_embd", "n_layer")}
+    if not all(type(value) is int for value in geometry.values()):
+        raise SteeringError(
+            f"{path}: it is damaged, or steerplug did not make it; build the preset again."
+        )
+    return read_steering(path, **geometry)  # type: ignore[arg-type]
 
 
 def _is_control_vector(steering: Steering) -> bool:

@@ -123,12 +123,30 @@ SETTINGS: tuple[tuple[str, Any, str, Any], ...] = (
     ("share-cache", False, "share_cache", False),
     ("log-text", True, "log_text", True),
     ("parse-special", True, "parse_special", True),
+    ("replicas", 2, "replicas", 2),
+    ("presets-at", "s3://team/presets", "presets_at", "s3://team/presets"),
 )
 
 
 def changed(config: Any, path: str, value: Any) -> Any:
     name, _, rest = path.partition(".")
     return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--replicas", "2"], "serving needs ray; run `pip install 'steerplug[ray]'`."),
+        (["--presets-at", "x"], "--presets-at is for replicas; say how many by --replicas"),
+    ],
+)
+def test_replicas_need_ray_and_their_place_needs_replicas(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["serve", *words]) == 2
+    assert sentence in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(("option", "value", "path", "expected"), SETTINGS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from steerplug.engine.engine import Engine
 from steerplug.server.errors import Refused
 from tests.helpers.serving import (
     NAME,
@@ -348,7 +349,18 @@ def test_the_page_is_served_with_a_strict_policy(client: Client) -> None:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert client.get("/..%2fapp.py").status_code == 404
-    assert [client.head(path).status_code for path in ("/", "/health")] == [200, 200]
+    paths = ("/", "/health", "/readyz")
+    assert [client.head(path).status_code for path in paths] == [200, 200, 200]
+
+
+def test_a_server_is_ready_as_long_as_its_engines_take_requests(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/readyz").json() == {"status": "ready"}
+    monkeypatch.setattr(Engine, "is_open", False)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "not ready"})
+    assert client.get("/health").status_code == 200
 
 
 def test_metrics_count(client: Client) -> None:
