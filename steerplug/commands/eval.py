@@ -1,7 +1,6 @@
 """`steerplug eval`: the fidelity report of a preset or a mix, on questions it never saw."""
 
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +11,15 @@ from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, fitted, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
+from steerplug.commands.proofs import prove
 from steerplug.commands.show_fidelity import show
+from steerplug.commands.subject import Subject, subject_of
 from steerplug.engine.loading import Loading
-from steerplug.errors import PresetError, RequestError
+from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
     from steerplug.evaluate.questions import Questions
     from steerplug.evaluate.report import Measured
-    from steerplug.preset import Preset
     from steerplug.session import Session
     from steerplug.session.receipt import AppliedPreset
     from steerplug.steering.value import Mix
@@ -50,16 +50,39 @@ def eval(
     strength: Annotated[
         float | None, typer.Option(help="Instead of the preset's default.", show_default=False)
     ] = None,
+    turns: Annotated[
+        bool, typer.Option("--turns", help="Instead: over ten turns, and switched in the middle.")
+    ] = False,
+    chats: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=8, show_default=False, help="How many chats --turns has; 8 unless said.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        bool, typer.Option("--overrides", help="Instead: under 50 texts that would override it.")
+    ] = False,
     as_json: Json = False,
     *,
     loading: Loading,
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
+    asked = [name for name, is_asked in (("turns", turns), ("overrides", overrides)) if is_asked]
+    if chats is not None and not turns:
+        raise RequestError(f"--chats {chats} is for --turns; say that as well, or leave it out.")
+    if asked:
+        if len(asked) > 1 or prompts or plot:
+            raise RequestError(
+                f"--{asked[-1]} is a measure of its own, with its own questions and no picture; "
+                f"leave out {' and '.join(_others(asked[:-1], prompts, plot))}."
+            )
+        prove(asked[0], preset, strength, model, loading, as_json, n_chats=chats)
+        return
     from steerplug.evaluate.questions import read_prompts, reported_on
     from steerplug.files.picture import check_picture
 
     begin = time.perf_counter()
-    subject = _subject(preset, strength)
+    subject = subject_of(preset, strength)
     questions = reported_on(subject.preset, read_prompts(prompts) if prompts else ())
     if plot:
         check_picture(plot)
@@ -94,51 +117,17 @@ def eval(
         say(f"Drawn in {plot}.")
 
 
+def _others(asked: list[str], prompts: Path | None, plot: Path | None) -> list[str]:
+    given = (("prompts", prompts), ("plot", plot))
+    return [f"--{name}" for name in (*asked, *(name for name, value in given if value))]
+
+
 def _in_words(part: "AppliedPreset") -> str:
     return f"{part.name}{' (quick)' if part.quick else ''} at {part.strength:g}"
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is measured: a mix in words, and as one preset; `alone` if it is of one."""
-
-    words: str
-    preset: "Preset"
-    alone: bool
-
-
-def _subject(words: str, strength: float | None) -> _Subject:
-    """Read a mix; a strength of its own goes with one preset that says none."""
-    from steerplug.evaluate.mixed import mixed
-    from steerplug.library.presets import look_up
-    from steerplug.preset.mix import format_mix, parse_mix
-
-    ingredients = parse_mix(words)
-    if not ingredients:
-        raise RequestError(f"`{words}` steers nothing; name a preset to measure.")
-    if strength is not None:
-        first, *others = ingredients
-        if others or first.strength is not None:
-            raise RequestError(
-                f"`{words}` says its strengths itself; leave out --strength {strength:g}, or name "
-                "one preset without a number."
-            )
-        sign = -first.sign if strength < 0 else first.sign
-        ingredients = (replace(first, strength=abs(strength), sign=sign),)
-    files = [look_up(ingredient.reference) for ingredient in ingredients]
-    for file in files:
-        if file.preset is None:
-            raise PresetError(
-                f"{file.path} holds steering numbers and no prompt to compare them with; name the "
-                "preset's YAML file."
-            )
-    presets = [file.preset for file in files if file.preset]
-    whole = mixed(presets, [ingredient.sign > 0 for ingredient in ingredients])
-    return _Subject(format_mix(ingredients), whole, len(presets) == 1)
-
-
 def _measured(
-    session: "Session", subject: _Subject, mix: "Mix", questions: "Questions"
+    session: "Session", subject: Subject, mix: "Mix", questions: "Questions"
 ) -> "Measured":
     """Return what was measured."""
     from steerplug.engine.reader import reading
@@ -156,7 +145,7 @@ def _measured(
 
 
 def _draw(
-    session: "Session", subject: _Subject, mix: "Mix", questions: "Questions",
+    session: "Session", subject: Subject, mix: "Mix", questions: "Questions",
     measured: "Measured", path: Path, title: str,
 ) -> None:  # fmt: skip
     """Draw what was measured, and along one reply how hard it was steered."""
@@ -168,7 +157,7 @@ def _draw(
 
 
 def _remember(
-    session: "Session", subject: _Subject, measured: "Measured",
+    session: "Session", subject: Subject, measured: "Measured",
     applied: "tuple[AppliedPreset, ...]",
 ) -> bool:  # fmt: skip
     """Keep what was measured of one preset at its default strength, and say whether it was that.
@@ -185,6 +174,6 @@ def _remember(
     return True
 
 
-def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
+def _unit(session: "Session", subject: Subject, mix: "Mix") -> "Mix":
     """Return what a sweep multiplies: a preset at strength 1, or a mix as it was asked for."""
     return 1.0 * fitted(session, subject.preset).steering if subject.alone else mix

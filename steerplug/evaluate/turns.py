@@ -1,0 +1,183 @@
+"""A preset over ten turns: what becomes of it as the chat grows, and when it is switched.
+
+The user's turns are scripts (see `scripts`), each asked forwards and backwards, and every arm (see
+`arms`) hears its own greedy replies. By turn, over the chats::
+
+    checks      share of replies that pass all of the preset's checks
+    limit       share of replies that do not end by themselves
+    repetition  of 4-grams, see `replies`
+    gap         sum KL(prompted || bare) / number of rows, nats per token
+    gap_closed  1 - sum KL(prompted || arm) / sum KL(prompted || bare)
+    .._change   that of the last turn less that of the first; both hold the same questions
+
+For `gap` and `gap_closed` all arms read the chat that the prompted model had, each in its own
+manner, so that they are compared on the same text; `paraphrased` tells how far a mere rewording of
+the prompt is from it.
+
+In the middle of a chat the preset is switched: `off`, steered before and bare from there on, and
+`on`, the other way round. How near such a chat comes to one that was had so from its beginning,
+over the turns behind the switch::
+
+    nearness    1 - sum KL(own || switched) / sum KL(own || other)
+
+All three read the replies of `own`, behind their own chats: for `off`, `own` is bare all along and
+`other` steered; for `on`, `own` is steered and `other` bare. 1: as if it had always been so. A
+request is steered as a whole, so earlier turns are read again after a switch, and nothing but their
+words can tell of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from steerplug.chat.template import ChatTemplate
+from steerplug.engine.engine import Engine
+from steerplug.engine.model import Model
+from steerplug.engine.reader import reading
+from steerplug.evaluate.arms import Arm, arms_of
+from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
+from steerplug.evaluate.estimate import Estimate, as_json, change, ratio, share
+from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
+from steerplug.evaluate.kept import kept_figures, kept_replies
+from steerplug.evaluate.replies import repeated
+from steerplug.evaluate.scripts import chats
+from steerplug.fit.asked import Said
+from steerplug.fit.progress import AT_ONCE, Report, at_once, silent, steps
+from steerplug.preset import Preset
+from steerplug.steering.value import Mix
+
+REPLY_TOKENS = 48
+OFF, ON = "off", "on"
+
+Had = Mapping[str, Sequence[Dialogue]]
+"""The chats that were had, by the arm, or by the switch."""
+Gaps = Sequence[Mapping[str, Sequence[float]]]
+"""For each chat the distances to the prompted model, by arm and turn."""
+
+
+def measure_turns(
+    preset: Preset, mix: Mix, model: Model, n_chats: int | None = None, report: Report = silent
+) -> dict[str, Any]:
+    """Return what becomes of a preset over ten turns, as JSON values; what is kept is not redone.
+
+    Args:
+        preset: one with a teacher.
+        mix: its steering, at the strength that is measured.
+        model: the model.
+        n_chats: how many of the chats are had; default: all.
+        report: told how far the work is.
+
+    Raises:
+        ModelError: the model has no chat template, or no room for such chats.
+        StoreError: what is done cannot be kept.
+    """
+    scripts, arms, template = chats(n_chats), arms_of(preset, mix), ChatTemplate.of(model)
+    n_turns = len(scripts[0])
+    half, n_cells = n_turns // 2, longest(template, scripts, arms.values(), REPLY_TOKENS)
+    courses = {name: [arm] * n_turns for name, arm in arms.items()}
+    for name, first, then in ((OFF, STEERED, BARE), (ON, BARE, STEERED)):
+        courses[name] = [arms[first]] * half + [arms[then]] * (n_turns - half)
+    had = _had(model, scripts, courses, n_cells, report)
+    kept = kept_figures(model.fingerprint)
+    with reading(model, n_cells) as cells:
+        measured = partial(distances, cells, template, kept=kept)
+        gaps: list[Mapping[str, Sequence[float]]] = []
+        behind: dict[str, list[Mapping[str, Sequence[float]]]] = {OFF: [], ON: []}
+        for i in steps(range(len(scripts)), "reading chats", report):
+            own = had[PROMPTED][i]
+            others = {name: (own, arm) for name, arm in arms.items() if name != PROMPTED}
+            gaps.append(measured((own, arms[PROMPTED]), others, range(n_turns)))
+            for name, to, other in ((OFF, BARE, STEERED), (ON, STEERED, BARE)):
+                behind[name].append(measured(
+                    (had[to][i], arms[to]),
+                    {"switched": (had[name][i], arms[to]), "other": (had[other][i], arms[other])},
+                    range(half, n_turns),
+                ))  # fmt: skip
+    return as_json({
+        "n_chats": len(scripts), "n_turns": n_turns, "reply_tokens": REPLY_TOKENS,
+        "gap": [_gap(had[PROMPTED], gaps, turn) for turn in range(n_turns)],
+        "arms": {
+            name: _replies(preset, had[name], n_turns) | _closed(name, gaps, n_turns)
+            for name in arms
+        },
+        "switched": {
+            name: {
+                "nearness": ratio([sum(x["other"]) - sum(x["switched"]) for x in behind[name]],
+                                  [sum(x["other"]) for x in behind[name]]),
+                "checks": _kept_behind(preset, had, name, half),
+            }
+            for name in (OFF, ON)
+        },
+    })  # fmt: skip
+
+
+def _had(
+    model: Model, scripts: Sequence[tuple[str, ...]], courses: Mapping[str, Sequence[Arm]],
+    n_cells: int, report: Report,
+) -> Had:  # fmt: skip
+    """Have all chats, those of one course side by side, with room for all of these at once."""
+    template, known = ChatTemplate.of(model), kept_replies(model.fingerprint)
+    engine = Engine(model, n_ctx=n_cells, n_cells=min(len(scripts), AT_ONCE) * n_cells)
+    talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS, known=known)
+    with closing(engine):
+        return {
+            name: at_once(partial(talk, arms=arms), scripts, f"chatting: {name}", report)
+            for name, arms in courses.items()
+        }
+
+
+def _replies(preset: Preset, chats: Sequence[Dialogue], n_turns: int) -> dict[str, Any]:
+    """Return the figures of an arm's replies, turn by turn."""
+    said = [[chat.replies[turn] for chat in chats] for turn in range(n_turns)]
+    grams = [[repeated(reply.tokens) for reply in some] for some in said]
+    figures: dict[str, Any] = {
+        "limit": [share([len(reply.tokens) >= REPLY_TOKENS for reply in some]) for some in said],
+        "repetition": [ratio(*zip(*some, strict=True)) for some in grams],
+    }
+    if preset.checks:
+        passed = [[_passes(preset, reply) for reply in some] for some in said]
+        ones = np.ones(len(chats))
+        figures["checks"] = [share(some) for some in passed]
+        figures["checks_over_all"] = ratio(np.sum(passed, axis=0), n_turns * ones)
+        figures["checks_change"] = change((passed[-1], ones), (passed[0], ones))
+    return figures
+
+
+def _closed(name: str, gaps: Gaps, n_turns: int) -> dict[str, Any]:
+    """Return how much of the gap an arm closes; bare and prompted are its two ends."""
+    if name in (BARE, PROMPTED):
+        return {}
+
+    def terms(turn: int) -> tuple[list[float], list[float]]:
+        gap = [gap[BARE][turn] for gap in gaps]
+        return [a - gap[name][turn] for a, gap in zip(gap, gaps, strict=True)], gap
+
+    return {
+        "gap_closed": [ratio(*terms(turn)) for turn in range(n_turns)],
+        "gap_closed_over_all": ratio(*np.sum([terms(turn) for turn in range(n_turns)], axis=0)),
+        "gap_closed_change": change(terms(n_turns - 1), terms(0)),
+    }
+
+
+def _gap(chats: Sequence[Dialogue], gaps: Gaps, turn: int) -> Estimate:
+    n_rows = [len(chat.replies[turn].tokens) + 1 for chat in chats]
+    return ratio([gap[BARE][turn] for gap in gaps], n_rows)
+
+
+def _kept_behind(preset: Preset, had: Had, switched: str, half: int) -> dict[str, Estimate] | None:
+    """Return the share of checks kept behind a switch, and by the arms that it lies between."""
+    if not preset.checks:
+        return None
+    return {
+        name: ratio([sum(_passes(preset, reply) for reply in chat.replies[half:])
+                     for chat in had[name]],
+                    [len(chat.replies) - half for chat in had[name]])
+        for name in (BARE, switched, STEERED)
+    }  # fmt: skip
+
+
+def _passes(preset: Preset, reply: Said) -> bool:
+    return all(check.passes(reply.text) for check in preset.checks)
