@@ -1,8 +1,9 @@
 """`steerplug eval`: the fidelity report of a preset or a mix, on questions it never saw."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,7 @@ from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, fitted, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
-from steerplug.commands.proofs import prove
+from steerplug.commands.proofs import Asked, prove
 from steerplug.commands.show_fidelity import show
 from steerplug.commands.subject import Subject, subject_of
 from steerplug.engine.loading import Loading
@@ -62,21 +63,26 @@ def eval(
     overrides: Annotated[
         bool, typer.Option("--overrides", help="Instead: under 50 texts that would override it.")
     ] = False,
+    orders: Annotated[
+        bool,
+        typer.Option("--orders", help="Instead: a sum, beside its prompts in every order."),
+    ] = False,
+    joint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", show_default=False,
+            help="What `build --as NAME` made of a sum, to be compared by --orders.",
+        ),
+    ] = None,
     as_json: Json = False,
     *,
     loading: Loading,
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
-    asked = [name for name, is_asked in (("turns", turns), ("overrides", overrides)) if is_asked]
-    if chats is not None and not turns:
-        raise RequestError(f"--chats {chats} is for --turns; say that as well, or leave it out.")
-    if asked:
-        if len(asked) > 1 or prompts or plot:
-            raise RequestError(
-                f"--{asked[-1]} is a measure of its own, with its own questions and no picture; "
-                f"leave out {' and '.join(_others(asked[:-1], prompts, plot))}."
-            )
-        prove(asked[0], preset, strength, model, loading, as_json, n_chats=chats)
+    instead = {"turns": turns, "overrides": overrides, "orders": orders}
+    if any(instead.values()) or chats is not None or joint is not None:
+        asked = _asked(instead, {"prompts": prompts, "plot": plot}, chats, joint)
+        prove(asked, preset, strength, model, loading, as_json)
         return
     from steerplug.evaluate.questions import read_prompts, reported_on
     from steerplug.files.picture import check_picture
@@ -117,9 +123,20 @@ def eval(
         say(f"Drawn in {plot}.")
 
 
-def _others(asked: list[str], prompts: Path | None, plot: Path | None) -> list[str]:
-    given = (("prompts", prompts), ("plot", plot))
-    return [f"--{name}" for name in (*asked, *(name for name, value in given if value))]
+def _asked(
+    instead: Mapping[str, bool], beside: Mapping[str, Any], chats: int | None, joint: str | None
+) -> Asked:
+    """Return which measure is asked for instead of the report; it must be one, and alone."""
+    asked = [name for name, is_asked in instead.items() if is_asked]
+    for option, value, whose in (("chats", chats, "turns"), ("joint", joint, "orders")):
+        if value is not None and whose not in asked:
+            raise RequestError(f"--{option} {value} is for --{whose}; say that, or leave it out.")
+    if others := [*asked[:-1], *(name for name, value in beside.items() if value)]:
+        raise RequestError(
+            f"--{asked[-1]} is a measure of its own, with its own questions and no picture; leave "
+            f"out {' and '.join(f'--{name}' for name in others)}."
+        )
+    return Asked(asked[0], chats, joint)
 
 
 def _in_words(part: "AppliedPreset") -> str:

@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import time
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,69 +13,97 @@ from rich.table import Table
 from steerplug.commands.building import Building
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.output import print_json, put, screen
-from steerplug.commands.subject import subject_of
+from steerplug.commands.subject import Subject, subject_of
 from steerplug.engine.loading import Loading
-from steerplug.errors import PresetError
+from steerplug.errors import PresetError, RequestError
 from steerplug.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from steerplug.preset import Preset
+    from steerplug.engine.model import Model as LoadedModel
+    from steerplug.fit.progress import Report
+    from steerplug.steering.value import Mix
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which measure is asked for, with the options that are its own.
+
+    Args:
+        what: "turns", "overrides" or "orders".
+        n_chats: how many chats "turns" has; None: all.
+        joint: for "orders", the preset that was fitted on all prompts of the mix at once.
+    """
+
+    what: str
+    n_chats: int | None = None
+    joint: str | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """The words of a command line that ask for it."""
+        chats = ["--chats", str(self.n_chats)] if self.n_chats else []
+        return [f"--{self.what}", *chats, *(["--joint", self.joint] if self.joint else [])]
 
 
 def prove(
-    what: str, words: str, strength: float | None, model: str, loading: Loading, as_json: bool,
-    *, n_chats: int | None = None,
-) -> None:  # fmt: skip
-    """Measure a preset in one way, and print what came of it.
-
-    Args:
-        what: "turns" or "overrides".
-        words: the preset, or a mix.
-        strength: instead of the preset's default.
-        model: the model.
-        loading: how it is loaded.
-        as_json: whether to print JSON.
-        n_chats: how many chats "turns" has; None: all.
-    """
-    from steerplug.evaluate.overrides import measure_overrides
-    from steerplug.evaluate.turns import measure_turns
-
+    asked: Asked, words: str, strength: float | None, model: str, loading: Loading, as_json: bool
+) -> None:
+    """Measure a preset, or a mix, in one way, and print what came of it."""
     begin, subject = time.perf_counter(), subject_of(words, strength)
-    _check(what, words, subject.preset)
-    measures: dict[str, Callable[..., dict[str, Any]]] = {
-        "turns": partial(measure_turns, n_chats=n_chats), "overrides": measure_overrides
-    }  # fmt: skip
+    _check(asked, words, subject)
     with opened(model, loading) as session:
         steered = compiled(session, subject.words)
+        joint = compiled(session, asked.joint).mix if asked.joint else None
         told = f"Measuring {subject.words}; what is done is kept, and not done again."
         with Building(told) as report:
-            figures = measures[what](subject.preset, steered.mix, session.model, report=report)
+            figures = _measured(asked, subject, steered.mix, joint, session.model, report)
         about = {
             "preset": words, "model": model, "name": session.model.path.stem,
             "fingerprint": session.model.fingerprint,
             "steering": [{"name": one.name, "version": one.version, "strength": one.strength,
                           "quick": one.quick} for one in steered.ingredients],
         }  # fmt: skip
-    options = [f"--{what}", *(["--chats", str(n_chats)] if n_chats else []),
-               *(["--strength", f"{strength:g}"] if strength is not None else [])]  # fmt: skip
+    turned = ["--strength", f"{strength:g}"] if strength is not None else []
     show_report({
-        **about, **made_by("eval", words, "-m", model, *options), what: figures,
-        "seconds": round(time.perf_counter() - begin, 3),
+        **about, **made_by("eval", words, "-m", model, *asked.options, *turned),
+        asked.what: figures, "seconds": round(time.perf_counter() - begin, 3),
     }, as_json)  # fmt: skip
 
 
-def _check(what: str, words: str, preset: "Preset") -> None:
-    if preset.teacher is None:
-        raise PresetError(
-            f"`{words}` is a contrast of texts, and has no prompt to compare with; measure a "
-            f"preset with a teacher, or leave out --{what}."
+def _measured(
+    asked: Asked, subject: Subject, mix: "Mix", joint: "Mix | None", model: "LoadedModel",
+    report: "Report",
+) -> dict[str, Any]:  # fmt: skip
+    from steerplug.evaluate.orders import measure_orders
+    from steerplug.evaluate.overrides import measure_overrides
+    from steerplug.evaluate.turns import measure_turns
+
+    if asked.what == "turns":
+        return measure_turns(subject.preset, mix, model, asked.n_chats, report)
+    if asked.what == "overrides":
+        return measure_overrides(subject.preset, mix, model, report)
+    return measure_orders(subject.presets, mix, model, joint, report)
+
+
+def _check(asked: Asked, words: str, subject: Subject) -> None:
+    if asked.what == "orders" and not 2 <= len(subject.presets) <= 3:
+        raise RequestError(
+            f"--orders compares two or three presets that a mix adds, and `{words}` adds "
+            f'{len(subject.presets)}; name as many, as in "pirate + concise".'
         )
-    if what == "overrides" and not preset.checks:
-        raise PresetError(
-            f"`{words}` has no checks, which are what --overrides counts; add some to its YAML."
-        )
+    for preset in subject.presets:
+        if preset.teacher is None:
+            raise PresetError(
+                f"`{preset.name}` is a contrast of texts, and has no prompt to compare with; "
+                f"measure presets with a teacher, or leave out --{asked.what}."
+            )
+        if asked.what != "turns" and not preset.checks:
+            raise PresetError(
+                f"`{preset.name}` has no checks, which are what --{asked.what} counts; add some "
+                "to its YAML."
+            )
 
 
 def made_by(*words: str) -> dict[str, Any]:

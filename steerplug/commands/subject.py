@@ -1,6 +1,7 @@
 """What `steerplug eval` measures: a preset, or a mix as one preset."""
 
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from steerplug.errors import PresetError, RequestError
@@ -11,10 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a mix in words, and as one preset; `alone` if it is of one."""
+    """What is measured: a mix in words, and as one preset.
+
+    `presets` are those that it adds; `alone` says whether it is of one.
+    """
 
     words: str
     preset: "Preset"
+    presets: "tuple[Preset, ...]"
     alone: bool
 
 
@@ -44,5 +49,6 @@ def subject_of(words: str, strength: float | None) -> Subject:
                 "preset's YAML file."
             )
     presets = [file.preset for file in files if file.preset]
-    whole = mixed(presets, [ingredient.sign > 0 for ingredient in ingredients])
-    return Subject(format_mix(ingredients), whole, len(presets) == 1)
+    adds = [ingredient.sign > 0 for ingredient in ingredients]
+    added = tuple(dict.fromkeys(compress(presets, adds)))
+    return Subject(format_mix(ingredients), mixed(presets, adds), added, len(presets) == 1)

@@ -42,9 +42,9 @@ def tables(report: Figures) -> Iterator[Table]:
     Args:
         report: what a measure returned, or the whole of what a command printed as JSON.
     """
-    for name, table in TABLES.items():
+    for name, (_, drawn) in TABLES.items():
         if name in report:
-            yield from table(report[name])
+            yield from drawn(report[name])
 
 
 def _turns(figures: Figures) -> Iterator[Table]:
@@ -99,7 +99,26 @@ def _overrides(figures: Figures) -> Iterator[Table]:
     )  # fmt: skip
 
 
-TABLES: Mapping[str, Callable[[Figures], Iterator[Table]]] = {
-    "turns": _turns, "overrides": _overrides,
-}  # fmt: skip
-"""How each report is shown, by its key in the JSON."""
+def _orders(figures: Figures) -> Iterator[Table]:
+    names, arms = [*figures["presets"], "all"], figures["arms"]
+    orders = [name for name in arms if name.startswith("order ")]
+    yield Table(
+        f"Replies to {figures['n_questions']} questions that keep the checks of each preset, and "
+        f"of all; and of the gap that the prompts open in an order, the share that is closed, on "
+        f"its replies to {figures['n_compared']} of them (95 %).",
+        ("", *(f"checks: {name}" for name in names), *(f"gap: {order}" for order in orders)),
+        [[arm, *_checks(its, names), *_closed(its, orders)] for arm, its in arms.items()],
+    )
+
+
+def _closed(figures: Figures, orders: Sequence[str]) -> list[str]:
+    closed, intervals = figures["gap_closed"], figures.get("gap_closed_interval", {})
+    return [shown(closed.get(order), intervals.get(order), "2f") for order in orders]
+
+
+TABLES: Mapping[str, tuple[str, Callable[[Figures], Iterator[Table]]]] = {
+    "turns": ("Over ten turns", _turns),
+    "overrides": ("Under pasted overrides", _overrides),
+    "orders": ("Presets together", _orders),
+}
+"""Each measure's title and tables, by its key in the JSON."""
