@@ -4,6 +4,7 @@ Each task is done in several ways that take turns; see `benchmark.turns` for wha
 `--fits`, presets are fitted in several ways instead; see `benchmark.fits`.
 """
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +14,12 @@ from rich.table import Table
 
 from steerplug.commands.building import Building
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import opened
+from steerplug.commands.open_model import fitted, learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen
+from steerplug.commands.proofs import made_by, show_report
 from steerplug.engine.loading import Loading
+from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
     from steerplug.benchmark.turns import Task, Timing
@@ -40,13 +43,29 @@ def bench(
             help="Instead: fit these presets (a,b,c) quickly, by chain and by psr; it takes long.",
         ),
     ] = None,
+    instructions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False,
+            help="Instead: how these tasks, in IFEval's terms, keep their instruction with its "
+            "prompt, with a preset of it, with both and with neither; it takes long.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Have --instructions take quick fits.")
+    ] = False,
     as_json: Json = False,
     *,
     loading: Loading,
 ) -> None:
     """Time steering against its alternatives: tokens, replies, many requests, LangChain."""
+    if quick and not instructions:
+        raise RequestError("--quick is for --instructions; say that as well, or leave it out.")
     if fits is not None:
         _bench_fits(fits, model, loading, as_json)
+        return
+    if instructions is not None:
+        _bench_instructions(instructions, quick, model, loading, as_json)
         return
     from steerplug.files.picture import check_picture, publish
 
@@ -85,6 +104,34 @@ def _bench_fits(names: str, model: str, loading: Loading, as_json: bool) -> None
         print_json({"model": model, "fits": [figures(each) for each in fitted]})
     else:
         show(fitted)
+
+
+def _bench_instructions(
+    file: Path, quick: bool, model: str, loading: Loading, as_json: bool
+) -> None:
+    from steerplug.evaluate.instructions import (
+        check_checkers,
+        measure_instructions,
+        preset_of,
+        read_tasks,
+    )
+
+    begin, tasks = time.perf_counter(), read_tasks(file)
+    check_checkers()
+    with opened(model, loading) as session:
+        mixes = {}
+        for name in dict.fromkeys(task.name for task in tasks):
+            with Building(learning(session, name)) as session.report:
+                mixes[name] = 1.0 * fitted(session, preset_of(name), quick=quick).steering
+        with Building(f"Asking {len(tasks)} tasks; what is done is kept.") as report:
+            figures = measure_instructions(tasks, mixes, session.model, report)
+        about = {"model": model, "name": session.model.path.stem,
+                 "fingerprint": session.model.fingerprint, "file": file.name, "quick": quick}
+    words = ["-m", model, "--instructions", str(file), *(["--quick"] if quick else [])]
+    show_report({
+        **about, **made_by("bench", *words), "instructions": figures,
+        "seconds": round(time.perf_counter() - begin, 3),
+    }, as_json)  # fmt: skip
 
 
 Timings = list[tuple["Task", "dict[str, Timing]"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 
 from steerplug.commands.building import Building
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from steerplug.engine.model import Model as LoadedModel
     from steerplug.fit.progress import Report
     from steerplug.steering.value import Mix
+
+_WIDEST = 500
 
 
 @dataclass(frozen=True)
@@ -133,4 +136,7 @@ def show_report(report: "Mapping[str, Any]", as_json: bool) -> None:
             drawn.add_column(title, justify="right" if i else "left", no_wrap=True)
         for row in table.rows:
             drawn.add_row(*row)
-        screen().print(drawn)
+        console = screen()
+        options = console.options.update(max_width=_WIDEST)
+        console.width = max(console.width, Measurement.get(console, options, drawn).maximum)
+        console.print(drawn)  # whole: a figure that is cut off says nothing

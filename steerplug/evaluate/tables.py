@@ -49,30 +49,22 @@ def tables(report: Figures) -> Iterator[Table]:
 
 def _turns(figures: Figures) -> Iterator[Table]:
     n, arms = figures["n_turns"], figures["arms"]
-    turns = [f"turn {turn}" for turn in range(1, n + 1)]
-
-    def by_turn(name: str, form: str = "0%") -> list[list[str]]:
-        return [
-            [arm, *(shown(value, None, form) for value in its[name]),
-             figure(its, f"{name}_over_all", form), figure(its, f"{name}_change", form)]
-            for arm, its in arms.items() if name in its
-        ]  # fmt: skip
-
     chats = f"{figures['n_chats']} chats of {n} turns"
-    ends = "all turns", f"turn {n} less turn 1"
-    yield Table(
-        f"Gap to the prompted model closed, by turn, on the prompted model's own replies in {chats}"
-        " (95 %).", ("", *turns, *ends), by_turn("gap_closed", "2f"),
-    )  # fmt: skip
-    if rows := by_turn("checks"):
-        yield Table(f"Replies that keep the preset's checks, by turn, in {chats} (95 %).",
-                    ("", *turns, *ends), rows)  # fmt: skip
-    for name, what in (
-        ("limit", f"Replies that run into the limit of {figures['reply_tokens']} tokens, by turn."),
-        ("repetition", "4-grams of a reply that it has said before, by turn."),
+    for name, what, form in (
+        ("gap_closed", "Gap to the prompted model closed, on its own replies in", "2f"),
+        ("checks", "Replies that keep the preset's checks in", "0%"),
+        ("limit", f"Replies that run into the limit of {figures['reply_tokens']} tokens in", "0%"),
+        ("repetition", "4-grams of a reply that it has said before, in", "0%"),
     ):
-        rows = [[arm, *(shown(value) for value in its[name])] for arm, its in arms.items()]
-        yield Table(what, ("", *turns), rows)
+        if some := {arm: its for arm, its in arms.items() if name in its}:
+            rows = [
+                [f"turn {turn + 1}", *(shown(its[name][turn], None, form) for its in some.values())]
+                for turn in range(n)
+            ]
+            for title, key in (("all turns", "over_all"), (f"turn {n} less turn 1", "change")):
+                row = [figure(its, f"{name}_{key}", form) for its in some.values()]
+                rows += [] if set(row) == {NONE} else [[title, *row]]
+            yield Table(f"{what} {chats} (95 %).", ("", *some), rows)
     yield Table(
         f"Switched after turn {n // 2}: how near the later turns are to those of a chat that was "
         "had so from its beginning, and the checks kept there (95 %).",
@@ -116,9 +108,24 @@ def _closed(figures: Figures, orders: Sequence[str]) -> list[str]:
     return [shown(closed.get(order), intervals.get(order), "2f") for order in orders]
 
 
+def _instructions(figures: Figures) -> Iterator[Table]:
+    ways = ("none", "prompt", "steering", "both")
+    yield Table(
+        f"Replies that keep the task's instruction, of at most {figures['reply_tokens']} tokens; "
+        "both less the prompt; and the share of what the instruction in the task's own words "
+        "changes that its preset, of other words, makes up for (95 %).",
+        ("", "tasks", *ways, "both less prompt", "gap closed"),
+        [[name, str(its["n"]),
+          *(shown(its["kept"][way], its["kept_interval"][way]) for way in ways),
+          figure(its, "gain"), figure(its, "gap_closed", "2f")]
+         for name, its in figures["by_instruction"].items()],
+    )  # fmt: skip
+
+
 TABLES: Mapping[str, tuple[str, Callable[[Figures], Iterator[Table]]]] = {
     "turns": ("Over ten turns", _turns),
     "overrides": ("Under pasted overrides", _overrides),
     "orders": ("Presets together", _orders),
+    "instructions": ("Checkable instructions", _instructions),
 }
 """Each measure's title and tables, by its key in the JSON."""
