@@ -12,7 +12,7 @@ from steerplug.engine.model import Model
 from steerplug.evaluate import dialogue, orders, results
 from steerplug.evaluate.orders import measure_orders
 from steerplug.evaluate.tables import shown, tables
-from steerplug.fit.asked import Said
+from steerplug.fit.asked import Said, ask
 from steerplug.preset import Preset
 from steerplug.steering.value import Delta, Steering
 from tests.helpers.tiny_models import tiny_model
@@ -38,10 +38,10 @@ def model() -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def told(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A report on two questions, with a joint steering that is half of the sum."""
-    real, some = dialogue.ask, []
+    some = []
 
     def answer(*words: Any) -> Said:
-        return real(*words)._replace(text="one" if words[1].mix else "one two")
+        return ask(*words)._replace(text="one" if words[1].mix else "one two")
 
     for seed in range(2):
         z = 9 * np.random.default_rng(seed).standard_normal(model.n_embd).astype(np.float32)
