@@ -51,10 +51,12 @@ def _turns(figures: Figures) -> Iterator[Table]:
     n, arms = figures["n_turns"], figures["arms"]
     chats = f"{figures['n_chats']} chats of {n} turns"
     for name, what, form in (
-        ("gap_closed", "Gap to the prompted model closed, on its own replies in", "2f"),
+        ("gap_closed", "Gap to the prompted model closed, along its own replies in", "2f"),
+        ("left", "Nats per token that are left of that gap in", "3f"),
         ("checks", "Replies that keep the preset's checks in", "0%"),
         ("limit", f"Replies that run into the limit of {figures['reply_tokens']} tokens in", "0%"),
         ("repetition", "4-grams of a reply that it has said before, in", "0%"),
+        ("again", "Replies that the chat has had before, word for word, in", "0%"),
     ):
         if some := {arm: its for arm, its in arms.items() if name in its}:
             rows = [
@@ -64,7 +66,11 @@ def _turns(figures: Figures) -> Iterator[Table]:
             for title, key in (("all turns", "over_all"), (f"turn {n} less turn 1", "change")):
                 row = [figure(its, f"{name}_{key}", form) for its in some.values()]
                 rows += [] if set(row) == {NONE} else [[title, *row]]
-            yield Table(f"{what} {chats} (95 %).", ("", *some), rows)
+            if name == "left":
+                rows = [[*row, shown(gap, None, form)]
+                        for row, gap in zip(rows, figures["gap"], strict=True)]
+            titles = ("", *some, *(["the gap"] if name == "left" else []))
+            yield Table(f"{what} {chats} (95 %).", titles, rows)
     yield Table(
         f"Switched after turn {n // 2}: how near the later turns are to those of a chat that was "
         "had so from its beginning, and the checks kept there (95 %).",

@@ -5,14 +5,18 @@ The user's turns are scripts (see `scripts`), each asked forwards and backwards,
 
     checks      share of replies that pass all of the preset's checks
     limit       share of replies that do not end by themselves
-    repetition  of 4-grams, see `replies`
+    repetition  of 4-grams within a reply, see `replies`
+    again       share of replies that the chat has had before, word for word
     gap         sum KL(prompted || bare) / number of rows, nats per token
+    left        sum KL(prompted || arm) / number of rows
     gap_closed  1 - sum KL(prompted || arm) / sum KL(prompted || bare)
     .._change   that of the last turn less that of the first; both hold the same questions
 
-For `gap` and `gap_closed` all arms read the chat that the prompted model had, each in its own
-manner, so that they are compared on the same text; `paraphrased` tells how far a mere rewording of
-the prompt is from it.
+The last four are along the prompted model's replies. An arm reads them in its own manner behind the
+chat that the prompted model had; `bare` in the gap reads them behind its own chat, so that the gap
+is all that the prompt has changed up to there. What bare closes of it, reading the prompted
+model's chat, the earlier replies carry alone; `paraphrased` tells how far a mere rewording of the
+prompt is from it.
 
 In the middle of a chat the preset is switched: `off`, steered before and bare from there on, and
 `on`, the other way round. How near such a chat comes to one that was had so from its beginning,
@@ -50,7 +54,7 @@ from steerplug.preset import Preset
 from steerplug.steering.value import Mix
 
 REPLY_TOKENS = 48
-OFF, ON = "off", "on"
+OFF, ON, APART = "off", "on", "apart"
 
 Had = Mapping[str, Sequence[Dialogue]]
 """The chats that were had, by the arm, or by the switch."""
@@ -89,6 +93,7 @@ def measure_turns(
         for i in steps(range(len(scripts)), "reading chats", report):
             own = had[PROMPTED][i]
             others = {name: (own, arm) for name, arm in arms.items() if name != PROMPTED}
+            others[APART] = (had[BARE][i], arms[BARE])
             gaps.append(measured((own, arms[PROMPTED]), others, range(n_turns)))
             for name, to, other in ((OFF, BARE, STEERED), (ON, STEERED, BARE)):
                 behind[name].append(measured(
@@ -98,9 +103,9 @@ def measure_turns(
                 ))  # fmt: skip
     return as_json({
         "n_chats": len(scripts), "n_turns": n_turns, "reply_tokens": REPLY_TOKENS,
-        "gap": [_gap(had[PROMPTED], gaps, turn) for turn in range(n_turns)],
+        "gap": [_per_row(APART, had[PROMPTED], gaps, turn) for turn in range(n_turns)],
         "arms": {
-            name: _replies(preset, had[name], n_turns) | _closed(name, gaps, n_turns)
+            name: _replies(preset, had[name], n_turns) | _closed(name, had[PROMPTED], gaps, n_turns)
             for name in arms
         },
         "switched": {
@@ -136,6 +141,9 @@ def _replies(preset: Preset, chats: Sequence[Dialogue], n_turns: int) -> dict[st
     figures: dict[str, Any] = {
         "limit": [share([len(reply.tokens) >= REPLY_TOKENS for reply in some]) for some in said],
         "repetition": [ratio(*zip(*some, strict=True)) for some in grams],
+        "again": [
+            share([_said_before(chat, turn) for chat in chats]) for turn in range(n_turns)
+        ],
     }
     if preset.checks:
         passed = [[_passes(preset, reply) for reply in some] for some in said]
@@ -146,25 +154,29 @@ def _replies(preset: Preset, chats: Sequence[Dialogue], n_turns: int) -> dict[st
     return figures
 
 
-def _closed(name: str, gaps: Gaps, n_turns: int) -> dict[str, Any]:
-    """Return how much of the gap an arm closes; bare and prompted are its two ends."""
-    if name in (BARE, PROMPTED):
+def _closed(
+    name: str, prompted: Sequence[Dialogue], gaps: Gaps, n_turns: int
+) -> dict[str, Any]:
+    """Return how near an arm is to the prompted model; that one itself has no such figures."""
+    if name == PROMPTED:
         return {}
 
     def terms(turn: int) -> tuple[list[float], list[float]]:
-        gap = [gap[BARE][turn] for gap in gaps]
-        return [a - gap[name][turn] for a, gap in zip(gap, gaps, strict=True)], gap
+        apart = [gap[APART][turn] for gap in gaps]
+        return [x - gap[name][turn] for x, gap in zip(apart, gaps, strict=True)], apart
 
     return {
+        "left": [_per_row(name, prompted, gaps, turn) for turn in range(n_turns)],
         "gap_closed": [ratio(*terms(turn)) for turn in range(n_turns)],
         "gap_closed_over_all": ratio(*np.sum([terms(turn) for turn in range(n_turns)], axis=0)),
         "gap_closed_change": change(terms(n_turns - 1), terms(0)),
     }
 
 
-def _gap(chats: Sequence[Dialogue], gaps: Gaps, turn: int) -> Estimate:
-    n_rows = [len(chat.replies[turn].tokens) + 1 for chat in chats]
-    return ratio([gap[BARE][turn] for gap in gaps], n_rows)
+def _per_row(name: str, prompted: Sequence[Dialogue], gaps: Gaps, turn: int) -> Estimate:
+    """Return how far an arm is from the prompted model at a turn, nats per row."""
+    n_rows = [len(chat.replies[turn].tokens) + 1 for chat in prompted]
+    return ratio([gap[name][turn] for gap in gaps], n_rows)
 
 
 def _kept_behind(preset: Preset, had: Had, switched: str, half: int) -> dict[str, Estimate] | None:
@@ -177,6 +189,10 @@ def _kept_behind(preset: Preset, had: Had, switched: str, half: int) -> dict[str
                     [len(chat.replies) - half for chat in had[name]])
         for name in (BARE, switched, STEERED)
     }  # fmt: skip
+
+
+def _said_before(chat: Dialogue, turn: int) -> bool:
+    return chat.replies[turn].text in [reply.text for reply in chat.replies[:turn]]
 
 
 def _passes(preset: Preset, reply: Said) -> bool:

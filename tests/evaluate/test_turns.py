@@ -273,8 +273,10 @@ def test_over_turns_what_does_nothing_closes_nothing_and_the_prompt_itself_all(
     told = measure_turns(PRESET, planted(model), model)
     assert (told["n_chats"], told["n_turns"]) == (2, 4)
     arms = told["arms"]
-    assert "gap_closed" not in arms[BARE] | arms[PROMPTED]
-    assert arms["idle"]["gap_closed"] == [0] * 4
+    assert "gap_closed" not in arms[PROMPTED]
+    assert arms["idle"]["gap_closed"] == arms[BARE]["gap_closed"]
+    assert arms["idle"]["gap_closed"][0] == 0
+    assert arms["idle"]["left"][0] == told["gap"][0]
     assert arms["same"]["gap_closed"] == pytest.approx([1] * 4, abs=1e-4)
     assert arms["same"]["gap_closed_change"] == pytest.approx(0, abs=1e-4)
     assert all(gap > 0 for gap in told["gap"])
