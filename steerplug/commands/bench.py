@@ -1,7 +1,8 @@
 """`steerplug bench`: what steering costs, and what its alternatives do, in one run.
 
 Each task is done in several ways that take turns; see `benchmark.turns` for what is compared. With
-`--fits`, presets are fitted in several ways instead; see `benchmark.fits`.
+`--fits`, presets are fitted in several ways instead; see `benchmark.fits`. With `--instructions`,
+tasks are asked with their instruction as a prompt and as a preset; see `evaluate.instructions`.
 """
 
 import time

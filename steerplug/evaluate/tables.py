@@ -74,8 +74,9 @@ def _turns(figures: Figures) -> Iterator[Table]:
     yield Table(
         f"Switched after turn {n // 2}: how near the later turns are to those of a chat that was "
         "had so from its beginning, and the checks kept there (95 %).",
-        ("", "nearness", "checks, bare", "switched", "steered"),
-        [[name, figure(its, "nearness", "2f"), *_checks(its, ("bare", name, "steered"))]
+        ("", "nearness", "checks: bare", "switched", "steered", "switched by the prompt"),
+        [[name, figure(its, "nearness", "2f"),
+          *_checks(its, ("bare", name, "steered", f"prompt_{name}"))]
          for name, its in figures["switched"].items()],
     )  # fmt: skip
 

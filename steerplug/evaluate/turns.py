@@ -27,10 +27,10 @@ over the turns behind the switch::
 All three read the replies of `own`, behind their own chats: for `off`, `own` is bare all along and
 `other` steered; for `on`, `own` is steered and `other` bare. 1: as if it had always been so. A
 request is steered as a whole, so earlier turns are read again after a switch, and nothing but their
-words can tell of it.
+words can tell of it. `prompt_off` and `prompt_on` are switched as well, by the prompt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -56,10 +56,15 @@ from steerplug.steering.value import Mix
 REPLY_TOKENS = 48
 OFF, ON, APART = "off", "on", "apart"
 
+PROMPT = "prompt_"
+"""The same with the prompt in the steering's place."""
+
 Had = Mapping[str, Sequence[Dialogue]]
 """The chats that were had, by the arm, or by the switch."""
-Gaps = Sequence[Mapping[str, Sequence[float]]]
-"""For each chat the distances to the prompted model, by arm and turn."""
+_ByName = Mapping[str, Sequence[float]]
+"""Distances of one chat, turn by turn."""
+Gaps = Sequence[_ByName]
+"""For each chat the distances to the prompted model, by arm."""
 
 
 def measure_turns(
@@ -82,25 +87,17 @@ def measure_turns(
     n_turns = len(scripts[0])
     half, n_cells = n_turns // 2, longest(template, scripts, arms.values(), REPLY_TOKENS)
     courses = {name: [arm] * n_turns for name, arm in arms.items()}
-    for name, first, then in ((OFF, STEERED, BARE), (ON, BARE, STEERED)):
-        courses[name] = [arms[first]] * half + [arms[then]] * (n_turns - half)
+    for way, by in (("", STEERED), (PROMPT, PROMPTED)):
+        for name, first, then in ((OFF, by, BARE), (ON, BARE, by)):
+            courses[way + name] = [arms[first]] * half + [arms[then]] * (n_turns - half)
     had = _had(model, scripts, courses, n_cells, report)
-    kept = kept_figures(model.fingerprint)
+    measured = partial(distances, template=template, kept=kept_figures(model.fingerprint))
+    gaps, behind = list[_ByName](), list[dict[str, _ByName]]()
     with reading(model, n_cells) as cells:
-        measured = partial(distances, cells, template, kept=kept)
-        gaps: list[Mapping[str, Sequence[float]]] = []
-        behind: dict[str, list[Mapping[str, Sequence[float]]]] = {OFF: [], ON: []}
         for i in steps(range(len(scripts)), "reading chats", report):
-            own = had[PROMPTED][i]
-            others = {name: (own, arm) for name, arm in arms.items() if name != PROMPTED}
-            others[APART] = (had[BARE][i], arms[BARE])
-            gaps.append(measured((own, arms[PROMPTED]), others, range(n_turns)))
-            for name, to, other in ((OFF, BARE, STEERED), (ON, STEERED, BARE)):
-                behind[name].append(measured(
-                    (had[to][i], arms[to]),
-                    {"switched": (had[name][i], arms[to]), "other": (had[other][i], arms[other])},
-                    range(half, n_turns),
-                ))  # fmt: skip
+            chat = {name: some[i] for name, some in had.items()}
+            gaps.append(_gaps(partial(measured, cells), arms, chat))
+            behind.append(_behind(partial(measured, cells), arms, chat, range(half, n_turns)))
     return as_json({
         "n_chats": len(scripts), "n_turns": n_turns, "reply_tokens": REPLY_TOKENS,
         "gap": [_per_row(APART, had[PROMPTED], gaps, turn) for turn in range(n_turns)],
@@ -110,13 +107,41 @@ def measure_turns(
         },
         "switched": {
             name: {
-                "nearness": ratio([sum(x["other"]) - sum(x["switched"]) for x in behind[name]],
-                                  [sum(x["other"]) for x in behind[name]]),
-                "checks": _kept_behind(preset, had, name, half),
+                "nearness": _nearness([chat[name] for chat in behind]),
+                "checks": _kept_behind(preset, had, (BARE, name, STEERED, PROMPT + name), half),
             }
             for name in (OFF, ON)
         },
     })  # fmt: skip
+
+
+def _gaps(
+    measured: Callable[..., _ByName], arms: Mapping[str, Arm], chat: Mapping[str, Dialogue]
+) -> _ByName:
+    """Return how far the arms are from the prompted model along its chat, turn by turn."""
+    own = chat[PROMPTED]
+    others = {name: (own, arm) for name, arm in arms.items() if name != PROMPTED}
+    others[APART] = chat[BARE], arms[BARE]
+    return measured(own=(own, arms[PROMPTED]), others=others, turns=range(len(own.replies)))
+
+
+def _behind(
+    measured: Callable[..., _ByName], arms: Mapping[str, Arm], chat: Mapping[str, Dialogue],
+    turns: range,
+) -> dict[str, _ByName]:  # fmt: skip
+    """Return how far a switched chat, and the other, are from one that was always so."""
+    return {
+        name: measured(
+            own=(chat[to], arms[to]), turns=turns,
+            others={"switched": (chat[name], arms[to]), "other": (chat[other], arms[other])},
+        )
+        for name, to, other in ((OFF, BARE, STEERED), (ON, STEERED, BARE))
+    }  # fmt: skip
+
+
+def _nearness(chats: Sequence[_ByName]) -> Estimate:
+    switched, other = ([sum(chat[name]) for chat in chats] for name in ("switched", "other"))
+    return ratio(np.subtract(other, switched), other)
 
 
 def _had(
@@ -179,15 +204,17 @@ def _per_row(name: str, prompted: Sequence[Dialogue], gaps: Gaps, turn: int) -> 
     return ratio([gap[name][turn] for gap in gaps], n_rows)
 
 
-def _kept_behind(preset: Preset, had: Had, switched: str, half: int) -> dict[str, Estimate] | None:
-    """Return the share of checks kept behind a switch, and by the arms that it lies between."""
+def _kept_behind(
+    preset: Preset, had: Had, names: Sequence[str], half: int
+) -> dict[str, Estimate] | None:
+    """Return the share of checks kept in the second half of some chats."""
     if not preset.checks:
         return None
     return {
         name: ratio([sum(_passes(preset, reply) for reply in chat.replies[half:])
                      for chat in had[name]],
                     [len(chat.replies) - half for chat in had[name]])
-        for name in (BARE, switched, STEERED)
+        for name in names
     }  # fmt: skip
 
 

@@ -284,7 +284,7 @@ def test_over_turns_what_does_nothing_closes_nothing_and_the_prompt_itself_all(
     assert all(0 <= share <= 1 for share in arms[STEERED]["limit"])
     switched = told["switched"]
     assert list(switched) == ["off", "on"]
-    assert list(switched["on"]["checks"]) == [BARE, "on", STEERED]
+    assert list(switched["on"]["checks"]) == [BARE, "on", STEERED, "prompt_on"]
     assert switched["on"]["nearness"] <= 1
     assert list(short.glob("measuring/*.jsonl"))
 
