@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,11 @@ FOLDER = Path(evaluate.__file__).parent / "harm"
 TASKS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def read(name: str) -> list[dict[str, Any]]:
+    lines = (FOLDER / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_has_questions_with_one_right_answer(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -21,7 +27,7 @@ def test_a_task_has_questions_with_one_right_answer(
     handed_over = SimpleNamespace(Dataset=SimpleNamespace(from_list=list))
     monkeypatch.setitem(sys.modules, "datasets", handed_over)
     rows = load(name, version=1.0)["test"]
-    assert rows == [json.loads(line) for line in (FOLDER / f"{name}.jsonl").open()]
+    assert rows == read(name)
     assert len({row["question"] for row in rows}) == len(rows) == 24
     for row in rows:
         assert len(set(row["choices"])) == 3
@@ -33,8 +39,7 @@ def test_a_task_has_questions_with_one_right_answer(
 
 
 def test_sums_are_right() -> None:
-    rows = [json.loads(line) for line in (FOLDER / "sums.jsonl").open()]
-    for row in rows:
+    for row in read("sums"):
         a, sign, b = row["question"].partition("?")[0].split()[-3:]
         right = int(a) + int(b) if sign == "plus" else int(a) - int(b)
         assert row["choices"][row["answer"]] == str(right)
