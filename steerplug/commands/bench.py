@@ -18,7 +18,7 @@ from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import fitted, learning, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen
-from steerplug.commands.proofs import made_by, show_report
+from steerplug.commands.proofs import made_by, show_report, shown
 from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
 
@@ -126,9 +126,9 @@ def _bench_instructions(
                 mixes[name] = 1.0 * fitted(session, preset_of(name), quick=quick).steering
         with Building(f"Asking {len(tasks)} tasks; what is done is kept.") as report:
             figures = measure_instructions(tasks, mixes, session.model, report)
-        about = {"model": model, "name": session.model.path.stem,
-                 "fingerprint": session.model.fingerprint, "file": file.name, "quick": quick}
-    words = ["-m", model, "--instructions", str(file), *(["--quick"] if quick else [])]
+        about = {"name": session.model.path.stem, "fingerprint": session.model.fingerprint,
+                 "quick": quick}  # fmt: skip
+    words = ["-m", shown(model), "--instructions", file.name, *(["--quick"] if quick else [])]
     show_report({
         **about, **made_by("bench", *words), "instructions": figures,
         "seconds": round(time.perf_counter() - begin, 3),

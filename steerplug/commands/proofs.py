@@ -63,14 +63,14 @@ def prove(
         with Building(told) as report:
             figures = _measured(asked, subject, steered.mix, joint, session.model, report)
         about = {
-            "preset": words, "model": model, "name": session.model.path.stem,
+            "preset": words, "name": session.model.path.stem,
             "fingerprint": session.model.fingerprint,
             "steering": [{"name": one.name, "version": one.version, "strength": one.strength,
                           "quick": one.quick} for one in steered.ingredients],
         }  # fmt: skip
     turned = ["--strength", f"{strength:g}"] if strength is not None else []
     show_report({
-        **about, **made_by("eval", words, "-m", model, *asked.options, *turned),
+        **about, **made_by("eval", words, "-m", shown(model), *asked.options, *turned),
         asked.what: figures, "seconds": round(time.perf_counter() - begin, 3),
     }, as_json)  # fmt: skip
 
@@ -107,6 +107,11 @@ def _check(asked: Asked, words: str, subject: Subject) -> None:
                 f"`{preset.name}` has no checks, which are what --{asked.what} counts; add some "
                 "to its YAML."
             )
+
+
+def shown(path: str) -> str:
+    """Return a model or file as a report names it: without the folder it happens to be in."""
+    return Path(path).name if Path(path).exists() else path
 
 
 def made_by(*words: str) -> dict[str, Any]:

@@ -64,16 +64,14 @@ def call(
     return call
 
 
-ABOUT = ["preset", "model", "name", "fingerprint", "steering", "command", "version", "commit"]
+ABOUT = ["preset", "name", "fingerprint", "steering", "command", "version", "commit"]
 
 
 def test_turns_and_overrides_as_json_say_by_what_they_were_made(call: Call) -> None:
     said = call("sailor", "--turns", "--chats", 1, "--strength", 0.5, "--json").json()
     assert list(said) == [*ABOUT, "turns", "seconds"]
-    model = tiny_model("llama")
-    assert said["command"] == (
-        f"steerplug eval sailor -m {model} --turns --chats 1 --strength 0.5"
-    )
+    model = tiny_model("llama").name  # and not where it lies
+    assert said["command"] == f"steerplug eval sailor -m {model} --turns --chats 1 --strength 0.5"
     assert said["steering"][0]["strength"] == 0.5
     assert (said["turns"]["n_chats"], said["turns"]["n_turns"]) == (1, 2)
     assert list(said["turns"]["arms"]) == ["bare", "prompted", "steered", "answer_only", "both"]
@@ -88,7 +86,7 @@ def test_turns_and_overrides_as_json_say_by_what_they_were_made(call: Call) -> N
 def test_they_are_tables_for_people(call: Call) -> None:
     ended = call("sailor", "--turns", "--chats", 2)
     assert ended.code == 0, ended.err
-    for words in ("Gap to the prompted model closed, by turn", "turn 2 less turn 1", "answer_only",
+    for words in ("along its own replies in 2 chats of 2 turns", "turn 2 less turn 1", "answer_only",
                   "Switched after turn 1", "nearness", "limit of 4 tokens"):  # fmt: skip
         assert words in ended.out, words
     assert "Measuring sailor; what is done is kept" in ended.err
