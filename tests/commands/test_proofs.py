@@ -86,8 +86,10 @@ def test_turns_and_overrides_as_json_say_by_what_they_were_made(call: Call) -> N
 def test_they_are_tables_for_people(call: Call) -> None:
     ended = call("sailor", "--turns", "--chats", 2)
     assert ended.code == 0, ended.err
-    for words in ("along its own replies in 2 chats of 2 turns", "turn 2 less turn 1", "answer_only",
-                  "Switched after turn 1", "nearness", "limit of 4 tokens"):  # fmt: skip
+    for words in (
+        "along its own replies in 2 chats of 2 turns", "turn 2 less turn 1", "answer_only",
+        "Switched after turn 1", "nearness", "limit of 4 tokens",
+    ):  # fmt: skip
         assert words in ended.out, words
     assert "Measuring sailor; what is done is kept" in ended.err
     ended = call("sailor", "--overrides")
