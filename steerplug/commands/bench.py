@@ -2,7 +2,8 @@
 
 Each task is done in several ways that take turns; see `benchmark.turns` for what is compared. With
 `--fits`, presets are fitted in several ways instead; see `benchmark.fits`. With `--rivals`, one is
-held against other carriers of its prompt; see `benchmark.rivals`.
+held against other carriers of its prompt; see `benchmark.rivals`. With `--instructions`, tasks are
+asked with their instruction as a prompt and as a preset; see `evaluate.instructions`.
 """
 
 from pathlib import Path
@@ -13,12 +14,12 @@ from rich import box
 from rich.table import Table
 
 from steerplug.commands.building import Building
+from steerplug.commands.comparisons import bench_fits, bench_instructions, bench_rivals
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen
 from steerplug.engine.loading import Loading
-from steerplug.errors import FitError, RequestError
+from steerplug.errors import RequestError
 
 if TYPE_CHECKING:
     from steerplug.benchmark.turns import Task, Timing
@@ -50,22 +51,37 @@ def bench(
             "from the same replies, and against its prompt; it takes hours, --quick a tenth.",
         ),
     ] = None,
+    instructions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False,
+            help="Instead: how these tasks, in IFEval's terms, keep their instruction with its "
+            "prompt, with a preset of it, with both and with neither; it takes long.",
+        ),
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="With --rivals: learn from the few of a quick build.")
+        bool, typer.Option("--quick", help="With --rivals or --instructions: take quick fits.")
     ] = False,
     as_json: Json = False,
     *,
     loading: Loading,
 ) -> None:
     """Time steering against its alternatives: tokens, replies, many requests, LangChain."""
+    given = {"--fits": fits, "--rivals": rivals, "--instructions": instructions}
+    asked = [name for name, what in given.items() if what is not None]
+    if len(asked) > 1:
+        raise RequestError(f"{' and '.join(asked)} are two things to do; ask for one at a time.")
+    if quick and not (rivals or instructions):
+        raise RequestError("--quick is of --rivals and --instructions; say one, or leave it out.")
     if fits is not None:
-        _bench_fits(fits, model, loading, as_json)
+        bench_fits(fits, model, loading, as_json)
         return
     if rivals is not None:
-        _bench_rivals(rivals, model, loading, rounds, quick=quick, as_json=as_json)
+        bench_rivals(rivals, model, loading, rounds, quick=quick, as_json=as_json)
         return
-    if quick:
-        raise RequestError("--quick is of --rivals, which is not given; name a preset there.")
+    if instructions is not None:
+        bench_instructions(instructions, quick, model, loading, as_json)
+        return
     from steerplug.files.picture import check_picture, publish
 
     if plot:
@@ -85,55 +101,6 @@ def bench(
         say(f"On {where}.")
         if plot:
             say(f"Drawn in {plot}.")
-
-
-def _bench_fits(names: str, model: str, loading: Loading, as_json: bool) -> None:
-    from steerplug.benchmark.fits import fit, ways
-    from steerplug.commands.show_fits import figures, show
-    from steerplug.library.presets import load_preset
-
-    presets = [load_preset(name.strip()) for name in names.split(",")]
-    fitted = []
-    with opened(model, loading) as session:
-        for preset in presets:
-            for way in ways(session.engine):
-                told = f"Fitting {preset.name}: {way.name}; leave the machine alone meanwhile."
-                with Building(told) as report:
-                    fitted.append(fit(preset, session.engine, way, report))
-    if as_json:
-        print_json({"model": model, "fits": [figures(each) for each in fitted]})
-    else:
-        show(fitted)
-
-
-def _bench_rivals(
-    name: str, model: str, loading: Loading, rounds: int, *, quick: bool, as_json: bool
-) -> None:
-    from steerplug.commands.show_rivals import figures, show
-    from steerplug.evaluate.questions import reported_on
-    from steerplug.fit.distill.readable import missing
-    from steerplug.library.presets import load_preset
-
-    preset = load_preset(name)
-    if lacking := missing():
-        raise FitError(
-            f"rivals are trained, which needs {' and '.join(lacking)}; run "
-            "`pip install 'steerplug[fit]'`."
-        )
-    from steerplug.benchmark.rivals.comparison import compare
-
-    with opened(model, loading) as session, Building(
-        f"Training and measuring what carries {preset.name}; leave the machine alone meanwhile."
-    ) as report:
-        compared = compare(
-            preset, session.engine, store=session.store, questions=reported_on(preset),
-            quick=quick, rounds=rounds, report=report,
-        )  # fmt: skip
-    if as_json:
-        print_json({"model": model, "preset": preset.name, "quick": quick, "rounds": rounds,
-                    "seed": preset.fit.seed, **figures(compared)})  # fmt: skip
-    else:
-        show(preset.name, compared)
 
 
 Timings = list[tuple["Task", "dict[str, Timing]"]]

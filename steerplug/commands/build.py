@@ -7,6 +7,7 @@ import typer
 
 from steerplug.commands.build_all import build_all
 from steerplug.commands.building import Building
+from steerplug.commands.joint import joint_preset
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.options import MODEL, Json, Model
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 OnePreset = Annotated[
     str | None,
     typer.Argument(
-        metavar="PRESET", help="A preset's name, or the path of its YAML file.",
+        metavar="PRESET",
+        help="A preset's name, or the path of its YAML file; a sum of presets with --as.",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -60,6 +62,13 @@ def build(
     both_scopes: Annotated[
         bool, typer.Option("--both-scopes", help="Make it for replies and for all tokens; compare.")
     ] = False,
+    joint: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="NAME", show_default=False,
+            help="Make a sum of presets, such as \"a + b\", one preset of this name.",
+        ),
+    ] = None,
     as_json: Json = False,
     *,
     loading: Loading,
@@ -71,6 +80,8 @@ def build(
         raise PresetError("name one preset to build, or say --all for every one there is.")
     if everything and both_scopes:
         raise PresetError("--both-scopes compares one preset; name it instead of --all.")
+    if everything and joint:
+        raise PresetError(f"--as {joint} is for a sum of presets; name it instead of --all.")
     if preset is None:
         with opened(model, loading) as session:
             build_all(
@@ -78,7 +89,7 @@ def build(
                 lambda each: force or _is_missing(session, each, quick), model, as_json,
             )  # fmt: skip
         return
-    wanted = load_preset(preset)
+    wanted = joint_preset(preset, joint) if joint else load_preset(preset)
     with opened(model, loading) as session:
         if both_scopes:
             build_both(

@@ -1,7 +1,7 @@
 """`steerplug eval`: the fidelity report of a preset or a mix, on questions it never saw."""
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +12,11 @@ from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
+from steerplug.commands.proofs import Asked, prove
 from steerplug.commands.show_fidelity import show
+from steerplug.commands.subject import Subject, subject_of
 from steerplug.engine.loading import Loading
-from steerplug.errors import PresetError, RequestError, SteeringError
+from steerplug.errors import RequestError, SteeringError
 
 if TYPE_CHECKING:
     from steerplug.build import Built
@@ -52,16 +54,44 @@ def eval(
     strength: Annotated[
         float | None, typer.Option(help="Instead of the preset's default.", show_default=False)
     ] = None,
+    turns: Annotated[
+        bool, typer.Option("--turns", help="Instead: over ten turns, and switched in the middle.")
+    ] = False,
+    chats: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=8, show_default=False, help="How many chats --turns has; 8 unless said.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        bool, typer.Option("--overrides", help="Instead: under 50 texts that would override it.")
+    ] = False,
+    orders: Annotated[
+        bool,
+        typer.Option("--orders", help="Instead: a sum, beside its prompts in every order."),
+    ] = False,
+    joint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", show_default=False,
+            help="What `build --as NAME` made of a sum, to be compared by --orders.",
+        ),
+    ] = None,
     as_json: Json = False,
     *,
     loading: Loading,
 ) -> None:
     """Measure how well a preset stands in for its prompt."""
+    instead = {"turns": turns, "overrides": overrides, "orders": orders}
+    if any(instead.values()) or chats is not None or joint is not None:
+        asked = _asked(instead, {"prompts": prompts, "plot": plot}, chats, joint)
+        prove(asked, preset, strength, model, loading, as_json)
+        return
     from steerplug.evaluate.questions import read_prompts, reported_on
     from steerplug.files.picture import check_picture
 
     begin = time.perf_counter()
-    subject = _subject(preset, strength)
+    subject = subject_of(preset, strength)
     questions = reported_on(subject.preset, read_prompts(prompts) if prompts else ())
     if plot:
         check_picture(plot)
@@ -96,47 +126,24 @@ def eval(
         say(f"Drawn in {plot}.")
 
 
+def _asked(
+    instead: Mapping[str, bool], beside: Mapping[str, Any], chats: int | None, joint: str | None
+) -> Asked:
+    """Return which measure is asked for instead of the report; it must be one, and alone."""
+    asked = [name for name, is_asked in instead.items() if is_asked]
+    for option, value, whose in (("chats", chats, "turns"), ("joint", joint, "orders")):
+        if value is not None and whose not in asked:
+            raise RequestError(f"--{option} {value} is for --{whose}; say that, or leave it out.")
+    if others := [*asked[:-1], *(name for name, value in beside.items() if value)]:
+        raise RequestError(
+            f"--{asked[-1]} is a measure of its own, with its own questions and no picture; leave "
+            f"out {' and '.join(f'--{name}' for name in others)}."
+        )
+    return Asked(asked[0], chats, joint)
+
+
 def _in_words(part: "AppliedPreset") -> str:
     return f"{part.name}{' (quick)' if part.quick else ''} at {part.strength:g}"
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is measured: a mix in words, and as one preset; `alone` if it is of one."""
-
-    words: str
-    preset: "Preset"
-    alone: bool
-
-
-def _subject(words: str, strength: float | None) -> _Subject:
-    """Read a mix; a strength of its own goes with one preset that says none."""
-    from steerplug.evaluate.mixed import mixed
-    from steerplug.library.presets import look_up
-    from steerplug.preset.mix import format_mix, parse_mix
-
-    ingredients = parse_mix(words)
-    if not ingredients:
-        raise RequestError(f"`{words}` steers nothing; name a preset to measure.")
-    if strength is not None:
-        first, *others = ingredients
-        if others or first.strength is not None:
-            raise RequestError(
-                f"`{words}` says its strengths itself; leave out --strength {strength:g}, or name "
-                "one preset without a number."
-            )
-        sign = -first.sign if strength < 0 else first.sign
-        ingredients = (replace(first, strength=abs(strength), sign=sign),)
-    files = [look_up(ingredient.reference) for ingredient in ingredients]
-    for file in files:
-        if file.preset is None:
-            raise PresetError(
-                f"{file.path} holds steering numbers and no prompt to compare them with; name the "
-                "preset's YAML file."
-            )
-    presets = [file.preset for file in files if file.preset]
-    whole = mixed(presets, [ingredient.sign > 0 for ingredient in ingredients])
-    return _Subject(format_mix(ingredients), whole, len(presets) == 1)
 
 
 def measured_alone(session: "Session", preset: "Preset", report: "Whole") -> dict[str, Any]:
@@ -167,7 +174,7 @@ def measured_alone(session: "Session", preset: "Preset", report: "Whole") -> dic
 
 
 def _measured(
-    session: "Session", subject: _Subject, mix: "Mix", questions: "Questions"
+    session: "Session", subject: Subject, mix: "Mix", questions: "Questions"
 ) -> "Measured":
     """Return what was measured."""
     what = f"Measuring {subject.words} on {len(questions.compared)} questions."
@@ -194,7 +201,7 @@ def _marked(measured: "Measured", built: "Built") -> dict[str, Any]:
 
 
 def _draw(
-    session: "Session", subject: _Subject, mix: "Mix", questions: "Questions",
+    session: "Session", subject: Subject, mix: "Mix", questions: "Questions",
     measured: "Measured", path: Path, title: str,
 ) -> None:  # fmt: skip
     """Draw what was measured, and along one reply how hard it was steered."""
@@ -206,7 +213,7 @@ def _draw(
 
 
 def _remember(
-    session: "Session", subject: _Subject, measured: "Measured",
+    session: "Session", subject: Subject, measured: "Measured",
     applied: "tuple[AppliedPreset, ...]",
 ) -> bool:  # fmt: skip
     """Keep what was measured of one preset at its default strength, and say whether it was that.
@@ -222,7 +229,7 @@ def _remember(
     return True
 
 
-def _unit(session: "Session", subject: _Subject, mix: "Mix") -> "Mix":
+def _unit(session: "Session", subject: Subject, mix: "Mix") -> "Mix":
     """Return what a sweep multiplies: a preset at strength 1, or a mix as it was asked for."""
     built = session.compiled(subject.preset) if subject.alone else None
     return 1.0 * built.steering if built else mix

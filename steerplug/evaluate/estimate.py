@@ -3,6 +3,7 @@
     ratio   r = sum of over / sum of under, one term of each for every prompt. Its interval are the
             2.5 % and 97.5 % quantiles of r when the prompts are drawn anew, with replacement, as
             many as there are (the percentile bootstrap; Efron 1979).
+    change  r of later terms less r of earlier ones; both are drawn anew with the same prompts.
     share   k of n prompts. Its interval is Wilson's (1927), because resampling n successes out of
             n would claim certainty.
 
@@ -11,7 +12,7 @@ interval is somewhat too narrow; see `n_prompts` beside every figure.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +46,39 @@ def ratio(over: ArrayLike, under: ArrayLike, *, seed: int = 0) -> Estimate:
 
     Resamples without anything to divide by are left out. One prompt alone has no interval.
     """
-    a, b = np.asarray(over, np.float64), np.asarray(under, np.float64)
-    if not b.sum():
+    terms = np.stack([np.asarray(over, np.float64), np.asarray(under, np.float64)])
+    return _estimate(terms, lambda sums: sums[:, 0] / sums[:, 1], seed)
+
+
+def change(
+    later: tuple[ArrayLike, ArrayLike], earlier: tuple[ArrayLike, ArrayLike], *, seed: int = 0
+) -> Estimate:
+    """Return the ratio of `later` less that of `earlier`, with its bootstrap interval.
+
+    Each is (over, under) as in `ratio`, over the same prompts in the same order.
+    """
+    terms = np.stack([np.asarray(some, np.float64) for some in (*later, *earlier)])
+    return _estimate(terms, lambda sums: sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3], seed)
+
+
+def _estimate(
+    terms: NDArray[np.float64],
+    value: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    seed: int,
+) -> Estimate:
+    """Return a value of sums over prompts; `terms` are (n_terms, n_prompts), odd ones divide."""
+    n = terms.shape[1]
+    whole = terms.sum(axis=1)[None]
+    if not whole[:, 1::2].all():
         return NO_ESTIMATE
-    if len(b) < 2:
-        return Estimate(float(a.sum() / b.sum()), None)
+    if n < 2:
+        return Estimate(float(value(whole)[0]), None)
     rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(b), size=len(b)) for _ in range(_RESAMPLES))
-    sums: NDArray[Any] = np.array([(a[draw].sum(), b[draw].sum()) for draw in draws])
-    sums = sums[sums[:, 1] != 0]
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], _QUANTILES)
-    return Estimate(float(a.sum() / b.sum()), (float(low), float(high)))
+    draws = (rng.integers(n, size=n) for _ in range(_RESAMPLES))
+    sums = np.array([terms[:, draw].sum(axis=1) for draw in draws])
+    sums = sums[(sums[:, 1::2] != 0).all(axis=1)]
+    low, high = np.quantile(value(sums), _QUANTILES)
+    return Estimate(float(value(whole)[0]), (float(low), float(high)))
 
 
 def share(answers: Sequence[bool]) -> Estimate:
@@ -67,3 +90,29 @@ def share(answers: Sequence[bool]) -> Estimate:
     middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
     return Estimate(p, (max(middle - half, 0.0), min(middle + half, 1.0)))
+
+
+def as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of figures as JSON values.
+
+    Beside every estimate, list of estimates or mapping of estimates stands its `<key>_interval`, of
+    the same form.
+    """
+    told: dict[str, Any] = {}
+    for key, value in figures.items():
+        if isinstance(value, Estimate):
+            told[key], told[f"{key}_interval"] = value.as_json()
+        elif _are_estimates(value):
+            names = value if isinstance(value, Mapping) else range(len(value))
+            pairs = [value[name].as_json() for name in names]
+            for suffix, some in zip(("", "_interval"), zip(*pairs, strict=True), strict=True):
+                by_name = dict(zip(names, some, strict=True))
+                told[key + suffix] = by_name if isinstance(value, Mapping) else list(some)
+        else:
+            told[key] = as_json(value) if isinstance(value, Mapping) else value
+    return told
+
+
+def _are_estimates(value: Any) -> bool:
+    some = list(value.values()) if isinstance(value, Mapping) else value
+    return isinstance(some, list) and bool(some) and all(isinstance(x, Estimate) for x in some)
