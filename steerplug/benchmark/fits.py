@@ -8,6 +8,7 @@ Seconds are of the whole build, with its replies and its report. Memory is the m
 holds of its own beyond what it held before, in bytes: the loaded model is not counted.
 """
 
+import gc
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +106,7 @@ def _watched() -> Iterator[_Most]:
         yield most
         return
     process = psutil.Process()
+    gc.collect()  # what is garbage now would be missing later
     before = process.memory_full_info().uss
     thread = threading.Thread(target=most.watch, args=[process, before], daemon=True)
     thread.start()

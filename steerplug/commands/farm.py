@@ -25,8 +25,6 @@ from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
 from steerplug.files.whole_file import write_whole
 from steerplug.fit.whole import Standing, Whole
-from steerplug.store.measurements import remember
-from steerplug.store.store import Store
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
@@ -115,19 +113,25 @@ def _presets(named: Sequence[str]) -> tuple[list["Preset"], list[tuple[str, str]
 
 
 def _kept(name: str) -> Files:
-    folder = Store().folder
+    folder = _folder()
     paths = folder.glob(f"*/{name}-*.gguf")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
+def _folder() -> Path:
+    from steerplug.store.store import Store
+
+    return Store().folder
+
+
 def _keep(files: Files) -> None:
     for name, content in files.items():
-        write_whole(Store().folder / name, content)
+        write_whole(_folder() / name, content)
 
 
 def _work(job: Job, report: Whole) -> tuple[dict[str, Any], Files]:
     """Do a job where it is to be done; return its report, and the compiled files of its preset."""
-    _keep({name: file for name, file in job.kept.items() if not (Store().folder / name).exists()})
+    _keep({name: file for name, file in job.kept.items() if not (_folder() / name).exists()})
     with opened(job.model, job.loading) as session:
         if job.what == "build":
             told = report_of(session, job.preset, report, force=job.force, quick=job.quick)
@@ -140,9 +144,11 @@ def _taken(job: Job, result: tuple[dict[str, Any], Files] | None, error: str | N
     """Keep here what came of a job, and say in short what it was."""
     if result is None:
         return Outcome(job.preset.name, error=error, model=job.model)
+    from steerplug.store.measurements import remember
+
     report, files = result
     _keep(files)
-    folder = Store().folder
+    folder = _folder()
     if job.what == "eval" and report["file"] and (folder / report["file"]).exists():
         remember(folder / report["file"], report["fingerprint"], report["fidelity"])
     return Outcome(job.preset.name, report, model=job.model)

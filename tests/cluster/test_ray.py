@@ -149,6 +149,7 @@ def test_a_killed_replica_ends_its_streams_with_an_error_and_is_replaced(app: Ru
     assert not load.wrong
 
 
+@soak
 def test_a_model_is_replaced_and_replicas_come_and_go_while_nothing_fails(app: Running) -> None:
     old = set(app.counts("requests_running"))
 

@@ -120,7 +120,7 @@ def check_figures(told: Any) -> None:
     [
         ("love-hate", "llama", "is made of a contrast and has no prompt that others could carry"),
         ("pirate", "gemma2", "keeps running states or sliding windows"),
-        ("pirate", "olmoe", "cannot be read as torch weights; name another model."),
+        ("pirate", "phimoe", "cannot be read as torch weights; name another model."),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(
@@ -142,4 +142,4 @@ def test_without_torch_the_extra_is_named(
 
 def test_quick_without_rivals_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "-m", str(tiny_model("llama")), "--quick"]) == 2
-    assert "--quick is of --rivals, which is not given" in capsys.readouterr().err
+    assert "--quick is of --rivals and --instructions; say one" in capsys.readouterr().err

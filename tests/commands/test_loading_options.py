@@ -18,7 +18,7 @@ from tests.helpers.loras import write_lora
 
 OPENING = (
     "run", "chat", "build", "eval", "diff", "demo", "try", "import", "export", "page", "doctor",
-    "bench", "serve", "presets",
+    "bench", "serve", "presets", "farm",
 )  # fmt: skip
 
 
