@@ -12,7 +12,7 @@ from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say
-from steerplug.commands.proofs import Asked, prove
+from steerplug.commands.proofs import Asked, prove, told
 from steerplug.commands.show_fidelity import show
 from steerplug.commands.subject import Subject, subject_of
 from steerplug.engine.loading import Loading
@@ -107,14 +107,7 @@ def eval(
     if as_json:
         print_json({
             "preset": preset, "model": model, "fingerprint": fingerprint,
-            "steering": [
-                {
-                    "name": part.name, "version": part.version, "strength": part.strength,
-                    "quick": part.quick,
-                }
-                for part in applied
-            ],
-            **measured.as_dict(),
+            "steering": told(applied), **measured.as_dict(),
             "picture": str(plot) if plot else None,
             "seconds": round(time.perf_counter() - begin, 3),
         })  # fmt: skip

@@ -20,10 +20,11 @@ from steerplug.errors import PresetError, RequestError
 from steerplug.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from steerplug.engine.model import Model as LoadedModel
     from steerplug.fit.progress import Report
+    from steerplug.session.receipt import AppliedPreset
     from steerplug.steering.value import Mix
 
 _WIDEST = 500
@@ -59,14 +60,13 @@ def prove(
     with opened(model, loading) as session:
         steered = compiled(session, subject.words, model)
         joint = compiled(session, asked.joint, model).mix if asked.joint else None
-        told = f"Measuring {subject.words}; what is done is kept, and not done again."
-        with Building(told) as report:
+        what = f"Measuring {subject.words}; what is done is kept, and not done again."
+        with Building(what) as report:
             figures = _measured(asked, subject, steered.mix, joint, session.model, report)
         about = {
             "preset": words, "name": session.model.path.stem,
             "fingerprint": session.model.fingerprint,
-            "steering": [{"name": one.name, "version": one.version, "strength": one.strength,
-                          "quick": one.quick} for one in steered.ingredients],
+            "steering": told(steered.ingredients),
         }  # fmt: skip
     turned = ["--strength", f"{strength:g}"] if strength is not None else []
     show_report({
@@ -107,6 +107,17 @@ def _check(asked: Asked, words: str, subject: Subject) -> None:
                 f"`{preset.name}` has no checks, which are what --{asked.what} counts; add some "
                 "to its YAML."
             )
+
+
+def told(applied: "Sequence[AppliedPreset]") -> list[dict[str, Any]]:
+    """Return as JSON values what was steered with."""
+    return [
+        {
+            "name": part.name, "version": part.version, "strength": part.strength,
+            "quick": part.quick,
+        }
+        for part in applied
+    ]  # fmt: skip
 
 
 def shown(path: str) -> str:
