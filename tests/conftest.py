@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from steerplug.engine.context import Context  # before llama.cpp: its graphs can
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.requantised import write_quick
+from steerplug.engine.request import Request
 from steerplug.library.presets import load_preset
 from steerplug.session import Session
 from steerplug.session.shared import forget_sessions
@@ -25,7 +27,7 @@ from tests.helpers.presets import SAD_PRESET
 # isort: split
 from llama_cpp import llama_cpp as llama
 
-N_THREADS = 1
+N_THREADS, N_SHORT = 1, 8
 
 
 LONGEST = (
@@ -125,6 +127,34 @@ def quick_engine(quick_model: Model) -> Iterator[Engine]:
     engine = Engine(quick_model, n_ctx=1024, n_threads=N_THREADS)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def shared_quick_context(quick_model: Model) -> Iterator[Context]:
+    context = Context(quick_model, n_ctx=512, n_batch=128, n_seq=2, n_threads=N_THREADS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def quick_context(shared_quick_context: Context) -> Context:
+    """An empty context on the quick copy, as large as `context`."""
+    shared_quick_context.clear()
+    return shared_quick_context
+
+
+@pytest.fixture
+def short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let replies end after a few tokens, unless a grammar or a call has to be whole."""
+    reply = Engine._reply
+
+    def short(engine: Engine, request: Request, *rest: Any) -> Any:
+        if request.grammar is None and request.calls is None:
+            most = N_SHORT if request.max_tokens is None else min(request.max_tokens, N_SHORT)
+            request = replace(request, max_tokens=most)
+        return reply(engine, request, *rest)
+
+    monkeypatch.setattr(Engine, "_reply", short)
 
 
 @pytest.fixture(scope="module")

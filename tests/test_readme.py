@@ -31,6 +31,7 @@ def all_blocks(language: str) -> list[tuple[str, str]]:
     return [(page, source) for page in ours for source in blocks(language, page)]
 
 
+@pytest.mark.usefixtures("short_replies")
 @pytest.mark.parametrize(("page", "source"), all_blocks("python"))
 def test_python_runs_and_prints_what_it_says(
     page: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
