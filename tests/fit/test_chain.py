@@ -1,6 +1,7 @@
 """`chain`: a planted map is found again, and a real teacher's gap closes without gradients."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from steerplug.steering.value import Array, Delta, Mix
 N_ROWS, N_EMBD, RANK = 600, 24, 3
 QUESTIONS = (
     "What is rain?", "How do I boil an egg?", "Tell me about trains.", "Why do cats sleep so much?",
-    "Give me a tip for school.", "What is a forest?", "How are you today?", "Who was Einstein?",
+    "Give me a tip for school.", "What is a forest?",
 )  # fmt: skip
 UNSEEN = ("What is snow?", "How do I make tea?")
+N_TOKENS = 24
 
 
 def normed(rows: Array) -> Array:
@@ -124,8 +126,8 @@ def taught(model: Model, quick_engine: Engine) -> tuple[list[Lesson], list[Lesso
     teacher = load_preset("pirate").teacher
     assert teacher is not None
     return (
-        teach(quick_engine, template, teacher, QUESTIONS, seed=0),
-        teach(quick_engine, template, teacher, UNSEEN, seed=1),
+        teach(quick_engine, template, teacher, QUESTIONS, seed=0, n_tokens=N_TOKENS),
+        teach(quick_engine, template, teacher, UNSEEN, seed=1, n_tokens=N_TOKENS),
     )
 
 
@@ -134,10 +136,11 @@ def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
 ) -> None:
     lessons, unseen = taught
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
-    known: dict[int, Delta] = {}
-    one = fit_chain(chain, cells, lessons, [20], known=known)
-    two = fit_chain(chain, cells, lessons, [20, 27], known=known)
-    three = fit_chain(chain, cells, lessons, [20, 27, 29], known=known)
+    three = fit_chain(chain, cells, lessons, [20, 27, 29])
+    one, two = (
+        replace(three, layers={il: three.layers[il] for il in layers})
+        for layers in ([20], [20, 27])  # a block's delta knows none above it
+    )
     closed = gaps_closed(cells, unseen, [Mix.of(steering) for steering in (one, two, three)])
     assert list(three.layers) == [20, 27, 29]
     assert 0.3 < closed[0] < closed[1]
