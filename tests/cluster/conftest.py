@@ -37,8 +37,13 @@ name: {name}
 teacher: {{system: "{prompt}"}}
 """
 NEVER_ENDS = {"0": -100, "2": -100}
-_PAUSE = 0.02
-_NODE: dict[str, Any] = {"num_cpus": 6, "object_store_memory": 80 * 2**20}
+_PAUSE = 0.05
+_NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
+"""A replica, and room for one more or for a build: each is a process that takes long to start."""
+
+_HEAD = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+"""What nobody looks at is not started."""
+
 
 
 @dataclass
@@ -155,7 +160,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERPLUG_CACHE", str(tmp_path_factory.mktemp("cache-of-nodes")))
-        made = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **_NODE})
+        made = Cluster(initialize_head=True, head_node_args={**_HEAD, **_NODE})
         made.add_node(**_NODE)
     ray.init(made.address, log_to_driver=False, logging_level=logging.ERROR)
     yield made

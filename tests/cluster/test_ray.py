@@ -169,7 +169,7 @@ def test_a_model_is_replaced_and_replicas_come_and_go_while_nothing_fails(app: R
 def test_a_cluster_without_room_is_a_sentence() -> None:
     from steerplug.cluster.application import check_room
 
-    with pytest.raises(SteerplugError, match=r"2 replicas of 8 processors .* has 6.*--n-threads"):
+    with pytest.raises(SteerplugError, match=r"2 replicas of 8 processors .* has 2.*--n-threads"):
         check_room(2, 8)
 
 
