@@ -65,6 +65,13 @@ def test_words_are_compared_key_by_key_item_by_item_line_by_line() -> None:
 PROMPT = Prompt((1, 504, 5345, 282, 4649, 314))
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare at the tokens of one short reply."""
+    monkeypatch.setattr("steerplug.commands.diff.CHATS", 1)
+    monkeypatch.setattr("steerplug.evaluate.alike._REPLY", 6)
+
+
 def compared(a: Steering, b: Steering, engine: Engine, context: Context) -> list[float | None]:
     return [one.cosine for one in alike(a, b, engine, Reader(context), [PROMPT])]
 

@@ -2,11 +2,12 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from steerplug.commands import main
-from tests.commands.test_process import Terminal, environment  # noqa: F401
+from tests.commands.test_process import SAILOR, Terminal, environment  # noqa: F401
 from tests.helpers.tiny_models import tiny_model
 
 UP, DOWN, CTRL_D = "\x1b[A", "\x1b[B", "\x04"
@@ -98,13 +99,13 @@ def test_demo_lets_all_replies_grow_side_by_side(environment: dict[str, str]) ->
 def test_a_build_is_asked_for(
     environment: dict[str, str], answer: str, code: int,  # noqa: F811
 ) -> None:
-    model = str(tiny_model("llama"))
-    terminal = Terminal(["try", "pirate", "-m", model], environment)
+    (Path(environment["STEERPLUG_PRESETS"]) / "sailor.yaml").write_text(SAILOR)
+    terminal = Terminal(["try", "sailor", "-m", str(tiny_model("llama"))], environment)
     said = plain(terminal.read(until="[y/N]"))
-    assert "pirate is not compiled for" in said
+    assert "sailor is not compiled for" in said
     terminal.type(answer)
     rest = plain(terminal.read())
-    assert ("steerplug demo --preset pirate" in " ".join(rest.split())) == (code == 0)
+    assert ("steerplug demo --preset sailor" in " ".join(rest.split())) == (code == 0)
     assert "Traceback" not in rest
     assert terminal.end() == code
 
