@@ -298,7 +298,7 @@ def test_a_mix_that_no_prompt_could_say_is_refused() -> None:
         mixed(many, [True, True])
 
 
-# --- the real model
+# --- the real model, as a fit reads it
 
 
 @pytest.fixture
@@ -324,11 +324,11 @@ def compiled(model: Model, name: str) -> Steering:
 
 @pytest.mark.usefixtures("short")
 def test_a_shipped_preset_is_most_of_its_prompt(
-    engine: Engine, context: Context, model: Model
+    quick_engine: Engine, quick_context: Context
 ) -> None:
-    preset, told = load_preset("pirate"), set()
+    model, preset, told = quick_engine.model, load_preset("pirate"), set()
     found = measure_fidelity(
-        preset, compiled(model, "pirate"), engine, Reader(context),
+        preset, compiled(model, "pirate"), quick_engine, Reader(quick_context),
         Questions(QUESTIONS, ["Who rows a boat?"], ["What is 7 plus 5?"]), seed=1,
         report=lambda what, _, total: told.add((what, total)),
     )  # fmt: skip
@@ -355,14 +355,14 @@ def test_a_shipped_preset_is_most_of_its_prompt(
 
 @pytest.mark.usefixtures("short")
 def test_without_steering_the_bare_model_is_found(
-    engine: Engine, context: Context
+    quick_engine: Engine, quick_context: Context
 ) -> None:
     preset = Preset.from_mapping({
         "schema": "steerplug/preset-v1", "name": "terse", "fit": {"method": "chain"},
         "teacher": {"system": "Answer in French."},
     })  # fmt: skip
     found = measure_fidelity(
-        preset, NOTHING, engine, Reader(context), Questions(QUESTIONS[:1], [], [])
+        preset, NOTHING, quick_engine, Reader(quick_context), Questions(QUESTIONS[:1], [], [])
     )
     assert found.gap_closed.value == pytest.approx(0, abs=0.02)
     assert found.flip_recovery.value == 0
@@ -372,13 +372,14 @@ def test_without_steering_the_bare_model_is_found(
 
 @pytest.mark.usefixtures("short")
 def test_a_contrast_has_a_dial_and_no_prompted_model(
-    engine: Engine, context: Context, model: Model
+    quick_engine: Engine, quick_context: Context
 ) -> None:
-    preset = load_preset("love-hate")
+    model, preset = quick_engine.model, load_preset("love-hate")
     z = np.random.default_rng(0).normal(0, 3, model.n_embd).astype(np.float32)
     steering = Steering("random", model.n_embd, model.n_layer, {12: Delta.constant(z)})
     said = measure_fidelity(
-        preset, steering, engine, Reader(context), Questions(QUESTIONS[:1], [], QUESTIONS[1:])
+        preset, steering, quick_engine, Reader(quick_context),
+        Questions(QUESTIONS[:1], [], QUESTIONS[1:]),
     ).as_dict()
     assert set(said) - {f"{key}_interval" for key in SHAPE} == SHAPE
     assert [said[key] for key in ("gap_closed", "neutral_kl", "prompt_tokens_saved")] == [None] * 3

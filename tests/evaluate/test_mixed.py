@@ -21,7 +21,7 @@ from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
 from steerplug.store.store import Store
 
-N_QUESTIONS, N_TOKENS = 4, 24
+N_QUESTIONS, N_TOKENS = 3, 16
 
 Gaps = Callable[[Sequence[Lesson], Sequence[Mix]], list[float]]
 Lessons = Callable[[Preset], list[Lesson]]

@@ -141,7 +141,22 @@ def test_a_sweep_goes_from_min_to_max_with_nothing_and_the_default(
     assert strengths_of(preset) == expected
 
 
-# --- the real model
+# --- the real model, as a fit reads it
+
+
+@pytest.fixture
+def model(quick_model: Model) -> Model:
+    return quick_model
+
+
+@pytest.fixture
+def engine(quick_engine: Engine) -> Engine:
+    return quick_engine
+
+
+@pytest.fixture
+def context(quick_context: Context) -> Context:
+    return quick_context
 
 
 @pytest.fixture
