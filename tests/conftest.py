@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
+from steerplug import model_file
 from steerplug.engine.context import Context  # before llama.cpp: its graphs can steer then
 
 # isort: split
@@ -82,8 +83,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_configure() -> None:
-    """Give each worker a processor of its own: threads that spin would wait for each other."""
+    """Give each worker a processor of its own: threads that spin would wait for each other.
+
+    The processes that tests start inherit it.
+    """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(N_THREADS))  # workers load NumPy later
+    # Else each process that tests start would compile the package anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         processors = sorted(os.sched_getaffinity(0))
@@ -115,6 +121,12 @@ def quick_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     write_quick(model_path, path)
     yield path
     path.unlink()
+
+
+@pytest.fixture
+def quick_smollm2(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `smollm2` be that copy, for whatever this process opens."""
+    monkeypatch.setattr(model_file, "_packaged", lambda _alias: quick_path)
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +170,7 @@ def short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(quick_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A user's folder with the preset `sad`, compiled for SmolLM2 once in this run."""
     base = tmp_path_factory.getbasetemp()
     presets = tmp_path_factory.mktemp("presets")
@@ -167,7 +179,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("STEERPLUG_PRESETS", str(presets))
         patch.setenv("STEERPLUG_CACHE", str(base / "langchain-steering"))
         if not list((base / "langchain-steering").rglob("sad-*.gguf")):
-            session = Session("smollm2", n_ctx=512, n_threads=N_THREADS)
+            session = Session(str(quick_path), n_ctx=512, n_threads=N_THREADS)
             session.build(load_preset("sad"))
             session.close()
         forget_sessions()

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from steerplug import model_file
 from steerplug.fit import measure
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
 @pytest.fixture
-def quick(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let examples open the model as a fit reads it, and choose blocks by one opening."""
-    monkeypatch.setattr(model_file, "_packaged", lambda _alias: quick_path)
+def one_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let blocks be chosen by what follows one opening."""
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
 
 
-@pytest.mark.usefixtures("quick", "short_replies")
+@pytest.mark.usefixtures("quick_smollm2", "short_replies", "one_opening")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_example_runs_and_prints_something(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

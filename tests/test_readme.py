@@ -95,6 +95,7 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
 
 
+@pytest.mark.usefixtures("quick_smollm2")
 def test_the_readme_counts_the_tokens_that_demo_counts() -> None:
     result = CliRunner().invoke(app, ["demo", "--max-tokens", "1", "--json"])
     ways = json.loads(result.stdout)

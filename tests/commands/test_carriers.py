@@ -59,6 +59,7 @@ def test_a_preset_that_was_never_compiled_answers_at_once_and_says_so(call: Call
     assert "knight by prompt · " in said.err
 
 
+@pytest.mark.usefixtures("quick_smollm2")
 def test_a_carrier_is_chosen(call: Call) -> None:
     for carrier in ("steering", "prompt", "both"):
         said = call("run", "Hi", "-s", "pirate", "--carrier", carrier, "--json", *SHORT)

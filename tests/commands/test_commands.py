@@ -120,6 +120,7 @@ def call(
 # --- demo
 
 
+@pytest.mark.usefixtures("quick_smollm2")
 def test_demo_asks_one_question_bare_prompted_and_steered(call: Call) -> None:
     words = ("demo", "--preset", "sailor", "--question", "What is rain?", "--max-tokens", 8)
     shown = call(*words, "--json").json()
@@ -235,6 +236,7 @@ def test_build_finds_what_was_built_before(call: Call, home: Path) -> None:
         assert words in page.out
 
 
+@pytest.mark.usefixtures("quick_smollm2")
 def test_build_makes_a_preset_once_and_again_when_forced(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,13 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     session.close()
 
 
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take examples whose replies have but begun."""
+    monkeypatch.setattr("steerplug.commands.page.MAX_TOKENS", 16)
+
+
+@pytest.mark.usefixtures("begun")
 @pytest.mark.parametrize("name", AGAIN)
 def test_an_example_comes_out_again(name: str, session: Session) -> None:
     shown = examples_of(README.read_text(encoding="utf-8"))[name]
@@ -77,6 +84,7 @@ def test_a_readme_by_hand_is_not_written_over(
     assert (tmp_path / "README.md").read_text() == "mine\n"
 
 
+@pytest.mark.usefixtures("begun")
 def test_a_page_is_made_of_any_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,16 +140,16 @@ def test_a_teacher_is_worth_replacing_and_no_longer_than_needed(name: str, engin
 
 @pytest.mark.parametrize("name", ["json-output", "formal"])
 def test_the_prompted_model_passes_the_checks_and_the_bare_one_does_not(
-    name: str, engine: Engine
+    name: str, quick_engine: Engine
 ) -> None:
-    preset, template = shipped(name), _template(engine)
+    preset, template = shipped(name), _template(quick_engine)
     bare: list[Message] = [{"role": "user", "content": "How is paper made?"}]
 
     def reply(chat: list[Message], *, constrained: bool = False) -> str:
         schema = ANY_JSON if constrained and preset.decoding else None
         greedy = Sampling(temperature=0)
         request = Request(template.prompt(chat), sampling=greedy, max_tokens=48, grammar=schema)
-        return "".join(piece.text for piece in engine.generate(request))
+        return "".join(piece.text for piece in quick_engine.generate(request))
 
     assert failed(preset, reply(prompted_chat(teacher_of(name), bare), constrained=True)) == []
     assert failed(preset, reply(bare))
