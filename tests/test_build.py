@@ -352,7 +352,7 @@ def test_many_questions_are_thinned_out_over_the_whole_list(
 def test_gates_are_trained_and_measured_in_llama_cpp(model: Model, store: Store) -> None:
     """On the model's very file: torch reads its 4 bits, and a quick copy answers."""
     engine = Engine(model, n_ctx=1024, n_threads=1)
-    own = list(general_prompts("fit")[::30])
+    own = list(general_prompts("fit")[::60])
     wanted = preset(
         contrast=None, teacher=TEACHER, fit={"method": "psr", "layers": "auto", "prompts": own},
         strength={"min": 0.0, "max": 2.0},

@@ -32,7 +32,7 @@ from tests.helpers.alone import (
 )
 from tests.helpers.tiny_models import tiny_model
 
-N_REQUESTS = int(os.environ.get("STEERPLUG_SOAK", "72"))
+N_REQUESTS = int(os.environ.get("STEERPLUG_SOAK", "48"))
 N_THREADS = 8
 FAR = 10 * NOISE
 QUESTIONS = ("What is a cat?", "Name three colours.", "Tell me about the sea.", "Who are you?")

@@ -26,7 +26,7 @@ from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from steerplug.store.store import Store
 
 PROMPTS = ("I hate you because", "When she saw him, she said that")
-N_CONTINUATIONS, N_TOKENS, MIN_RATING = 12, 24, 2
+N_CONTINUATIONS, N_TOKENS, MIN_RATING = 12, 12, 2
 STRENGTHS = -2, 0, 1, 2
 
 Words = Callable[[Mix], Array]
