@@ -45,7 +45,6 @@ _HEAD = {"include_dashboard": False, "include_log_monitor": False, "no_monitor":
 """What nobody looks at is not started."""
 
 
-
 @dataclass
 class Load:
     """Who asks all the time, and what they got that was no reply."""
