@@ -1,0 +1,261 @@
+"""What devices steer is accounted for some decodes later, each decode by what it has told itself.
+
+The oracle is the node that steers in host memory, which tells at once.
+"""
+
+import ctypes
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steerplug.engine import engine as engines
+from steerplug.engine import ggml
+from steerplug.engine.context import Context, Row
+from steerplug.engine.device_route import PAST
+from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.hook import Applied, Capture, Effects, lay_out
+from steerplug.engine.model import Model
+from steerplug.engine.sampling import Sampling
+from steerplug.engine.scope import Prompt
+from steerplug.errors import EngineError
+from steerplug.steering.value import Delta, Mix, Steering
+from tests.engine.test_device_route import mixes, new_context
+from tests.helpers.alone import check_accounts, steering
+
+pytestmark = pytest.mark.skipif("sys.platform != 'linux'", reason="only there are graphs replaced")
+
+N = 40
+
+
+@pytest.fixture
+def device(tiny: Model) -> Iterator[Context]:
+    context = new_context(tiny, on_device=True)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def node(tiny: Model) -> Iterator[Context]:
+    context = new_context(tiny)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def engine(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr(engines, "Context", partial(Context, on_device=True))
+    engine = Engine(tiny, n_ctx=512, n_threads=1)
+    assert engine.context.route == "device"
+    yield engine
+    engine.close()
+
+
+def decode(context: Context, batches: Sequence[Sequence[Applied | None]]) -> list[list[Effects]]:
+    """Decode these batches of one token for each of some sequences; return what each one tells."""
+    told = []
+    for i, applied in enumerate(batches):
+        rows = [Row(5 + i + 7 * s, i, True, what, s) for s, what in enumerate(applied)]
+        context.hook.tells_later = True
+        context.decode(rows)
+        told.append(context.hook.untold())
+    context.hook.settle()
+    return [*told, context.hook.untold()]
+
+
+def count_calls(context: Context) -> dict[str, int]:
+    """Count from here on what the hook asks of devices itself."""
+    assert context.hook.route is not None
+    void, size = ctypes.c_void_p, ctypes.c_size_t
+    counts, alive = {"get": 0, "set": 0, "wait": 0}, []
+
+    def count(state: Any, field: str, name: str, what: str, *arguments: Any) -> None:
+        kind = ctypes.CFUNCTYPE(None, *arguments)
+        original = kind(ggml.address(name))
+
+        def counting(*given: Any) -> None:
+            counts[what] += 1
+            original(*given)
+
+        alive.append(kind(counting))
+        setattr(state, field, ctypes.cast(alive[-1], void).value)
+
+    copy = (void, void, size, size)
+    count(context.hook._state, "tensor_get", "ggml_backend_tensor_get", "get", *copy)
+    count(context.hook._state, "tensor_set", "ggml_backend_tensor_set", "set", *copy)
+    count(context.hook.route.state, "llama_synchronize", "llama_synchronize", "wait", void)
+    context.counting = alive  # type: ignore[attr-defined]
+    return counts
+
+
+def test_each_decode_is_accounted_for_as_by_the_node_whatever_changes_between_them(
+    device: Context, node: Context, tiny: Model
+) -> None:
+    a, b, c, d, none, e = (lay_out(mix) for mix in mixes(tiny))
+    batches = [[a, b]] * N + [[c, b]] * 5 + [[c, none]] * 3 + [[none, none]] * 2 + [[d, e]] * PAST
+    want = [effects for told in decode(node, batches) for effects in told]
+    got = [effects for told in decode(device, batches) for effects in told]
+    assert len(got) == len(want) == len(batches)
+    for one, other in zip(got, want, strict=True):
+        assert one.steered == other.steered
+        np.testing.assert_allclose(one.moved, other.moved, rtol=1e-3)
+    assert len({effects.moved[0] for effects in got}) > N  # no two decodes were one
+
+
+def test_at_most_16_decodes_wait_to_be_accounted_for_and_none_that_is_not_like_the_last(
+    device: Context, tiny: Model
+) -> None:
+    one, other, *_ = (lay_out(mix) for mix in mixes(tiny))
+    told = decode(device, [[one]] * (2 * PAST + 3) + [[other]] * 2 + [[None]])
+    assert [len(effects) for effects in told] == [
+        1, *[0] * (PAST - 1), PAST, *[0] * (PAST - 1), PAST, *[0] * 2, 3, 0, 2, 0,
+    ]  # fmt: skip
+
+
+def test_a_decode_like_the_last_asks_the_devices_for_nothing(device: Context, tiny: Model) -> None:
+    steered = [lay_out(mix) for mix in mixes(tiny)[:2]]
+    decode(device, [steered] * 2)
+    device.clear()
+    counts = count_calls(device)
+    decode(device, [steered] * PAST)
+    assert counts == {"get": 1, "set": 1, "wait": 1}  # in front of all, and behind them
+
+
+def test_captures_and_what_asks_to_know_at_once_come_between(
+    device: Context, node: Context, tiny: Model
+) -> None:
+    what = lay_out(mixes(tiny)[1])
+    captured, moved = [], []
+    for context in (device, node):
+        told: list[Effects] = []
+        for i in range(12):
+            capture = Capture([0, tiny.n_layer - 1], [0]) if i in (5, 6) else None
+            context.hook.tells_later = i % 4 != 3
+            array = context.decode([Row(5 + i, i, True, what)], capture)
+            told += context.hook.untold()
+            captured += [] if array is None else [array]
+        context.hook.settle()
+        moved.append([effects.moved[0] for effects in (*told, *context.hook.untold())])
+    np.testing.assert_allclose(captured[:2], captured[2:], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-3)
+
+
+def test_a_decode_of_which_nothing_was_told_is_an_error_later(device: Context, tiny: Model) -> None:
+    what = [lay_out(mixes(tiny)[1])] * 2
+    decode(device, [what] * 3)
+    hook = device.hook
+    hook.arm(what, [True] * 2)  # and nothing is decoded
+    hook.disarm()
+    hook.settle()
+    (effects,) = hook.untold()
+    assert "happened 0 times" in str(effects.error)
+    assert effects.at_fault == [True, True]
+
+
+def gate_of_one(activations: np.ndarray, which: int, n_layer: int, size: float) -> Steering:
+    """A gate at block 0 that only one of these activations opens, and then wide."""
+    x = activations / np.sqrt((activations**2).mean(axis=1, keepdims=True))
+    others = np.delete(x, which, axis=0)
+    w = x[which] - others.mean(axis=0)
+    b = -(w @ x[which] + (others @ w).max()) / 2
+    assert (np.maximum(x @ w + b, 0) > 0).sum() == 1
+    delta = Delta.gated(
+        w[None].astype(np.float32), np.array([b], np.float32),
+        np.full((1, x.shape[1]), size, np.float32),
+    )  # fmt: skip
+    return Steering("gate of one", x.shape[1], n_layer, {0: delta}, "all")
+
+
+def test_an_activation_that_becomes_infinite_is_the_fault_of_its_row_alone(
+    device: Context, node: Context, tiny: Model
+) -> None:
+    at = 5
+    rows = [Row(5 + i + 7, i, True) for i in range(12)]
+    captured = node.decode(rows, Capture([0], range(12)))
+    assert captured is not None
+    node.clear()
+    good, bad = mixes(tiny)[1], Mix.of(gate_of_one(captured[0], at, tiny.n_layer, 1e30))
+    batches = [[lay_out(good), lay_out(bad)]] * (at + 1)
+    wanted = decode(node, [[lay_out(good), None]] * (at + 1))
+    told = [effects for each in decode(device, batches) for effects in each]
+    assert [effects.error is None for effects in told] == [True] * at + [False]
+    assert "block 0 infinite" in str(told[at].error)
+    assert told[at].at_fault == [False, True]
+    for effects, (want,) in zip(told, wanted[:-1], strict=True):
+        assert effects.moved[0] == pytest.approx(want.moved[0], rel=1e-3)
+
+
+def asks(tiny: Model, mix: Mix, **settings: Any) -> Request:
+    text = tuple(tiny.vocab.tokenize("Tell me about the sea."))
+    sampling = Sampling(temperature=0, logit_bias={tiny.vocab.eos: -100.0})
+    return Request(Prompt(text), mix, sampling, max_tokens=N, **settings)
+
+
+def read(engine: Engine, request: Request, *, whole: bool = False) -> tuple[list[Piece], Progress]:
+    progress = Progress()
+    return list(engine.generate(request, progress, whole=whole)), progress
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_reply_on_a_device_has_the_receipt_of_one_on_the_host(
+    engine: Engine, tiny: Model, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    monkeypatch.undo()
+    host = Engine(tiny, n_ctx=512, n_threads=1)
+    request = asks(tiny, steering(tiny))
+    got, want = read(engine, request, whole=whole), read(host, request, whole=whole)
+    assert [piece.token for piece in got[0]] == [piece.token for piece in want[0]]
+    for name in ("n_prompt", "n_generated", "n_steered", "n_moved", "finish_reason"):
+        assert getattr(got[1], name) == getattr(want[1], name)
+    assert got[1].moved == pytest.approx(want[1].moved, rel=1e-3)
+    assert engine.context.hook.route is not None
+    assert engine.context.hook.route.state.n_pending == 0
+    check_accounts(engine)
+    host.close()
+
+
+def test_each_piece_tells_how_far_it_was_moved_if_that_is_asked_for(
+    engine: Engine, tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    host = Engine(tiny, n_ctx=512, n_threads=1)
+    want, _ = read(host, asks(tiny, steering(tiny)))
+    told, _ = read(engine, asks(tiny, steering(tiny), tells_moved=True))
+    np.testing.assert_allclose([p.moved for p in told], [p.moved for p in want], rtol=1e-3)
+    engine.forget()
+    untold, _ = read(engine, asks(tiny, steering(tiny)))
+    assert sum(math.isnan(piece.moved) for piece in untold) > N - N // PAST - 3
+    assert all(piece.moved == 0 for piece in read(engine, asks(tiny, Mix()))[0])
+    host.close()
+
+
+def test_a_reply_whose_steering_fails_on_its_way_ends_in_the_error_and_no_other_does(
+    engine: Engine, tiny: Model, node: Context
+) -> None:
+    pieces, _ = read(engine, asks(tiny, Mix()))
+    prompt = tiny.vocab.tokenize("Tell me about the sea.")
+    tokens = [*prompt, *(piece.token for piece in pieces if piece.token is not None)]
+    rows = [Row(token, i, True) for i, token in enumerate(tokens)]
+    captured = node.decode(rows, Capture([0], range(len(rows))))
+    assert captured is not None
+    later = range(len(prompt) + 3, len(tokens))
+    which = next(i for i in later if tokens[i] not in tokens[:i])
+    bad = gate_of_one(captured[0][: which + 1], which, tiny.n_layer, 1e30)
+    good, alone = asks(tiny, steering(tiny)), read(engine, asks(tiny, steering(tiny)))
+    engine.forget()
+    beside: list[tuple[list[Piece], Progress]] = []
+    thread = Thread(target=lambda: beside.append(read(engine, good)))
+    thread.start()
+    with pytest.raises(EngineError, match=r"infinite; choose a smaller strength\.$"):
+        read(engine, asks(tiny, Mix.of(bad)))
+    thread.join()
+    ((said, progress),) = beside
+    assert [piece.token for piece in said] == [piece.token for piece in alone[0]]
+    assert progress.n_moved == alone[1].n_moved
+    assert progress.moved == pytest.approx(alone[1].moved, rel=1e-3)
+    check_accounts(engine)
+    assert read(engine, good)[1].finish_reason == "length"
