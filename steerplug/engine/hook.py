@@ -188,6 +188,11 @@ class Hook:
         self._is_told = True
         return told
 
+    @property
+    def tells_at_once(self) -> bool:
+        """Whether every decode is accounted for as it ends."""
+        return not (self.route and self.tells_later)
+
     def settle(self) -> None:
         """Account for the decodes that were left for later."""
         if not self.route or not (n := self.route.state.n_pending):

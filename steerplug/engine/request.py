@@ -172,8 +172,8 @@ class Piece(NamedTuple):
 
     `token` is None where only text that had been held back is handed out.
     `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
-    drew this one; 0 where nothing was steered, and NaN where a device that steers by itself was not
-    asked yet (`Request.tells_moved` asks for every token). `in_call` says whether the token belongs
+    drew this one; 0 where nothing was steered, and NaN where a device steers by itself and the
+    request does not ask for it (`Request.tells_moved`). `in_call` says whether the token belongs
     to a tool call, from the one that completes its opening mark on; `in_thought`, whether the text
     is a thought's, or none because the token is of what stands around thoughts.
     """

@@ -206,7 +206,14 @@ class Scheduler:
                 self.cache.extend(held, reply.keys[len(held) : len(held) + n])
                 reply.count()
                 if result is not None:
-                    self._tell(reply, result, _moved(reply, outcome.effects, end - 1))
+                    self._tell(reply, result, self._moved(reply, outcome.effects, end - 1))
+
+    def _moved(self, reply: Generation, effects: Effects | None, row: int) -> float:
+        """Return how far the token of a batch row was moved at each block; NaN: nobody waited."""
+        is_known = reply.tells_moved or self.context.hook.tells_at_once
+        if effects is None or not is_known:
+            return nan if reply.is_steered else 0.0
+        return effects.moved[row] / max(effects.steered[row], 1)
 
     def _settle(self) -> None:
         """Account for what steering did in all decodes so far."""
@@ -261,10 +268,3 @@ class Scheduler:
         if reply.held is not None:
             self.cache.cut(reply.held, 0)
         self._end(reply, error)
-
-
-def _moved(reply: Generation, effects: Effects | None, row: int) -> float:
-    """Return how far the token of a batch row was moved at each block, as far as it is known."""
-    if effects is None:
-        return nan if reply.is_steered else 0.0
-    return effects.moved[row] / max(effects.steered[row], 1)

@@ -6,6 +6,7 @@ The oracle is the node that steers in host memory, which tells at once.
 import ctypes
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -18,9 +19,12 @@ from steerplug.engine import ggml
 from steerplug.engine.context import Context, Row
 from steerplug.engine.device_route import PAST
 from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.generation import Generation, Item
 from steerplug.engine.hook import Applied, Capture, Effects, lay_out
 from steerplug.engine.model import Model
+from steerplug.engine.prefix_cache import PrefixCache
 from steerplug.engine.sampling import Sampling
+from steerplug.engine.scheduler import Scheduler
 from steerplug.engine.scope import Prompt
 from steerplug.errors import EngineError
 from steerplug.steering.value import Delta, Mix, Steering
@@ -156,6 +160,29 @@ def test_a_decode_of_which_nothing_was_told_is_an_error_later(device: Context, t
     assert effects.at_fault == [True, True]
 
 
+def test_a_block_that_told_nothing_is_an_error_though_it_had_told_before(
+    device: Context, tiny: Model
+) -> None:
+    what = [lay_out(mixes(tiny)[1])] * 2
+    decode(device, [what] * 3)
+    device.clear()
+    route = device.hook.route
+    assert route is not None
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 3)
+    place, n_placed = kind(ggml.address("ggml_backend_tensor_alloc")), 0
+
+    def place_but_the_fourth(*given: int) -> int:
+        nonlocal n_placed
+        n_placed += 1
+        return int(place(*given)) if n_placed != 4 else 0  # |change|^2 of block 1
+
+    planted = kind(place_but_the_fourth)
+    route.state.ggml_backend_tensor_alloc = ctypes.cast(planted, ctypes.c_void_p).value
+    route.build_anew()
+    *_, (effects,) = decode(device, [what])
+    assert "asked for 4 times and happened 2 times" in str(effects.error)
+
+
 def gate_of_one(activations: np.ndarray, which: int, n_layer: int, size: float) -> Steering:
     """A gate at block 0 that only one of these activations opens, and then wide."""
     x = activations / np.sqrt((activations**2).mean(axis=1, keepdims=True))
@@ -191,7 +218,8 @@ def test_an_activation_that_becomes_infinite_is_the_fault_of_its_row_alone(
 
 def asks(tiny: Model, mix: Mix, **settings: Any) -> Request:
     text = tuple(tiny.vocab.tokenize("Tell me about the sea."))
-    sampling = Sampling(temperature=0, logit_bias={tiny.vocab.eos: -100.0})
+    ends = filter(tiny.vocab.ends_generation, range(tiny.vocab.n_tokens))
+    sampling = Sampling(temperature=0, logit_bias=dict.fromkeys(ends, -100.0))
     return Request(Prompt(text), mix, sampling, max_tokens=N, **settings)
 
 
@@ -228,14 +256,14 @@ def test_each_piece_tells_how_far_it_was_moved_if_that_is_asked_for(
     np.testing.assert_allclose([p.moved for p in told], [p.moved for p in want], rtol=1e-3)
     engine.forget()
     untold, _ = read(engine, asks(tiny, steering(tiny)))
-    assert sum(math.isnan(piece.moved) for piece in untold) > N - N // PAST - 3
+    assert all(math.isnan(piece.moved) for piece in untold)
     assert all(piece.moved == 0 for piece in read(engine, asks(tiny, Mix()))[0])
     host.close()
 
 
-def test_a_reply_whose_steering_fails_on_its_way_ends_in_the_error_and_no_other_does(
-    engine: Engine, tiny: Model, node: Context
-) -> None:
+@pytest.fixture
+def bad(engine: Engine, tiny: Model, node: Context) -> tuple[Mix, list[int]]:
+    """What makes an activation of the reply infinite, and the tokens up to there."""
     pieces, _ = read(engine, asks(tiny, Mix()))
     prompt = tiny.vocab.tokenize("Tell me about the sea.")
     tokens = [*prompt, *(piece.token for piece in pieces if piece.token is not None)]
@@ -244,14 +272,51 @@ def test_a_reply_whose_steering_fails_on_its_way_ends_in_the_error_and_no_other_
     assert captured is not None
     later = range(len(prompt) + 3, len(tokens))
     which = next(i for i in later if tokens[i] not in tokens[:i])
-    bad = gate_of_one(captured[0][: which + 1], which, tiny.n_layer, 1e30)
+    engine.forget()
+    steering = gate_of_one(captured[0][: which + 1], which, tiny.n_layer, 1e30)
+    return Mix.of(steering), tokens[: which + 1]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_cells_of_a_reply_whose_steering_has_failed_are_left_to_no_other(
+    engine: Engine, tiny: Model, bad: tuple[Mix, list[int]], leaves: bool
+) -> None:
+    mix, tokens = bad
+    scheduler, delivered = Scheduler(PrefixCache(engine.context)), list[Item]()
+    scheduler.cache.clear()
+
+    def join(request: Request) -> Generation:
+        reply = Generation(
+            request, Progress(), delivered.append, scheduler.cache, tiny.vocab, engine.n_ctx
+        )
+        scheduler.waiting.append(reply)
+        scheduler.step()
+        return reply
+
+    first = join(asks(tiny, mix))
+    while first.held is not None and len(first.held) <= len(tokens):
+        scheduler.step()
+    assert first in scheduler.running
+    if leaves:
+        scheduler._preempt()
+    else:
+        second = join(replace(asks(tiny, mix), prompt=Prompt((*tokens, 5))))
+        assert second.progress.n_cached == 0
+    assert first not in (*scheduler.running, *scheduler.waiting)
+    assert any(isinstance(item, EngineError) for item in delivered)
+    assert scheduler.cache.n_used == 0
+
+
+def test_a_reply_whose_steering_fails_on_its_way_ends_in_the_error_and_no_other_does(
+    engine: Engine, tiny: Model, bad: tuple[Mix, list[int]]
+) -> None:
     good, alone = asks(tiny, steering(tiny)), read(engine, asks(tiny, steering(tiny)))
     engine.forget()
     beside: list[tuple[list[Piece], Progress]] = []
     thread = Thread(target=lambda: beside.append(read(engine, good)))
     thread.start()
     with pytest.raises(EngineError, match=r"infinite; choose a smaller strength\.$"):
-        read(engine, asks(tiny, Mix.of(bad)))
+        read(engine, asks(tiny, bad[0]))
     thread.join()
     ((said, progress),) = beside
     assert [piece.token for piece in said] == [piece.token for piece in alone[0]]
