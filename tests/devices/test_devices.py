@@ -183,3 +183,28 @@ def test_a_steered_decode_like_the_last_asks_a_device_for_as_much_as_a_bare_one(
     assert (graphs, gets, sets) == (0, 1, 1)
     assert waits <= 2  # for the device and the host
     assert (said["callback"][0] > 14 * 20).any()
+
+
+@pytest.mark.skipif(not BY_RPC, reason="no other device can be taken away")
+def test_a_device_that_is_lost_ends_the_process_with_one_sentence(model_path: Path) -> None:
+    program = f"""
+        from pathlib import Path
+        from steerplug.engine.context import Context, Row
+        from steerplug.engine.model import Model
+        from tests.devices.rpc import joined
+
+        with joined() as server:
+            context = Context(Model(Path({str(model_path)!r})), n_ctx=64)
+            assert context.route == "device"
+            server.kill()
+            server.wait()
+            context.decode([Row(5, 0, True)])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], text=True, capture_output=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode < 0
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("steerplug: llama.cpp ends this process (Remote RPC server crashed")
+    assert last.endswith("start again when that is back, or without it (devices: none).")
