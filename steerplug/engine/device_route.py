@@ -53,11 +53,13 @@ class _Route(ctypes.Structure):
     _fields_ = (
         *((name, _Pointer) for name in (*_OPERATIONS, "context", "blocks", "devices")),
         *((name, ctypes.c_int32) for name in (
-            "n_devices", "max_rows", "alignment", "n_units", "rebuild")),
+            "n_devices", "max_rows", "alignment")),
+        *((name, _Pointer) for name in ("moved", "steered")),
+        *((name, ctypes.c_int32) for name in ("n_units", "rebuild")),
         ("strengths", _Pointer),
         *((name, ctypes.c_int32) for name in (
             "n_columns", "upload", "later", "must_build", "built_rows", "is_waited_for",
-            "n_pending")),
+            "n_pending", "n_left", "n_after")),
     )
 
 
@@ -100,6 +102,10 @@ class DeviceRoute:
         self.state.blocks = ctypes.addressof(self._blocks)
         self.state.devices = ctypes.addressof(self._devices)
         self.state.n_devices, self.state.max_rows = len(self._devices), max_rows
+        self._moved = np.zeros((PAST, max_rows), np.float32)
+        self._steered = np.zeros((PAST, max_rows), np.int32)
+        self.state.moved = self._moved.ctypes.data
+        self.state.steered = self._steered.ctypes.data
         self.state.alignment = max(map(alignment, self._buffer_types), default=1)
         self._units = DeviceUnits(n_embd, self._buffer_types, self._blocks_on, 2 * max_rows)
         self._told = [

@@ -316,7 +316,9 @@ class Hook:
         n_pending = self.route.state.n_pending if self.route else 0
         self._is_told = not decoded or bool(status) or n_pending > 0
         if status and (decoded or status != _NOT_FIRED):
-            raise self._error(status)
+            error = self._error(status)
+            self.settle()
+            raise error
         if n_pending == PAST:
             self.settle()
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerplug.engine import context as contexts
 from steerplug.engine import engine as engines
 from steerplug.engine import ggml
 from steerplug.engine.context import Context, Row
@@ -39,6 +40,21 @@ N = 40
 @pytest.fixture
 def device(tiny: Model) -> Iterator[Context]:
     context = new_context(tiny, on_device=True)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def partly(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """Every other block lies in host memory, where a node steers it; the first one does."""
+    of_all = contexts.buffer_types
+
+    def of_some(*asked: Any, **settings: Any) -> list[int | None]:
+        return [each if il % 2 else None for il, each in enumerate(of_all(*asked, **settings))]
+
+    monkeypatch.setattr(contexts, "buffer_types", of_some)
+    context = new_context(tiny, on_device=True)
+    assert context.route == "device"
     yield context
     context.close()
 
@@ -96,9 +112,11 @@ def count_calls(context: Context) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.parametrize("lies", ["device", "partly"])
 def test_each_decode_is_accounted_for_as_by_the_node_whatever_changes_between_them(
-    device: Context, node: Context, tiny: Model
+    lies: str, node: Context, tiny: Model, request: pytest.FixtureRequest
 ) -> None:
+    device = request.getfixturevalue(lies)
     a, b, c, d, none, e = (lay_out(mix) for mix in mixes(tiny))
     batches = [[a, b]] * N + [[c, b]] * 5 + [[c, none]] * 3 + [[none, none]] * 2 + [[d, e]] * PAST
     want = [effects for told in decode(node, batches) for effects in told]
@@ -197,22 +215,39 @@ def gate_of_one(activations: np.ndarray, which: int, n_layer: int, size: float) 
     return Steering("gate of one", x.shape[1], n_layer, {0: delta}, "all")
 
 
-def test_an_activation_that_becomes_infinite_is_the_fault_of_its_row_alone(
-    device: Context, node: Context, tiny: Model
-) -> None:
-    at = 5
-    rows = [Row(5 + i + 7, i, True) for i in range(12)]
-    captured = node.decode(rows, Capture([0], range(12)))
+@pytest.fixture
+def batches(node: Context, tiny: Model) -> list[list[Applied | None]]:
+    """Two rows each; in the last of these, what steers the second makes it infinite at block 0."""
+    captured = node.decode([Row(5 + i + 7, i, True) for i in range(12)], Capture([0], range(12)))
     assert captured is not None
     node.clear()
-    good, bad = mixes(tiny)[1], Mix.of(gate_of_one(captured[0], at, tiny.n_layer, 1e30))
-    batches = [[lay_out(good), lay_out(bad)]] * (at + 1)
-    wanted = decode(node, [[lay_out(good), None]] * (at + 1))
+    good, bad = mixes(tiny)[1], Mix.of(gate_of_one(captured[0], 5, tiny.n_layer, 1e30))
+    return [[lay_out(good), lay_out(bad)]] * 6
+
+
+def test_an_activation_that_becomes_infinite_is_the_fault_of_its_row_alone(
+    device: Context, node: Context, batches: list[list[Applied | None]]
+) -> None:
+    wanted = decode(node, [[good, None] for good, _ in batches])
     told = [effects for each in decode(device, batches) for effects in each]
-    assert [effects.error is None for effects in told] == [True] * at + [False]
-    assert "block 0 infinite" in str(told[at].error)
-    assert told[at].at_fault == [False, True]
+    assert [effects.error is None for effects in told] == [True] * 5 + [False]
+    assert "block 0 infinite" in str(told[5].error)
+    assert told[5].at_fault == [False, True]
     for effects, (want,) in zip(told, wanted[:-1], strict=True):
+        assert effects.moved[0] == pytest.approx(want.moved[0], rel=1e-3)
+
+
+def test_where_a_node_fails_at_once_what_was_before_is_still_told(
+    partly: Context, node: Context, batches: list[list[Applied | None]]
+) -> None:
+    wanted = decode(node, [[good, None] for good, _ in batches])
+    (told, *_) = decode(partly, batches[:1])
+    partly.clear()
+    with pytest.raises(EngineError, match="block 0 infinite"):
+        decode(partly, batches)
+    told += partly.hook.untold()
+    assert [effects.error for effects in told] == [None] * 6
+    for effects, (want,) in zip(told[1:], wanted[:5], strict=True):
         assert effects.moved[0] == pytest.approx(want.moved[0], rel=1e-3)
 
 

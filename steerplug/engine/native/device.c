@@ -26,6 +26,7 @@
 #include "steer.h"
 
 #include <math.h>
+#include <string.h>
 
 #if !defined(__linux__)
 
@@ -216,6 +217,9 @@ void sp_prepare(sp_hook *hook) {
         }
         route->upload = 0;
     }
+    if (begins) {
+        route->n_after = 0;
+    }
     for (int32_t i = 0; i < route->n_devices; i++) {
         const sp_device *device = &route->devices[i];
         const int64_t n = n_told(hook, device);
@@ -365,10 +369,13 @@ bool sp_settle(sp_hook *hook) {
         n_outputs += hook->output[row] != 0;
     }
     if (hook->status != SP_OK || !is_as_built(hook, n_outputs)) {
+        route->n_after = route->later;
         return true;
     }
     if (route->later && is_remembered(hook)) {
-        route->n_pending++;
+        const size_t at = (size_t)route->n_pending++ * route->max_rows;
+        memcpy(route->moved + at, hook->moved, sizeof(float) * hook->n_rows);
+        memcpy(route->steered + at, hook->steered, sizeof(int32_t) * hook->n_rows);
         return false;
     }
     wait(hook);
@@ -384,18 +391,27 @@ bool sp_settle(sp_hook *hook) {
 
 /* Read what pending decodes have told; they are accounted for one by one then. */
 SP_API void sp_recall(sp_hook *hook) {
-    const sp_route *route = hook->route;
+    sp_route *route = hook->route;
     wait(hook);
     for (int32_t i = 0; i < route->n_devices; i++) {
         const sp_device *device = &route->devices[i];
-        read(hook, &device->past, route->n_pending * n_told(hook, device));
+        read(hook, &device->past, (route->n_after + route->n_pending) * n_told(hook, device));
     }
+    route->n_left = route->n_pending;
 }
 
 /* Report what the oldest pending decode did, as if it had been the last one; returns its status. */
 SP_API int32_t sp_account(sp_hook *hook) {
+    sp_route *route = hook->route;
+    const size_t at = (size_t)(route->n_left - route->n_pending) * route->max_rows;
     sp_report_nothing(hook);
-    settle(hook, true, --hook->route->n_pending);
+    for (int32_t row = 0; row < hook->n_rows; row++) {
+        hook->moved[row] = route->moved[at + row];
+        hook->steered[row] = route->steered[at + row];
+        hook->applied += hook->steered[row];
+    }
+    route->n_pending--;
+    settle(hook, true, route->n_after + route->n_pending);
     return sp_conclude(hook);
 }
 

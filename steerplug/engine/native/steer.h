@@ -121,6 +121,8 @@ typedef struct {
     int32_t n_devices;
     int32_t max_rows;
     int32_t alignment; /* floats */
+    float *moved;      /* (SP_PAST, max_rows): of each pending decode, what nodes did to its rows */
+    int32_t *steered;
 
     /* set as units are placed */
     int32_t n_units;
@@ -136,6 +138,8 @@ typedef struct {
     int32_t built_rows; /* of the batch for which the last graph was built */
     int32_t is_waited_for; /* nothing has been computed since the last wait */
     int32_t n_pending; /* decodes that are not accounted for */
+    int32_t n_left;    /* of them, how many there were when they were read */
+    int32_t n_after;   /* decodes since, which failed */
 } sp_route;
 
 typedef struct {
