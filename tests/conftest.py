@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from steerplug.library.presets import load_preset
 from steerplug.session import Session
 from steerplug.session.shared import forget_sessions
 from steerplug.steering.value import Array
+from tests.devices.rpc import joined
 from tests.helpers.presets import SAD_PRESET
 
 # isort: split
@@ -87,6 +89,13 @@ def pytest_configure() -> None:
         processors = sorted(os.sched_getaffinity(0))
         number = int(worker.removeprefix("gw"))
         os.sched_setaffinity(0, {processors[number % len(processors)]})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _other_device() -> Iterator[None]:
+    """With STEERPLUG_TEST_RPC, models lie on a device of another process."""
+    with joined() if "STEERPLUG_TEST_RPC" in os.environ else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml
 from steerplug.engine.applied import Applied
-from steerplug.engine.device_memory import DeviceMemory, alignment
+from steerplug.engine.device_memory import DeviceFullError, DeviceMemory, alignment
 from steerplug.engine.device_units import DeviceUnits
 from steerplug.engine.units import KINDS
 
@@ -108,12 +108,15 @@ class DeviceRoute:
         self.state.steered = self._steered.ctypes.data
         self.state.alignment = max(map(alignment, self._buffer_types), default=1)
         self._units = DeviceUnits(n_embd, self._buffer_types, self._blocks_on, 2 * max_rows)
-        self._told = [
-            _Memory(shelf, buffer_type, 2 * len(blocks) * n)
-            for device, buffer_type, blocks in self._each()
-            for shelf, n in self._shelves(device)
-        ]
+        self._told: list[_Memory] = []
         self._kept: list[_Memory] = []
+        try:
+            for device, buffer_type, blocks in self._each():
+                for shelf, n in self._shelves(device):
+                    self._told.append(_Memory(shelf, buffer_type, 2 * len(blocks) * n))
+        except DeviceFullError:
+            self.close()
+            raise
         self._lit = 0
         for i, (device, _, blocks) in enumerate(self._each()):
             device.n_blocks = len(blocks)

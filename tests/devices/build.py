@@ -3,11 +3,13 @@
     python -m tests.devices.build FOLDER
 
 takes the source of the llama-cpp-python that is installed and puts its libraries into FOLDER/bin,
-in half an hour on two cores. On Debian: apt install cmake ninja-build glslc libvulkan-dev
+in half an hour on one core. On Debian: apt install cmake ninja-build glslc libvulkan-dev
 spirv-headers mesa-vulkan-drivers. Then, see test_devices.py,
 
     LLAMA_CPP_LIB_PATH=FOLDER/bin GGML_VK_VISIBLE_DEVICES=0 pytest -n 0 tests/devices
     LLAMA_CPP_LIB_PATH=FOLDER/bin STEERPLUG_TEST_RPC=1 pytest -n 0 tests/devices
+
+On a software driver the first takes a quarter of an hour and more; the second, a minute.
 """
 
 import re

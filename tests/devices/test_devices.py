@@ -26,7 +26,6 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.library.presets import list_presets
 from steerplug.session import Session
-from tests.devices.rpc import joined
 from tests.engine.test_device_route import decode, mixes
 from tests.engine.test_hook_in_llama import relative, same_bits
 from tests.helpers.alone import chat, unlike_alone
@@ -39,17 +38,8 @@ pytestmark = pytest.mark.skipif(not HAS_DEVICE, reason="this llama.cpp has no de
 ON_HOST = Loading(devices=("none",), n_gpu_layers=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _device() -> Iterator[None]:
-    if not BY_RPC:
-        yield
-        return
-    with joined():
-        yield
-
-
 @pytest.fixture(scope="module")
-def on_device(_device: None, model_path: Path) -> Iterator[Session]:
+def on_device(model_path: Path) -> Iterator[Session]:
     session = Session(str(model_path), n_ctx=512)
     yield session
     session.close()

@@ -24,6 +24,7 @@ from steerplug.engine.generation import Generation, Item
 from steerplug.engine.hook import Applied, Capture, Effects, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.prefix_cache import PrefixCache
+from steerplug.engine.routes import buffer_types
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scheduler import Scheduler
 from steerplug.engine.scope import Prompt
@@ -47,10 +48,10 @@ def device(tiny: Model) -> Iterator[Context]:
 @pytest.fixture
 def partly(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """Every other block lies in host memory, where a node steers it; the first one does."""
-    of_all = contexts.buffer_types
 
     def of_some(*asked: Any, **settings: Any) -> list[int | None]:
-        return [each if il % 2 else None for il, each in enumerate(of_all(*asked, **settings))]
+        of_all = buffer_types(*asked, **settings)
+        return [each if il % 2 else None for il, each in enumerate(of_all)]
 
     monkeypatch.setattr(contexts, "buffer_types", of_some)
     context = new_context(tiny, on_device=True)
