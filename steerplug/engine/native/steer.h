@@ -4,6 +4,7 @@
  *     callback.c   called by the scheduler at the blocks' outputs: any device, any platform
  *     node.c       called by llama.cpp's graph itself: on Linux, for tensors in host memory
  *     device.c     operations of llama.cpp's graph that any device computes: on Linux
+ *     told.c       what devices are told before a decode, and tell: on Linux
  *     amx.c        leaves out kernels of llama.cpp that were not tried, or crash
  */
 
@@ -206,11 +207,16 @@ void sp_capture_row(sp_hook *hook, int32_t row, int32_t il, const float *h);
 
 /* Devices that steer by themselves: what they are told before a decode; a block's output, made
  * while a graph is built; and what the graph has told, read after the decode, unless it is left
- * pending (false). See device.c. */
+ * pending (false). See told.c and device.c. */
 void sp_prepare(sp_hook *hook);
 struct ggml_tensor *sp_build_units(sp_hook *hook, struct ggml_context *context,
                                    struct ggml_tensor *h, int32_t il);
 bool sp_settle(sp_hook *hook);
+
+/* How many floats apart numbers lie of which there are n, and how many all blocks of a device leave
+ * in `told`: at each of them a kind after the other. */
+int64_t sp_stride(const sp_route *route, int64_t n);
+int64_t sp_n_told(const sp_hook *hook, const sp_device *device);
 
 /* Forget what is reported, but for what was expected. */
 void sp_report_nothing(sp_hook *hook);
