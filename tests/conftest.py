@@ -1,9 +1,10 @@
 """What tests share: the real model loaded once, contexts on it, and llama.cpp without steerplug."""
 
+import atexit
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _other_device() -> Iterator[None]:
-    """With STEERPLUG_TEST_RPC, models lie on a device of another process."""
-    with joined() if "STEERPLUG_TEST_RPC" in os.environ else nullcontext():
-        yield
+def _other_device() -> None:
+    """With STEERPLUG_TEST_RPC, models lie on a device of another process until this one ends."""
+    if "STEERPLUG_TEST_RPC" in os.environ:
+        there = ExitStack()
+        there.enter_context(joined())
+        atexit.register(there.close)
 
 
 @pytest.fixture(scope="session")
