@@ -56,10 +56,11 @@ def _source(folder: Path) -> Path:
 
 def _let_old_headers_do(file: Path) -> None:
     """Leave out settings for Vulkan's validation, which headers before 1.3.272 cannot name."""
-    text = file.read_text(encoding="utf-8")
+    found = file.read_text(encoding="utf-8")
     settings = r"    VkBool32 enable_best_practice = .*?layer_setting_info\(settings\);\n"
-    text = re.sub(settings, "", text, flags=re.DOTALL)
-    file.write_text(text.replace(", &layer_setting_info)", ")"), encoding="utf-8")
+    text = re.sub(settings, "", found, flags=re.DOTALL).replace(", &layer_setting_info)", ")")
+    if text != found:  # it takes minutes to compile
+        file.write_text(text, encoding="utf-8")
 
 
 def _run(*command: object) -> None:
