@@ -1,8 +1,10 @@
 """What tests share: the real model loaded once, contexts on it, and llama.cpp without steerplug."""
 
+import atexit
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from steerplug.library.presets import load_preset
 from steerplug.session import Session
 from steerplug.session.shared import forget_sessions
 from steerplug.steering.value import Array
+from tests.devices.rpc import joined
 from tests.helpers.presets import SAD_PRESET
 
 # isort: split
@@ -95,6 +98,15 @@ def pytest_configure() -> None:
         processors = sorted(os.sched_getaffinity(0))
         number = int(worker.removeprefix("gw"))
         os.sched_setaffinity(0, {processors[number % len(processors)]})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _other_device() -> None:
+    """With STEERPLUG_TEST_RPC, models lie on a device of another process until this one ends."""
+    if "STEERPLUG_TEST_RPC" in os.environ:
+        there = ExitStack()
+        there.enter_context(joined())
+        atexit.register(there.close)
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,9 @@ def _walks(model: Model) -> Iterator[dict[str, _Walk]]:
 
 
 def _context(model: Model, **settings: bool) -> Context:
-    return Context(model, n_ctx=1024, **settings)
+    context = Context(model, n_ctx=1024, **settings)
+    context.hook.tells_later = True  # as an engine has it
+    return context
 
 
 def where(model: Model) -> str:

@@ -6,11 +6,13 @@ may be decoded before anything else is made of it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from steerplug.engine.context import Context, Row
 from steerplug.engine.drawing import Drawn
 from steerplug.engine.generation import Generation
+from steerplug.engine.hook import Effects
 from steerplug.errors import SteerplugError
 
 
@@ -21,15 +23,22 @@ class Part(NamedTuple):
     n: int
 
 
-class Outcome(NamedTuple):
-    """What came of one decode: the effects on its rows, and what each part drew from it.
+@dataclass(eq=False)
+class Outcome:
+    """What came of one decode.
 
-    Nothing is drawn before a reply is ready; what went wrong in one is kept in its place.
+    Args:
+        parts: what was decoded.
+        drawn: what each part drew from it. Nothing is drawn before a reply is ready; what went
+            wrong in one is kept in its place.
+        told: what had become known by then of what this and earlier decodes did to their rows.
+        effects: what this one did, once that is known.
     """
 
-    moved: list[float]
-    steered: list[int]
+    parts: Sequence[Part]
     drawn: list[Drawn | Exception | None]
+    told: list[Effects]
+    effects: Effects | None = None
 
 
 def decode(
@@ -48,12 +57,13 @@ def decode(
     """
     outcomes: list[Outcome] = []
     rows = [row for part in parts for row in part.reply.rows(part.n)]
+    context.hook.tells_later = not any(part.reply.tells_moved for part in parts)
     while rows:
         try:
             context.decode(rows)
         except SteerplugError as error:
             return outcomes, error
-        outcomes.append(Outcome(*context.hook.effects(), _draw(context, parts)))
+        outcomes.append(Outcome(parts, _draw(context, parts), context.hook.untold()))
         goes_on = len(outcomes) < most and not is_called()
         rows = _rows_on(parts, outcomes) if goes_on else []
     return outcomes, None

@@ -13,15 +13,18 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml
 from steerplug.engine.applied import Applied
-from steerplug.engine.device_memory import DeviceMemory, alignment
+from steerplug.engine.device_memory import DeviceFullError, DeviceMemory, alignment
 from steerplug.engine.device_units import DeviceUnits
 from steerplug.engine.units import KINDS
 
 _Pointer = ctypes.c_void_p
 _OPERATIONS = (
     "ggml_rms_norm", "ggml_mul_mat", "ggml_add", "ggml_reglu_split", "ggml_reshape_3d",
-    "ggml_view_2d", "ggml_backend_tensor_alloc", "llama_synchronize",
+    "ggml_view_2d", "ggml_concat", "ggml_cpy", "ggml_backend_tensor_alloc", "llama_synchronize",
 )  # fmt: skip
+
+PAST, _PAST_ROWS = 16, 64
+"""How many decodes may be accounted for at once, and of how many rows each."""
 
 
 class _Block(ctypes.Structure):
@@ -41,27 +44,32 @@ class _Shelf(ctypes.Structure):
 
 class _Device(ctypes.Structure):
     _fields_ = (
-        ("S", _Pointer), ("told", _Shelf), ("kept", _Shelf), ("n_blocks", ctypes.c_int32)
-    )
+        ("S", _Pointer), *((name, _Shelf) for name in ("told", "blank", "past", "aside", "kept")),
+        ("n_blocks", ctypes.c_int32), ("remembers", ctypes.c_int32),
+    )  # fmt: skip
 
 
 class _Route(ctypes.Structure):
     _fields_ = (
         *((name, _Pointer) for name in (*_OPERATIONS, "context", "blocks", "devices")),
         *((name, ctypes.c_int32) for name in (
-            "n_devices", "max_rows", "alignment", "n_units", "rebuild")),
+            "n_devices", "max_rows", "alignment")),
+        *((name, _Pointer) for name in ("moved", "steered")),
+        *((name, ctypes.c_int32) for name in ("n_units", "rebuild")),
         ("strengths", _Pointer),
         *((name, ctypes.c_int32) for name in (
-            "n_columns", "upload", "must_build", "built_rows", "is_waited_for")),
+            "n_columns", "upload", "later", "must_build", "built_rows", "is_waited_for",
+            "n_pending", "n_left", "n_after")),
     )
 
 
 class _Memory:
-    """What a graph leaves on a device, and a copy of it on the host."""
+    """What a graph leaves on a device, and a copy of it on the host; -1 at first."""
 
     def __init__(self, shelf: _Shelf, buffer_type: int, size: int) -> None:
         self.there = DeviceMemory(buffer_type, [(size,)], weights=False)
-        self._copy = np.zeros(size, np.float32)
+        self._copy = np.full(size, -1, np.float32)
+        self.there.write(0, self._copy)
         shelf.tensor, shelf.buffer = self.there.tensors[0], self.there.buffer
         shelf.copy, shelf.size = self._copy.ctypes.data, size
 
@@ -94,13 +102,21 @@ class DeviceRoute:
         self.state.blocks = ctypes.addressof(self._blocks)
         self.state.devices = ctypes.addressof(self._devices)
         self.state.n_devices, self.state.max_rows = len(self._devices), max_rows
+        self._moved = np.zeros((PAST, max_rows), np.float32)
+        self._steered = np.zeros((PAST, max_rows), np.int32)
+        self.state.moved = self._moved.ctypes.data
+        self.state.steered = self._steered.ctypes.data
         self.state.alignment = max(map(alignment, self._buffer_types), default=1)
         self._units = DeviceUnits(n_embd, self._buffer_types, self._blocks_on, 2 * max_rows)
-        self._told = [
-            _Memory(device.told, buffer_type, 2 * len(blocks) * self._aligned(max_rows))
-            for device, buffer_type, blocks in self._each()
-        ]
+        self._told: list[_Memory] = []
         self._kept: list[_Memory] = []
+        try:
+            for device, buffer_type, blocks in self._each():
+                for shelf, n in self._shelves(device):
+                    self._told.append(_Memory(shelf, buffer_type, 2 * len(blocks) * n))
+        except DeviceFullError:
+            self.close()
+            raise
         self._lit = 0
         for i, (device, _, blocks) in enumerate(self._each()):
             device.n_blocks = len(blocks)
@@ -110,6 +126,14 @@ class DeviceRoute:
 
     def _each(self) -> list[tuple[_Device, int, list[int]]]:
         return list(zip(self._devices, self._buffer_types, self._blocks_on, strict=True))
+
+    def _shelves(self, device: _Device) -> list[tuple[_Shelf, int]]:
+        """Return what has room for what decodes tell: how many numbers of each kind at a block."""
+        n, n_past = (self._aligned(min(n, self._max_rows)) for n in (self._max_rows, _PAST_ROWS))
+        return [
+            (device.told, n), (device.blank, n), (device.past, PAST * n_past),
+            (device.aside, PAST * n_past),
+        ]  # fmt: skip
 
     def _aligned(self, n: int) -> int:
         step = int(self.state.alignment)

@@ -70,6 +70,7 @@ class Generation:
         self.timeout, self._partition = request.timeout, request.partition
         self._begin = time.perf_counter()
         self._cache, self._vocab, self._tells_end = cache, vocab, request.tells_end
+        self.tells_moved = request.tells_moved
         self._counted, self._scores = 0, None
         if request.scored:
             self._scores = PromptScores(self.tokens, request.logprobs or 0, progress.scores)
@@ -183,14 +184,23 @@ class Generation:
             assert self.held is not None
             self._scores.read(context, row, len(self.held), n)
 
-    def count(self, moved: float, n_moved: int) -> None:
-        """Account for rows that were decoded, and for steered tokens, each of them once."""
+    def account(self, moved: float, n_moved: int) -> None:
+        """Account for what steering did to rows that were decoded."""
         self.progress.moved += moved
         self.progress.n_moved += n_moved
+
+    def count(self) -> None:
+        """Count steered tokens that were decoded, each of them once."""
         if self.n_missing == 0:
             for applied in self._steering[self._counted :]:
                 self.progress.n_steered += applied is not None
             self._counted = len(self._steering)
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether the token that was decoded last is to be steered."""
+        assert self.held is not None
+        return self._steering[len(self.held) - 1] is not None
 
     def row_on(self, token: int, n: int) -> Row:
         """Return the row of a token that was drawn; of this reply, n before it are not told yet."""

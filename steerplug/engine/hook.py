@@ -6,8 +6,10 @@ do it themselves (device_route.py). Hook state belongs to one context.
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from steerplug.engine import ggml
 from steerplug.engine.applied import Applied as Applied
 from steerplug.engine.applied import lay_out as lay_out
 from steerplug.engine.block_output import BlockOutput
-from steerplug.engine.device_route import DeviceRoute
+from steerplug.engine.device_route import PAST, DeviceRoute
 from steerplug.engine.native import library
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array
@@ -57,6 +59,24 @@ class Capture:
     layers: Sequence[int]
     rows: Sequence[int]
     only: bool = False
+
+
+class Effects(NamedTuple):
+    """What one decode did to each of its rows.
+
+    How far it was moved, |change of h| / |h| summed over its blocks, and at how many blocks it was
+    steered. With an error, that is not finite in the rows at fault, or they are all.
+    """
+
+    moved: list[float]
+    steered: list[int]
+    error: EngineError | None = None
+
+    @property
+    def at_fault(self) -> list[bool]:
+        """Whether each row is what an error is about."""
+        finite = [math.isfinite(moved) for moved in self.moved]
+        return [all(finite) or not one for one in finite]
 
 
 _Table = tuple[tuple[Applied | None, ...], tuple[bool, ...], bool]
@@ -115,6 +135,11 @@ class Hook:
         self._alive: tuple[Applied | None, ...] = ()
         self._begin, self._stand_by = library().sp_begin, library().sp_stand_by
         self._end = library().sp_end
+        self._late: list[Effects] = []
+        self._is_told = True
+        self.tells_later = False
+        """Whether a decode may be accounted for later, see `untold`: so it is with up to 16, on
+        devices that steer by themselves, where it does what the last one did."""
         self._reference = ctypes.byref(self._state)
 
     @property
@@ -144,20 +169,43 @@ class Hook:
         """How often the last armed decode met each block, (n_layer,)."""
         return self._seen.copy()
 
-    def effects(self) -> tuple[list[float], list[int]]:
-        """Return what the last decode did to each row.
+    def effects(self) -> Effects:
+        """Return what the last decode did to each row."""
+        self.settle()
+        return self._effects()
 
-        How far it was moved, |change of h| / |h| summed over its blocks, and at how many blocks it
-        was steered.
-        """
+    def _effects(self, error: EngineError | None = None) -> Effects:
         n = self._state.n_rows
         if not self._state.applied:
-            return [0.0] * n, [0] * n
-        return self._moved[:n].tolist(), self._steered[:n].tolist()
+            return Effects([0.0] * n, [0] * n, error)
+        return Effects(self._moved[:n].tolist(), self._steered[:n].tolist(), error)
+
+    def untold(self) -> list[Effects]:
+        """Return what each decode did that is accounted for and was not told yet, oldest first."""
+        told, self._late = self._late, []
+        if not self._is_told:
+            told.append(self._effects())
+        self._is_told = True
+        return told
+
+    @property
+    def tells_at_once(self) -> bool:
+        """Whether every decode is accounted for as it ends."""
+        return not (self.route and self.tells_later)
+
+    def settle(self) -> None:
+        """Account for the decodes that were left for later."""
+        if not self.route or not (n := self.route.state.n_pending):
+            return
+        library().sp_recall(self._reference)
+        for _ in range(n):
+            status = library().sp_account(self._reference)
+            self._late.append(self._effects(self._error(status) if status else None))
 
     @property
     def applied(self) -> int:
         """How many (row, block) pairs the last decode steered."""
+        self.settle()
         return int(self._state.applied)
 
     def arm(
@@ -178,7 +226,12 @@ class Hook:
         """
         table = (tuple(applied), tuple(outputs), watch_all)
         captured = None
-        if capture is not None or table != self._table:
+        is_as_before = capture is None and table == self._table
+        if self.route:
+            self.route.state.later = later = self.tells_later and is_as_before
+            if not later:
+                self.settle()
+        if not is_as_before:
             captured = self._fill(table, capture)
         self._begin(self._reference, len(applied))
         return captured
@@ -207,7 +260,8 @@ class Hook:
     def stand_by(self, n_rows: int) -> None:
         """Report nothing steered for the next decode, in which there is nothing to do."""
         if self.route:
-            self._table = None
+            self.settle()
+            self._table, self.route.state.later = None, 0
             self.route.ask_nothing()
         self._stand_by(self._reference, n_rows)
 
@@ -259,9 +313,18 @@ class Hook:
             EngineError: steering failed, or did not happen.
         """
         status = self._end(self._reference, decoded)
+        n_pending = self.route.state.n_pending if self.route else 0
+        self._is_told = not decoded or bool(status) or n_pending > 0
         if status and (decoded or status != _NOT_FIRED):
-            il, found = self._state.status_il, self._state.found
-            raise EngineError(_MESSAGES[status].format(il=il, found=found, state=self._state))
+            error = self._error(status)
+            self.settle()
+            raise error
+        if n_pending == PAST:
+            self.settle()
+
+    def _error(self, status: int) -> EngineError:
+        il, found = self._state.status_il, self._state.found
+        return EngineError(_MESSAGES[status].format(il=il, found=found, state=self._state))
 
 
 _NOT_FIRED = 4

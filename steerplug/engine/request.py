@@ -39,6 +39,8 @@ class Request:
         scored: whether `Progress.scores` tells of each token of the prompt what `logprobs` asks
             for; such a prompt is decoded anew, whatever the cache holds.
         tells_end: whether the token that ends the reply is told as well, in a piece without text.
+        tells_moved: whether each piece tells how far steering moved its token, also where a device
+            steers by itself and has to be waited for; see `Piece.moved`.
     """
 
     prompt: Prompt
@@ -56,6 +58,7 @@ class Request:
     must_fit: bool = False
     scored: bool = False
     tells_end: bool = False
+    tells_moved: bool = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
@@ -169,9 +172,10 @@ class Piece(NamedTuple):
 
     `token` is None where only text that had been held back is handed out.
     `moved` is the mean of |change of h| / |h| over the steered blocks of the token whose logits
-    drew this one; 0 where nothing was steered. `in_call` says whether the token belongs to a tool
-    call, from the one that completes its opening mark on; `in_thought`, whether the text is a
-    thought's, or none because the token is of what stands around thoughts.
+    drew this one; 0 where nothing was steered, and NaN where a device steers by itself and the
+    request does not ask for it (`Request.tells_moved`). `in_call` says whether the token belongs
+    to a tool call, from the one that completes its opening mark on; `in_thought`, whether the text
+    is a thought's, or none because the token is of what stands around thoughts.
     """
 
     text: str

@@ -9,16 +9,19 @@ was.
 
 Where nobody waits to see the next token, a step decodes on for a few (see `decoding`), and accounts
 for them afterwards. An error of llama.cpp in a step of several replies is traced to the one at
-fault, and the others go on.
+fault, and the others go on. What a device steers by itself it may tell some decodes later (see
+`hook`), but before a reply joins, ends, or leaves its cells to others.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import nan
 
 from steerplug.engine.decoding import Outcome, Part, decode
 from steerplug.engine.drawing import Drawn
 from steerplug.engine.generation import Followed, Generation
+from steerplug.engine.hook import Effects
 from steerplug.engine.prefix_cache import PrefixCache, common
 from steerplug.engine.shares import Shares, Turns
 from steerplug.errors import SteerplugError
@@ -45,6 +48,7 @@ class Scheduler:
         self.running: list[Generation] = []
         self.n_finished = self.n_prompt = self.n_cached = self.n_generated = 0
         self.steps: deque[tuple[float, int]] = deque(maxlen=_MEASURED_STEPS)
+        self._untold: deque[Outcome] = deque()
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self.running)
@@ -61,6 +65,7 @@ class Scheduler:
             outcomes, error = self._decode(parts)
             self._account(parts, outcomes)
             if error is not None:
+                self._settle()
                 self._find_fault(parts, error)
             self.steps.append((time.perf_counter() - begin, self.n_generated - before))
 
@@ -70,6 +75,7 @@ class Scheduler:
         for reply in list(self.running):
             self._leave(reply)
         self.waiting.clear()
+        self._untold.clear()
         return left
 
     # Let go and admit
@@ -83,11 +89,14 @@ class Scheduler:
                 self._end(reply, reply.overdue())
 
     def _end(self, reply: Generation, error: BaseException | None = None) -> None:
+        self._settle()
         if reply in self.running:
             self._leave(reply)
             self.n_finished += 1
-        else:
+        elif reply in self.waiting:
             self.waiting.remove(reply)
+        else:  # it has ended for what steering did some decodes ago
+            return
         reply.end(error)
 
     def _leave(self, reply: Generation) -> None:
@@ -103,6 +112,7 @@ class Scheduler:
         """
         if not self.waiting:
             return
+        self._settle()
         most = min(len(self.cache.sequences), self.context.n_batch)
         for reply in list(self.waiting):
             if len(self.running) >= most:
@@ -160,9 +170,11 @@ class Scheduler:
 
     def _preempt(self) -> None:
         """Send the reply that joined last back to the queue."""
-        reply = self.running[-1]
-        self._leave(reply)
-        self.waiting.appendleft(reply)
+        self._settle()
+        if self.running:
+            reply = self.running[-1]
+            self._leave(reply)
+            self.waiting.appendleft(reply)
 
     # Decode
 
@@ -183,16 +195,43 @@ class Scheduler:
 
     def _account(self, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
         """Note the cells of decoded rows, and tell what each reply drew; decode after decode."""
-        for moved, steered, drawn in outcomes:
+        self._untold.extend(outcomes)
+        self._note(effects for outcome in outcomes for effects in outcome.told)
+        for outcome in outcomes:
             end = 0
-            for (reply, n), result in zip(parts, drawn, strict=True):
-                begin, end = end, end + n
-                held = reply.held
-                assert held is not None
+            for (reply, n), result in zip(parts, outcome.drawn, strict=True):
+                end += n
+                if (held := reply.held) is None:  # it has ended for what steering did
+                    continue
                 self.cache.extend(held, reply.keys[len(held) : len(held) + n])
-                reply.count(sum(moved[begin:end]), sum(steered[begin:end]))
+                reply.count()
                 if result is not None:
-                    self._tell(reply, result, moved[end - 1] / max(steered[end - 1], 1))
+                    self._tell(reply, result, self._moved(reply, outcome.effects, end - 1))
+
+    def _moved(self, reply: Generation, effects: Effects | None, row: int) -> float:
+        """Return how far the token of a batch row was moved at each block; NaN: nobody waited."""
+        is_known = reply.tells_moved or self.context.hook.tells_at_once
+        if effects is None or not is_known:
+            return nan if reply.is_steered else 0.0
+        return effects.moved[row] / max(effects.steered[row], 1)
+
+    def _settle(self) -> None:
+        """Account for what steering did in all decodes so far."""
+        if self._untold:
+            self.context.hook.settle()
+            self._note(self.context.hook.untold())
+
+    def _note(self, told: Iterable[Effects]) -> None:
+        """Account for what steering did, decode after decode; end replies in which it failed."""
+        for outcome, effects in [(self._untold.popleft(), effects) for effects in told]:
+            outcome.effects, end = effects, 0
+            for reply, n in outcome.parts:
+                rows = slice(end, end + n)
+                end += n
+                if effects.error is not None and any(effects.at_fault[rows]):
+                    self._fail(reply, effects.error)
+                else:
+                    reply.account(sum(effects.moved[rows]), sum(effects.steered[rows]))
 
     def _tell(self, reply: Generation, drawn: Drawn | Exception, moved: float) -> None:
         before = reply.progress.n_generated

@@ -35,6 +35,7 @@ def trace(preset: Preset, steering: Steering | Mix, engine: Engine, question: st
     request = Request(
         template.asked(question), mix, Sampling(temperature=0),
         max_tokens=TRACED_TOKENS, grammar=schema_of(preset, mix), thinking_budget=0,
+        tells_moved=True,
     )  # fmt: skip
     pieces = [piece for piece in engine.generate(request) if piece.token is not None]
     return Trace(

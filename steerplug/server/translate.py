@@ -111,6 +111,7 @@ def chat_settings(
         enable_thinking=thinking.enabled,
         reasoning_effort=thinking.effort,
         thinking_budget_tokens=thinking.budget,
+        tells_moved=bool(body.steering_trace),
     )
     return list(_each(body, settings, limits, partition))
 

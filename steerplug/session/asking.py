@@ -173,7 +173,7 @@ class Asking:
         request = Request(
             prompt, mix, settings.sampling, stop, settings.max_tokens, grammar, unsteered,
             settings.logprobs, settings.timeout, settings.partition, calls, settings.most_thought,
-            must_fit, tells_end=settings.tells_end,
+            must_fit, tells_end=settings.tells_end, tells_moved=settings.tells_moved,
         )  # fmt: skip
         try:
             self._engine.check(request)

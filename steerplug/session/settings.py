@@ -40,6 +40,8 @@ class Settings:
             what the chat template writes, or in a text to be continued.
         carrier: what brings presets into the reply; see `preset.carrier`.
         tells_end: whether the token that ends a reply is told as well, in a piece without text.
+        tells_moved: whether each piece tells how far steering moved its token, also on a device,
+            which has to be waited for then; see `Piece.moved`.
         enable_thinking: whether the model thinks before it answers; None: as its template has it.
         reasoning_effort: how hard it thinks, where its template reads that; "none": not at all.
         thinking_budget_tokens: most tokens of thought, behind which it answers; None: no limit.
@@ -60,6 +62,7 @@ class Settings:
     parse_special: bool = False
     carrier: Carrier = "auto"
     tells_end: bool = False
+    tells_moved: bool = False
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     thinking_budget_tokens: int | None = None

@@ -3,11 +3,13 @@
     python -m tests.devices.build FOLDER
 
 takes the source of the llama-cpp-python that is installed and puts its libraries into FOLDER/bin,
-in half an hour on two cores. On Debian: apt install cmake ninja-build glslc libvulkan-dev
+in half an hour on one core. On Debian: apt install cmake ninja-build glslc libvulkan-dev
 spirv-headers mesa-vulkan-drivers. Then, see test_devices.py,
 
     LLAMA_CPP_LIB_PATH=FOLDER/bin GGML_VK_VISIBLE_DEVICES=0 pytest -n 0 tests/devices
     LLAMA_CPP_LIB_PATH=FOLDER/bin STEERPLUG_TEST_RPC=1 pytest -n 0 tests/devices
+
+On a software driver the first takes a quarter of an hour and more; the second, a minute.
 """
 
 import re
@@ -54,10 +56,11 @@ def _source(folder: Path) -> Path:
 
 def _let_old_headers_do(file: Path) -> None:
     """Leave out settings for Vulkan's validation, which headers before 1.3.272 cannot name."""
-    text = file.read_text(encoding="utf-8")
+    found = file.read_text(encoding="utf-8")
     settings = r"    VkBool32 enable_best_practice = .*?layer_setting_info\(settings\);\n"
-    text = re.sub(settings, "", text, flags=re.DOTALL)
-    file.write_text(text.replace(", &layer_setting_info)", ")"), encoding="utf-8")
+    text = re.sub(settings, "", found, flags=re.DOTALL).replace(", &layer_setting_info)", ")")
+    if text != found:  # it takes minutes to compile
+        file.write_text(text, encoding="utf-8")
 
 
 def _run(*command: object) -> None:

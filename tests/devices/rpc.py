@@ -20,8 +20,8 @@ from steerplug.engine.devices import devices
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Start a server and take its device in."""
+def joined() -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a server and take its device in; hand over its process."""
     port = _free_port()
     server = subprocess.Popen([sys.executable, "-m", "tests.devices.rpc", str(port)])
     try:
@@ -32,7 +32,7 @@ def joined() -> Iterator[None]:
         add.restype, add.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
         register.restype, register.argtypes = None, [ctypes.c_void_p]
         register(add(f"127.0.0.1:{port}".encode()))
-        yield
+        yield server
     finally:
         server.kill()
         server.wait()

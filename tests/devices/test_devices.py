@@ -26,7 +26,6 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.library.presets import list_presets
 from steerplug.session import Session
-from tests.devices.rpc import joined
 from tests.engine.test_device_route import decode, mixes
 from tests.engine.test_hook_in_llama import relative, same_bits
 from tests.helpers.alone import chat, unlike_alone
@@ -39,17 +38,8 @@ pytestmark = pytest.mark.skipif(not HAS_DEVICE, reason="this llama.cpp has no de
 ON_HOST = Loading(devices=("none",), n_gpu_layers=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _device() -> Iterator[None]:
-    if not BY_RPC:
-        yield
-        return
-    with joined():
-        yield
-
-
 @pytest.fixture(scope="module")
-def on_device(_device: None, model_path: Path) -> Iterator[Session]:
+def on_device(model_path: Path) -> Iterator[Session]:
     session = Session(str(model_path), n_ctx=512)
     yield session
     session.close()
@@ -125,40 +115,49 @@ def test_greedy_replies_of_all_presets_and_of_mixes_are_the_host_s(
     assert max(unlike.values()) < 0.3
 
 
-@pytest.mark.skipif(BY_RPC, reason="counts what this process asks of its devices")
-def test_a_steered_decode_has_the_splits_and_waits_of_a_bare_one_and_two_small_copies_more(
+def test_a_steered_decode_like_the_last_asks_a_device_for_as_much_as_a_bare_one(
     model_path: Path,
 ) -> None:
+    """Once in 16 decodes it is waited for, read, and made ready for the next 16."""
     program = f"""
         import ctypes, json
+        from contextlib import nullcontext
         from pathlib import Path
         from steerplug.benchmark.gates import gates
         from steerplug.engine.context import Context, Row
         from steerplug.engine.hook import lay_out
         from steerplug.engine.model import Model
         from steerplug.steering.value import Mix
+        from tests.devices.rpc import joined
 
         counting = ctypes.CDLL(None)
         counts = (ctypes.c_long * 4).in_dll(counting, "counts")
-        model = Model(Path({str(model_path)!r}))
-        steered = lay_out(Mix.of(gates(model)))
-        said = {{}}
-        for name, settings, what in (
-            ("bare", {{"hooked": False}}, None), ("idle", {{}}, None), ("steered", {{}}, steered),
-            ("callback", {{"on_device": False}}, steered),
-        ):
+
+        def count(model, what, **settings):
             context = Context(model, n_ctx=256, n_batch=64, **settings)
+            context.hook.tells_later = True
             for copy in ("tensor_get", "tensor_set"):  # the hook was given ggml's own
                 function = ctypes.cast(counting["ggml_backend_" + copy], ctypes.c_void_p)
                 setattr(context.hook._state, copy, function.value)
-            for i in range(6):
-                if i == 2:
+            said = []
+            for i in range(33):
+                if i in (2, 17):
                     ctypes.memset(counts, 0, ctypes.sizeof(counts))
                 context.decode([Row(5 + i, i, True, what)])
                 context.logits(0)
-            said[name] = [n / 4 for n in counts]
+                if i in (15, 32):
+                    said.append(list(counts))
             context.close()
-        print(json.dumps(said))
+            return said
+
+        with joined() if {BY_RPC} else nullcontext():
+            model = Model(Path({str(model_path)!r}))
+            steered = lay_out(Mix.of(gates(model)))
+            print(json.dumps({{
+                "bare": count(model, None, hooked=False), "idle": count(model, None),
+                "steered": count(model, steered),
+                "callback": count(model, steered, on_device=False),
+            }}))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], text=True, check=True,
@@ -166,10 +165,36 @@ def test_a_steered_decode_has_the_splits_and_waits_of_a_bare_one_and_two_small_c
         cwd=Path(__file__).parents[2], capture_output=True,
     )  # fmt: skip
     said = {name: np.array(n) for name, n in json.loads(done.stdout.splitlines()[-1]).items()}
-    print("per decode: graphs, waits, gets, sets", said)
+    print("graphs, waits, gets, sets of 14 and of 16 decodes", said)
     assert (said["idle"] == said["bare"]).all()
-    graphs, waits, gets, sets = said["steered"] - said["bare"]
-    assert graphs == 0
-    assert waits <= 2  # for the device and the host, before the sums are read
-    assert (gets, sets) == (1, 1)
-    assert said["callback"][0] > 20
+    between, in_all = said["steered"] - said["bare"]
+    assert (between == 0).all()
+    graphs, waits, gets, sets = in_all
+    assert (graphs, gets, sets) == (0, 1, 1)
+    assert waits <= 2  # for the device and the host
+    assert (said["callback"][0] > 14 * 20).any()
+
+
+@pytest.mark.skipif(not BY_RPC, reason="no other device can be taken away")
+def test_a_device_that_is_lost_ends_the_process_with_one_sentence(model_path: Path) -> None:
+    program = f"""
+        from pathlib import Path
+        from steerplug.engine.context import Context, Row
+        from steerplug.engine.model import Model
+        from tests.devices.rpc import joined
+
+        with joined() as server:
+            context = Context(Model(Path({str(model_path)!r})), n_ctx=64)
+            assert context.route == "device"
+            server.kill()
+            server.wait()
+            context.decode([Row(5, 0, True)])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], text=True, capture_output=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode < 0
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("steerplug: llama.cpp ends this process (Remote RPC server crashed")
+    assert last.endswith("start again when that is back, or without it (devices: none).")

@@ -4,12 +4,13 @@ The oracles are the NumPy twin, and the node that steers in host memory.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from steerplug.engine import context as contexts
-from steerplug.engine import device_units
+from steerplug.engine import device_route, device_units
 from steerplug.engine.context import Context, Row
 from steerplug.engine.device_memory import DeviceFullError, DeviceMemory
 from steerplug.engine.hook import Applied, Capture, lay_out
@@ -224,6 +225,25 @@ def test_a_device_that_has_no_room_at_all_leaves_steering_to_the_callback(
 
     monkeypatch.setattr(device_units, "DeviceMemory", full)
     context = new_context(tiny, on_device=True, on_host=False)
+    check_callback(context, node, tiny, "no memory for 1 MB")
+
+
+def test_a_device_that_has_room_for_a_part_of_it_alone_is_given_that_back(
+    tiny: Model, node: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[DeviceMemory] = []
+
+    class Small(DeviceMemory):
+        def __init__(self, *asked: Any, **settings: Any) -> None:
+            if len(made) == 3:
+                raise DeviceFullError("the device has no memory for 1 MB of steering; give it less")
+            super().__init__(*asked, **settings)
+            made.append(self)
+
+    for module in (device_units, device_route):
+        monkeypatch.setattr(module, "DeviceMemory", Small)
+    context = new_context(tiny, on_device=True, on_host=False)
+    assert [memory.buffer for memory in made] == [None] * 3
     check_callback(context, node, tiny, "no memory for 1 MB")
 
 

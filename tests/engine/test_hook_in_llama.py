@@ -339,7 +339,7 @@ def test_a_decode_without_steering_reports_none_whatever_came_before(
     assert context.hook.applied > 0
     run(context, on_none())
     assert context.hook.applied == 0
-    assert context.hook.effects() == ([0.0] * len(TOKENS), [0] * len(TOKENS))
+    assert context.hook.effects()[:2] == ([0.0] * len(TOKENS), [0] * len(TOKENS))
 
 
 @pytest.mark.parametrize("strength", [1e30, -1e300])

@@ -12,21 +12,14 @@
  *
  *     rms(h) . h = |h| * sqrt(n_embd)      and      |change|^2
  *
- * for each row, into memory that is filled with -1 before the decode and read once after it: what
- * is not negative then was computed by this decode. Nothing of the graph needs the two; they are
- * named as a third source of operations that have two, so that they are computed all the same.
+ * for each row, into memory (`told`), from where they are accounted for (told.c). Nothing of the
+ * graph needs these, nor what comes in front of them and behind; they are named as a third source
+ * of operations that have two, so that they are computed all the same, and in this order.
  */
 
 #include "steer.h"
 
-#include <math.h>
-
-#if !defined(__linux__)
-
-void sp_prepare(sp_hook *hook) { (void)hook; }
-void sp_settle(sp_hook *hook) { (void)hook; }
-
-#else
+#if defined(__linux__)
 
 #define CAN_REUSE _ZN16llm_graph_result9can_reuseERK16llm_graph_params
 #define LEAST_MEAN_SQUARE 1e-30f /* a row of zeros stays one */
@@ -41,10 +34,6 @@ SP_API bool CAN_REUSE(void *result, const void *params) {
     }
     const sp_hook *hook = sp_builds_for();
     return !(hook && hook->route && hook->route->rebuild) && own && own(result, params);
-}
-
-static int64_t stride(const sp_route *route, int64_t n) {
-    return (n + route->alignment - 1) / route->alignment * route->alignment;
 }
 
 /* Let a node leave its result on a shelf, if there is room. */
@@ -70,11 +59,43 @@ static struct ggml_tensor *tell(const sp_hook *hook, struct ggml_context *contex
     a = route->reshape(context, a, hook->n_embd, 1, n);
     b = route->reshape(context, b, hook->n_embd, 1, n);
     struct ggml_tensor *dot = route->mul_mat(context, a, b);
-    const int64_t at = (2 * block->slot + which) * stride(route, hook->n_rows);
+    const int64_t at = (2 * block->slot + which) * sp_stride(route, hook->n_rows);
     if (n <= hook->n_rows) { /* not where memory is set aside for larger graphs */
         leave(hook, &route->devices[block->device].told, at, dot);
     }
     return dot;
+}
+
+static struct ggml_tensor *first(const sp_hook *hook, struct ggml_context *context,
+                                 const sp_shelf *shelf, int64_t n) {
+    return hook->route->view(context, shelf->tensor, n, 1, sizeof(float) * n, 0);
+}
+
+/* What comes before anything is told: -1 wherever it will be. */
+static struct ggml_tensor *clear(const sp_hook *hook, struct ggml_context *context,
+                                 const sp_device *device) {
+    const int64_t n = sp_n_told(hook, device);
+    return hook->route->copy(context, first(hook, context, &device->blank, n),
+                             first(hook, context, &device->told, n));
+}
+
+/* What comes after everything was told, the last of it by this node; NULL: there is no room. */
+static struct ggml_tensor *remember(const sp_hook *hook, struct ggml_context *context,
+                                    sp_device *device, struct ggml_tensor *last) {
+    const sp_route *route = hook->route;
+    const int64_t n = sp_n_told(hook, device);
+    if (n == 0 || SP_PAST * n > device->past.size) {
+        return NULL;
+    }
+    struct ggml_tensor *moved_on =
+        route->concat(context, first(hook, context, &device->told, n),
+                      first(hook, context, &device->past, (SP_PAST - 1) * n), 0);
+    name_source(hook, moved_on, last);
+    if (!leave(hook, &device->aside, 0, moved_on)) {
+        return NULL;
+    }
+    device->remembers = 1;
+    return route->copy(context, moved_on, first(hook, context, &device->past, SP_PAST * n));
 }
 
 /* The sum of all units' changes (n_embd, rows), or NULL. */
@@ -84,6 +105,9 @@ static struct ggml_tensor *change_of(const sp_hook *hook, struct ggml_context *c
     const sp_route *route = hook->route;
     struct ggml_tensor *x = route->rms_norm(context, h, LEAST_MEAN_SQUARE);
     struct ggml_tensor *length = tell(hook, context, h, x, n, block, 0), *change = NULL;
+    if (block->slot == 0 && n <= hook->n_rows) {
+        name_source(hook, length, clear(hook, context, &route->devices[block->device]));
+    }
     const size_t column = sizeof(float) * route->n_units;
     struct ggml_tensor *S = route->view(context, route->devices[block->device].S, route->n_units, n,
                                         column, first_column * column);
@@ -116,6 +140,7 @@ struct ggml_tensor *sp_build_units(sp_hook *hook, struct ggml_context *context,
     block->output = h;
     route->rebuild = 0;
     route->built_rows = hook->n_rows;
+    route->devices[block->device].remembers = 0;
     if (!is_plain || n == 0 || n > route->max_rows) {
         return h;
     }
@@ -125,160 +150,26 @@ struct ggml_tensor *sp_build_units(sp_hook *hook, struct ggml_context *context,
     if (!change) {
         return h;
     }
+    sp_device *device = &route->devices[block->device];
+    struct ggml_tensor *told = tell(hook, context, change, change, n, block, 1), *remembered = NULL;
+    if (block->slot == device->n_blocks - 1 && n <= hook->n_rows) {
+        remembered = remember(hook, context, device, told);
+    }
     block->output = route->add(context, h, change);
-    name_source(hook, block->output, tell(hook, context, change, change, n, block, 1));
-    const sp_shelf *kept = &route->devices[block->device].kept;
+    name_source(hook, block->output, remembered ? remembered : told);
+    const sp_shelf *kept = &device->kept;
     if (hook->active && hook->captured && hook->capture_layer[il] >= 0 && n <= hook->n_rows) {
         int32_t place = 0; /* among the captured blocks of this device */
         for (int32_t other = 0; other < il; other++) {
             place += hook->capture_layer[other] >= 0 &&
                      route->blocks[other].device == block->device;
         }
-        const int64_t size = stride(route, (int64_t)hook->n_rows * hook->n_embd);
+        const int64_t size = sp_stride(route, (int64_t)hook->n_rows * hook->n_embd);
         if (leave(hook, kept, place * size, block->output)) {
             block->kept_at = place;
         }
     }
     return block->output;
-}
-
-static int64_t n_told(const sp_hook *hook, const sp_device *device) {
-    return 2 * device->n_blocks * stride(hook->route, hook->n_rows);
-}
-
-void sp_prepare(sp_hook *hook) {
-    sp_route *route = hook->route;
-    if ((hook->active || route->upload) && !route->is_waited_for) {
-        route->synchronize(route->context); /* the last decode may read what is written here */
-    }
-    route->is_waited_for = 0;
-    if (route->upload) {
-        for (int32_t i = 0; i < route->n_devices; i++) {
-            hook->tensor_set(route->devices[i].S, route->strengths, 0,
-                             sizeof(float) * route->n_columns * route->n_units);
-        }
-        route->upload = 0;
-    }
-    if (!hook->active) {
-        return;
-    }
-    for (int32_t il = 0; il < hook->n_layer; il++) {
-        sp_block *block = &route->blocks[il];
-        block->n_built = 0;
-        if (hook->captured && hook->capture_layer[il] >= 0 && block->kept_at < 0) {
-            route->rebuild = 1;
-        }
-    }
-    route->must_build = route->rebuild;
-    for (int32_t i = 0; i < route->n_devices; i++) {
-        sp_shelf *told = &route->devices[i].told;
-        const int64_t n = n_told(hook, &route->devices[i]);
-        for (int64_t at = 0; at < n; at++) {
-            told->copy[at] = -1;
-        }
-        hook->tensor_set(told->tensor, told->copy, 0, sizeof(float) * n);
-    }
-}
-
-/* Whether the graph was the one that was asked for, as far as it is seen where graphs are built. */
-static bool is_as_built(sp_hook *hook, int64_t n_outputs) {
-    const sp_route *route = hook->route;
-    if (route->must_build && route->rebuild) {
-        return sp_fail(hook, SP_NOT_BUILT, -1, 0);
-    }
-    if (route->built_rows != hook->n_rows) {
-        return sp_fail(hook, SP_ROW_COUNT, 0, route->built_rows);
-    }
-    for (int32_t il = 0; il < hook->n_layer; il++) {
-        const sp_block *block = &route->blocks[il];
-        if (block->device < 0) {
-            continue;
-        }
-        if (block->n_found < 0) {
-            return sp_fail(hook, SP_NOT_FLOAT32, il, hook->n_embd);
-        }
-        const bool is_last = il == hook->n_layer - 1;
-        if (block->n_found != hook->n_rows && !(is_last && block->n_found == n_outputs)) {
-            return sp_fail(hook, SP_ROW_COUNT, il, block->n_found);
-        }
-        /* it got its name after it was built; before the next graph is, it is still there */
-        if (block->n_built && sp_block_of(hook, block->output) != il) {
-            return sp_fail(hook, SP_NOT_FIRED, il, 0);
-        }
-    }
-    return true;
-}
-
-static bool settle_row(sp_hook *hook, int32_t il, int32_t row, float length, float change) {
-    const sp_term *terms = hook->terms + hook->first[row];
-    const int32_t n_terms = hook->first[row + 1] - hook->first[row];
-    if (!n_terms || !sp_is_steered(terms, n_terms, il) || length < 0 || change < 0) {
-        return true; /* too few are counted then, where it was to be steered */
-    }
-    const float h = length / sqrtf((float)hook->n_embd);
-    const float moved = h > 0 ? sqrtf(change) / h : sqrtf(change);
-    if (!isfinite(moved)) {
-        return sp_fail(hook, SP_NOT_FINITE, il, row);
-    }
-    hook->moved[row] += moved;
-    hook->steered[row]++;
-    hook->applied++;
-    return true;
-}
-
-static void settle_block(sp_hook *hook, int32_t il) {
-    const sp_route *route = hook->route;
-    const sp_block *block = &route->blocks[il];
-    const sp_device *device = &route->devices[block->device];
-    const int64_t step = stride(route, hook->n_rows);
-    const int64_t size = stride(route, (int64_t)hook->n_rows * hook->n_embd);
-    const float *length = device->told.copy + 2 * block->slot * step, *change = length + step;
-    const float *h = block->kept_at < 0 ? NULL : device->kept.copy + block->kept_at * size;
-    hook->seen[il] = block->n_found == 0 || length[0] >= 0 || isnan(length[0]);
-    int64_t place = 0;
-    for (int32_t row = 0; row < hook->n_rows; row++) {
-        if (block->n_found != hook->n_rows && !hook->output[row]) {
-            continue;
-        }
-        if (!settle_row(hook, il, row, length[place], change[place])) {
-            return;
-        }
-        if (h) {
-            sp_capture_row(hook, row, il, h + place * hook->n_embd);
-        }
-        place++;
-    }
-}
-
-void sp_settle(sp_hook *hook) {
-    sp_route *route = hook->route;
-    int64_t n_outputs = 0;
-    for (int32_t row = 0; row < hook->n_rows; row++) {
-        n_outputs += hook->output[row] != 0;
-    }
-    if (hook->status != SP_OK || !is_as_built(hook, n_outputs)) {
-        return;
-    }
-    route->synchronize(route->context);
-    route->is_waited_for = 1;
-    for (int32_t i = 0; i < route->n_devices; i++) {
-        const sp_device *device = &route->devices[i];
-        const sp_shelf *told = &device->told, *kept = &device->kept;
-        hook->tensor_get(told->tensor, told->copy, 0, sizeof(float) * n_told(hook, device));
-        int64_t n_kept = 0;
-        for (int32_t il = 0; hook->captured && il < hook->n_layer; il++) {
-            n_kept += route->blocks[il].device == i && route->blocks[il].kept_at >= 0;
-        }
-        if (n_kept) {
-            const int64_t size = stride(route, (int64_t)hook->n_rows * hook->n_embd);
-            hook->tensor_get(kept->tensor, kept->copy, 0, sizeof(float) * n_kept * size);
-        }
-    }
-    for (int32_t il = 0; il < hook->n_layer; il++) {
-        if (route->blocks[il].device >= 0) {
-            settle_block(hook, il);
-        }
-    }
 }
 
 #endif

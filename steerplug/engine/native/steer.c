@@ -271,8 +271,8 @@ bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool
                     : handle_copy(hook, tensor, il, n_found);
 }
 
-static void report_nothing(sp_hook *hook) {
-    hook->applied = hook->expected = hook->found = 0;
+void sp_report_nothing(sp_hook *hook) {
+    hook->applied = hook->found = 0;
     hook->status = SP_OK;
     hook->status_il = -1;
     memset(hook->moved, 0, sizeof(float) * hook->n_rows);
@@ -283,7 +283,8 @@ static void report_nothing(sp_hook *hook) {
 /* Before a decode of n_rows rows in which nothing is steered or captured. */
 SP_API void sp_stand_by(sp_hook *hook, int32_t n_rows) {
     hook->n_rows = n_rows;
-    report_nothing(hook);
+    hook->expected = 0;
+    sp_report_nothing(hook);
     if (hook->route) {
         sp_prepare(hook);
     }
@@ -293,7 +294,8 @@ SP_API void sp_stand_by(sp_hook *hook, int32_t n_rows) {
 /* Before a decode of n_rows rows that does what the tables say. */
 SP_API void sp_begin(sp_hook *hook, int32_t n_rows) {
     hook->n_rows = n_rows;
-    report_nothing(hook);
+    hook->expected = 0;
+    sp_report_nothing(hook);
     hook->active = 1;
     if (hook->route) {
         sp_prepare(hook);
@@ -310,15 +312,17 @@ SP_API void sp_begin(sp_hook *hook, int32_t n_rows) {
     }
 }
 
-/* After a decode, or one that llama.cpp refused; returns its status. */
-SP_API int32_t sp_end(sp_hook *hook, bool decoded) {
-    if (hook->active && hook->route && decoded) {
-        sp_settle(hook);
-    }
-    hook->active = 0;
-    sp_build_for(NULL);
+int32_t sp_conclude(sp_hook *hook) {
     if (hook->status == SP_OK && hook->applied < hook->expected) {
         sp_fail(hook, SP_NOT_FIRED, -1, hook->applied);
     }
     return hook->status;
+}
+
+/* After a decode, or one that llama.cpp refused; returns its status. */
+SP_API int32_t sp_end(sp_hook *hook, bool decoded) {
+    const bool reported = !(hook->active && hook->route && decoded) || sp_settle(hook);
+    hook->active = 0;
+    sp_build_for(NULL);
+    return reported ? sp_conclude(hook) : SP_OK;
 }

@@ -4,6 +4,7 @@
  *     callback.c   called by the scheduler at the blocks' outputs: any device, any platform
  *     node.c       called by llama.cpp's graph itself: on Linux, for tensors in host memory
  *     device.c     operations of llama.cpp's graph that any device computes: on Linux
+ *     told.c       what devices are told before a decode, and tell: on Linux
  *     amx.c        leaves out kernels of llama.cpp that were not tried, or crash
  */
 
@@ -62,6 +63,9 @@ typedef struct ggml_tensor *sp_map2(struct ggml_context *, struct ggml_tensor *,
 /* What a gate reads: rms(h), or h itself. */
 enum { SP_NORMED, SP_PLAIN, SP_KINDS };
 
+/* How many decodes may be accounted for at once. */
+enum { SP_PAST = 16 };
+
 /* A block of a model, in a context whose devices steer by themselves; see device.c. */
 typedef struct {
     int32_t device; /* its place in `devices`; -1: in host memory, where a node steers it */
@@ -86,8 +90,12 @@ typedef struct {
 typedef struct {
     struct ggml_tensor *S; /* (units, 2 * max_rows): strengths, set before a decode */
     sp_shelf told;         /* for each block: |h| * sqrt(n_embd), and |change|^2 */
+    sp_shelf blank;        /* as large, and filled with -1 */
+    sp_shelf past;         /* what the latest SP_PAST decodes have told, the last one first */
+    sp_shelf aside;        /* as large, for the moment in which `past` moves on */
     sp_shelf kept;         /* for each captured block: what leaves it */
     int32_t n_blocks;
+    int32_t remembers; /* whether the last graph that was built moves `past` on */
 } sp_device;
 
 /* How devices steer by themselves. */
@@ -103,6 +111,9 @@ typedef struct {
                                    int64_t);
     struct ggml_tensor *(*view)(struct ggml_context *, struct ggml_tensor *, int64_t, int64_t,
                                 size_t, size_t);
+    struct ggml_tensor *(*concat)(struct ggml_context *, struct ggml_tensor *,
+                                  struct ggml_tensor *, int);
+    struct ggml_tensor *(*copy)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
     int (*place)(struct ggml_backend_buffer *, struct ggml_tensor *, void *);
     void (*synchronize)(void *);
     void *context; /* llama_context */
@@ -111,6 +122,8 @@ typedef struct {
     int32_t n_devices;
     int32_t max_rows;
     int32_t alignment; /* floats */
+    float *moved;      /* (SP_PAST, max_rows): of each pending decode, what nodes did to its rows */
+    int32_t *steered;
 
     /* set as units are placed */
     int32_t n_units;
@@ -120,10 +133,14 @@ typedef struct {
     const float *strengths; /* (n_columns, n_units): of all rows, then of those with logits */
     int32_t n_columns;
     int32_t upload; /* they are not what the devices have */
+    int32_t later;  /* it does what the last one did, and may be accounted for with others */
 
     int32_t must_build; /* in this decode */
     int32_t built_rows; /* of the batch for which the last graph was built */
     int32_t is_waited_for; /* nothing has been computed since the last wait */
+    int32_t n_pending; /* decodes that are not accounted for */
+    int32_t n_left;    /* of them, how many there were when they were read */
+    int32_t n_after;   /* decodes since, which failed */
 } sp_route;
 
 typedef struct {
@@ -189,11 +206,22 @@ bool sp_is_steered(const sp_term *terms, int32_t n_terms, int32_t il);
 void sp_capture_row(sp_hook *hook, int32_t row, int32_t il, const float *h);
 
 /* Devices that steer by themselves: what they are told before a decode; a block's output, made
- * while a graph is built; and what the graph has told, read after the decode. See device.c. */
+ * while a graph is built; and what the graph has told, read after the decode, unless it is left
+ * pending (false). See told.c and device.c. */
 void sp_prepare(sp_hook *hook);
 struct ggml_tensor *sp_build_units(sp_hook *hook, struct ggml_context *context,
                                    struct ggml_tensor *h, int32_t il);
-void sp_settle(sp_hook *hook);
+bool sp_settle(sp_hook *hook);
+
+/* How many floats apart numbers lie of which there are n, and how many all blocks of a device leave
+ * in `told`: at each of them a kind after the other. */
+int64_t sp_stride(const sp_route *route, int64_t n);
+int64_t sp_n_told(const sp_hook *hook, const sp_device *device);
+
+/* Forget what is reported, but for what was expected. */
+void sp_report_nothing(sp_hook *hook);
+/* The status of a decode, of which everything is reported. */
+int32_t sp_conclude(sp_hook *hook);
 
 /* The function of this name in the library that called (Linux); another llama.cpp may be loaded. */
 void *sp_original(const void *caller, const char *name);
