@@ -10,12 +10,12 @@ Importing this package loads nothing else; commands import what they need when t
 
 import _thread
 import io
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from steerplug.commands.streams import give_up_stdout, is_of_stdout, open_closed_ones
 from steerplug.errors import SteerplugError
 
 UNREAD = 1
@@ -29,16 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `steerplug`; default: those of this process.
     """
+    open_closed_ones()
     try:
         with _every_interrupt_heard():
             code = _run(arguments)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return UNREAD
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SteerplugError as error:
         return _failed(str(error))
+    except OSError as error:
+        if not is_of_stdout(error):
+            raise
+        give_up_stdout()
+        return _failed(f"the output cannot be written ({error.strerror}); send it elsewhere.")
     except Exception as error:
         if not _is_interrupt(error):
             from steerplug.commands.usage import usage

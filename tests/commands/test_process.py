@@ -142,6 +142,39 @@ def test_a_reader_that_leaves_early_gets_no_traceback(environment: dict[str, str
     assert ended.stderr == b""
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no shell that closes streams")
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("presets >&-", 0, ""),
+        ("presets --nonsense <&- >&- 2>&-", 2, ""),
+        ("try pirate <&-", 2, "steerplug: `steerplug try` needs a terminal"),
+    ],
+)
+def test_a_stream_that_is_closed_is_an_empty_one(
+    line: str, code: int, said: str, environment: dict[str, str]
+) -> None:
+    shell = ["sh", "-c", f'"$0" -c "$1" {line}', ENTRY[0], ENTRY[2]]
+    ended = subprocess.run(shell, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (code, bool(said)), ended.stderr
+    assert ended.stderr.startswith(said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+@pytest.mark.parametrize("buffering", ["", "1"])
+def test_output_that_no_disk_takes_is_one_sentence(
+    buffering: str, environment: dict[str, str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*ENTRY, "presets", "--json"], env={**environment, "PYTHONUNBUFFERED": buffering},
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (
+        2, "steerplug: the output cannot be written (No space left on device); send it elsewhere.\n"
+    )  # fmt: skip
+
+
 def test_ctrl_c_in_the_middle_of_a_build_leaves_nothing_half_written(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
