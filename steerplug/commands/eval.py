@@ -181,10 +181,16 @@ def _measure(
     report: "Whole",
 ) -> "Measured":  # fmt: skip
     from steerplug.engine.reader import reading
+    from steerplug.evaluate.plan import plan_report
     from steerplug.evaluate.report import measure_steering
+    from steerplug.fit.plan import Pace
+    from steerplug.fit.whole import Plan
 
     engine = session.engine
     with reading(session.model, engine.context.n_ctx) as cells:
+        if preset.teacher is not None:
+            stages = plan_report(preset, session.model, questions, Pace.of(cells))
+            report.expect(Plan("", tuple(stages), 0))
         return measure_steering(preset, unit, engine, cells, questions, mix=mix, report=report)
 
 
