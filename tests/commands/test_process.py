@@ -219,6 +219,36 @@ def test_ctrl_c_stops_a_reply_and_not_the_chat(environment: dict[str, str]) -> N
     assert terminal.end() == 0
 
 
+def test_what_is_typed_during_a_reply_is_the_next_line_and_not_in_the_reply(
+    environment: dict[str, str],
+) -> None:
+    terminal = Terminal(["chat", "--max-tokens", "60"], environment)
+    terminal.read("> ")
+    terminal.type("Write a long story about the king of the dragons.\n")
+    terminal.read("dragons.\r\n")
+    assert terminal.read(" ").strip()  # the reply has begun
+    terminal.type("/steer none\n")
+    assert "/steer" not in terminal.read("reply tokens")
+    assert "/steer none" in terminal.read("steered by none.")
+    terminal.type("\x04")
+    terminal.read()
+    assert terminal.end() == 0
+
+
+def test_several_lines_that_are_pasted_are_one_message(environment: dict[str, str]) -> None:
+    readline = pytest.importorskip("readline")
+    if "libedit" in (readline.__doc__ or ""):
+        pytest.skip("libedit takes each line that is pasted")
+    terminal = Terminal(["chat", "--max-tokens", "3"], environment)
+    terminal.read("> ")
+    terminal.type("\x1b[200~Say\nhello\nto me\x1b[201~\n")
+    terminal.read("to me")
+    assert "reply tokens" in terminal.read("> ")
+    terminal.type("\x04")
+    assert "reply tokens" not in terminal.read()
+    assert terminal.end() == 0
+
+
 def test_ctrl_c_in_a_steered_decode_leaves_the_next_one_unsteered(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
