@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from steerplug.commands.streams import give_up_stdout, is_of_stdout, open_closed_ones
+from steerplug.commands.streams import give_up_stdout, is_of_stdout, open_closed_ones, stopped
 from steerplug.errors import SteerplugError
 
 UNREAD = 1
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _failed(usage(error))
         code = INTERRUPTED
     if code == INTERRUPTED:
-        print("steerplug: stopped.", file=sys.stderr)
+        sys.stderr.write(stopped())
     return code
 
 

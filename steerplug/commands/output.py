@@ -69,6 +69,6 @@ def print_hanging(console: Console, label: Text, text: str) -> None:
         return
     grid = Table.grid()
     grid.add_column(width=len(label))
-    grid.add_column()
+    grid.add_column(overflow="fold")  # a path is to be copied whole
     grid.add_row(label, visible(text))
     console.print(grid)

@@ -24,6 +24,12 @@ def is_of_stdout(error: OSError) -> bool:
     return error.filename is None and error.errno in _FULL
 
 
+def stopped() -> str:
+    """Return what is said after Ctrl-C; on a terminal below the line that shows the key."""
+    below = "\n" if sys.stderr.isatty() else ""
+    return f"{below}steerplug: stopped.\n"
+
+
 def give_up_stdout() -> None:
     """Have what is left for stdout go nowhere, so that nothing complains when the process ends."""
     with suppress(OSError, ValueError):
