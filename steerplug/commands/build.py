@@ -7,6 +7,7 @@ import typer
 
 from steerplug.commands.build_all import build_all
 from steerplug.commands.building import Building, duration
+from steerplug.commands.completion import mixes
 from steerplug.commands.joint import joint_preset
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
@@ -38,6 +39,7 @@ OnePreset = Annotated[
         metavar="PRESET",
         help="A preset's name, or the path of its YAML file; a sum of presets with --as.",
         show_default=False,
+        autocompletion=mixes,
     ),
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands.completion import preset_names
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 CHATS = 3
 
-Named = Annotated[str, typer.Argument(help="A preset's name or path, or a steering file.")]
+Named = Annotated[
+    str,
+    typer.Argument(
+        help="A preset's name or path, or a steering file.", autocompletion=preset_names
+    ),
+]
 
 
 @with_loading

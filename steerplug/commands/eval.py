@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerplug.commands.building import Building
+from steerplug.commands.completion import mixes, preset_names
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
@@ -46,7 +47,12 @@ Plot = Annotated[
 @with_loading
 def eval(
     preset: Annotated[
-        str, typer.Argument(metavar="PRESET", help="A preset's name or path, or a mix of them.")
+        str,
+        typer.Argument(
+            metavar="PRESET",
+            help="A preset's name or path, or a mix of them.",
+            autocompletion=mixes,
+        ),
     ],
     model: Model = MODEL,
     prompts: Prompts = None,
@@ -74,6 +80,7 @@ def eval(
         str | None,
         typer.Option(
             metavar="NAME", show_default=False,
+            autocompletion=preset_names,
             help="What `build --as NAME` made of a sum, to be compared by --orders.",
         ),
     ] = None,
