@@ -130,7 +130,7 @@ class _Left(ProgressColumn):
 
 def _bar(console: Console, left: ProgressColumn) -> Progress:
     return Progress(
-        SpinnerColumn(),
+        SpinnerColumn("line" if console.options.ascii_only else "dots"),
         BarColumn(bar_width=14),
         TextColumn("{task.percentage:>3.0f}%"),
         left,

@@ -96,6 +96,20 @@ def test_what_a_build_takes_is_said_on_a_line_of_its_own_above_the_bar(
     assert terminal.end() == 130
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_terminal_without_unicode_has_a_bar_of_plain_signs(
+    environment: dict[str, str],  # noqa: F811
+) -> None:
+    ascii_only = {**environment, "PYTHONIOENCODING": "ascii"}
+    terminal = Terminal(["build", "sailor", "-m", str(tiny_model("llama"))], ascii_only)
+    shown = plain(terminal.read(until=" left"))
+    assert shown.isascii()
+    assert "\\u" not in shown
+    terminal.type("\x03")
+    terminal.read()
+    assert terminal.end() == 130
+
+
 def plain(text: str) -> str:
     """Return what is shown, with a line that is drawn anew as one more."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", re.sub(r"\r?\x1b\[2K|\r", "\n", text))
