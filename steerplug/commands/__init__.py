@@ -9,6 +9,8 @@ Importing this package loads nothing else; commands import what they need when t
 """
 
 import _thread
+import atexit
+import gc
 import io
 import sys
 import threading
@@ -29,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `steerplug`; default: those of this process.
     """
+    atexit.register(gc.freeze)  # with torch, looking for garbage at the end takes most of a second
     open_closed_ones()
     try:
         with _every_interrupt_heard():
