@@ -148,7 +148,7 @@ def _figures(task: "Task", ways: "dict[str, Timing]") -> dict[str, Any]:
 
 def _show(timed: Timings) -> None:
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(no_wrap=True)
+    table.add_column()
     for title in ("ms", "ratio", "quartiles"):
         table.add_column(title, justify="right", no_wrap=True)
     for task, ways in timed:
