@@ -111,3 +111,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     spelt = {one.lower(): one for one in known}
     matches = get_close_matches(word.lower(), list(spelt), n=1, cutoff=_NEAR)
     return f"; did you mean `{spelt[matches[0]]}`?" if matches else ""
+
+
+def unreadable(error: Exception, cure: str = "check the path") -> str:
+    """Return the end of a sentence on a file, ``cannot be read (why); cure.``.
+
+    Args:
+        error: what came of reading it: an `OSError`, or what Python says of a NUL or `~nobody`.
+        cure: what to do, where it is not that the permissions forbid it.
+    """
+    why = getattr(error, "strerror", None) or error
+    cure = "check its permissions" if isinstance(error, PermissionError) else cure
+    return f"cannot be read ({why}); {cure}."

@@ -9,13 +9,15 @@ Importing this package loads nothing else; commands import what they need when t
 """
 
 import _thread
+import atexit
+import gc
 import io
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from steerplug.commands.streams import give_up_stdout, is_of_stdout, open_closed_ones, stopped
 from steerplug.errors import SteerplugError
 
 UNREAD = 1
@@ -29,16 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `steerplug`; default: those of this process.
     """
+    atexit.register(gc.freeze)  # with torch, looking for garbage at the end takes most of a second
+    open_closed_ones()
     try:
         with _every_interrupt_heard():
             code = _run(arguments)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return UNREAD
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SteerplugError as error:
         return _failed(str(error))
+    except OSError as error:
+        if not is_of_stdout(error):
+            raise
+        give_up_stdout()
+        return _failed(f"the output cannot be written ({error.strerror}); send it elsewhere.")
     except Exception as error:
         if not _is_interrupt(error):
             from steerplug.commands.usage import usage
@@ -46,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _failed(usage(error))
         code = INTERRUPTED
     if code == INTERRUPTED:
-        print("steerplug: stopped.", file=sys.stderr)
+        sys.stderr.write(stopped())
     return code
 
 

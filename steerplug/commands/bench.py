@@ -15,6 +15,7 @@ from rich.table import Table
 
 from steerplug.commands.building import Building
 from steerplug.commands.comparisons import bench_fits, bench_instructions, bench_rivals
+from steerplug.commands.completion import preset_names
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_json, say, screen
@@ -49,6 +50,7 @@ def bench(
             metavar="NAME", show_default=False,
             help="Instead: hold a preset against soft prompts, K/V prefixes and LoRA that learn "
             "from the same replies, and against its prompt; it takes hours, --quick a tenth.",
+            autocompletion=preset_names,
         ),
     ] = None,
     instructions: Annotated[
@@ -146,7 +148,7 @@ def _figures(task: "Task", ways: "dict[str, Timing]") -> dict[str, Any]:
 
 def _show(timed: Timings) -> None:
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(no_wrap=True)
+    table.add_column()
     for title in ("ms", "ratio", "quartiles"):
         table.add_column(title, justify="right", no_wrap=True)
     for task, ways in timed:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerplug.commands.build_all import build_all
-from steerplug.commands.building import Building
+from steerplug.commands.building import Building, duration
+from steerplug.commands.completion import mixes
 from steerplug.commands.joint import joint_preset
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import learning, opened
@@ -38,6 +39,7 @@ OnePreset = Annotated[
         metavar="PRESET",
         help="A preset's name, or the path of its YAML file; a sum of presets with --as.",
         show_default=False,
+        autocompletion=mixes,
     ),
 ]  # fmt: skip
 
@@ -159,7 +161,7 @@ def _is_missing(session: "Session", preset: "Preset", quick: bool) -> bool:
 def _print(name: str, report: dict[str, Any]) -> None:
     by = report["claimed_by"]
     kept = f"came with {report['pack']}" if report["pack"] else "was kept from before"
-    was = kept if report["from_cache"] else f"took {report['seconds']:.1f} s"
+    was = kept if report["from_cache"] else f"took {duration(report['seconds'])}"
     weak = is_weak(report["fidelity"])
     state = "is built, but hardly does anything on this model" if weak else "is ready"
     state += ", by a quick fit" if report["quick"] else ""

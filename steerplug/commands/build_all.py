@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerplug.commands import FAILED
+from steerplug.commands.building import duration
 from steerplug.commands.output import complain, print_json, say, screen
 from steerplug.errors import SteerplugError
 from steerplug.store.figures import Figures
@@ -99,7 +100,7 @@ def _outcomes(build: Build, is_missing: Callable[["Preset"], bool]) -> Iterator[
         except SteerplugError as error:
             outcome = Outcome(listing.name, error=str(error))
         seconds = time.perf_counter() - begin
-        took = f" in {seconds:.0f} s" if outcome.state == "built" else ""
+        took = f" in {duration(seconds)}" if outcome.state == "built" else ""
         say(f"[{i}/{len(listed)}] {listing.name}: {outcome.state}{took}")
         yield outcome
 

@@ -130,7 +130,7 @@ class _Left(ProgressColumn):
 
 def _bar(console: Console, left: ProgressColumn) -> Progress:
     return Progress(
-        SpinnerColumn(),
+        SpinnerColumn("line" if console.options.ascii_only else "dots"),
         BarColumn(bar_width=14),
         TextColumn("{task.percentage:>3.0f}%"),
         left,
@@ -149,7 +149,8 @@ def _whole(standing: Standing, behind: int) -> float:
 def _expected(plan: Plan, seconds: float, whole: float = 0.0) -> str:
     memory = f" and {plan.n_bytes / 1e9:.1f} GB of memory" if plan.n_bytes else ""
     all_of_it = f"; {duration(whole)} with those behind it" if whole > seconds else ""
-    return f"By {plan.method}: about {duration(seconds)}{memory}{all_of_it}."
+    about = f"By {plan.method}: about" if plan.method else "About"
+    return f"{about} {duration(seconds)}{memory}{all_of_it}."
 
 
 def duration(seconds: float) -> str:

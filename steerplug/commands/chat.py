@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
+from steerplug.commands.keyboard import unechoed
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import (
@@ -77,7 +78,8 @@ def chat(
         for line in _lines():
             if line.strip() == "/quit":
                 break
-            _take(conversation, line.strip())
+            with unechoed():
+                _take(conversation, line.strip())
 
 
 def _is_terminal() -> bool:
@@ -90,7 +92,9 @@ def _lines() -> Iterator[str]:
         yield from sys.stdin
         return
     with suppress(ImportError):  # Windows edits lines by itself
-        import readline  # noqa: F401  input() edits lines once this is loaded
+        import readline  # input() edits lines once this is loaded
+
+        readline.parse_and_bind("set enable-bracketed-paste on")  # several lines, one message
     while True:
         try:
             yield input("> ")

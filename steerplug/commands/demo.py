@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from steerplug.commands.completion import preset_names
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened, prepare
 from steerplug.commands.options import MODEL, Json, Model
@@ -31,7 +32,9 @@ TITLES = {BARE: "bare", PROMPTED: "with the prompt", STEERED: "steered by {}, no
 
 @with_loading
 def demo(
-    preset: Annotated[str, typer.Option(help="A preset's name or path.")] = "pirate",
+    preset: Annotated[
+        str, typer.Option(help="A preset's name or path.", autocompletion=preset_names)
+    ] = "pirate",
     question: Annotated[str, typer.Option(help="What to ask.")] = "How do I learn to swim?",
     model: Model = MODEL,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each reply.")] = 60,

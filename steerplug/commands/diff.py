@@ -7,10 +7,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands.completion import preset_names
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_json, put, say, screen, visible
+from steerplug.commands.output import print_hanging, print_json, say, screen, visible
 from steerplug.engine.loading import Loading
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 CHATS = 3
 
-Named = Annotated[str, typer.Argument(help="A preset's name or path, or a steering file.")]
+Named = Annotated[
+    str,
+    typer.Argument(
+        help="A preset's name or path, or a steering file.", autocompletion=preset_names
+    ),
+]
 
 
 @with_loading
@@ -90,7 +96,7 @@ def _show_words(words: "list[Change]") -> None:
             console.print(Text(key, "bold"))
         for sign, text, style in (("-", change.old, "red"), ("+", change.new, "green")):
             if text is not None:
-                put(Text(f"  {sign} {visible(text)}", style))
+                print_hanging(console, Text(f"  {sign} ", style), visible(text), style)
 
 
 def _table(blocks: "list[Alike]", a: str, b: str) -> Table:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerplug.commands.building import Building
+from steerplug.commands.completion import mixes, preset_names
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
@@ -46,7 +47,12 @@ Plot = Annotated[
 @with_loading
 def eval(
     preset: Annotated[
-        str, typer.Argument(metavar="PRESET", help="A preset's name or path, or a mix of them.")
+        str,
+        typer.Argument(
+            metavar="PRESET",
+            help="A preset's name or path, or a mix of them.",
+            autocompletion=mixes,
+        ),
     ],
     model: Model = MODEL,
     prompts: Prompts = None,
@@ -74,6 +80,7 @@ def eval(
         str | None,
         typer.Option(
             metavar="NAME", show_default=False,
+            autocompletion=preset_names,
             help="What `build --as NAME` made of a sum, to be compared by --orders.",
         ),
     ] = None,
@@ -181,10 +188,16 @@ def _measure(
     report: "Whole",
 ) -> "Measured":  # fmt: skip
     from steerplug.engine.reader import reading
+    from steerplug.evaluate.plan import plan_report
     from steerplug.evaluate.report import measure_steering
+    from steerplug.fit.plan import Pace
+    from steerplug.fit.whole import Plan
 
     engine = session.engine
     with reading(session.model, engine.context.n_ctx) as cells:
+        if preset.teacher is not None:
+            stages = plan_report(preset, session.model, questions, Pace.of(cells))
+            report.expect(Plan("", tuple(stages), 0))
         return measure_steering(preset, unit, engine, cells, questions, mix=mix, report=report)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerplug.commands.completion import mixes
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import compiled, opened
 from steerplug.commands.options import MODEL, Json, Model
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 _SLOTS = 16  # what hotwire has unless told
 
-Mix = Annotated[str, typer.Argument(metavar="MIX", help="A preset, or a mix of them.")]
+Mix = Annotated[
+    str,
+    typer.Argument(metavar="MIX", help="A preset, or a mix of them.", autocompletion=mixes),
+]
 To = Annotated[
     Path | None,
     typer.Option(

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from steerplug.commands.build import report_of
 from steerplug.commands.build_all import Outcome, show_all
+from steerplug.commands.completion import models, preset_names
 from steerplug.commands.eval import measured_alone
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import opened
@@ -66,11 +67,21 @@ def farm(
     what: Annotated[What, typer.Argument(help="What is to be done with each preset.")],
     presets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PRESET]...", help="Names or paths; none: all there are."),
+        typer.Argument(
+            metavar="[PRESET]...",
+            help="Names or paths; none: all there are.",
+            autocompletion=preset_names,
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("-m", "--model", metavar="MODEL", help="As for build; may be given often."),
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            help="As for build; may be given often.",
+            autocompletion=models,
+        ),
     ] = None,
     address: Annotated[
         str | None,

@@ -6,12 +6,17 @@ from typing import Annotated
 import typer
 
 from steerplug.commands import FAILED
+from steerplug.commands.completion import preset_names
 from steerplug.commands.options import Json
 from steerplug.commands.output import print_json, put, say
 
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE...", help="Preset files, folders of them, or presets' names."),
+    typer.Argument(
+        metavar="FILE...",
+        help="Preset files, folders of them, or presets' names.",
+        autocompletion=preset_names,
+    ),
 ]
 
 

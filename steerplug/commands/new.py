@@ -10,7 +10,7 @@ from rich.text import Text
 
 from steerplug.commands.options import MODEL, Json
 from steerplug.commands.output import print_fields, print_hanging, print_json, put, screen
-from steerplug.errors import PresetError
+from steerplug.errors import PresetError, unreadable
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
@@ -155,7 +155,4 @@ def _content(prompt_file: str, most: int) -> bytes:
         with Path(prompt_file).expanduser().open("rb") as file:
             return file.read(most)
     except (OSError, ValueError, RuntimeError) as error:  # also a NUL, or no such `~user`
-        why = getattr(error, "strerror", None) or error
-        raise PresetError(
-            f"the prompt file {prompt_file!r} cannot be read ({why}); check its path."
-        ) from None
+        raise PresetError(f"the prompt file {prompt_file!r} {unreadable(error)}") from None

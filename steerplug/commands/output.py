@@ -62,13 +62,13 @@ def print_fields(**fields: str) -> None:
         print_hanging(console, Text(label, "dim"), value)
 
 
-def print_hanging(console: Console, label: Text, text: str) -> None:
+def print_hanging(console: Console, label: Text, text: str, style: str = "") -> None:
     """Print a label and a text after it; on a terminal, no line of the text is under the label."""
     if not console.is_terminal:
         console.print(Text.assemble(label, text), soft_wrap=True)
         return
     grid = Table.grid()
     grid.add_column(width=len(label))
-    grid.add_column()
-    grid.add_row(label, visible(text))
+    grid.add_column(overflow="fold")  # a path is to be copied whole
+    grid.add_row(label, Text(visible(text), style))
     console.print(grid)

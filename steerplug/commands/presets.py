@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from steerplug.commands.completion import models
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import (
@@ -47,7 +48,7 @@ ForModel = Annotated[
     str | None,
     typer.Option(
         "-m", "--model", metavar="MODEL", help="Say what carries each on this model.",
-        show_default=False,
+        show_default=False, autocompletion=models,
     ),
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from steerplug.commands import completion
 from steerplug.commands.options import MODEL
 from steerplug.commands.serve_file import read_config, several_models, take
 from steerplug.commands.server_options import given, with_options
@@ -31,6 +32,7 @@ Served = Annotated[
     typer.Option(
         "-m", "--model", metavar="MODEL", envvar="STEERPLUG_MODEL", show_envvar=False,
         help="A path to a GGUF, hf:org/repo/file.gguf, or an alias.",
+        autocompletion=completion.models,
     ),
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ import typer
 from steerplug.commands.server_options import given, names_of
 from steerplug.engine.elsewhere import sentence
 from steerplug.engine.loading import SETTINGS as LOADING
-from steerplug.errors import SteerplugError, nearest
+from steerplug.errors import SteerplugError, nearest, unreadable
 from steerplug.server.config import ModelConfig
 
 _MODELS, _SOURCE = "models", "steerplug.source"
@@ -34,9 +34,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise SteerplugError(
-                f"{path} cannot be read ({error.strerror}); check its path."
-            ) from None
+            raise SteerplugError(f"{path} {unreadable(error)}") from None
         take(context, read_yaml(content, str(path), "`model: smollm2`").data, str(path))
     return path
 

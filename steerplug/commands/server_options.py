@@ -10,11 +10,14 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from steerplug.commands.completion import mixes, preset_names
 from steerplug.commands.loading_options import loading_of, loading_options
 from steerplug.engine.loading import Loading
 from steerplug.server.config import Config, ModelConfig
 
 _Settings = TypeVar("_Settings")
+_COMPLETED = {"steer": mixes, "compile": preset_names}
+"""What a shell completes of an option's value, where it knows."""
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,7 +71,7 @@ def _option(entry: Field[Any], hint: Any) -> inspect.Parameter:
     hint = list[str] if hint == tuple[str, ...] else hint
     option = typer.Option(
         *flag.names, envvar=f"STEERPLUG_{name.upper()}", show_envvar=False, help=flag.meaning,
-        **flag.about,
+        autocompletion=_COMPLETED.get(name), **flag.about,
     )  # fmt: skip
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default,

@@ -63,7 +63,7 @@ def summary(reply: "Reply") -> str:
     cut = ", cut at the limit" if reply.finish_reason == "length" else ""
     thought = f", {usage.reasoning_tokens} of them thought" if usage.reasoning_tokens else ""
     return (
-        f"{_by(reply)} · {usage.prompt_tokens} prompt + "
+        f"{_by(reply)}: {usage.prompt_tokens} prompt + "
         f"{usage.completion_tokens} reply tokens{thought}{cut}"
     )
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from steerplug.commands import INTERRUPTED
+from steerplug.commands.streams import stopped
 
 GRACE = 1.5
 """Seconds in which the program may end by itself."""
@@ -49,7 +50,7 @@ def _wait_on(hears: socket.socket) -> None:
 
 
 def _end() -> None:
-    shown = f"{_SHOW_CURSOR}\n" if sys.stderr.isatty() else ""
+    shown = _SHOW_CURSOR if sys.stderr.isatty() else ""
     with suppress(OSError):  # nobody reads it any more
-        os.write(sys.stderr.fileno(), f"{shown}steerplug: stopped.\n".encode())
+        os.write(sys.stderr.fileno(), f"{shown}{stopped()}".encode())
     os._exit(INTERRUPTED)

@@ -39,6 +39,8 @@ def usage(error: Exception) -> str:
         message, why = getattr(error, "message", ""), _why(error.__context__)
         complaint = complaint.replace(message, why) if message and why else complaint
     complaint = complaint.rstrip(".")
+    if complaint.endswith("is not readable"):
+        return f"{complaint[:1].lower()}{complaint[1:]}; check its permissions."
     context: Any = getattr(error, "ctx", None)
     command = context.command_path if context else "steerplug"
     see = " See" if complaint.endswith("?") else "; see"

@@ -14,7 +14,7 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import log
 from steerplug.engine.gguf_header import GgufHeader, read_gguf_header
-from steerplug.errors import ModelError
+from steerplug.errors import ModelError, unreadable
 from steerplug.files.shards import shards
 
 Lora = tuple[str, float]
@@ -92,9 +92,7 @@ def _check(path: Path, model: Path) -> None:
             is_gguf = file.read(4) == _MAGIC
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
-        raise ModelError(
-            f"the LoRA {path} cannot be read ({error.strerror}); check the path."
-        ) from None
+        raise ModelError(f"the LoRA {path} {unreadable(error)}") from None
     if not is_gguf:
         raise ModelError(
             f"the LoRA {path} is not in GGUF; convert it with llama.cpp's convert_lora_to_gguf.py."

@@ -25,7 +25,7 @@ from steerplug.engine.gguf_header import GgufHeader, read_gguf_header
 from steerplug.engine.kv_cache import check_types
 from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.engine.vocab import Vocab
-from steerplug.errors import ModelError
+from steerplug.errors import ModelError, unreadable
 from steerplug.files.shards import shards
 
 _MAGIC = b"GGUF"
@@ -246,4 +246,4 @@ def _read_header(path: Path) -> bytes:
             file.seek(0)
             return file.read(read_gguf_header(path).size)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+        raise ModelError(f"{path} {unreadable(error)}") from None

@@ -33,7 +33,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import reading
-from steerplug.errors import RequestError
+from steerplug.errors import RequestError, unreadable
 from steerplug.evaluate.arms import Arm
 from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
 from steerplug.evaluate.estimate import Estimate, as_json, change, ratio, share
@@ -69,10 +69,8 @@ def read_tasks(path: Path) -> list[Task]:
         with path.open("rb") as file:
             lines = file.read(MAX_BYTES).decode().splitlines()
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise RequestError(
-            f"the tasks {path} cannot be read ({why}); name a file of one JSON object a line."
-        ) from None
+        cure = "name a file of one JSON object a line"
+        raise RequestError(f"the tasks {path} {unreadable(error, cure)}") from None
     tasks = []
     for number, line in enumerate(lines, 1):
         try:

@@ -30,7 +30,7 @@ from steerplug.evaluate.fidelity import BARE
 from steerplug.evaluate.kept import kept_figures, kept_replies
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import unseen
-from steerplug.fit.progress import Report, at_once, silent, steps
+from steerplug.fit.progress import Report, at_once, in_turn, silent, steps
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix
 
@@ -68,8 +68,8 @@ def measure_orders(
         talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS,
                        known=kept_replies(model.fingerprint))  # fmt: skip
         had = {
-            name: at_once(partial(talk, arms=[arm]), questions, f"asking: {name}", report)
-            for name, arm in arms.items()
+            name: at_once(partial(talk, arms=[arm]), questions, f"asking: {name}", part)
+            for name, arm, part in in_turn(arms, report)
         }
     with reading(model, n_cells) as cells:
         gaps = {

@@ -24,7 +24,7 @@ from steerplug.evaluate.estimate import as_json, change, share
 from steerplug.evaluate.kept import kept_replies
 from steerplug.evaluate.scripts import overrides
 from steerplug.fit.asked import ask
-from steerplug.fit.progress import Report, at_once, silent
+from steerplug.fit.progress import Report, at_once, in_turn, silent
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix
 
@@ -63,8 +63,8 @@ def measure_overrides(
             return all(check.passes(reply) for check in preset.checks)
 
         passed = {
-            name: at_once(partial(passes, arm), texts, f"overriding: {name}", report)
-            for name, arm in arms.items()
+            name: at_once(partial(passes, arm), texts, f"overriding: {name}", part)
+            for name, arm, part in in_turn(arms, report)
         }
     ones = np.ones(len(some))
     return as_json({

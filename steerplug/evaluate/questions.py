@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerplug.errors import RequestError
+from steerplug.errors import RequestError, unreadable
 from steerplug.fit.questions import Part, for_reports, spread
 from steerplug.preset import Preset
 
@@ -53,10 +53,8 @@ def read_prompts(path: Path) -> list[str]:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(
-            f"the prompts {path} cannot be read ({reason}); name a text file of one prompt a line."
-        ) from None
+        cure = "name a text file of one prompt a line"
+        raise RequestError(f"the prompts {path} {unreadable(error, cure)}") from None
     if len(content) > MAX_BYTES:
         raise RequestError(f"the prompts {path} take more than 1 MB; choose a few hundred of them.")
     try:

@@ -49,7 +49,8 @@ def tables(report: Figures) -> Iterator[Table]:
 
 def _turns(figures: Figures) -> Iterator[Table]:
     n, arms = figures["n_turns"], figures["arms"]
-    chats = f"{figures['n_chats']} chats of {n} turns"
+    n_chats = figures["n_chats"]
+    chats = f"{n_chats} chat{'s' if n_chats > 1 else ''} of {n} turns"
     for name, what, form in (
         ("gap_closed", "Gap to the prompted model closed, along its own replies in", "2f"),
         ("left", "Nats per token that are left of that gap in", "3f"),

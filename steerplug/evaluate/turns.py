@@ -49,7 +49,7 @@ from steerplug.evaluate.kept import kept_figures, kept_replies
 from steerplug.evaluate.replies import repeated
 from steerplug.evaluate.scripts import chats
 from steerplug.fit.asked import Said
-from steerplug.fit.progress import AT_ONCE, Report, at_once, silent, steps
+from steerplug.fit.progress import AT_ONCE, Report, at_once, in_turn, silent, steps
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix
 
@@ -154,8 +154,8 @@ def _had(
     talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS, known=known)
     with closing(engine):
         return {
-            name: at_once(partial(talk, arms=arms), scripts, f"chatting: {name}", report)
-            for name, arms in courses.items()
+            name: at_once(partial(talk, arms=arms), scripts, f"chatting: {name}", part)
+            for name, arms, part in in_turn(courses, report)
         }
 
 

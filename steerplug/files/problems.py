@@ -105,6 +105,12 @@ def _say(
         cure = nearest(str(context.get("tag", "")), kinds) or f"; use one of {', '.join(kinds)}"
         given = f"{_shown(context['tag'])}, which is unknown" if "tag" in context else "missing"
         return f"`{where}.kind` is {given}{cure}"
+    if kind == "string_too_long":
+        n = len(problem["input"])
+        return f"`{where}` is {n} characters long, and may have {context['max_length']}; shorten it"
+    if kind == "string_unicode":
+        held = f"`{where}`" if where else f"the key {_shown(problem['input'])}"
+        return f"{held} holds half of a character (a lone surrogate, as U+D800); remove it"
     why = _not_text(problem) or _misfit(problems) + _cure(place, problem, owner)
     return f"`{where}` is {_shown(problem['input'])}{why}"
 

@@ -5,8 +5,9 @@ Doors may turn what they are told into a progress bar.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,6 +22,20 @@ AT_ONCE = 32
 
 def silent(_what: str, _done: int, _total: int) -> None:
     """Report nothing."""
+
+
+def in_turn(named: Mapping[str, Item], report: Report) -> Iterator[tuple[str, Item, Report]]:
+    """Yield names and items that are gone through in turn, and what each reports to.
+
+    Their steps are counted together, as each of them has as many as the others.
+    """
+    n_parts = len(named)
+
+    def part(i: int, what: str, done: int, total: int) -> None:
+        report(what, i * total + done, n_parts * total)
+
+    for i, (name, item) in enumerate(named.items()):
+        yield name, item, partial(part, i)
 
 
 def steps(

@@ -36,10 +36,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of a build.
+    """The work of a build, or of a report alone.
 
     Args:
-        method: by which it is done.
+        method: by which it is done; empty where nothing is fitted.
         stages: in their order; one that does not come is skipped.
         n_bytes: memory that it takes beside the loaded model, about.
     """

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from steerplug.engine.loading import DEFAULT, Loading
-from steerplug.errors import SteerplugError
+from steerplug.errors import SteerplugError, unreadable
 from steerplug.files.shards import shards
 from steerplug.library.presets import LibraryFile
 from steerplug.library.recipe import Recipe
@@ -82,9 +82,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SteerplugError(
-            f"{path} cannot be read ({error.strerror}); check its permissions."
-        ) from None
+        raise SteerplugError(f"{path} {unreadable(error)}") from None
 
 
 def _sha256(content: object) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from steerplug.errors import PackError, PresetError
+from steerplug.errors import PackError, PresetError, unreadable
 from steerplug.files.problems import findings
 from steerplug.files.yaml_file import MAX_BYTES, read_yaml
 from steerplug.library.presets import find_preset
@@ -62,8 +62,7 @@ def lint(path: Path) -> list[Problem]:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        sentence = f"{path} cannot be read ({error.strerror}); check its permissions."
-        return [Problem(path, None, sentence)]
+        return [Problem(path, None, f"{path} {unreadable(error)}")]
     try:
         if path.name == HEAD:
             read_head(content, str(path))

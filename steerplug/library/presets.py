@@ -17,7 +17,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from steerplug.errors import PresetError, PresetNotFound, nearest
+from steerplug.errors import PresetError, PresetNotFound, nearest, unreadable
 from steerplug.files.yaml_file import MAX_BYTES, printable
 from steerplug.packs.installed import pack_of, packs
 from steerplug.packs.manifest import SHIPPED
@@ -167,9 +167,11 @@ def others_named(name: str, pack: str) -> list[str]:
 def _file_at(reference: str) -> Path:
     try:
         path = Path(reference).expanduser()
-        is_there = path.is_file()
+        is_there, is_folder = path.is_file(), path.is_dir()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, or no such `~user`
-        is_there = False
+        is_there = is_folder = False
+    if is_folder:
+        raise PresetNotFound(f"{printable(reference)} is a folder; name a preset's file in it.")
     if not is_there:
         raise PresetNotFound(
             f"there is no preset file `{printable(reference)}`; check the path, or give a preset's "
@@ -222,9 +224,7 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
     try:
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
-        raise PresetError(
-            f"the folder {folder} cannot be read ({error.strerror}); check its permissions."
-        ) from None
+        raise PresetError(f"the folder {folder} {unreadable(error)}") from None
     yield from (p for p in paths if p.suffix in (".yaml", ".yml") and not p.name.startswith("."))
 
 
@@ -239,9 +239,7 @@ def _read(path: Path) -> Preset:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise PresetError(
-            f"{path} cannot be read ({error.strerror}); check its permissions."
-        ) from None
+        raise PresetError(f"{path} {unreadable(error)}") from None
     return _checked(path, content)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from platformdirs import user_data_path
 from pydantic import Field
 
-from steerplug.errors import PackError
+from steerplug.errors import PackError, unreadable
 from steerplug.files.yaml_file import MAX_BYTES
 from steerplug.packs.manifest import (
     PackName,
@@ -99,9 +99,7 @@ def read_lock(path: Path) -> Lock:
         with path.open("rb") as file:
             return _parsed(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
-        raise PackError(
-            f"{path} cannot be read ({error.strerror}); check its permissions."
-        ) from None
+        raise PackError(f"{path} {unreadable(error)}") from None
 
 
 @lru_cache(maxsize=8)

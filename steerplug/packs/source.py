@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from steerplug.errors import PackError
+from steerplug.errors import PackError, unreadable
 from steerplug.files.yaml_file import printable
 from steerplug.packs.manifest import LOCK, MAX_TOTAL
 
@@ -48,9 +48,7 @@ class Folder:
         try:
             return sorted(entry.name for entry in self.root.iterdir() if not entry.is_dir())
         except OSError as error:
-            raise PackError(
-                f"the folder {self.label} cannot be read ({error.strerror}); check the path."
-            ) from None
+            raise PackError(f"the folder {self.label} {unreadable(error)}") from None
 
     def read(self, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of files; see `Source.read`."""
@@ -64,9 +62,7 @@ class Folder:
         except FileNotFoundError:
             raise missing(self.label, name) from None
         except OSError as error:
-            raise PackError(
-                f"{self.label}: `{name}` cannot be read ({error.strerror}); check its permissions."
-            ) from None
+            raise PackError(f"{self.label}: `{name}` {unreadable(error)}") from None
         if len(content) > limit:
             raise too_large(self.label, name, limit)
         return content

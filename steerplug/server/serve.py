@@ -31,7 +31,8 @@ def listen(config: Config) -> socket.socket:
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=256)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error)
+        reason = reason.partition(" (while ")[0]  # Python says there what it did
         raise SteerplugError(
             f"{config.host}:{config.port} cannot be listened on ({reason}); choose another --port "
             "or --host."

@@ -73,6 +73,17 @@ def test_on_a_terminal_it_asks_and_a_no_builds_nothing(
 
 
 @pytest.mark.usefixtures("folder")
+def test_ctrl_c_at_the_question_ends_on_a_line_of_its_own(
+    environment: dict[str, str],  # noqa: F811
+) -> None:
+    terminal = Terminal(["try", "sailor", "-m", str(tiny_model("llama"))], environment)
+    terminal.read(until="Build it now? [y/N]")
+    terminal.type("\x03")
+    assert "\nsteerplug: stopped." in plain(terminal.read())
+    assert terminal.end() == 130
+
+
+@pytest.mark.usefixtures("folder")
 def test_what_a_build_takes_is_said_on_a_line_of_its_own_above_the_bar(
     environment: dict[str, str],  # noqa: F811
 ) -> None:
@@ -81,7 +92,21 @@ def test_what_a_build_takes_is_said_on_a_line_of_its_own_above_the_bar(
     assert re.search(r"^  By mean: about ", shown, re.MULTILINE)
     assert re.search(r"\d:\d\d, \d:\d\d left", plain(terminal.read(until=" left")))
     terminal.type("\x03")
-    assert "stopped." in terminal.read()
+    assert "\nsteerplug: stopped." in plain(terminal.read())
+    assert terminal.end() == 130
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_terminal_without_unicode_has_a_bar_of_plain_signs(
+    environment: dict[str, str],  # noqa: F811
+) -> None:
+    ascii_only = {**environment, "PYTHONIOENCODING": "ascii"}
+    terminal = Terminal(["build", "sailor", "-m", str(tiny_model("llama"))], ascii_only)
+    shown = plain(terminal.read(until=" left"))
+    assert shown.isascii()
+    assert "\\u" not in shown
+    terminal.type("\x03")
+    terminal.read()
     assert terminal.end() == 130
 
 

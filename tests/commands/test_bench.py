@@ -14,8 +14,9 @@ from llama_cpp import Llama
 
 from steerplug.benchmark import decode, langchain, prompts, replies
 from steerplug.benchmark.peers import loaded_alike
-from steerplug.benchmark.turns import Task, take_turns
+from steerplug.benchmark.turns import Task, Timing, take_turns
 from steerplug.commands import main
+from steerplug.commands.bench import _show
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.loading import Loading
@@ -270,3 +271,15 @@ def test_peers_are_told_how_the_model_is_loaded_or_bench_says_that_they_cannot_b
     for words in ({"devices": "none"}, {"override_tensor": "a=CPU"}, {"lora": "/a.gguf,/b.gguf"}):
         with pytest.raises(EngineError, match=f"{next(iter(words))} is set, and llama-cpp-python"):
             loaded_alike(Loading.of(words))
+
+
+def test_no_figure_is_cut_off_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    ways = {"system prompt, cached (17 of 587 tokens)": Timing(42.277, 45.123, 38.198, 49.345)}
+    _show([(SimpleNamespace(name="second request", notes={}, left_out=()), ways)])  # type: ignore[list-item]
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert all(figure in out for figure in ("42277.00", "45.123", "38.198-49.345"))

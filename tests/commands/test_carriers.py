@@ -56,7 +56,7 @@ def test_a_preset_that_was_never_compiled_answers_at_once_and_says_so(call: Call
     said = call("run", "What is rain?", "-s", "knight", *SHORT)
     assert said.code == 0
     assert "knight is carried by its prompt; `steerplug build knight -m " in said.err
-    assert "knight by prompt · " in said.err
+    assert "knight by prompt: " in said.err
 
 
 @pytest.mark.usefixtures("quick_smollm2")

@@ -271,7 +271,7 @@ def test_run_streams_the_answer_and_keeps_the_receipt_apart(call: Call) -> None:
     }  # fmt: skip
     strengths = {said["name"]: said["strength"] for said in reply["receipt"]["steering"]}
     assert strengths == {"sailor": 1.5, "warm": -0.5}
-    assert "steered by 1.5*sailor and -0.5*warm · " in plain.err
+    assert "steered by 1.5*sailor and -0.5*warm: " in plain.err
     usage = reply["usage"]
     assert f"{usage['prompt_tokens']} prompt + 9 reply tokens, cut at the limit" in plain.err
 
@@ -401,7 +401,7 @@ def test_chat_piped_is_plain_text(call: Call) -> None:
     assert ended.out.strip()
     assert "> " not in ended.out
     assert "/steer MIX" in ended.err
-    assert "steered by sailor · " in ended.err
+    assert "steered by sailor: " in ended.err
     assert "steered by sailor 1.0.0 at strength 1 (block 12): " in ended.err
     assert ", pirate, quick, " in ended.err
 

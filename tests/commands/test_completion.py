@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from steerplug.commands.app import command_line
 from steerplug.commands.completion import mixes, models, preset_names
 
 
@@ -27,3 +28,30 @@ def test_models_are_aliases_files_and_folders(
     assert models("sm") == ["smollm2", "small/", "smart.gguf"]
     assert models("small/") == ["small/a.gguf"]
     assert models(f"{tmp_path}/sma") == [f"{tmp_path}/small/", f"{tmp_path}/smart.gguf"]
+
+
+NEW = {("build", "joint"), ("import", "as_preset"), ("page", "presets")}
+"""What a command calls so that is not there yet, or a switch."""
+
+BEGUN = {
+    "model": ("smo", "smollm2"),
+    "steer": ("2*pi", "2*pirate"),
+    "mix": ("2*pi", "2*pirate"),
+    **dict.fromkeys(
+        ("preset", "presets", "compile", "a", "b", "files", "joint", "rivals"), ("pi", "pirate")
+    ),
+}
+"""Name of a parameter -> the beginning of a word, and the word."""
+
+
+@pytest.mark.parametrize("kind", BEGUN)
+def test_every_command_completes_presets_mixes_and_models(kind: str) -> None:
+    begun, whole = BEGUN[kind]
+    found = {}
+    for name, command in command_line().commands.items():  # type: ignore[attr-defined]
+        context = command.make_context(name, [], resilient_parsing=True)
+        for one in command.params:
+            if one.name == kind and (name, kind) not in NEW:
+                found[name] = [item.value for item in one.shell_complete(context, begun)]
+    assert found
+    assert {name: words for name, words in found.items() if whole not in words} == {}

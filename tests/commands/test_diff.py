@@ -1,6 +1,7 @@
 """`steerplug diff`: what two presets say differently, and how alike what they add is."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_the_command_shows_words_and_numbers_or_says_what_to_build(
         "  + What a sad terrible day of rain",
     ]
     assert "`steerplug build sad -m smollm2`" in said.err
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main(["diff", "sad", str(tmp_path / "sad.yaml")]) == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert [row.rstrip() for row in shown[1:3]] == ["  - What a sad terrible", "    day of tears"]
+    monkeypatch.delenv("FORCE_COLOR")
+    monkeypatch.delenv("COLUMNS")
     identity = Identity("c", "1.0.0", "0", model.fingerprint, "llama", "", "const", 0, "0")
     files = [str(tmp_path / f"{seed}.gguf") for seed in (1, 2)]
     for seed, file in enumerate(files):

@@ -1,5 +1,6 @@
 """`steerplug eval` on a tiny model and planted steering, short; and how it refuses."""
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -117,7 +118,7 @@ def test_eval_reports_as_json_and_as_a_picture(call: Call, tmp_path: Path) -> No
     points = said["sweep"]["points"]
     assert [point["strength"] for point in points] == [0, 1, 2]
     assert points[0]["gap_closed"] == 0 != points[1]["gap_closed"]
-    assert "Measuring sailor on 2 questions." in ended.err
+    assert re.search(r"Measuring sailor on 2 questions\.\n(?:.+\n)*?  About \d+ s\.\n", ended.err)
     picture = path.read_text()
     assert f"{said['gap_closed']:.0%}" in picture
     assert "where the preset acts" in picture

@@ -204,6 +204,23 @@ def test_a_name_method_or_folder_that_will_not_do_is_refused(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("words", [["new", "mine", "--from"], ["run", "hi", "-m"], ["show"]])
+def test_what_permissions_forbid_is_not_a_matter_of_the_path(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def locked(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / ("locked.gguf" if "-m" in words else "locked.yaml")
+    path.write_text("")
+    monkeypatch.setattr(Path, "open", locked)
+    assert main([*words, str(path)]) == 2
+    assert capsys.readouterr().err.endswith(
+        "cannot be read (Permission denied); check its permissions.\n"
+    )
+
+
 def test_a_preset_is_never_overwritten(call: Call, folder: Path) -> None:
     made(call("Be brief."))
     before = (folder / "mine.yaml").read_bytes()

@@ -142,6 +142,39 @@ def test_a_reader_that_leaves_early_gets_no_traceback(environment: dict[str, str
     assert ended.stderr == b""
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no shell that closes streams")
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("presets >&-", 0, ""),
+        ("presets --nonsense <&- >&- 2>&-", 2, ""),
+        ("try pirate <&-", 2, "steerplug: `steerplug try` needs a terminal"),
+    ],
+)
+def test_a_stream_that_is_closed_is_an_empty_one(
+    line: str, code: int, said: str, environment: dict[str, str]
+) -> None:
+    shell = ["sh", "-c", f'"$0" -c "$1" {line}', ENTRY[0], ENTRY[2]]
+    ended = subprocess.run(shell, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (code, bool(said)), ended.stderr
+    assert ended.stderr.startswith(said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+@pytest.mark.parametrize("buffering", ["", "1"])
+def test_output_that_no_disk_takes_is_one_sentence(
+    buffering: str, environment: dict[str, str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*ENTRY, "presets", "--json"], env={**environment, "PYTHONUNBUFFERED": buffering},
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (
+        2, "steerplug: the output cannot be written (No space left on device); send it elsewhere.\n"
+    )  # fmt: skip
+
+
 def test_ctrl_c_in_the_middle_of_a_build_leaves_nothing_half_written(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -183,6 +216,36 @@ def test_ctrl_c_stops_a_reply_and_not_the_chat(environment: dict[str, str]) -> N
     terminal.read("> ")
     terminal.type("\x04")
     assert "Traceback" not in terminal.read()
+    assert terminal.end() == 0
+
+
+def test_what_is_typed_during_a_reply_is_the_next_line_and_not_in_the_reply(
+    environment: dict[str, str],
+) -> None:
+    terminal = Terminal(["chat", "--max-tokens", "60"], environment)
+    terminal.read("> ")
+    terminal.type("Write a long story about the king of the dragons.\n")
+    terminal.read("dragons.\r\n")
+    assert terminal.read(" ").strip()  # the reply has begun
+    terminal.type("/steer none\n")
+    assert "/steer" not in terminal.read("reply tokens")
+    assert "/steer none" in terminal.read("steered by none.")
+    terminal.type("\x04")
+    terminal.read()
+    assert terminal.end() == 0
+
+
+def test_several_lines_that_are_pasted_are_one_message(environment: dict[str, str]) -> None:
+    readline = pytest.importorskip("readline")
+    if "libedit" in (readline.__doc__ or ""):
+        pytest.skip("libedit takes each line that is pasted")
+    terminal = Terminal(["chat", "--max-tokens", "3"], environment)
+    terminal.read("> ")
+    terminal.type("\x1b[200~Say\nhello\nto me\x1b[201~\n")
+    terminal.read("to me")
+    assert "reply tokens" in terminal.read("> ")
+    terminal.type("\x04")
+    assert "reply tokens" not in terminal.read()
     assert terminal.end() == 0
 
 

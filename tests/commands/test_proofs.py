@@ -11,6 +11,7 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.evaluate import overrides, turns
 from steerplug.evaluate.scripts import Override
+from steerplug.evaluate.tables import tables
 from steerplug.library.presets import load_preset
 from steerplug.steering.value import Delta, Steering
 from steerplug.store.store import Store
@@ -74,6 +75,7 @@ def test_turns_and_overrides_as_json_say_by_what_they_were_made(call: Call) -> N
     assert said["command"] == f"steerplug eval sailor -m {model} --turns --chats 1 --strength 0.5"
     assert said["steering"][0]["strength"] == 0.5
     assert (said["turns"]["n_chats"], said["turns"]["n_turns"]) == (1, 2)
+    assert " 1 chat of 2 turns " in next(tables(said)).about
     assert list(said["turns"]["arms"]) == ["bare", "prompted", "steered", "answer_only", "both"]
     said = call("sailor", "--overrides", "--json").json()
     assert list(said) == [*ABOUT, "overrides", "seconds"]

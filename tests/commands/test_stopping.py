@@ -68,6 +68,17 @@ def test_what_does_not_end_by_itself_is_ended() -> None:
     assert (code, said) == (130, ["steerplug: stopped."])
 
 
+def test_a_process_that_ends_looks_for_no_garbage() -> None:
+    program = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0));"
+        "from steerplug.commands import main; main(['--version'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ended.stdout.splitlines()[-1] == "True"
+
+
 @pytest.mark.parametrize(
     ("stage", "method", "is_kept"),
     [

@@ -25,18 +25,18 @@ def test_both_replies_side_by_side_and_the_strength_by_arrow_keys(
     terminal.read(until="pirate at 1 >")
     terminal.type(UP + DOWN + DOWN)  # nothing was asked yet: the dial turns, and that is all
     terminal.type("What is rain?\r")
-    shown = plain(terminal.read(until="0.75*pirate · "))
+    shown = plain(terminal.read(until="0.75*pirate: "))
     assert re.search(r"│ bare +│ pirate at 0\.75 +│", shown)
     bare, steered = columns(shown)
     assert bare
     assert bare != steered
     assert "steered by " in shown
     press(terminal, DOWN, "0.75")  # asks again
-    again = plain(terminal.read(until="0.5*pirate · "))
+    again = plain(terminal.read(until="0.5*pirate: "))
     assert columns(again)[0] == bare
     assert "pirate at 0.5" in again
     press(terminal, DOWN, "0.5")
-    terminal.read(until="0.25*pirate · ")
+    terminal.read(until="0.25*pirate: ")
     press(terminal, DOWN, "0.25")
     off = plain(terminal.read(until="not steered"))
     assert columns(off) == (bare, bare)
@@ -54,7 +54,7 @@ def test_keys_while_replies_come_are_not_echoed_and_begin_them_anew(
     terminal.type("Tell me all about rain.\r")
     terminal.read(until="mbare ")
     terminal.type("zqx" + DOWN)
-    shown = plain(terminal.read(until="0.75*pirate · "))
+    shown = plain(terminal.read(until="0.75*pirate: "))
     assert "^[" not in shown
     assert "zqx" not in shown
     assert "pirate at 1 " in shown

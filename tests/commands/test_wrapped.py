@@ -1,6 +1,7 @@
 """Streamed text on a terminal: lines end between words, whatever the pieces."""
 
 import io
+import re
 import textwrap
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from steerplug.commands.output import print_fields
 from steerplug.commands.wrapped import Wrapped
 
 WORDS = st.lists(st.text("abcdefg,.", min_size=1, max_size=20), min_size=1, max_size=30)
@@ -25,6 +27,17 @@ def write(pieces: list[str], *, width: int = 20, terminal: bool = True) -> str:
             wrapped.write(piece)
         wrapped.end()
         return sys.stdout.getvalue()  # type: ignore[union-attr,no-any-return]
+
+
+def test_a_path_longer_than_its_line_is_shown_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    path = f"/cache/{'x' * 90}.gguf"
+    print_fields(file=path)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "".join(out.split()) == f"file{path}"
 
 
 @given(WORDS, st.integers(1, 9))

@@ -314,7 +314,7 @@ def test_import_tells_the_shift_and_what_comes_out_is_used_by_its_path(
     assert "4 times the file's vectors, of length 2.4" in out
     code, out, err = call("run", "Hi", "-s", "0.5*./ours.gguf", "--max-tokens", 2)
     assert code == 0
-    assert "steered by 0.5*ours · " in err
+    assert "steered by 0.5*ours: " in err
     code, _, err = call("import", "ours.gguf", "--to", "again.gguf")
     assert code == 2
     assert "steerplug wrote it, and uses it as it is" in err

@@ -150,9 +150,15 @@ def test_a_file_that_may_not_be_read_is_named(mine: Path, monkeypatch: pytest.Mo
     write(mine, "locked")
     monkeypatch.setattr(Path, "open", locked)
     with pytest.raises(
-        PresetError, match=r"locked.yaml cannot be read \(Permission denied\); check"
+        PresetError, match=r"locked.yaml cannot be read \(Permission denied\); check its perm"
     ):
         load_preset("locked")
+
+
+def test_a_folder_in_a_files_place_is_named(mine: Path) -> None:
+    (mine / "folder.yaml").mkdir()
+    with pytest.raises(PresetNotFound, match=r" is a folder; name a preset.s file in it"):
+        load_preset(str(mine / "folder.yaml"))
 
 
 def test_a_missing_user_folder_is_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:

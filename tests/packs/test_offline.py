@@ -60,7 +60,7 @@ def test_a_pack_made_here_steers_elsewhere_and_the_receipt_names_it(tmp_path: Pa
     assert one["digest"] == claimed["digest"]
     assert not list((user / ".cache").rglob("*.gguf"))
     in_words = steerplug(user, *words[:-1]).stderr
-    assert "steered by pirate of sea@1.0.0 · " in in_words
+    assert "steered by pirate of sea@1.0.0: " in in_words
 
     (numbers,) = user.rglob("pirate-*.gguf")
     content = numbers.read_bytes()

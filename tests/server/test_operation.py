@@ -204,7 +204,7 @@ def test_a_wrong_file_is_refused_in_one_sentence(
 def test_a_port_in_use_is_a_sentence() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(SteerplugError, match="choose another --port"),
+        pytest.raises(SteerplugError, match=r"on \([^()]*\); choose another --port"),
     ):
         serve.listen(Config(port=taken.getsockname()[1]))
 

@@ -97,7 +97,10 @@ def read_commands(text: str, source: str) -> Iterator[Command]:
         word, rest = _word(line)
         name = word.lower()
         if name not in COMMANDS:
-            cure = nearest(name, COMMANDS) or f"; a Modelfile has {', '.join(COMMANDS).upper()}."
+            cure = nearest(name, COMMANDS) or (
+                f"; a Modelfile has {', '.join(COMMANDS).upper()}, and a text of several lines "
+                'stands in """.'
+            )
             raise PresetError(f"{source}, line {begun}: `{printable(word)}` is no command{cure}")
         role = ""
         if name == "message":

@@ -14,6 +14,11 @@ from steerplug.interchange.prompts.sorting import Part, Sorting
 from steerplug.interchange.prompts.variables import NUNJUCKS, Marked, in_braces
 
 _CHAT = re.compile(r'\s*\[\s*\{\s*"')
+_REFERENCE = re.compile(
+    r"[a-z]+://\S*|(?:exec|package):.*|\S+\.(?:txt|json|ya?ml|md|j2|csv|[cm]?[jt]s|py|rb|sh)(?::\w+)?"
+)
+"""A prompt that is kept elsewhere, or made by a program."""
+
 _MOST_CHECKS = 32
 _STAYS = {"providers": "models; name one with -m", "targets": "models; name one with -m",
           "scenarios": "tests of promptfoo", "redteam": "tests of promptfoo"}  # fmt: skip
@@ -67,10 +72,10 @@ def _prompt(prompts: object, source: str) -> str:
         one = one.get("raw") or one.get("id")
     if not isinstance(one, str) or not one.strip():
         raise PresetError(f"{source}: its prompt is no text; write it out under `prompts`.")
-    if one.startswith("file://") or re.fullmatch(r"\S+\.(txt|json|ya?ml|md|j2|csv|js|ts|py)", one):
+    if _REFERENCE.fullmatch(one.strip()):
         raise PresetError(
-            f"{source}: its prompt is in another file, {printable(one)}, which is not "
-            "opened; write the prompt out under `prompts`."
+            f"{source}: its prompt is kept elsewhere, {printable(one)}, which is neither opened "
+            "nor run; write the prompt out under `prompts`."
         )
     return one
 

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from steerplug.errors import PresetError
-from steerplug.files.yaml_file import MAX_BYTES, printable, read_yaml
+from steerplug.files.yaml_file import MAX_BYTES, read_yaml
 from steerplug.interchange.prompts import cards, llm_template, promptfoo
 from steerplug.interchange.prompts.charx import card_in_charx
 from steerplug.interchange.prompts.dotprompt import begins_like_one, sort_dotprompt
@@ -42,7 +42,7 @@ def read_sorted(content: bytes, source: str) -> Sorting:
     if content.startswith(SIGNATURE):
         card, chunk = card_in_png(content, source, cards.MAX_CARD)
         return _card(card, source, f"PNG, chunk `{chunk}`")
-    if content.startswith(b"PK\3\4"):
+    if content.startswith((b"PK\3\4", b"PK\5\6")):
         return _card(card_in_charx(content, source, cards.MAX_CARD), source, "CHARX")
     for magic, name in _PICTURES.items():
         if content.startswith(magic):
@@ -58,11 +58,10 @@ def read_sorted(content: bytes, source: str) -> Sorting:
 
 
 def _card(content: bytes, source: str, where: str) -> Sorting:
-    data = read_json(decoded(content, source), f"{source}: its card")
+    card = f"{source}: its card"
+    data = read_json(decoded(content, card), card)
     if not cards.is_card(data):
-        raise PresetError(
-            f"{source}: its card is no character card V1, V2, V3 or Pygmalion; get the original."
-        )
+        raise PresetError(f"{card} is no character card V1, V2, V3 or Pygmalion; get the original.")
     return cards.sort_card(data, source, where)
 
 
@@ -96,7 +95,7 @@ def _sorted_yaml(content: bytes, source: str) -> Sorting:
         return promptfoo.sort_config(data, source)
     if str(data.get("schema", "")).startswith("steerplug/"):
         raise PresetError(f"{source} is a preset already; build it by its path, or copy it.")
-    if {"system", "prompt"} & {*data}:
+    if {"system", "prompt", "system_fragments", "fragments"} & {*data}:
         return llm_template.sort_template(data, source)
     raise PresetError(
         f"{source} has neither `system` nor `prompt` nor `prompts`, so it is no prompt that "
@@ -105,11 +104,11 @@ def _sorted_yaml(content: bytes, source: str) -> Sorting:
 
 
 def _refuse_lorebook(data: Any, source: str) -> None:
+    """Refuse a lorebook, by its specification or, as SillyTavern keeps one, by its entries."""
     spec = str(data.get("spec", "")) if isinstance(data, Mapping) else ""
-    if spec.startswith("lorebook"):
+    if spec.startswith("lorebook") or isinstance(data.get("entries"), Mapping):
         raise PresetError(
-            f"{source} is a lorebook ({printable(spec)}), facts that steering cannot carry; leave "
-            "it a prompt."
+            f"{source} is a lorebook, facts that steering cannot carry; leave it a prompt."
         )
 
 
