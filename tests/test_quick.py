@@ -17,6 +17,7 @@ from steerplug.fit import distill as trainer
 from steerplug.fit import effort, measure
 from steerplug.fit import fit as fitting
 from steerplug.fit.asked import Known, Said, name_of
+from steerplug.fit.teacher import Lesson
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
 from steerplug.steering.value import Steering
@@ -134,6 +135,32 @@ def test_a_quick_training_learns_from_the_first_tokens_of_a_few_replies(
     assert not full_is_quick
     assert (quick.is_quick, full.is_quick) == (True, False)
     assert {delta.act for delta in quick.steering.layers.values()} == {"relu"}
+
+
+def test_a_full_training_has_a_second_round_on_what_the_steered_model_replies(
+    tiny: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bool] = []
+
+    def distill(*given: Any, replies_of: Any, **named: Any) -> Steering:
+        def noted(steering: Steering) -> list[Lesson]:
+            lessons: list[Lesson] = replies_of(steering)
+            prompted = {each.prompted.tokens: each.reply for each in given[3]}
+            heard.extend(prompted[each.prompted.tokens] != each.reply for each in lessons)
+            return lessons
+
+        return before(*given, replies_of=noted if replies_of else None, **named)
+
+    before = trainer.distill
+    monkeypatch.setattr(fitting, "distill", distill)
+    monkeypatch.setitem(METHODS, "psr", replace(METHODS["psr"], n_questions=8, n_quick=4))
+    wanted = preset(fit={"method": "psr", "layers": [1, 2]})
+    build_preset(wanted, tiny, store=Store(tmp_path), quick=True)
+    assert not heard
+    told: list[str] = []
+    build_preset(wanted, tiny, store=Store(tmp_path), report=lambda what, *_: told.append(what))
+    assert any(heard)
+    assert "training on replies of its own, pass 1 of 1" in told
 
 
 def test_a_quick_fit_leaves_alone_what_an_interrupted_full_one_had_done(

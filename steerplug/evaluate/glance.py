@@ -16,10 +16,10 @@ from steerplug.evaluate.fidelity import Fidelity, row_figures
 from steerplug.evaluate.questions import reported_on
 from steerplug.fit.asked import Known
 from steerplug.fit.measure import READ_TOGETHER
-from steerplug.fit.plan import ASKING, Lengths, Pace, compared
+from steerplug.fit.plan import Lengths, Pace, compared
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.questions import spread
-from steerplug.fit.teacher import teach
+from steerplug.fit.teacher import ASKING, teach
 from steerplug.fit.whole import Stage
 from steerplug.preset import Preset
 from steerplug.steering.value import Steering

@@ -5,10 +5,10 @@ from steerplug.evaluate import fidelity
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import strengths_of
 from steerplug.fit.measure import READ_TOGETHER
-from steerplug.fit.plan import ASKING, Lengths, Pace, compared, said
+from steerplug.fit.plan import Lengths, Pace, compared, said
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT
-from steerplug.fit.teacher import REPLY_TOKENS
+from steerplug.fit.teacher import ASKING, REPLY_TOKENS
 from steerplug.fit.whole import Stage
 from steerplug.preset import Preset
 

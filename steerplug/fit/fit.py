@@ -147,10 +147,16 @@ def _imitation(
     some = lessons[:: -(-len(lessons) // LOOKED_AT)]
     measure.gaps_closed(cells, some, [], report, LOOKING)  # refuses where nothing is to be learned
     if student is not None and (fit.method == "psr" or fit.method == "const"):
+
+        def replies_of(steering: Steering) -> list[Lesson]:
+            return given.cut(
+                ask(given.questions, seed=fit.seed, some=given.some, steered=1.0 * steering)
+            )
+
         return distill(
             preset.name, model, student, lessons, blocks,
-            method=fit.method, scope=preset.scope, seed=fit.seed, quick=given.is_quick, kept=kept,
-            report=report,
+            method=fit.method, scope=preset.scope, seed=fit.seed, quick=given.is_quick,
+            replies_of=None if given.is_quick else replies_of, kept=kept, report=report,
         )  # fmt: skip
     if fit.method == "chain":
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)

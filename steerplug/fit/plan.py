@@ -23,12 +23,13 @@ from steerplug.fit.effort import Effort
 from steerplug.fit.measure import MEASURING, READ_TOGETHER
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT, general_prompts
-from steerplug.fit.teacher import REPLY_TOKENS, prompted_chat
+from steerplug.fit.teacher import ASKING, ASKING_STEERED, REPLY_TOKENS, prompted_chat
 from steerplug.fit.whole import Plan, Stage
 from steerplug.preset import Preset, Teacher
 
 if TYPE_CHECKING:
     from steerplug.fit.distill.student import Student
+    from steerplug.fit.distill.training import Schedule
 
 _TRIED, _WARM = 128, 16
 _ASKED_PER_READ = 2.5
@@ -49,7 +50,7 @@ _TRAINED = 11 / 12 + 1 / 12 / 3
 _QUICK_COPY = 2
 """Bytes a weight of the copy that is asked, at most; see `requantised`."""
 
-OPENING, ASKING = "reading the weights", "asking the prompted model"
+OPENING = "reading the weights"
 LOOKING, LOOKED_AT = "looking at what the prompt changes", 4
 """The stage that looks at a few lessons, before anything is fitted, and how many."""
 
@@ -140,8 +141,11 @@ def plan_fit(
     stages = [asking(pace, lengths, n), Stage(LOOKING, "read", looked_at, READ_TOGETHER)]
     n_bytes = _QUICK_COPY * model.n_weights if is_slow(model) else 0
     if student is not None and (method == "psr" or method == "const"):
-        seconds, n_passes = time_training(student, layers, method, quick=given.is_quick)
-        stages += training(seconds, lengths, n, n_passes, given.n_tokens)
+        seconds, rounds = time_training(student, layers, method, quick=given.is_quick)
+        for i, schedule in enumerate(rounds):
+            if i:
+                stages.append(asking(pace, lengths, n, given.n_tokens, ASKING_STEERED))
+            stages += training(seconds, lengths, n, schedule, given.n_tokens, n_rounds=i + 1)
         n_bytes += readable.memory_needed(model) + student.n_bytes
     elif method == "chain":
         left = [il for il in layers if il not in kept.deltas]
@@ -153,10 +157,13 @@ def plan_fit(
     return Plan(method, tuple(stages), n_bytes)
 
 
-def asking(pace: Pace, lengths: Lengths, n: int, n_reply: float = REPLY_TOKENS) -> Stage:
-    """Return the stage in which the prompted model is asked n questions, its prompt read once."""
-    seconds = pace.asked(n, lengths.question, n_reply) + lengths.prompted * pace.read
-    return Stage(ASKING, "ask", seconds, min(n, AT_ONCE))
+def asking(
+    pace: Pace, lengths: Lengths, n: int, n_reply: float = REPLY_TOKENS, what: str = ASKING
+) -> Stage:
+    """Return the stage in which a model is asked n questions, its prompt read once."""
+    front = lengths.prompted if what == ASKING else lengths.bare
+    seconds = pace.asked(n, lengths.question, n_reply) + front * pace.read
+    return Stage(what, "ask", seconds, min(n, AT_ONCE))
 
 
 def compared(pace: Pace, lengths: Lengths, n: int, n_reply: int, n_mixes: int) -> float:
@@ -170,17 +177,27 @@ def compared(pace: Pace, lengths: Lengths, n: int, n_reply: int, n_mixes: int) -
 
 
 def training(
-    seconds_a_row: float, lengths: Lengths, n: int, n_passes: int, n_reply: int = REPLY_TOKENS
-) -> list[Stage]:
-    """Return the stages of a training; `seconds_a_row` is a row's forward and backward."""
+    seconds_a_row: float, lengths: Lengths, n: int, schedule: "Schedule",
+    n_reply: int = REPLY_TOKENS, n_rounds: int = 1,
+) -> list[Stage]:  # fmt: skip
+    """Return the stages of a round of training, on the replies of all rounds so far.
+
+    Args:
+        seconds_a_row: a row's forward and backward.
+        lengths: of chats.
+        n: replies of a round.
+        schedule: of this round.
+        n_reply: most tokens of a reply.
+        n_rounds: how many there are with this one.
+    """
     rows = said(n_reply) + 1
     tokens = lengths.prompted + n * (lengths.bare + lengths.question + rows)
     read = tokens * seconds_a_row * _ROWS_READ
-    each = n * rows * seconds_a_row * _TRAINED
+    each = n_rounds * n * rows * seconds_a_row * _TRAINED
     return [
         Stage("reading the prompted model", "train", read, 2),
-        *(Stage(f"training, pass {i + 1} of {n_passes}", "train", each, 4)
-          for i in range(n_passes)),
+        *(Stage(f"{schedule.what}, pass {i + 1} of {schedule.passes}", "train", each, 4)
+          for i in range(schedule.passes)),
     ]  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """What a preset is fitted on: the prompted model's replies, and the same replies in a bare chat.
 
 The teacher is the chat with the preset's instruction and example turns; the student is the bare
-chat. Replies are sampled from the teacher, and both read the same reply tokens: row i of one and
-row i of the other are the same place in the same text and differ by the prompt alone.
+chat. Replies are sampled from the teacher, and in a second round from the steered student; both
+read the same reply tokens: row i of one and row i of the other are the same place in the same text
+and differ by the prompt alone.
 
 A model that thinks is asked to answer at once: what is learned is how it answers, and its thoughts
 are left unsteered when it is used.
@@ -22,14 +23,16 @@ from steerplug.fit import asked
 from steerplug.fit.asked import Known, name_of
 from steerplug.fit.progress import Report, at_once, silent
 from steerplug.preset import Teacher
+from steerplug.steering.value import NOTHING, Mix
 
 REPLY_TOKENS = 40
 TEMPERATURE = 0.7
+ASKING, ASKING_STEERED = "asking the prompted model", "asking the steered model"
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One reply of the teacher, with both prompts it can follow.
+    """One reply, with both prompts it can follow.
 
     Rows of a lesson are the boundary token and the reply's tokens: `len(reply) + 1` of them. Each
     predicts the reply token after it, the last one what follows the reply.
@@ -72,6 +75,7 @@ def teach(
     n_tokens: int = REPLY_TOKENS,
     schema: Mapping[str, Any] | None = None,
     some: Sequence[int] | None = None,
+    steered: Mix | None = None,
     known: Known | None = None,
     report: Report = silent,
 ) -> list[Lesson]:
@@ -87,6 +91,7 @@ def teach(
         n_tokens: most tokens of a reply.
         schema: a JSON Schema that the replies must follow.
         some: the numbers of those that are asked; default: all.
+        steered: how the bare model is steered that replies in the teacher's place.
         known: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
 
@@ -99,8 +104,10 @@ def teach(
         return prompted, template.prompt(bare, at_once=True)
 
     def request(i: int) -> Request:
+        prompted, bare = prompts(i)
         return Request(
-            prompts(i)[0],
+            prompted if steered is None else bare,
+            NOTHING if steered is None else steered,
             sampling=Sampling(temperature=temperature, seed=seed + i),
             max_tokens=n_tokens,
             grammar=schema,
@@ -111,11 +118,11 @@ def teach(
     requests = {i: request(i) for i in (range(len(questions)) if some is None else some)}
     left = [each for each in requests.values() if name_of(each) not in replies]
     before = len(requests) - len(left)
-    at_once(lambda each: asked.ask(engine, each, replies), left, "asking the prompted model",
-            report, before=before)  # fmt: skip
+    what = ASKING if steered is None else ASKING_STEERED
+    at_once(lambda each: asked.ask(engine, each, replies), left, what, report, before=before)
     said = {i: replies[name_of(each)].tokens for i, each in requests.items()}
     lessons = [Lesson(*prompts(i), reply) for i, reply in said.items() if reply]
-    if not lessons:
+    if not lessons and steered is None:
         raise FitError(
             f"the prompted model answers none of {len(requests)} questions; "
             "give the teacher another instruction or example turns."

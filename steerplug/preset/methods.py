@@ -50,8 +50,8 @@ class Method:
 
 METHODS: dict[MethodName, Method] = {
     "auto": Method(0, 240, 32),
-    "psr": Method(3, 200, 32, needs_torch=True),
-    "const": Method(3, 200, 32, needs_torch=True, is_constant=True),
+    "psr": Method(4, 200, 32, needs_torch=True),
+    "const": Method(4, 200, 32, needs_torch=True, is_constant=True),
     "chain": Method(4, 240, 48),
     "mean": Method(2, 32, takes_contrast=True, scales=True, is_constant=True),
     "pca": Method(2, 32, takes_contrast=True, scales=True, is_constant=True),

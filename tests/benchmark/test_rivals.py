@@ -33,6 +33,7 @@ from steerplug.fit.distill import training
 from steerplug.fit.distill.linear import Part, linear_parts
 from steerplug.fit.distill.student import Passage, Prefix, Student
 from steerplug.fit.distill.trained import Trained
+from steerplug.fit.distill.training import Exercises
 from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.progress import silent
 from steerplug.library.presets import load_preset
@@ -213,14 +214,17 @@ def test_what_was_planted_is_learned(
 ) -> None:
     """The prompted rows are those of a rival of its own kind, far from its start."""
     course, trainer = learning.course, learning.trainer
-    monkeypatch.setattr(training, "BATCH", 1)  # few lessons are few steps
+    one = replace(training.FULL, batch=1)  # few lessons are few steps
+    monkeypatch.setattr(tuning, "FULL", one)
     make = partial(MAKE[kind], course)
     planted = make()
     move(planted, much)
     with torch.no_grad():
-        exercises = [replace(each, hidden=planted.read(trainer.student, [each.bare]))
-                     for each in course.whole]  # fmt: skip
-    untrained = training._left(trainer.student, exercises[:1], make(), "kl")  # is held back
+        exercises = Exercises(*(
+            [replace(each, hidden=planted.read(trainer.student, [each.bare])) for each in some]
+            for some in (course.whole.fit, course.whole.held_back)
+        ))  # fmt: skip
+    untrained = training._left(trainer.student, exercises.held_back, make(), "kl")
     _, left = trainer.at(kind, make, exercises, rate)
     assert untrained > 0.01
     assert left < 0.6 * untrained
@@ -265,7 +269,8 @@ def test_the_best_of_the_rates_is_taken(
         return given[-1], losses[given[-1]]
 
     monkeypatch.setattr(Trainer, "at", at)
-    tuned = learning.trainer.tuned("LoRA", partial(MAKE["LoRA"], learning.course), [], 1.0)
+    make, none = partial(MAKE["LoRA"], learning.course), Exercises([], [])
+    tuned = learning.trainer.tuned("LoRA", make, none, 1.0)
     assert (tuned.trained, tuned.rate, tuned.left) == (3.0, 3.0, losses)
 
 
@@ -275,8 +280,8 @@ def test_all_carriers_learn_from_the_same_and_a_prefix_weighs_as_much_as_a_prese
     asked: list[tuple[str, int]] = []
 
     def at(_self: Trainer, name: str, make: Any, exercises: Any, _rate: float) -> Any:
-        asked.append((name, len(exercises)))
-        assert [x.hidden is y.hidden for x, y in zip(exercises, learning.course.steered,
+        asked.append((name, len(exercises.fit) + len(exercises.held_back)))
+        assert [x.hidden is y.hidden for x, y in zip(exercises.fit, learning.course.steered.fit,
                                                      strict=True)]  # fmt: skip
         return make(), 1.0
 

@@ -35,7 +35,7 @@ from steerplug.fit.distill import distill, readable, resuming, student_of, train
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.fit.distill.student import Passage, Student
-from steerplug.fit.distill.training import Exercise, prepare, sizes, train
+from steerplug.fit.distill.training import FULL, QUICK, Exercise, Exercises, prepare, sizes, train
 from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.measure import reply_log_probs
 from steerplug.fit.progress import Report, at_once, silent
@@ -376,7 +376,7 @@ def test_a_planted_constant_is_learned_and_holds_on_unseen_lessons(
             for x in exercises
         ]
     deltas = new_deltas(tiny, taught, gated=gated, layers=[2])
-    train(tiny.student, taught[:48], deltas, "kl", 0, silent)
+    train(tiny.student, Exercises.of(taught[:48]), deltas, "kl", FULL, 0, silent)
     unseen = taught[48:]
     assert divergence(tiny, unseen, deltas) < 0.05 * divergence(tiny, unseen)
 
@@ -385,15 +385,15 @@ def test_a_planted_constant_is_learned_and_holds_on_unseen_lessons(
     ("gated", "objective"), [(True, "kl"), (False, "kl"), (True, "mse"), (False, "mse")]
 )
 def test_training_brings_the_bare_chat_nearer_to_the_prompted_one_on_unseen_lessons(
-    tiny: Tiny, gated: bool, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, gated: bool, objective: training.Objective
 ) -> None:
-    monkeypatch.setattr(training, "RATE", 0.05)  # few lessons are few steps
+    schedule = replace(FULL, rate=0.05)  # few lessons are few steps
     exercises = prepare(tiny.student, random_lessons(36, seed=2), "all", silent)
     deltas = new_deltas(tiny, exercises, gated=gated)
     unseen = exercises[24:]
     measure = divergence if objective == "kl" else missing
     before = measure(tiny, unseen, deltas)
-    train(tiny.student, exercises[:24], deltas, objective, 0, silent)
+    train(tiny.student, Exercises.of(exercises[:24]), deltas, objective, schedule, 0, silent)
     assert measure(tiny, unseen, deltas) < 0.95 * before
 
 
@@ -414,12 +414,12 @@ def test_what_training_watches_is_the_loss_that_is_promised(tiny: Tiny) -> None:
 def test_training_that_only_harms_leaves_the_parameters_as_they_were(
     tiny: Tiny, gated: bool, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "RATE", 1000.0)
     monkeypatch.setattr(training, "DECAY", 0.0)  # 1000 times what is there leaves no number
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = new_deltas(tiny, exercises, gated=gated)
     before = copy.deepcopy(deltas.state_dict())
-    train(tiny.student, exercises, deltas, objective, 0, silent)
+    schedule = replace(FULL, rate=1000.0)
+    train(tiny.student, Exercises.of(exercises), deltas, objective, schedule, 0, silent)
     for name, parameter in deltas.state_dict().items():
         assert torch.equal(parameter, before[name])
 
@@ -441,7 +441,7 @@ def test_the_parameters_after_the_best_epoch_are_kept_though_one_before_it_did_h
         return float(losses[len(after) - 1])
 
     monkeypatch.setattr(training, "_left", left)
-    train(tiny.student, exercises, deltas, "kl", 0, silent)
+    train(tiny.student, Exercises.of(exercises), deltas, "kl", FULL, 0, silent)
     assert len(after) == len(losses)
     assert torch.equal(deltas.z, after[best])
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(after))
@@ -461,7 +461,7 @@ def test_gates_that_learn_nothing_fade_and_constants_stay(
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = strong(tiny, exercises, [1, 3], gated)
     before = copy.deepcopy(deltas.state_dict())
-    train(tiny.student, exercises, deltas, "kl", 0, silent)
+    train(tiny.student, Exercises.of(exercises), deltas, "kl", FULL, 0, silent)
     n_fit = len(exercises) - len(exercises[::12])
     n_steps = 3 * math.ceil(n_fit / 4)
     kept = math.prod(1 - 0.01 * (1 - step / n_steps) for step in range(n_steps)) if gated else 1.0
@@ -512,6 +512,60 @@ def test_one_lesson_is_enough_to_learn_from(tiny: Tiny) -> None:
         "t", tiny.model, tiny.student, LESSONS[:1], [2], method="const", scope="response"
     )
     assert np.abs(steering.layers[2].z).max() > 0
+
+
+# The second round
+
+
+def second_round(
+    tiny: Tiny, replies_of: Callable[[Steering], Sequence[Lesson]] | None,
+    kept: Checkpoint | None = None, report: Report = silent,
+) -> Steering:  # fmt: skip
+    return distill(
+        "t", tiny.model, tiny.student, LESSONS, [1, 3], method="psr", scope="response",
+        replies_of=replies_of, kept=kept, report=report,
+    )  # fmt: skip
+
+
+def test_a_second_round_goes_on_with_what_the_steered_model_replied(tiny: Tiny) -> None:
+    asked: list[Steering] = []
+
+    def replies_of(steering: Steering) -> list[Lesson]:
+        asked.append(steering)
+        return random_lessons(12, seed=5)
+
+    told: list[tuple[str, int, int]] = []
+    first, twice = second_round(tiny, None), second_round(tiny, replies_of, report=_noting(told))
+    assert [steering.digest for steering in asked] == [first.digest]
+    n_fit = len(LESSONS) + 12 - len(LESSONS[::12]) - 1
+    n_steps = math.ceil(n_fit / 4)
+    assert ("training on replies of its own, pass 1 of 1", n_steps, n_steps) in told
+    assert twice.digest != first.digest
+
+
+def test_a_steered_model_that_replies_nothing_has_no_second_round(tiny: Tiny) -> None:
+    assert second_round(tiny, lambda _: []).digest == second_round(tiny, None).digest
+
+
+def test_a_fit_that_was_ended_in_its_second_round_goes_on_there(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    def replies_of(_: Steering) -> list[Lesson]:
+        return random_lessons(12, seed=5)
+
+    def end(what: str, done: int, _total: int) -> None:
+        if what.startswith("training on replies of its own") and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        second_round(tiny, replies_of, loaded(tmp_path / "arr-1a.gguf"), end)
+    told: list[tuple[str, int, int]] = []
+    kept = loaded(tmp_path / "arr-1a.gguf")
+    again = second_round(tiny, replies_of, kept, _noting(told))
+    trained = [(what, done) for what, done, _ in told if what.startswith("training")]
+    assert trained[0] == ("training on replies of its own, pass 1 of 1", 2)
+    assert again.digest == second_round(tiny, replies_of).digest
+    assert not kept.training
 
 
 # What is refused, each in one sentence
@@ -635,10 +689,10 @@ def _noting(told: list[tuple[str, int, int]]) -> Report:
 
 def test_the_few_lessons_of_a_quick_fit_take_more_steps(tiny: Tiny) -> None:
     exercises = prepare(tiny.student, random_lessons(30, seed=2), "all", silent)
-    for quick, n_steps in ((False, 7), (True, 14)):  # three of the lessons are held back
+    for schedule, n_steps in ((FULL, 7), (QUICK, 14)):  # three of the lessons are held back
         told: list[tuple[str, int, int]] = []
         deltas = new_deltas(tiny, exercises, gated=True)
-        train(tiny.student, exercises, deltas, "kl", 0, _noting(told), quick=quick)
+        train(tiny.student, Exercises.of(exercises), deltas, "kl", schedule, 0, _noting(told))
         assert {total for _, _, total in told} == {n_steps}
 
 
@@ -649,7 +703,7 @@ def trained(
     tiny: Tiny, exercises: list[Exercise], kept: Checkpoint | None, report: Report = silent
 ) -> dict[str, torch.Tensor]:
     deltas = new_deltas(tiny, exercises, gated=True)
-    train(tiny.student, exercises, deltas, "kl", 0, report, kept)
+    train(tiny.student, Exercises.of(exercises), deltas, "kl", FULL, 0, report, kept)
     return copy.deepcopy(deltas.state_dict())
 
 
@@ -720,18 +774,19 @@ def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(
     with pytest.raises(StoreError, match="No space left"):
         trained(tiny, exercises, loaded(tmp_path / "arr-1a.gguf"), end)
     monkeypatch.setattr(np, "savez", savez)
-    assert loaded(tmp_path / "arr-1a.gguf").training["progress"].tolist() == [3, 0]
+    (progress,) = (array for name, array in loaded(tmp_path / "arr-1a.gguf").training.items()
+                   if name.endswith("progress"))  # fmt: skip
+    assert progress.tolist() == [3, 0]
 
 
 @pytest.mark.parametrize("objective", ["kl", "mse"])
 def test_a_loss_that_is_no_number_is_refused(
-    tiny: Tiny, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, objective: training.Objective
 ) -> None:
     exercises = prepare(tiny.student, LESSONS, "response", silent)
-    deltas = new_deltas(tiny, exercises, gated=True)
-    monkeypatch.setattr(training, "RATE", 1e30)
+    deltas, schedule = new_deltas(tiny, exercises, gated=True), replace(FULL, rate=1e30)
     with pytest.raises(FitError, match="training did not converge; write `method: chain`"):
-        train(tiny.student, exercises, deltas, objective, 0, silent)
+        train(tiny.student, Exercises.of(exercises), deltas, objective, schedule, 0, silent)
 
 
 # Asking many at once

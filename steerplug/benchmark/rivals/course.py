@@ -1,6 +1,6 @@
 """All carriers trained alike: the same replies of the prompted model, the same loss and passes.
 
-`psr` is trained at the rate that a build has; the rate of every other is sought.
+`psr` is trained as in the first round of a build; the rate of every other is sought.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from steerplug.fit.asked import Known
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.linear import Part
 from steerplug.fit.distill.student import Passage, Prefix
-from steerplug.fit.distill.training import QUICK_RATE, RATE, Exercise, prepare, sizes
+from steerplug.fit.distill.training import FULL, QUICK, Exercises, prepare, sizes
 from steerplug.fit.effort import effort
 from steerplug.fit.method import by_method
 from steerplug.fit.progress import Report
@@ -63,8 +63,8 @@ class Course:
     trainer: Trainer
     lessons: Sequence[Lesson]
     parts: dict[str, Part]
-    steered: Sequence[Exercise]
-    whole: Sequence[Exercise]
+    steered: Exercises
+    whole: Exercises
 
     @staticmethod
     def of(
@@ -76,15 +76,16 @@ class Course:
             replace(each, bare=_whole(lesson))
             for each, lesson in zip(steered, lessons, strict=True)
         ]
-        return Course(preset, trainer, lessons, parts, steered, whole)
+        two = (Exercises.of(each) for each in (steered, whole))
+        return Course(preset, trainer, lessons, parts, *two)
 
     def steering(self, name: str, blocks: Sequence[int], *, gated: bool) -> tuple[Tuned, Steering]:
         """Return what gates or constants at some blocks make of the lessons."""
         student, seed = self.trainer.student, self.preset.fit.seed
         n_embd, n_layer = int(student.head.weight.shape[1]), len(student.blocks)
-        own = sizes(student, self.steered, blocks)
+        own = sizes(student, self.steered.fit, blocks)
         make = partial(Deltas, own, n_embd, gated=gated, seed=seed)
-        rate = QUICK_RATE if self.trainer.quick else RATE
+        rate = (QUICK if self.trainer.quick else FULL).rate
         if gated:
             deltas, left = self.trainer.at(name, make, self.steered, rate)
             tuned = Tuned(deltas, rate, {rate: left})

@@ -6,8 +6,8 @@ kept, so that a run that was interrupted goes on.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,7 +15,7 @@ from steerplug.errors import FitError
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.student import Student
 from steerplug.fit.distill.trained import Trained
-from steerplug.fit.distill.training import BATCH, QUICK_BATCH, Exercise, decided_by, train
+from steerplug.fit.distill.training import FULL, QUICK, Exercises, decided_by, train
 from steerplug.fit.progress import Report
 
 _STEP, _MOST = 3.0, 5
@@ -62,12 +62,12 @@ class Trainer:
     report: Report
 
     def at(
-        self, name: str, make: Callable[[], Trained], exercises: Sequence[Exercise], rate: float
+        self, name: str, make: Callable[[], Trained], exercises: Exercises, rate: float
     ) -> tuple[Trained, float]:
         """Return what is trained at a rate, and its loss on what is held back."""
         trained = make().to(self.student.device)
-        size = QUICK_BATCH if self.quick else BATCH
-        of = decided_by(self.student, exercises, trained, "kl", self.seed, size, rate)
+        schedule = replace(QUICK if self.quick else FULL, rate=rate)
+        of = decided_by(self.student, exercises, trained, "kl", schedule, self.seed)
         if (before := self._before(of, trained)) is not None:
             return trained, before
 
@@ -76,8 +76,7 @@ class Trainer:
 
         try:
             left = train(
-                self.student, exercises, trained, "kl", self.seed, report, quick=self.quick,
-                rate=rate,
+                self.student, exercises, trained, "kl", schedule, self.seed, report
             )  # fmt: skip
         except FitError:
             left = math.inf
@@ -85,7 +84,7 @@ class Trainer:
         return trained, left
 
     def tuned(
-        self, name: str, make: Callable[[], Trained], exercises: Sequence[Exercise], middle: float
+        self, name: str, make: Callable[[], Trained], exercises: Exercises, middle: float
     ) -> Tuned:
         """Return what is trained at the best of several rates."""
         left: dict[float, float] = {}

@@ -10,12 +10,12 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
     student      what bare and prompted chats compute with them, watched and steered
     agreement    its logits beside llama.cpp's: the copy is the model, or is refused
     trained      what a training moves; deltas: gates or constants at each block
-    training     the loop: mean KL(prompted || steered) over boundary and reply rows
+    training     the loop: mean KL(prompted || steered) over boundary and reply rows; two rounds
 """
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from steerplug.engine.model import Model
@@ -24,10 +24,11 @@ from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.readable import check_installed, check_readable
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import Lesson
-from steerplug.steering.value import Delta, Scope, Steering
+from steerplug.steering.value import Scope, Steering
 
 if TYPE_CHECKING:
     from steerplug.fit.distill.student import Student
+    from steerplug.fit.distill.training import Schedule
 
 Method = Literal["psr", "const"]
 Objective = Literal["kl", "mse"]
@@ -65,6 +66,7 @@ def distill(
     seed: int = 0,
     objective: Objective = "kl",
     quick: bool = False,
+    replies_of: Callable[[Steering], Sequence[Lesson]] | None = None,
     kept: Checkpoint | None = None,
     report: Report = silent,
 ) -> Steering:
@@ -81,6 +83,8 @@ def distill(
         seed: of the start and the order of the lessons.
         objective: "kl" compares what is predicted, "mse" the activations at the steered blocks.
         quick: whether the lessons are the few of a quick fit, which take smaller batches.
+        replies_of: asks the steered model in the prompted one's place, for a second round; None:
+            there is none.
         kept: what an earlier fit had done, and where this one is kept.
         report: told how far the work is.
 
@@ -88,26 +92,34 @@ def distill(
         FitError: training did not converge.
     """
     from steerplug.fit.distill.deltas import Deltas
-    from steerplug.fit.distill.training import prepare, sizes, train
+    from steerplug.fit.distill.training import FULL, OWN, QUICK, Exercises, prepare, sizes, train
 
-    exercises = prepare(student, lessons, scope, report)
+    def made() -> Steering:
+        return Steering(name, model.n_embd, model.n_layer, deltas.export(), scope)
+
+    first = prepare(student, lessons, scope, report)
     deltas = Deltas(
-        sizes(student, exercises, layers), model.n_embd, gated=method == "psr", seed=seed
+        sizes(student, first, layers), model.n_embd, gated=method == "psr", seed=seed
     ).to(student.device)
-    train(student, exercises, deltas, objective, seed, report, kept, quick=quick)
-    trained: dict[int, Delta] = deltas.export()
+    exercises, schedule = Exercises.of(first), QUICK if quick else FULL
+    train(student, exercises, deltas, objective, schedule, seed, report, kept)
+    if replies_of is not None and (replies := replies_of(made())):
+        exercises += Exercises.of(prepare(student, replies, scope, report))
+        train(student, exercises, deltas, objective, OWN, seed, report, kept)
+    steering = made()
     if kept is not None:
-        kept.keep_trained(trained)
-    return Steering(name, model.n_embd, model.n_layer, trained, scope)
+        kept.keep_trained(steering.layers)
+    return steering
 
 
 def time_training(
     student: "Student", layers: Sequence[int], method: Method, *, quick: bool = False
-) -> tuple[float, int]:
-    """Return the seconds that training takes a row, measured on one batch, and its passes."""
-    from steerplug.fit.distill.training import EPOCHS, seconds_a_row
+) -> tuple[float, "Sequence[Schedule]"]:
+    """Return the seconds that training takes a row, measured on one batch, and its rounds."""
+    from steerplug.fit.distill.training import FULL, OWN, QUICK, seconds_a_row
 
-    return seconds_a_row(student, layers, gated=method == "psr", quick=quick), EPOCHS
+    seconds = seconds_a_row(student, layers, gated=method == "psr", quick=quick)
+    return seconds, (QUICK,) if quick else (FULL, OWN)
 
 
 def give_back() -> None:

@@ -1,8 +1,9 @@
 """A training between two of its steps: kept on the way, and gone on with as if nothing had been.
 
-What is kept are the deltas, what AdamW knows of them, the best epoch's deltas and their loss, and
-how many steps and epochs are behind. The order of the lessons is drawn again from the seed. It is
-bound to the lessons and to all that decides on the numbers: what is of another training is left.
+What is kept are the deltas, what AdamW knows of them, the best pass's deltas and their loss, and
+how many steps and passes are behind. The order of the lessons is drawn again from the seed. It is
+bound to the lessons and to all that decides on the numbers: what is of another training is left,
+as the first round is when the second one runs.
 """
 
 import copy
@@ -44,11 +45,11 @@ class Run:
         kept: Checkpoint | None, of: str,
     ) -> None:  # fmt: skip
         self._deltas, self._optimizer, self._kept, self._of = deltas, optimizer, kept, of
-        self.step, self.epochs, self.best = 0, -1, math.inf
+        self.step, self.passes, self.best = 0, -1, math.inf
         self._best_state = copy.deepcopy(deltas.state_dict())
         self._state: Arrays = {}
         self._saved = time.monotonic()
-        if kept is not None and str(kept.training.get("of")) == of:
+        if kept is not None:
             self._restore(kept.training)
 
     @contextmanager
@@ -68,25 +69,26 @@ class Run:
             self._save()
 
     def judged(self, left: float) -> None:
-        """Take note of the loss after an epoch, or before the first, and keep what is best."""
-        self.epochs += 1
-        if left < self.best or self.epochs == 0:
+        """Take note of the loss after a pass, or before the first, and keep what is best."""
+        self.passes += 1
+        if left < self.best or self.passes == 0:
             self.best, self._best_state = left, copy.deepcopy(self._deltas.state_dict())
         self._state = self._arrays()
 
     def finish(self) -> None:
-        """Leave the deltas as they were after their best epoch."""
+        """Leave the deltas as they were after their best pass, and keep that it is over."""
+        self._save()
         self._deltas.load_state_dict(self._best_state)
 
     def _save(self) -> None:
         if self._state and self._kept is not None:
-            self._kept.keep_training(self._state)
+            own = {f"{self._of}.{name}": array for name, array in self._state.items()}
+            self._kept.keep_training({**self._kept.training, **own})
         self._saved = time.monotonic()
 
     def _arrays(self) -> Arrays:
         arrays: Arrays = {
-            "of": np.array(self._of),
-            "progress": np.array([self.step, self.epochs], np.int64),
+            "progress": np.array([self.step, self.passes], np.int64),
             "best": np.array(self.best, np.float64),
         }
         for name, parameter in self._deltas.named_parameters():
@@ -96,8 +98,13 @@ class Run:
                 arrays[f"{moment}-{name}"] = _array(value)
         return arrays
 
-    def _restore(self, arrays: Arrays) -> None:
-        self.step, self.epochs = map(int, arrays["progress"])
+    def _restore(self, kept: Arrays) -> None:
+        """Go on where it was, if there is anything of it."""
+        arrays = {name.removeprefix(f"{self._of}."): array for name, array in kept.items()
+                  if name.startswith(self._of)}  # fmt: skip
+        if not arrays:
+            return
+        self.step, self.passes = map(int, arrays["progress"])
         self.best = float(arrays["best"])
         names = [name for name, _ in self._deltas.named_parameters()]
 

@@ -5,14 +5,19 @@
     mse    mean over blocks of |steered - prompted|^2 / |bare - prompted|^2, over rows and values
 
 Rows are the boundary token and the reply's tokens, which both chats read alike. Units: kl in nats
-per token; mse is 1 for no steering. Some lessons are held back, and the epoch that helped them most
-is kept. All epochs run: where lessons are few, the first, at the full rate, may do harm that the
-slower ones make good.
+per token; mse is 1 for no steering. Some lessons are held back, and the pass that helped them most
+is kept. All passes are made: where lessons are few, the first, at the full rate, may do harm that
+the slower ones make good.
 
-AdamW, rate 0.01 falling linearly to 0. Betas 0.9 and 0.95: a fit has some 140 steps, too few for
-averages over 1,000. Weight decay 1 for gates, which would learn too well what holds for these
-replies alone, and 0 for constants, which are fewer numbers and lose by it.
-Source: PSR, arXiv 2605.03907; rate, DESIGN section 3; betas and decay were measured (README).
+AdamW, its rate falling linearly to 0 (`Schedule`). Betas 0.9 and 0.95: a fit has some 140 steps,
+too few for averages over 1,000. Weight decay 1 for gates, which would learn too well what holds for
+these replies alone, and 0 for constants, which are fewer numbers and lose by it.
+
+The prompted model's replies never show steering a state that it led into itself, such as a circle.
+So a second round (`OWN`) adds the steered model's own replies to the same questions, read by the
+prompted model, and goes on from where the first one ended.
+Source: PSR, arXiv 2605.03907; rate, DESIGN section 3; the second round is DAgger's, arXiv
+1011.0686; betas, decay and rounds were measured (benchmark/README).
 """
 
 import math
@@ -36,17 +41,39 @@ from steerplug.steering.value import Scope
 
 Objective = Literal["kl", "mse"]
 
-EPOCHS, BATCH, RATE, BETAS, DECAY = 3, 4, 1e-2, (0.9, 0.95), 1.0
-QUICK_BATCH, QUICK_RATE = 2, 7e-3
-"""Of few lessons: more steps close .03 more of the gap, for an eighth more time."""
+BETAS, DECAY = (0.9, 0.95), 1.0
 
-_HELD_BACK = 12
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a training is, and how fast.
+
+    Args:
+        passes: over all lessons.
+        batch: lessons of a step.
+        rate: of the first step; it falls linearly to 0.
+        what: the training is called in reports.
+    """
+
+    passes: int
+    batch: int
+    rate: float
+    what: str = "training"
+
+
+FULL = Schedule(3, 4, 1e-2)
+QUICK = Schedule(3, 2, 7e-3)
+"""Of few lessons: more steps close .03 more of the gap, for an eighth more time."""
+OWN = Schedule(1, 4, 4e-3, "training on replies of its own")
+"""The second round."""
+
+_HELD_BACK, _JUDGED = 12, 4
 _LARGE_BATCH = 8
 _LOGIT_BYTES, _BYTES_A_LOGIT = 2**28, 20
 """Of the rows whose logits are computed at a time: prompted, steered, and their gradients."""
 
 _TRIED, _QUICK_TRIED = 40, 25
-_SORTED = 8 * BATCH
+_SORTED = 32
 """So many exercises are sorted by length at a time."""
 
 
@@ -57,6 +84,24 @@ class Exercise:
     bare: Passage
     prompted: Passage
     hidden: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Exercises:
+    """What is trained on, and what is held back to judge a training by: each twelfth of a round."""
+
+    fit: Sequence[Exercise]
+    held_back: Sequence[Exercise]
+
+    @staticmethod
+    def of(round: Sequence[Exercise]) -> "Exercises":
+        """Hold some of a round back; where there is but one, it is both."""
+        held_back = round[::_HELD_BACK]
+        return Exercises([each for i, each in enumerate(round) if i % _HELD_BACK] or held_back,
+                         held_back)  # fmt: skip
+
+    def __add__(self, other: "Exercises") -> "Exercises":
+        return Exercises([*self.fit, *other.fit], [*self.held_back, *other.held_back])
 
 
 def prepare(
@@ -111,50 +156,44 @@ def sizes(
 
 def train(
     student: Student,
-    exercises: Sequence[Exercise],
+    exercises: Exercises,
     deltas: Trained,
     objective: Objective,
+    schedule: Schedule,
     seed: int,
     report: Report,
     kept: Checkpoint | None = None,
-    *,
-    quick: bool = False,
-    rate: float | None = None,
 ) -> float:
     """Train deltas, or what takes their place, in place; return the loss on what is held back.
 
-    They are left as they were after their best epoch. A training that was interrupted goes on where
-    `kept` says it was. `rate` overrides the learning rate.
+    They are left as they were after their best pass. A training that was interrupted goes on where
+    `kept` says it was.
 
     Raises:
         FitError: the loss became infinite or NaN.
     """
-    held_back = exercises[::_HELD_BACK]
-    fit = [exercise for i, exercise in enumerate(exercises) if i % _HELD_BACK] or held_back
-    size, usual = (QUICK_BATCH, QUICK_RATE) if quick else (BATCH, RATE)
-    rate = usual if rate is None else rate
     decay = DECAY if deltas.decays else 0.0
-    optimizer = torch.optim.AdamW(deltas.parameters(), rate, BETAS, weight_decay=decay)
-    n_steps = EPOCHS * math.ceil(len(fit) / size)
+    optimizer = torch.optim.AdamW(deltas.parameters(), schedule.rate, BETAS, weight_decay=decay)
+    n_steps = schedule.passes * math.ceil(len(exercises.fit) / schedule.batch)
     random = torch.Generator().manual_seed(seed)
-    of = decided_by(student, exercises, deltas, objective, seed, size, rate)
+    of = decided_by(student, exercises, deltas, objective, schedule, seed)
     run = Run(deltas, optimizer, kept, of)
     with run.kept_on_the_way():
-        if run.epochs < 0:
-            run.judged(_left(student, held_back, deltas, objective))
-        for epoch in range(EPOCHS):
-            batches = _batches(fit, random, size)
-            if epoch < run.epochs:
+        if run.passes < 0:
+            run.judged(_left(student, exercises.held_back, deltas, objective))
+        for number in range(schedule.passes):
+            batches = _batches(exercises.fit, random, schedule.batch)
+            if number < run.passes:
                 continue
-            before = run.step - epoch * len(batches)
-            what = f"training, pass {epoch + 1} of {EPOCHS}"
+            before = run.step - number * len(batches)
+            what = f"{schedule.what}, pass {number + 1} of {schedule.passes}"
             for batch in steps(batches[before:], what, report, before=before):
-                optimizer.param_groups[0]["lr"] = rate * (1 - run.step / n_steps)
+                optimizer.param_groups[0]["lr"] = schedule.rate * (1 - run.step / n_steps)
                 optimizer.zero_grad()
                 _add_gradient(student, batch, deltas, objective)
                 optimizer.step()
                 run.stepped()
-            left = _left(student, held_back, deltas, objective)
+            left = _left(student, exercises.held_back, deltas, objective)
             if not math.isfinite(left):
                 raise FitError("training did not converge; write `method: chain`, or fewer layers.")
             run.judged(left)
@@ -163,14 +202,15 @@ def train(
 
 
 def decided_by(
-    student: Student, exercises: Sequence[Exercise], deltas: Trained, objective: Objective,
-    seed: int, size: int, rate: float,
+    student: Student, exercises: Exercises, deltas: Trained, objective: Objective,
+    schedule: Schedule, seed: int,
 ) -> str:  # fmt: skip
     """Return what a training is of: all that decides on its numbers."""
-    texts = [(each.bare.tokens, each.prompted.tokens) for each in exercises]
+    texts = [(each.bare.tokens, each.prompted.tokens)
+             for each in (*exercises.fit, *exercises.held_back)]  # fmt: skip
     return bound_to(
-        texts, *deltas.of, objective, seed, EPOCHS,
-        size, rate, BETAS, DECAY, str(next(student.module.parameters()).dtype),
+        texts, *deltas.of, objective, schedule, seed, BETAS, DECAY,
+        str(next(student.module.parameters()).dtype),
     )  # fmt: skip
 
 
@@ -178,7 +218,7 @@ def seconds_a_row(
     student: Student, layers: Sequence[int], *, gated: bool, quick: bool = False
 ) -> float:
     """Return how long a row takes forward and backward, measured on one batch of made-up ones."""
-    size, n_rows = (QUICK_BATCH, _QUICK_TRIED) if quick else (BATCH, _TRIED)
+    size, n_rows = (QUICK.batch, _QUICK_TRIED) if quick else (FULL.batch, _TRIED)
     width = student.head.weight.shape[1]
     deltas = Deltas(dict.fromkeys(layers, 1.0), width, gated=gated, seed=0).to(student.device)
 
@@ -287,7 +327,7 @@ def _left(
     """Return the mean loss over exercises that are not trained on."""
     with torch.no_grad():
         parts = [
-            _loss(student, exercises[i : i + BATCH], deltas, objective)
-            for i in range(0, len(exercises), BATCH)
+            _loss(student, exercises[i : i + _JUDGED], deltas, objective)
+            for i in range(0, len(exercises), _JUDGED)
         ]
     return float(torch.cat(parts).mean())
