@@ -578,7 +578,7 @@ def refused(ended: Ended, *words: str) -> None:
         (["run", "hi", "--zzz", "x"], ["no option `--zzz`; see `steerplug run --help`."]),
         (["serve", "--port", "99999"], ["--port", "99999", "65535"]),
         (["bench", "--rounds", "1"], ["--rounds", "1", "3"]),
-        (["serve", "--config", "no.yaml"], ["no.yaml", "check its path"]),
+        (["serve", "--config", "no.yaml"], ["no.yaml", "check the path"]),
         (["run", "hi", "--max-tokens", "0"], ["max_tokens is 0"]),
         (["run", "hi", "--temperature", "nan"], ["temperature is nan"]),
         (["run", "hi", "--top-p", "2"], ["top_p is 2.0"]),

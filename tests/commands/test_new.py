@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[object, list[str]]] = {
     "latin-1": (b"caf\xe9", ["prompt.txt is not UTF-8 text (byte 3)"]),
     "utf-16": ("Be brief.".encode("utf-16"), ["not UTF-8"]),
     "huge": ("x" * 300_000, ["larger than 256 kB", "cut it down"]),
-    "long": ("x" * 33_000, ["prompt.txt: `system` is", "at most 32000 characters"]),
+    "long": ("x" * 33_000, ["prompt.txt: `system` is", "may have 32000; shorten it."]),
     "control": ("a\x07b", ["control character '\\x07'"]),
     "torn": ('[{"role": "user",\n "content": "a"', ["prompt.txt, line 2", "not valid"]),
     "no chat": ({"role": "user", "content": "a"}, ["is no chat", "`messages`"]),
@@ -160,7 +160,8 @@ REFUSED: dict[str, tuple[object, list[str]]] = {
     "null": ([say("user", None), RAIN[1]], ["message 0 has no text"]),
     "number": ([say("system", 7)], ["message 0 has int as content"]),
     "blank turn": ([RAIN[0], say("assistant", " ")], ["message 1 is empty"]),
-    "surrogate": (b'[{"role": "system", "content": "\\ud800"}]', ["`system` is '\\ud800'"]),
+    "surrogate": (b'[{"role": "system", "content": "\\ud800"}]',
+                  ["`system` holds half of a character", "U+D800"]),
     "many": (RAIN * 65, ["`examples` is", "at most 64 items"]),
 }
 

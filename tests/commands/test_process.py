@@ -230,6 +230,7 @@ def test_what_is_typed_during_a_reply_is_the_next_line_and_not_in_the_reply(
     terminal.type("/steer none\n")
     assert "/steer" not in terminal.read("reply tokens")
     assert "/steer none" in terminal.read("steered by none.")
+    terminal.read("> ")
     terminal.type("\x04")
     terminal.read()
     assert terminal.end() == 0
