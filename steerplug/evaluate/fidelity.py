@@ -45,7 +45,7 @@ from steerplug.evaluate.rows import Rows, compare, per_prompt
 from steerplug.fit.asked import Known
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
 from steerplug.fit.progress import Report, at_once, silent, steps
-from steerplug.fit.teacher import Lesson, teach
+from steerplug.fit.teacher import ASKING_STEERED, Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
 
@@ -147,7 +147,7 @@ def measure_fidelity(
     replies = {
         BARE: at_once(ask, bare, "asking the bare model", report),
         STEERED: at_once(
-            partial(ask, mix=mix, schema=schema), bare, "asking the steered model", report
+            partial(ask, mix=mix, schema=schema), bare, ASKING_STEERED, report
         ),
     }
     figures: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from steerplug.fit.measure import READ_TOGETHER
 from steerplug.fit.plan import Lengths, Pace, compared, said
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT
-from steerplug.fit.teacher import ASKING, REPLY_TOKENS
+from steerplug.fit.teacher import ASKING, ASKING_STEERED, REPLY_TOKENS
 from steerplug.fit.whole import Stage
 from steerplug.preset import Preset
 
@@ -34,7 +34,7 @@ def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) 
         asking(ASKING, SWEPT, REPLY_TOKENS),
         Stage("trying strengths", "read", SWEPT * each),
         asking("asking the bare model", len(asked)),
-        asking("asking the steered model", len(asked)),
+        asking(ASKING_STEERED, len(asked)),
         *(asking(ASKING, n) for n in rounds if n),
         Stage("comparing token by token", "read",
               compared(pace, lengths, n_compared, n_reply, 2), READ_TOGETHER),
