@@ -6,7 +6,8 @@ from pathlib import Path
 from steerplug.commands.building import Building
 from steerplug.commands.open_model import learning, opened
 from steerplug.commands.output import print_json
-from steerplug.commands.proofs import made_by, show_report, shown
+from steerplug.commands.proofs import made_by, shown
+from steerplug.commands.show_report import show_report
 from steerplug.engine.loading import Loading
 from steerplug.errors import FitError
 

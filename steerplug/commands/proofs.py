@@ -7,27 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.measure import Measurement
-from rich.table import Table
-
 from steerplug.commands.building import Building
 from steerplug.commands.open_model import compiled, opened
-from steerplug.commands.output import print_json, put, screen
+from steerplug.commands.show_report import show_report
 from steerplug.commands.subject import Subject, subject_of
 from steerplug.engine.loading import Loading
 from steerplug.errors import PresetError, RequestError
 from steerplug.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from steerplug.engine.model import Model as LoadedModel
     from steerplug.fit.progress import Report
     from steerplug.session.receipt import AppliedPreset
     from steerplug.steering.value import Mix
 
-_WIDEST = 500
 
 
 @dataclass(frozen=True)
@@ -136,23 +131,3 @@ def made_by(*words: str) -> dict[str, Any]:
         commit = ""
     command = shlex.join(["steerplug", *words])
     return {"command": command, "version": __version__, "commit": commit or None}
-
-
-def show_report(report: "Mapping[str, Any]", as_json: bool) -> None:
-    """Print a report as JSON, or as tables."""
-    from steerplug.evaluate.tables import tables
-
-    if as_json:
-        print_json(report)
-        return
-    for table in tables(report):
-        put(table.about)
-        drawn = Table(box=box.SIMPLE_HEAD)
-        for i, title in enumerate(table.titles):
-            drawn.add_column(title, justify="right" if i else "left", no_wrap=True)
-        for row in table.rows:
-            drawn.add_row(*row)
-        console = screen()
-        options = console.options.update(max_width=_WIDEST)
-        console.width = max(console.width, Measurement.get(console, options, drawn).maximum)
-        console.print(drawn)  # whole: a figure that is cut off says nothing

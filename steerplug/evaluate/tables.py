@@ -89,14 +89,19 @@ def _checks(figures: Figures, names: Sequence[str]) -> list[str]:
 
 def _overrides(figures: Figures) -> Iterator[Table]:
     arms = figures["arms"]
-    kinds = list(next(iter(arms.values()))["by_kind"])
     yield Table(
         f"Replies that keep the preset's checks, to {figures['n_overrides']} questions alone and "
         "with a text pasted behind that would lead away from it (95 %).",
-        ("", "alone", "pasted", "pasted less alone", *kinds),
-        [[arm, figure(its, "plain"), figure(its, "pasted"), figure(its, "change"),
-          *(shown(its["by_kind"][kind]) for kind in kinds)] for arm, its in arms.items()],
+        ("", "alone", "pasted", "pasted less alone"),
+        [[arm, *(figure(its, name) for name in ("plain", "pasted", "change"))]
+         for arm, its in arms.items()],
     )  # fmt: skip
+    kinds = list(next(iter(arms.values()))["by_kind"])
+    yield Table(
+        "The same by what is pasted.",
+        ("", *arms),
+        [[kind, *(shown(its["by_kind"][kind]) for its in arms.values())] for kind in kinds],
+    )
 
 
 def _orders(figures: Figures) -> Iterator[Table]:
@@ -104,10 +109,15 @@ def _orders(figures: Figures) -> Iterator[Table]:
     orders = [name for name in arms if name.startswith("order ")]
     yield Table(
         f"Replies to {figures['n_questions']} questions that keep the checks of each preset, and "
-        f"of all; and of the gap that the prompts open in an order, the share that is closed, on "
-        f"its replies to {figures['n_compared']} of them (95 %).",
-        ("", *(f"checks: {name}" for name in names), *(f"gap: {order}" for order in orders)),
-        [[arm, *_checks(its, names), *_closed(its, orders)] for arm, its in arms.items()],
+        "of all (95 %).",
+        ("", *names),
+        [[arm, *_checks(its, names)] for arm, its in arms.items()],
+    )
+    yield Table(
+        "Of the gap that the prompts open in an order, the share that is closed, on its replies to "
+        f"{figures['n_compared']} of the questions (95 %).",
+        ("", *orders),
+        [[arm, *_closed(its, orders)] for arm, its in arms.items()],
     )
 
 

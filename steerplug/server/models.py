@@ -58,16 +58,16 @@ class Models:
         """Return the model that a request names which need not, where there is but one.
 
         Raises:
-            Refused: there are several, and it names none of them.
+            Refused: it names none although there are several, or one that there is not.
         """
-        if not self.are_several:
-            return self._served[0]
-        if model is None:
+        if model is not None:
+            return self.find(model)
+        if self.are_several:
             names = ", ".join(self.names)
             raise Refused(
                 f"this server has several models ({names}); say which, as `model`.", param="model"
             )
-        return self.find(model)
+        return self._served[0]
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from steerplug.commands import main
+from steerplug.commands import main, show_report
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.evaluate import overrides, turns
@@ -97,6 +98,26 @@ def test_they_are_tables_for_people(call: Call) -> None:
     ended = call("sailor", "--overrides")
     assert "to 1 questions alone" in ended.out
     assert "appeal" in ended.out
+
+
+def test_on_a_narrow_terminal_intervals_go_below_their_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = ("bare", "prompted", "paraphrased", "steered", "both")
+    shares = {f"{name}{kind}": [0.05, 0.125] if kind else 0.1
+              for name in ("plain", "pasted", "change") for kind in ("", "_interval")}  # fmt: skip
+    kinds = {"ignore the above": 1.0, "fake system message": 0.5}
+    report = {"overrides": {
+        "n_overrides": 50, "arms": {arm: {**shares, "by_kind": kinds} for arm in arms},
+    }}  # fmt: skip
+    show_report.show_report(report, as_json=False)
+    assert "10% (5 to 12)" in capsys.readouterr().out
+    narrow = Console(force_terminal=True, width=40, color_system=None)
+    monkeypatch.setattr(show_report, "screen", lambda: narrow)
+    show_report.show_report(report, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["(5", "to", "12)"] * 3 for line in lines)
+    assert not any("..." in line or "\N{HORIZONTAL ELLIPSIS}" in line for line in lines)
 
 
 @pytest.mark.parametrize(

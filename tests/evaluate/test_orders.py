@@ -69,13 +69,13 @@ def test_a_sum_is_held_against_its_prompts_in_both_orders(told: dict[str, Any]) 
     assert arms["sum"]["checks"] == {"few": 1, "sea": 1, "all": 1}
 
 
-def test_orders_are_a_table(told: dict[str, Any]) -> None:
-    (table,) = tables({"orders": told})
-    assert table.titles == (
-        "", "checks: few", "checks: sea", "checks: all", f"gap: {FORTH}", f"gap: {BACK}"
-    )  # fmt: skip
-    assert {len(row) for row in table.rows} == {6}
-    assert table.rows[0] == ["bare", "0% (0 to 66)", "100% (34 to 100)", "0% (0 to 66)", "-", "-"]
+def test_orders_are_tables(told: dict[str, Any]) -> None:
+    checks, closed = tables({"orders": told})
+    assert checks.titles == ("", "few", "sea", "all")
+    assert checks.rows[0] == ["bare", "0% (0 to 66)", "100% (34 to 100)", "0% (0 to 66)"]
+    assert closed.titles == ("", FORTH, BACK)
+    assert closed.rows[0] == ["bare", "-", "-"]
+    assert len(closed.rows) == len(checks.rows) == len(told["arms"])
 
 
 # --- pages

@@ -258,3 +258,7 @@ def test_props_describe_the_model(client: Client) -> None:
     assert props["chat_template"] == client.session.model.chat_template
     assert (props["bos_token"], props["eos_token"]) == ("<|im_start|>", "<|im_end|>")
     assert "/" not in props["model_path"]
+    assert client.get(f"/props?model={props['model_alias']}@pirate").json() == props
+    refused = client.get("/props?model=nosuch")
+    assert refused.status_code == 404
+    assert "there is no model `nosuch`" in told(refused)
