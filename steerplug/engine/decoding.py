@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from steerplug.engine.context import Context, Row
 from steerplug.engine.drawing import Drawn
+from steerplug.engine.effects import Effects
 from steerplug.engine.generation import Generation
-from steerplug.engine.hook import Effects
 from steerplug.errors import SteerplugError
 
 

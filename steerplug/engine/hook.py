@@ -6,45 +6,23 @@ do it themselves (device_route.py). Hook state belongs to one context.
 """
 
 import ctypes
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine import ggml
 from steerplug.engine.applied import Applied as Applied
 from steerplug.engine.applied import lay_out as lay_out
 from steerplug.engine.block_output import BlockOutput
 from steerplug.engine.device_route import PAST, DeviceRoute
+from steerplug.engine.effects import NOT_FIRED, Effects, failure
+from steerplug.engine.hook_state import TERM, hook_state
 from steerplug.engine.native import library
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array
 
 _L_OUT = BlockOutput()
-
-
-class _Hook(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in (
-            "get_name", "nelements", "nbytes", "get_data", "tensor_get", "tensor_set", "op_desc",
-            "is_contiguous", "map1", "map2")),
-        ("output_name", ctypes.c_char_p),
-        *((name, ctypes.c_int32) for name in (
-            "n_embd", "n_layer", "n_streams", "mean", "on_host", "sources_at", "in_graph")),
-        *((name, ctypes.c_void_p) for name in ("copy", "delta", "h", "route")),
-        *((name, ctypes.c_void_p) for name in (
-            "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
-        *((name, ctypes.c_int32) for name in ("n_captured_rows", "last_il", "n_rows")),
-        *((name, ctypes.c_void_p) for name in ("moved", "steered", "seen")),
-        *((name, ctypes.c_int64) for name in ("applied", "expected", "found")),
-        *((name, ctypes.c_int32) for name in ("status", "status_il", "active")),
-    )
-
-
-_TERM = np.dtype([("layers", np.uintp), ("strength", np.float32)], align=True)
 
 
 @dataclass(frozen=True)
@@ -59,24 +37,6 @@ class Capture:
     layers: Sequence[int]
     rows: Sequence[int]
     only: bool = False
-
-
-class Effects(NamedTuple):
-    """What one decode did to each of its rows.
-
-    How far it was moved, |change of h| / |h| summed over its blocks, and at how many blocks it was
-    steered. With an error, that is not finite in the rows at fault, or they are all.
-    """
-
-    moved: list[float]
-    steered: list[int]
-    error: EngineError | None = None
-
-    @property
-    def at_fault(self) -> list[bool]:
-        """Whether each row is what an error is about."""
-        finite = [math.isfinite(moved) for moved in self.moved]
-        return [all(finite) or not one for one in finite]
 
 
 _Table = tuple[tuple[Applied | None, ...], tuple[bool, ...], bool]
@@ -111,20 +71,14 @@ class Hook:
         self._output = np.zeros(max_rows, np.uint8)
         self._watched = np.zeros(n_layer, np.uint8)
         self._first = np.zeros(max_rows + 1, np.int32)
-        self._terms = np.zeros(max_rows, _TERM)
+        self._terms = np.zeros(max_rows, TERM)
         self._capture_layer = np.full(n_layer, -1, np.int32)
         self._capture_row = np.full(max_rows, -1, np.int32)
         self._moved = np.zeros(max_rows, np.float32)
         self._steered = np.zeros(max_rows, np.int32)
         self._seen = np.zeros(n_layer, np.int32)
-        self._state = _Hook(
-            *(ggml.address(name) for name in (
-                "ggml_get_name", "ggml_nelements", "ggml_nbytes", "ggml_get_data",
-                "ggml_backend_tensor_get", "ggml_backend_tensor_set", "ggml_op_desc",
-                "ggml_is_contiguous", "ggml_map_custom1_inplace", "ggml_map_custom2")),
-            f"{output.tensor}-".encode(), n_embd, n_layer, output.n_streams, output.mean,
-            on_host, ggml.sources_at(), on_host or route is not None,
-        )
+        in_graph = on_host or route is not None
+        self._state = hook_state(n_embd, n_layer, output, on_host=on_host, in_graph=in_graph)
         self.route = route
         if route:
             self._state.route = ctypes.addressof(route.state)
@@ -200,7 +154,7 @@ class Hook:
         library().sp_recall(self._reference)
         for _ in range(n):
             status = library().sp_account(self._reference)
-            self._late.append(self._effects(self._error(status) if status else None))
+            self._late.append(self._effects(failure(status, self._state) if status else None))
 
     @property
     def applied(self) -> int:
@@ -283,7 +237,7 @@ class Hook:
                 layers |= what.layers
             first[row + 1] = len(terms)
         if len(terms) > len(self._terms):
-            self._terms = np.zeros(2 * len(terms), _TERM)
+            self._terms = np.zeros(2 * len(terms), TERM)
             self._state.terms = self._terms.ctypes.data
         self._terms[: len(terms)] = terms
         self._watched[list(layers)] = 1
@@ -315,27 +269,9 @@ class Hook:
         status = self._end(self._reference, decoded)
         n_pending = self.route.state.n_pending if self.route else 0
         self._is_told = not decoded or bool(status) or n_pending > 0
-        if status and (decoded or status != _NOT_FIRED):
-            error = self._error(status)
+        if status and (decoded or status != NOT_FIRED):
+            error = failure(status, self._state)
             self.settle()
             raise error
         if n_pending == PAST:
             self.settle()
-
-    def _error(self, status: int) -> EngineError:
-        il, found = self._state.status_il, self._state.found
-        return EngineError(_MESSAGES[status].format(il=il, found=found, state=self._state))
-
-
-_NOT_FIRED = 4
-_MESSAGES = {
-    1: "block {il} hands out {found} values that are not float32 rows of {state.n_embd}, so "
-       "steerplug cannot steer this model on this device; use another model.",
-    2: "block {il} hands out {found} rows for a batch of {state.n_rows}, so "
-       "steerplug cannot steer this model on this device; use another model.",
-    3: "steering made an activation at block {il} infinite; choose a smaller strength.",
-    4: "steering was asked for {state.expected} times and happened {found} times; "
-       "this model skips blocks that were to be steered, so use another one.",
-    5: "llama.cpp built no graph that devices steer by themselves, where one was needed; install a "
-       "release of llama-cpp-python between 0.3.36 and 0.4.",
-}  # fmt: skip

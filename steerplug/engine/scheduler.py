@@ -20,8 +20,8 @@ from math import nan
 
 from steerplug.engine.decoding import Outcome, Part, decode
 from steerplug.engine.drawing import Drawn
+from steerplug.engine.effects import Effects
 from steerplug.engine.generation import Followed, Generation
-from steerplug.engine.hook import Effects
 from steerplug.engine.prefix_cache import PrefixCache, common
 from steerplug.engine.shares import Shares, Turns
 from steerplug.errors import SteerplugError

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerplug.engine.block_output import BlockOutput
-from steerplug.engine.hook import _TERM, Capture, Hook, lay_out
+from steerplug.engine.hook import Capture, Hook, lay_out
+from steerplug.engine.hook_state import TERM
 from steerplug.engine.native import library
 from steerplug.engine.reference import steer_row
 from steerplug.errors import EngineError, SteeringError
@@ -51,7 +52,7 @@ def native_row(h: Array, mix: Mix, il: int = 0) -> tuple[Array, float]:
         ctypes.c_int32,
     ]  # fmt: skip
     applied = lay_out(mix)
-    terms = np.array(list(applied.terms) if applied else [], _TERM)
+    terms = np.array(list(applied.terms) if applied else [], TERM)
     row, scratch = h.copy(), np.full_like(h, np.nan)
     moved = function(
         row.ctypes.data, terms.ctypes.data, len(terms), il, scratch.ctypes.data, len(h)

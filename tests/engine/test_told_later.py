@@ -14,7 +14,8 @@ from steerplug.engine import context as contexts
 from steerplug.engine import ggml
 from steerplug.engine.context import Context, Row
 from steerplug.engine.device_route import PAST
-from steerplug.engine.hook import Applied, Capture, Effects, lay_out
+from steerplug.engine.effects import Effects
+from steerplug.engine.hook import Applied, Capture, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.routes import buffer_types
 from steerplug.errors import EngineError
