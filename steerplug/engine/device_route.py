@@ -19,8 +19,9 @@ from steerplug.engine.units import KINDS
 
 _Pointer = ctypes.c_void_p
 _OPERATIONS = (
-    "ggml_rms_norm", "ggml_mul_mat", "ggml_add", "ggml_reglu_split", "ggml_reshape_3d",
-    "ggml_view_2d", "ggml_concat", "ggml_cpy", "ggml_backend_tensor_alloc", "llama_synchronize",
+    "ggml_rms_norm", "ggml_mul_mat", "ggml_add", "ggml_clamp", "ggml_reglu_split",
+    "ggml_reshape_3d", "ggml_view_2d", "ggml_concat", "ggml_cpy", "ggml_backend_tensor_alloc",
+    "llama_synchronize",
 )  # fmt: skip
 
 PAST, _PAST_ROWS = 16, 64

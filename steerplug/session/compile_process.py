@@ -1,6 +1,7 @@
 """The process that compiles one preset: its order comes on stdin, its progress goes to stdout.
 
-Each line is JSON: what changes of the `Job` that `compiler` keeps of it.
+A quick fit comes first, so that replies are soon steered, and the full one goes on from it. Each
+line is JSON: what changes of the `Job` that `compiler` keeps of it.
 """
 
 import ctypes
@@ -9,17 +10,21 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steerplug.build import build_preset
-from steerplug.errors import SteerplugError
+from steerplug.errors import FitError, SteerplugError
 from steerplug.fit.whole import Standing, Whole
 from steerplug.library.presets import load_preset
 from steerplug.session.session import Session
 from steerplug.store.store import Store
 
 _DEATH_OF_PARENT = 1
+_QUICK = 0.1
+"""Share of the work that is the quick fit, about."""
 
 
 def main() -> None:
@@ -30,8 +35,10 @@ def main() -> None:
         preset = load_preset(order["preset"])
         store = Store(Path(order["store"]))
         session = Session(order["model"], store=store, **order["loading"])
-        report = Whole(_report, clock=_Working())
-        build_preset(preset, session.engine, store=store, near=False, report=report)
+        build = partial(build_preset, preset, session.engine, store=store, near=False)
+        with suppress(FitError):  # what a few replies do not tell, many may
+            build(quick=True, report=Whole(_report_quick, clock=_Working()))
+        build(report=Whole(_report, clock=_Working()))
     except SteerplugError as error:
         _tell(state="failed", problem=str(error))
     else:
@@ -59,10 +66,19 @@ class _Working:
         return self._seconds
 
 
+def _report_quick(standing: Standing) -> None:
+    """Tell how far the quick fit is; how long all will take, only the full one knows."""
+    _tell_standing(standing, _QUICK * standing.share, None)
+
+
 def _report(standing: Standing) -> None:
+    _tell_standing(standing, _QUICK + (1 - _QUICK) * standing.share, standing.seconds_left)
+
+
+def _tell_standing(standing: Standing, share: float, seconds_left: float | None) -> None:
     _tell(
-        what=standing.what, done=standing.done, total=standing.total, share=standing.share,
-        seconds_left=standing.seconds_left,
+        what=standing.what, done=standing.done, total=standing.total, share=share,
+        seconds_left=seconds_left,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from steerplug.library.presets import list_presets
 from steerplug.session import Session
 from tests.engine.test_device_route import decode, mixes
 from tests.engine.test_hook_in_llama import relative, same_bits
+from tests.engine.test_soak import check_tiny_crowd
 from tests.helpers.alone import chat, unlike_alone
 from tests.helpers.tiny_models import tiny_model
 
@@ -113,6 +114,11 @@ def test_greedy_replies_of_all_presets_and_of_mixes_are_the_host_s(
         unlike[mix_in_words] = unlike_alone(on_host, prompt, mix, tokens)
     print(unlike)
     assert max(unlike.values()) < 0.3
+
+
+def test_every_reply_of_a_crowd_is_what_it_is_alone() -> None:
+    """Of a tiny model, which a software driver plays in seconds; `STEERPLUG_SOAK` says how many."""
+    check_tiny_crowd("llama", n_ctx=512, can_be_cut=True)
 
 
 def test_a_steered_decode_like_the_last_asks_a_device_for_as_much_as_a_bare_one(

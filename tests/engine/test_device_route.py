@@ -14,6 +14,7 @@ from steerplug.engine import device_route, device_units
 from steerplug.engine.context import Context, Row
 from steerplug.engine.device_memory import DeviceFullError, DeviceMemory
 from steerplug.engine.hook import Applied, Capture, lay_out
+from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
 from steerplug.engine.units import FEWEST
@@ -21,6 +22,7 @@ from steerplug.errors import EngineError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 from tests.engine.test_hook_in_llama import a_constant, a_gate, relative, same_bits
 from tests.engine.test_native_hook import a_delta
+from tests.helpers.tiny_models import tiny_model
 
 # isort: split
 from llama_cpp import llama_cpp as llama
@@ -291,6 +293,24 @@ def test_an_infinite_activation_is_an_error_and_the_context_works_afterwards(
     with pytest.raises(EngineError, match=r"block 2 infinite; choose a smaller strength\.$"):
         decode(device, [None, lay_out(strength * a_constant(tiny, 2, size=1e20))])
     assert same_bits(decode(device, [None] * N_ROWS)[0], bare)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_what_becomes_infinite_is_left_in_no_cell(on_device: bool) -> None:
+    """Without flash attention a processor weighs masked cells by zero, as other devices do."""
+    model = Model(tiny_model("llama"), Loading(flash_attn="off"))
+    context = new_context(model, on_device=on_device)
+    bare, _ = decode(context, [None] * 3)
+    for mix in (1e30 * a_constant(model, 1, size=1e20), 1e30 * a_gate(model, 1),
+                1e30 * a_gate(model, 1) - 1e30 * a_constant(model, 1, size=1e20)):  # fmt: skip
+        context.keep(0, 0)
+        with pytest.raises(EngineError, match="infinite"):
+            context.decode([Row(9, i, True, lay_out(mix)) for i in range(6)])
+        context.keep(0, 0)
+        context.decode([Row(5 + i, i, True) for i in range(3)])
+        assert relative(np.stack([context.logits(i) for i in range(3)]), bare) < 1e-5
+    context.close()
+    model.close()
 
 
 def test_captures_of_more_and_of_other_blocks_follow_each_other(

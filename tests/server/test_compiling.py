@@ -1,5 +1,6 @@
 """Presets compiled while nobody asks: in a process of their own, on a model of random weights."""
 
+import io
 import json
 import logging
 import os
@@ -8,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from steerplug.errors import FitError
+from steerplug.fit.whole import Plan, Stage, Whole
 from steerplug.server.catalog import Catalog
-from steerplug.session import Session, Settings
+from steerplug.session import Session, Settings, compile_process
 from steerplug.session.compiler import Compiler
 from steerplug.store.store import Store
 from tests.helpers.presets import SAD_PRESET
@@ -126,6 +130,32 @@ def test_two_servers_that_compile_the_same_make_it_once(client: Client, own: Ses
     until(lambda: {compiler.jobs["sad"].state for compiler in compilers} == {"done"})
     assert len(list(own.store.folder.rglob("*.gguf"))) == 1
     other.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_quick_fit_comes_first_and_then_the_full_one(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(_preset: object, _engine: object, *, quick: bool = False, report: Whole,
+              **_: Any) -> None:  # fmt: skip
+        report.expect(Plan("chain", (Stage("asking", "ask", 1.0),), 0))
+        report("asking", 0, 4)
+        report("asking", 3 if quick else 4, 4)
+        if fails:
+            raise FitError("quick" if quick else "full")
+
+    said = {"preset": "sad", "store": "store", "model": "model", "loading": {}}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(said)))
+    monkeypatch.setattr(compile_process, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(compile_process, "Session", lambda *_, **__: SimpleNamespace(engine=None))
+    monkeypatch.setattr(compile_process, "build_preset", build)
+    compile_process.main()
+    *told, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert end == ({"state": "failed", "problem": "full"} if fails else {"state": "done"})
+    shares = [one["share"] for one in told]
+    assert shares == sorted(shares)
+    assert 0 == shares[0] < shares[1] < shares[2] == 0.1 < shares[3] == 1
+    assert [one["seconds_left"] is None for one in told] == [True, True, True, False]
 
 
 class _Process:

@@ -12,7 +12,10 @@
  *
  *     rms(h) . h = |h| * sqrt(n_embd)      and      |change|^2
  *
- * for each row, into memory (`told`), from where they are accounted for (told.c). Nothing of the
+ * for each row, into memory (`told`), from where they are accounted for (told.c). A change beyond all
+ * measure (SP_LARGEST) fails the decode there, and is bounded here: an infinite row would reach the
+ * others of its batch, and who has its cells later, because devices weigh what a mask leaves out by
+ * zero, and zero times infinite is no number. Nothing of the
  * graph needs these, nor what comes in front of them and behind; they are named as a third source
  * of operations that have two, so that they are computed all the same, and in this order.
  */
@@ -155,8 +158,9 @@ struct ggml_tensor *sp_build_units(sp_hook *hook, struct ggml_context *context,
     if (block->slot == device->n_blocks - 1 && n <= hook->n_rows) {
         remembered = remember(hook, context, device, told);
     }
+    change = route->clamp(context, change, -SP_LARGEST, SP_LARGEST); /* in place, so after `told` */
+    name_source(hook, change, remembered ? remembered : told);
     block->output = route->add(context, h, change);
-    name_source(hook, block->output, remembered ? remembered : told);
     const sp_shelf *kept = &device->kept;
     if (hook->active && hook->captured && hook->capture_layer[il] >= 0 && n <= hook->n_rows) {
         int32_t place = 0; /* among the captured blocks of this device */

@@ -154,6 +154,7 @@ static bool handle_row(sp_hook *hook, int32_t row, int32_t il, float *h) {
     if (n_terms && sp_is_steered(terms, n_terms, il)) {
         const float moved = sp_steer_row(h, terms, n_terms, il, hook->delta, hook->n_embd);
         if (!isfinite(moved)) {
+            memset(h, 0, sizeof(float) * hook->n_embd); /* no cell is to hold what is infinite */
             return sp_fail(hook, SP_NOT_FINITE, il, row);
         }
         hook->moved[row] += moved;

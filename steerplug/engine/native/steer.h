@@ -63,6 +63,9 @@ typedef struct ggml_tensor *sp_map2(struct ggml_context *, struct ggml_tensor *,
 /* What a gate reads: rms(h), or h itself. */
 enum { SP_NORMED, SP_PLAIN, SP_KINDS };
 
+/* What steering may change a value of an activation by; its square is a float as well. */
+#define SP_LARGEST 1e15f
+
 /* How many decodes may be accounted for at once. */
 enum { SP_PAST = 16 };
 
@@ -105,6 +108,7 @@ typedef struct {
     struct ggml_tensor *(*mul_mat)(struct ggml_context *, struct ggml_tensor *,
                                    struct ggml_tensor *);
     struct ggml_tensor *(*add)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
+    struct ggml_tensor *(*clamp)(struct ggml_context *, struct ggml_tensor *, float, float);
     struct ggml_tensor *(*reglu)(struct ggml_context *, struct ggml_tensor *,
                                  struct ggml_tensor *);
     struct ggml_tensor *(*reshape)(struct ggml_context *, struct ggml_tensor *, int64_t, int64_t,

@@ -113,7 +113,7 @@ static void settle_row(sp_hook *hook, int32_t il, int32_t row, float length, flo
     }
     const float h = length / sqrtf((float)hook->n_embd);
     const float moved = h > 0 ? sqrtf(change) / h : sqrtf(change);
-    if (!isfinite(moved)) {
+    if (!isfinite(moved) || change >= SP_LARGEST * SP_LARGEST) {
         sp_fail(hook, SP_NOT_FINITE, il, row);
     }
     hook->moved[row] += moved;
