@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from steerplug.commands.building import Building, ask, can_ask
 from steerplug.commands.output import say
 from steerplug.engine.loading import DEFAULT, Loading
-from steerplug.errors import SteeringError
+from steerplug.errors import SteeringError, SteerplugError
 
 if TYPE_CHECKING:
     from steerplug.build import Built
@@ -20,14 +20,22 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(model: str, loading: Loading = DEFAULT) -> Iterator["Session"]:
-    """Open a model, and free it in the end."""
+    """Open a model, and free it in the end; errors meanwhile say what the user calls it."""
     from steerplug.session import Session
 
     session = Session(model, **vars(loading))
     try:
         yield session
+    except SteerplugError as error:
+        error.args = (naming(model, error),)
+        raise
     finally:
         session.close()
+
+
+def naming(model: str, error: SteerplugError) -> str:
+    """Return what an error says, its commands with the model that the user has named."""
+    return str(error).replace("-m MODEL", f"-m {shlex.quote(model)}")
 
 
 def prepare(
@@ -51,8 +59,10 @@ def prepare(
                 "it steering, which costs no prompt and has a strength."
             )
         elif applied.reason:
-            cure = "--carrier steering takes it nevertheless"
-            say(f"{applied.name} is carried by its prompt: its steering {applied.reason}. {cure}.")
+            say(
+                f"{applied.name} is carried by its prompt: its steering {applied.reason}. "
+                "The carrier 'steering' takes it nevertheless."
+            )
     return resolved
 
 

@@ -15,8 +15,12 @@ _NARROW = 90
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """Return the console on stdout or stderr; it takes text literally, without markup."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    """Return the console on stdout or stderr; it takes text literally, without markup.
+
+    It stays there, also while a library that is to be quiet has its stderr taken away.
+    """
+    file = sys.stderr if stderr else sys.stdout
+    return Console(file=file, markup=False, emoji=False, highlight=False)
 
 
 def is_wide(console: Console) -> bool:

@@ -1,5 +1,6 @@
 """Streamed text on a terminal: lines end between words, whatever the pieces."""
 
+import contextlib
 import io
 import re
 import textwrap
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from steerplug.commands.output import print_fields
+from steerplug.commands.output import print_fields, screen
 from steerplug.commands.wrapped import Wrapped
 
 WORDS = st.lists(st.text("abcdefg,.", min_size=1, max_size=20), min_size=1, max_size=30)
@@ -38,6 +39,15 @@ def test_a_path_longer_than_its_line_is_shown_whole(
     print_fields(file=path)
     out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "".join(out.split()) == f"file{path}"
+
+
+def test_what_is_said_is_seen_while_a_library_has_its_stderr_taken_away(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = screen(stderr=True)
+    with contextlib.redirect_stderr(io.StringIO()):
+        console.print("on it goes")
+    assert capsys.readouterr().err == "on it goes\n"
 
 
 @given(WORDS, st.integers(1, 9))
