@@ -448,7 +448,7 @@ def test_doctor_proves_that_the_model_can_be_steered(tidy: Call, engine: Engine)
         assert all(float(error) < 1e-5 for _, error in others)
     model = engine.model
     assert found["model"] == {
-        "name": model.name, "path": str(model.path.resolve()), "architecture": "llama",
+        "name": model.metadata("general.name"), "path": str(model.path.resolve()), "architecture": "llama",
         "n_embd": 576, "n_layer": 30, "n_ctx_train": model.n_ctx_train, "chat_template": True,
         "recurrent": False, "fingerprint": model.fingerprint,
     }  # fmt: skip
