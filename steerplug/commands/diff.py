@@ -9,7 +9,7 @@ from rich.text import Text
 
 from steerplug.commands.completion import preset_names
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import opened
+from steerplug.commands.open_model import building, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_hanging, print_json, say, screen, visible
 from steerplug.engine.loading import Loading
@@ -57,7 +57,7 @@ def diff(
     if first and second:
         _show_words(words)
     if missing:
-        commands = " and ".join(f"`steerplug build {name} -m {model}`" for name in missing)
+        commands = " and ".join(f"`{building(name, model)}`" for name in missing)
         say(f"To compare the numbers as well, {commands} must have run.")
     else:
         screen().print(_table(blocks, a, b))

@@ -55,7 +55,7 @@ def prepare(
     for applied in resolved.ingredients:
         if applied.reason == NOT_COMPILED:
             say(
-                f"{applied.name} is carried by its prompt; `{_build(applied.name, model)}` makes "
+                f"{applied.name} is carried by its prompt; `{building(applied.name, model)}` makes "
                 "it steering, which costs no prompt and has a strength."
             )
         elif applied.reason:
@@ -101,7 +101,7 @@ def fitted(
         return built
     missing = f"{preset.name} is not compiled for {session.model.path.name}"
     if not can_ask():
-        raise SteeringError(f"{missing}; run `{_build(reference, model)}` first.")
+        raise SteeringError(f"{missing}; run `{building(reference, model)}` first.")
     say(f"{missing}. Building it takes a while, once, and Ctrl-C ends it.")
     has_plan = preset.teacher is not None  # a contrast takes seconds
     if not has_plan:
@@ -110,7 +110,8 @@ def fitted(
         return session.build(preset, quick=quick)
 
 
-def _build(reference: str, model: str) -> str:
+def building(reference: str, model: str) -> str:
+    """Return the command that makes a preset's steering for a model."""
     return f"steerplug build {shlex.quote(reference)} -m {shlex.quote(model)}"
 
 

@@ -1,5 +1,6 @@
 """What carries each preset on a model: `steerplug presets -m MODEL`."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -33,7 +34,7 @@ def show_carriers(
     elif console.is_terminal:
         console.print(_carriers(rows))
         if any(row["carrier"] == "prompt" for row in rows):
-            console.print(Text(f"\n{_HOW.format(model=model)}", "dim"))
+            console.print(Text(f"\n{_HOW.format(model=shlex.quote(model))}", "dim"))
     else:
         for row in rows:
             print("\t".join(_cells(row)))
