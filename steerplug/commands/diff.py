@@ -102,7 +102,7 @@ def _show_words(words: "list[Change]") -> None:
 def _table(blocks: "list[Alike]", a: str, b: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("block", "cosine", f"{a} adds", f"{b} adds"):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", overflow="fold")
     for block in blocks:
         cosine = "-" if block.cosine is None else f"{block.cosine:.2f}"
         table.add_row(str(block.il), cosine, *map(_share, (block.size_a, block.size_b)))

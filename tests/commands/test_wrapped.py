@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from steerplug.commands import main
 from steerplug.commands.output import print_fields, screen
 from steerplug.commands.wrapped import Wrapped
 
@@ -39,6 +42,25 @@ def test_a_path_longer_than_its_line_is_shown_whole(
     print_fields(file=path)
     out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "".join(out.split()) == f"file{path}"
+
+
+def test_a_long_name_leaves_the_other_columns_of_presets_their_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    name = "a-name-as-long-as-one-can-be-which-goes-on-and-on-and-on"
+    said = {"schema": "steerplug/preset-v1", "name": name, "teacher": {"system": "Be long."}}
+    (tmp_path / f"{name}.yaml").write_text(json.dumps(said))
+    for variable, value in {
+        "STEERPLUG_PRESETS": str(tmp_path), "FORCE_COLOR": "1", "COLUMNS": "80"
+    }.items():  # fmt: skip
+        monkeypatch.setenv(variable, value)
+    for words in (["presets"], ["presets", "--long"]):
+        assert main(words) == 0
+        out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+        assert "\u2026" not in out  # nothing is cut off
+        assert max(map(len, out.splitlines())) <= 80
+        assert len(out.splitlines()) < 50
+        assert name in "".join(line[:28].strip() for line in out.splitlines())
 
 
 def test_what_is_said_is_seen_while_a_library_has_its_stderr_taken_away(
