@@ -1,5 +1,6 @@
 """`steerplug build`: make the steering of presets for a model, and say what came of it."""
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,7 +103,8 @@ def build(
     if as_json:
         print_json({"preset": wanted.name, "version": wanted.version, "model": model, **report})
     else:
-        _print(wanted.name, report)
+        reference = wanted.name if joint else preset
+        _print(wanted.name, f"{shlex.quote(reference)} -m {shlex.quote(model)}", report)
 
 
 def _build(
@@ -158,7 +160,8 @@ def _is_missing(session: "Session", preset: "Preset", quick: bool) -> bool:
         return True
 
 
-def _print(name: str, report: dict[str, Any]) -> None:
+def _print(name: str, it: str, report: dict[str, Any]) -> None:
+    """Print what came of a build, and what comes next; `it` is the preset and model in commands."""
     by = report["claimed_by"]
     kept = f"came with {report['pack']}" if report["pack"] else "was kept from before"
     was = kept if report["from_cache"] else f"took {duration(report['seconds'])}"
@@ -176,13 +179,13 @@ def _print(name: str, report: dict[str, Any]) -> None:
     )
     if report["quick"]:
         say(
-            f"`steerplug build {name}` goes on to the full fit, which closes more of the gap, and "
+            f"`steerplug build {it}` goes on to the full fit, which closes more of the gap, and "
             "measures checks, the safe range and the best strength."
         )
     if not report["from_cache"]:
-        say(f'Next: `steerplug run --steer {name} "..."`, or `steerplug try {name}`.')
+        say(f'Next: `steerplug run --steer {it} "..."`, or `steerplug try {it}`.')
     if by:
-        say(f"Claimed is what the author of {by} says; `steerplug eval` measures it here.")
+        say(f"Claimed is what the author of {by} says; `steerplug eval {it}` measures it here.")
 
 
 def _figures(fidelity: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from steerplug.commands import FAILED
 from steerplug.commands.building import duration
-from steerplug.commands.output import complain, print_json, say, screen
+from steerplug.commands.output import add_names, complain, print_json, say, screen
 from steerplug.errors import SteerplugError
 from steerplug.store.figures import Figures
 
@@ -116,8 +116,9 @@ def _show(outcomes: list[Outcome]) -> None:
             print("\t".join(row))
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
-    for title in ("preset", "", "gap closed (95 %)", "checks kept", "tokens saved"):
-        side: JustifyMethod = "left" if title in ("preset", "") else "right"
+    add_names(table, "preset", names)
+    for title in ("", "gap closed (95 %)", "checks kept", "tokens saved"):
+        side: JustifyMethod = "right" if title else "left"
         table.add_column(title, no_wrap=True, justify=side)
     for outcome, (name, *rest) in zip(outcomes, rows, strict=True):
         table.add_row(Text(name, "bold red" if outcome.error else "bold cyan"), *rest)

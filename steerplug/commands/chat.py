@@ -6,13 +6,13 @@ On a terminal, what goes wrong is said and the conversation goes on. Piped, it e
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from steerplug.commands.drawing import MaxTokens, Stop, with_sampling
 from steerplug.commands.keyboard import unechoed
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import opened, prepare
+from steerplug.commands.open_model import naming, opened, prepare
 from steerplug.commands.options import (
     MODEL,
     Carrier,
@@ -29,6 +29,7 @@ from steerplug.commands.show_reply import steered, stream, summary
 from steerplug.engine.loading import Loading
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import RequestError, SteerplugError, nearest
+from steerplug.preset.carrier import check_carrier
 
 if TYPE_CHECKING:
     from steerplug.session import Event, Session, Settings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 HELP = """\
 /steer MIX     steer the next replies, as by 0.8*weddings; none: not at all
 /presets       list the presets there are
+/carrier NAME  what brings presets in: auto, steering, prompt or both
 /system TEXT   set the system prompt; without text, take it away
 /reset         forget the conversation
 /receipt       what was applied to the last reply
@@ -116,7 +118,7 @@ def _take(conversation: "Conversation", line: str) -> None:
     except SteerplugError as error:
         if not _is_terminal():
             raise
-        complain(error)
+        complain(naming(conversation.model, error))
     except KeyboardInterrupt:
         if not _is_terminal():
             raise
@@ -177,8 +179,8 @@ class Conversation:
         """
         word, _, rest = line.partition(" ")
         known: dict[str, Callable[[str], None]] = {
-            "/steer": self._steer, "/system": self._set_system, "/reset": self._reset,
-            "/presets": self._list, "/receipt": self._tell,
+            "/steer": self._steer, "/carrier": self._set_carrier, "/presets": self._list,
+            "/system": self._set_system, "/reset": self._reset, "/receipt": self._tell,
             "/help": lambda _: say(HELP, style=""),
         }  # fmt: skip
         if word not in known:
@@ -191,6 +193,13 @@ class Conversation:
             prepare(self.session, mix, self.model, self.settings.carrier)
             self.steering = mix
         say(f"steered by {self.steering}.")
+
+    def _set_carrier(self, name: str) -> None:
+        if name:
+            carrier = check_carrier(name)
+            prepare(self.session, self.steering, self.model, carrier)
+            self.settings = replace(self.settings, carrier=carrier)
+        say(f"the carrier is {self.settings.carrier}.")
 
     def _list(self, _rest: str) -> None:
         from steerplug.library.presets import list_presets

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from steerplug.commands.completion import preset_names
 from steerplug.commands.loading_options import with_loading
-from steerplug.commands.open_model import opened
+from steerplug.commands.open_model import building, opened
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_hanging, print_json, say, screen, visible
 from steerplug.engine.loading import Loading
@@ -57,7 +57,7 @@ def diff(
     if first and second:
         _show_words(words)
     if missing:
-        commands = " and ".join(f"`steerplug build {name} -m {model}`" for name in missing)
+        commands = " and ".join(f"`{building(name, model)}`" for name in missing)
         say(f"To compare the numbers as well, {commands} must have run.")
     else:
         screen().print(_table(blocks, a, b))
@@ -102,7 +102,7 @@ def _show_words(words: "list[Change]") -> None:
 def _table(blocks: "list[Alike]", a: str, b: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("block", "cosine", f"{a} adds", f"{b} adds"):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", overflow="fold")
     for block in blocks:
         cosine = "-" if block.cosine is None else f"{block.cosine:.2f}"
         table.add_row(str(block.il), cosine, *map(_share, (block.size_a, block.size_b)))

@@ -170,7 +170,7 @@ _OF_MACHINE: dict[str, Proof] = {
 
 def _facts(model: Any) -> dict[str, Any]:
     return {
-        "name": model.name,
+        "name": model.metadata("general.name") or model.name,
         "path": str(model.path),
         "architecture": model.architecture,
         "n_embd": model.n_embd,

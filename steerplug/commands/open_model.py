@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from steerplug.commands.building import Building, ask, can_ask
 from steerplug.commands.output import say
 from steerplug.engine.loading import DEFAULT, Loading
-from steerplug.errors import SteeringError
+from steerplug.errors import SteeringError, SteerplugError
 
 if TYPE_CHECKING:
     from steerplug.build import Built
@@ -20,14 +20,22 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(model: str, loading: Loading = DEFAULT) -> Iterator["Session"]:
-    """Open a model, and free it in the end."""
+    """Open a model, and free it in the end; errors meanwhile say what the user calls it."""
     from steerplug.session import Session
 
     session = Session(model, **vars(loading))
     try:
         yield session
+    except SteerplugError as error:
+        error.args = (naming(model, error),)
+        raise
     finally:
         session.close()
+
+
+def naming(model: str, error: SteerplugError) -> str:
+    """Return what an error says, its commands with the model that the user has named."""
+    return str(error).replace("-m MODEL", f"-m {shlex.quote(model)}")
 
 
 def prepare(
@@ -47,12 +55,14 @@ def prepare(
     for applied in resolved.ingredients:
         if applied.reason == NOT_COMPILED:
             say(
-                f"{applied.name} is carried by its prompt; `{_build(applied.name, model)}` makes "
+                f"{applied.name} is carried by its prompt; `{building(applied.name, model)}` makes "
                 "it steering, which costs no prompt and has a strength."
             )
         elif applied.reason:
-            cure = "--carrier steering takes it nevertheless"
-            say(f"{applied.name} is carried by its prompt: its steering {applied.reason}. {cure}.")
+            say(
+                f"{applied.name} is carried by its prompt: its steering {applied.reason}. "
+                "The carrier 'steering' takes it nevertheless."
+            )
     return resolved
 
 
@@ -91,7 +101,7 @@ def fitted(
         return built
     missing = f"{preset.name} is not compiled for {session.model.path.name}"
     if not can_ask():
-        raise SteeringError(f"{missing}; run `{_build(reference, model)}` first.")
+        raise SteeringError(f"{missing}; run `{building(reference, model)}` first.")
     say(f"{missing}. Building it takes a while, once, and Ctrl-C ends it.")
     has_plan = preset.teacher is not None  # a contrast takes seconds
     if not has_plan:
@@ -100,7 +110,8 @@ def fitted(
         return session.build(preset, quick=quick)
 
 
-def _build(reference: str, model: str) -> str:
+def building(reference: str, model: str) -> str:
+    """Return the command that makes a preset's steering for a model."""
     return f"steerplug build {shlex.quote(reference)} -m {shlex.quote(model)}"
 
 

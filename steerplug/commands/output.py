@@ -6,17 +6,24 @@ Colours, boxes and a moving bar are for terminals. Piped output is plain text, o
 
 import json
 import sys
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 _NARROW = 90
+_LONG_NAME = 26
+"""A longer name takes two lines in a table."""
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """Return the console on stdout or stderr; it takes text literally, without markup."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    """Return the console on stdout or stderr; it takes text literally, without markup.
+
+    It stays there, also while a library that is to be quiet has its stderr taken away.
+    """
+    file = sys.stderr if stderr else sys.stdout
+    return Console(file=file, markup=False, emoji=False, highlight=False)
 
 
 def is_wide(console: Console) -> bool:
@@ -52,6 +59,12 @@ def _speaks_unicode() -> bool:
 def visible(text: str) -> str:
     r"""Return a stranger's text without the characters that command a terminal (such as ESC)."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def add_names(table: Table, title: str, names: Iterable[str]) -> None:
+    """Add a column of names, which none of them makes so wide that the others have no room."""
+    width = max((len(title), *map(len, names)))
+    table.add_column(title, width=min(width, _LONG_NAME), overflow="fold")
 
 
 def print_fields(**fields: str) -> None:

@@ -31,6 +31,8 @@ def page(
     from steerplug.library.page import page as page_of
     from steerplug.library.presets import load_preset
 
+    if not folder.is_dir():
+        raise PresetError(f"there is no folder `{folder}`; name one that holds presets.")
     path = folder / "README.md"
     files = sorted(folder.glob("*.yaml"))
     if not files:
@@ -48,7 +50,7 @@ def page(
     if as_json:
         print_json({"path": str(path), "presets": [preset.name for preset in presets]})
     else:
-        put(f"{path} shows {len(presets)} presets.")
+        put(f"{path} shows {len(presets)} preset{'s' if len(presets) > 1 else ''}.")
 
 
 def _entry(session: "Session", preset: "Preset", file: str, model: str, i: int) -> "Entry":

@@ -12,6 +12,7 @@ from steerplug.commands.completion import models
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import Json, PresetFile
 from steerplug.commands.output import (
+    add_names,
     is_wide,
     print_fields,
     print_hanging,
@@ -137,7 +138,7 @@ def _short_table(listings: "list[Listing]") -> Table:
     for listing in listings:
         groups.setdefault(_group(listing), []).append(listing)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
+    add_names(table, "", [f"  {listing.name}" for listing in listings])
     table.add_column(ratio=1)
     for title, members in sorted(groups.items()):
         table.add_row(Text(title, "dim"))
@@ -159,7 +160,8 @@ def _group(listing: "Listing") -> str:
 
 def _table(listings: "list[Listing]", *, with_words: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
-    for title in ("preset", "method", "scope", "from"):
+    add_names(table, "preset", [listing.name for listing in listings])
+    for title in ("method", "scope", "from"):
         table.add_column(title, no_wrap=True)
     for title in ("gap closed", "saves"):
         table.add_column(title, justify="right")

@@ -1,5 +1,6 @@
 """What carries each preset on a model: `steerplug presets -m MODEL`."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -7,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerplug.commands.open_model import opened
-from steerplug.commands.output import print_json, screen
+from steerplug.commands.output import add_names, print_json, screen
 from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
 
@@ -33,7 +34,7 @@ def show_carriers(
     elif console.is_terminal:
         console.print(_carriers(rows))
         if any(row["carrier"] == "prompt" for row in rows):
-            console.print(Text(f"\n{_HOW.format(model=model)}", "dim"))
+            console.print(Text(f"\n{_HOW.format(model=shlex.quote(model))}", "dim"))
     else:
         for row in rows:
             print("\t".join(_cells(row)))
@@ -65,8 +66,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _carriers(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
-    for title in ("preset", "carried by"):
-        table.add_column(title, no_wrap=True)
+    add_names(table, "preset", [row["name"] for row in rows])
+    table.add_column("carried by", no_wrap=True)
     table.add_column("tokens", justify="right")
     cells = [_cells(row) for row in rows]
     if any(why for *_, why in cells):

@@ -73,7 +73,7 @@ class Model:
         params.check_locked(loading, lines)
         self._adapters = lora.Adapters(self._handle, loading.lora)
         self.architecture = self.metadata("general.architecture") or "unknown"
-        self.name = self.metadata("general.name") or path.stem
+        self.name = path.stem  # what its metadata say may be of what it was made of
         self.n_embd = int(llama.llama_model_n_embd(self._handle))
         self.n_layer = int(llama.llama_model_n_layer(self._handle))
         self.n_weights = int(llama.llama_model_n_params(self._handle))

@@ -10,7 +10,7 @@ from typing import Any
 
 from steerplug.files.text import first_sentence, markdown
 from steerplug.preset import Preset
-from steerplug.store.figures import checks_kept, gap_closed, tokens_saved
+from steerplug.store.figures import Figures
 
 MARK = "<!-- made by `steerplug page`; edit the presets, not this file -->"
 _FENCE = "````"
@@ -73,10 +73,10 @@ def examples_of(text: str) -> dict[str, Example]:
 
 
 def _row(entry: Entry) -> str:
-    preset, fidelity = entry.preset, entry.fidelity
+    preset = entry.preset
     cells = (
         f"[`{preset.name}`](#{preset.name})", markdown(first_sentence(preset.description)),
-        gap_closed(fidelity), checks_kept(fidelity), tokens_saved(fidelity),
+        *Figures("", entry.fidelity).cells(),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

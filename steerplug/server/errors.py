@@ -80,7 +80,8 @@ def explain(error: RequestValidationError) -> dict[str, Any]:
     value = "" if problem["type"] == "missing" else f"; it is {problem['input']!r:.80}"
     more = f" ({len(problems) - len(here)} more)" if len(problems) > len(here) else ""
     name = ".".join(map(str, place))
-    message = f"{name or 'the body'}: {problem['msg']}{value}{more}."
+    cure = "; GET /v1/models lists all" if name == "model" and not value else ""
+    message = f"{name or 'the body'}: {problem['msg']}{value}{cure}{more}."
     return describe(message, 400, param=name or None)
 
 

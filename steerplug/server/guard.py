@@ -28,8 +28,9 @@ _WORK = (
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/api/chat", "/api/generate"
 )  # fmt: skip
 _ADMIN = {
-    "/steering": "defaults cannot be changed here",
-    "/steering/compile": "presets cannot be compiled from here",
+    "/steering": "defaults cannot be changed here; start the server with --admin-key, and send it.",
+    "/steering/compile": "presets cannot be compiled from here; start the server with --compile "
+    "all, or with --admin-key, and send it.",
 }
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -167,7 +168,7 @@ class Keys:
         known = [hmac.compare_digest(given, key) for key in self._api]
         if path in _ADMIN and method == "POST" and not is_admin:
             if self._admin is None:
-                raise Refused(f"{_ADMIN[path]}; --admin-key lets them be.", 403)
+                raise Refused(_ADMIN[path], 403)
             raise Refused("this needs the admin key.", 401, "invalid_api_key")
         if self._api and not (any(known) or is_admin):
             raise Refused(

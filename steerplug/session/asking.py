@@ -23,6 +23,7 @@ from steerplug.engine.engine import Engine, Request
 from steerplug.engine.scope import Phase, Prompt
 from steerplug.errors import ContextOverflow, RequestError
 from steerplug.fit.teacher import prompted_chat
+from steerplug.session.carrying import NOT_COMPILED
 from steerplug.session.prompts import PromptLengths
 from steerplug.session.receipt import AppliedPreset
 from steerplug.session.resolve import Resolved, Resolver, SteeringWords
@@ -180,8 +181,7 @@ class Asking:
         except ContextOverflow as error:
             if not n_added:
                 raise
-            names = [applied.name for applied in ingredients if applied.carrier != "steering"]
-            raise ContextOverflow(_too_long(names, n_added, error)) from None
+            raise ContextOverflow(_too_long(ingredients, n_added, error)) from None
         promise = Promise(settings.format, tools, begun, is_free)
         return Task(request, steering, reading, promise, n_added)
 
@@ -204,9 +204,15 @@ def _no_chat(steered: Resolved) -> str:
     )
 
 
-def _too_long(names: Sequence[str], n_added: int, error: ContextOverflow) -> str:
-    told = " and ".join(f"`{name}`" for name in names)
-    return (
-        f"{n_added} tokens of the prompt are those of {told}, carried by prompt until `steerplug "
-        f"build`; {error}"
-    )
+def _too_long(
+    ingredients: Sequence[AppliedPreset], n_added: int, error: ContextOverflow
+) -> str:
+    """Say whose prompts take room, and which of them need not once they are compiled."""
+    prompted = [applied for applied in ingredients if applied.carrier != "steering"]
+    told = " and ".join(f"`{applied.name}`" for applied in prompted)
+    builds = " and ".join(
+        f"`steerplug build {applied.name} -m MODEL`"
+        for applied in prompted if applied.reason == NOT_COMPILED
+    )  # fmt: skip
+    until = f" until {builds}" if builds else ""
+    return f"{n_added} tokens of the prompt are those of {told}, carried by prompt{until}; {error}"

@@ -158,7 +158,8 @@ class Compiler:
         self._listen(process, preset)
         code = process.wait()
         if self._jobs[preset].state not in _ENDS:
-            told = f"compiling ended with code {code}; `steerplug build {preset}` says why."
+            cause = f"`steerplug build {preset} -m MODEL` says why"
+            told = f"compiling ended with code {code}; {cause}."
             self._note(preset, {"state": "failed", "problem": told})
         with self._lock:
             self._process = None

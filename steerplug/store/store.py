@@ -114,7 +114,7 @@ class Store:
         path = self.path(key)
         if not os.path.lexists(path):
             return None
-        cure = f"delete it, or run `steerplug build {key.preset} --force`"
+        cure = f"delete it, or run `steerplug build {key.preset} --force -m MODEL`"
         try:
             steering, identity = read_steering(path, n_embd=n_embd, n_layer=n_layer)
         except SteeringError as error:

@@ -1,5 +1,6 @@
 """What carries a preset, said and chosen in the shell."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_carrier_is_chosen(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("-s", "knight", "--carrier", "steering"), "run `steerplug build knight -m MODEL`"),
+        (("-s", "knight", "--carrier", "steering"), "run `steerplug build knight -m smollm2`"),
         (("-s", "0.5*knight"), "has no strength 0.5"),
         (("-s", "dark"), "no prompt can carry a contrast"),
         (("-s", "pirate", "--carrier", "promt"), "promt"),
@@ -82,6 +83,20 @@ def test_what_cannot_carry_is_one_sentence(
     assert said.code == 2
     assert told in said.err
     assert len(said.err.strip().splitlines()) == 1
+
+
+def test_in_a_chat_the_carrier_is_changed_by_a_line(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "/steer knight\nHi\n/carrier\n/steer none\n/carrier steering\n/steer knight\nHi\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    said = call("chat", *SHORT)
+    assert said.code == 2
+    assert "knight by prompt: " in said.err
+    assert "the carrier is auto." in said.err
+    assert said.err.count(" reply tokens") == 1
+    last = said.err.splitlines()[-1]
+    assert "run `steerplug build knight -m smollm2` (or take the carrier 'prompt')" in last
 
 
 def test_demo_shows_what_there_is(call: Call) -> None:

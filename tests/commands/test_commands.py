@@ -254,6 +254,9 @@ def test_build_makes_a_preset_once_and_again_when_forced(
     forced = call("build", "quick", "--force", "--json").json()
     assert forced["from_cache"] is False
     assert forced["digest"] == made["digest"]
+    told = call("build", "quick", "--force").err
+    it = "quick -m smollm2"
+    assert f'Next: `steerplug run --steer {it} "..."`, or `steerplug try {it}`.' in told
 
 
 # --- run
@@ -448,8 +451,9 @@ def test_doctor_proves_that_the_model_can_be_steered(tidy: Call, engine: Engine)
         assert all(float(error) < 1e-5 for _, error in others)
     model = engine.model
     assert found["model"] == {
-        "name": model.name, "path": str(model.path.resolve()), "architecture": "llama",
-        "n_embd": 576, "n_layer": 30, "n_ctx_train": model.n_ctx_train, "chat_template": True,
+        "name": model.metadata("general.name"), "path": str(model.path.resolve()),
+        "architecture": "llama", "n_embd": 576, "n_layer": 30,
+        "n_ctx_train": model.n_ctx_train, "chat_template": True,
         "recurrent": False, "fingerprint": model.fingerprint,
     }  # fmt: skip
 

@@ -65,7 +65,7 @@ def test_a_quick_one_is_taken_and_says_so_wherever_it_is_used(call: Call, plante
     assert built.code == 0, built.err
     assert "sailor is ready, by a quick fit; it was kept from before." in built.out
     assert "on 6 unseen questions" in built.out
-    assert "`steerplug build sailor` goes on to the full fit" in built.err
+    assert f"`steerplug build sailor -m {MODEL}` goes on to the full fit" in built.err
     said = call("build", "sailor", "-m", MODEL, "--quick", "--json").json()
     assert (said["quick"], said["path"]) == (True, str(planted))
     assert "sailor\tsteering\t0\tof a quick fit" in call("presets", "-m", MODEL).out.splitlines()

@@ -1,8 +1,11 @@
 """Streamed text on a terminal: lines end between words, whatever the pieces."""
 
+import contextlib
 import io
+import json
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from steerplug.commands.output import print_fields
+from steerplug.commands import main
+from steerplug.commands.output import print_fields, screen
 from steerplug.commands.wrapped import Wrapped
 
 WORDS = st.lists(st.text("abcdefg,.", min_size=1, max_size=20), min_size=1, max_size=30)
@@ -38,6 +42,34 @@ def test_a_path_longer_than_its_line_is_shown_whole(
     print_fields(file=path)
     out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "".join(out.split()) == f"file{path}"
+
+
+def test_a_long_name_leaves_the_other_columns_of_presets_their_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    name = "a-name-as-long-as-one-can-be-which-goes-on-and-on-and-on"
+    said = {"schema": "steerplug/preset-v1", "name": name, "teacher": {"system": "Be long."}}
+    (tmp_path / f"{name}.yaml").write_text(json.dumps(said))
+    for variable, value in {
+        "STEERPLUG_PRESETS": str(tmp_path), "FORCE_COLOR": "1", "COLUMNS": "80"
+    }.items():  # fmt: skip
+        monkeypatch.setenv(variable, value)
+    for words in (["presets"], ["presets", "--long"]):
+        assert main(words) == 0
+        out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+        assert "\u2026" not in out  # nothing is cut off
+        assert max(map(len, out.splitlines())) <= 80
+        assert len(out.splitlines()) < 50
+        assert name in "".join(line[:28].strip() for line in out.splitlines())
+
+
+def test_what_is_said_is_seen_while_a_library_has_its_stderr_taken_away(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = screen(stderr=True)
+    with contextlib.redirect_stderr(io.StringIO()):
+        console.print("on it goes")
+    assert capsys.readouterr().err == "on it goes\n"
 
 
 @given(WORDS, st.integers(1, 9))

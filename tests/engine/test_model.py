@@ -153,6 +153,11 @@ def test_a_model_knows_its_geometry_template_and_metadata(model: Model) -> None:
     assert model.metadata("no.such.key") is None
 
 
+def test_a_model_is_called_what_its_file_is(tiny_llama: Callable[..., Path]) -> None:
+    path = tiny_llama(name="Checkpoint 8k Mix1 Ep2")
+    assert Model(path).name == path.stem
+
+
 def test_a_long_metadata_value_is_returned_whole(tiny_llama: Callable[..., Path]) -> None:
     name = "long " * 400
     assert Model(tiny_llama(name=name)).metadata("general.name") == name

@@ -71,11 +71,18 @@ def test_examples_are_read_back_whatever_they_hold() -> None:
     assert list(examples_of(page(entries, MODEL, 9)).values()) == awkward
 
 
+def test_a_quick_fit_says_so_on_a_page() -> None:
+    entry = Entry(PRESETS[0], {"gap_closed": 0.5, "quick": True}, Example("Why?", "a", "b"))
+    assert "| 50% quick |" in page([entry], MODEL, 9)
+
+
 def test_a_readme_by_hand_is_not_written_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["page", str(tmp_path)]) == 2
     assert "holds no .yaml file" in capsys.readouterr().err
+    assert main(["page", str(tmp_path / "nosuch")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
     preset = shipped_folder() / "pirate.yaml"
     (tmp_path / "pirate.yaml").write_bytes(preset.read_bytes())
     (tmp_path / "README.md").write_text("mine\n")
@@ -92,7 +99,7 @@ def test_a_page_is_made_of_any_folder(
     preset: Preset = load_preset("cheerful")
     (tmp_path / "cheerful.yaml").write_bytes((shipped_folder() / "cheerful.yaml").read_bytes())
     assert main(["page", str(tmp_path)]) == 0
-    assert "shows 1 preset" in capsys.readouterr().out
+    assert "shows 1 preset." in capsys.readouterr().out
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert list(examples_of(text)) == [preset.name]
     assert "| [`cheerful`](#cheerful) | Answers full of joy, with exclamation marks. |" in text

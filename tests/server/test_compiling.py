@@ -117,7 +117,7 @@ def test_a_killed_compiler_is_a_sentence_and_may_be_asked_again(
     assert compiler._process is not None
     os.kill(compiler._process.pid, signal.SIGKILL)
     until(lambda: described(client)["compiling"]["state"] == "failed")
-    assert "`steerplug build sad` says why" in described(client)["compiling"]["problem"]
+    assert "`steerplug build sad -m MODEL` says why" in described(client)["compiling"]["problem"]
     compile_sad(client)
     until(lambda: is_steering(client))
 

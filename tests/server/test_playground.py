@@ -55,6 +55,7 @@ class Answers:
         self.keys: list[str | None] = []
         self.key: str | None = None
         self.models = ["tiny"]
+        self.compiled: dict[str, Any] = {}
         self.reply: Callable[[dict[str, Any]], list[dict[str, Any]]] = rain
 
     def __call__(self, route: Any) -> None:
@@ -68,6 +69,8 @@ class Answers:
             route.fulfill(status=401, json={"error": {"message": "the key is wrong."}})
         elif path in lists:
             route.fulfill(json={"object": "list", "data": lists[path]})
+        elif path == "/steering/compile":
+            route.fulfill(json=self.compiled)
         else:
             self.asked.append(route.request.post_data_json)
             events = to_events(self.reply(self.asked[-1]))
@@ -247,6 +250,63 @@ def test_what_is_not_compiled_is_answered_by_its_prompt(
     ask(page, "you")
     assert page.locator(".answers h3").all_inner_texts() == ["Bare", "Prompted pirate"]
     assert answers.asked[1]["carrier"] == "prompt"
+
+
+def test_what_nothing_can_carry_yet_says_so_and_is_left_out(
+    open_page: Callable[..., Any], answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = "not compiled for this model, and no prompt can carry a contrast"
+    monkeypatch.setitem(
+        globals(), "PRESETS", [PRESETS[0], {**PRESETS[1], "carrier": None, "reason": why}]
+    )
+    page = open_page(answers)
+    chip(page, "calm").check()
+    row = page.locator("#strengths [data-name=calm]")
+    assert f"Not in the answers yet: {why}." in row.inner_text()
+    assert row.get_by_role("slider").count() == 0
+    failed = {"state": "failed", "problem": "It was too much.", "share": 0}
+    answers.compiled = {"carrier": None, "reason": why, "compiling": failed}
+    row.get_by_role("button", name="Compile").click()
+    playwright.expect(row).to_contain_text("It was too much.")
+    ask(page, "you")
+    assert [body["steering"] for body in answers.asked] == ["none", "pirate"]
+
+
+def test_what_is_compiled_steers_as_soon_as_the_server_notices(
+    open_page: Callable[..., Any], answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {**PRESETS[1], "carrier": None, "reason": "not compiled for this model"}
+    job = {"state": "running", "problem": "", "share": 0.0, "what": "", "seconds_left": None}
+    steps = [job, {**job, "what": "measuring blocks", "share": 0.5}, {**job, "state": "done"}]
+    answers.compiled, *later = ({**before, "compiling": step} for step in steps)
+    monkeypatch.setitem(globals(), "PRESETS", [before])
+    page = open_page(answers)
+    chip(page, "calm").check()
+    row = page.locator("#strengths [data-name=calm]")
+    page.clock.install()
+    row.get_by_role("button", name="Compile").click()
+    playwright.expect(row).to_contain_text("Compiling: 0 % done.")
+    compiled = {**before, "carrier": "steering", "reason": None}
+    said = ("Compiling: 50 % done, measuring", "", "")
+    for listed, told in zip((*later, compiled), said, strict=True):
+        monkeypatch.setitem(globals(), "PRESETS", [listed])
+        with page.expect_response("**/steering/presets"):
+            page.clock.run_for(2500)
+        playwright.expect(row).to_contain_text(told)
+    playwright.expect(page.get_by_role("slider", name="calm")).to_be_visible()
+    assert page.locator("#mix").inner_text() == "calm"
+
+
+def test_a_long_name_leaves_room_for_what_it_does(
+    open_page: Callable[..., Any], answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "a-preset-whose-name-is-as-long-as-one-can-be-it-goes-on-and-on"
+    monkeypatch.setitem(globals(), "PRESETS", [*PRESETS, {**PRESETS[0], "name": long}])
+    page = open_page(answers, viewport={"width": 390, "height": 800})
+    page.get_by_text("What each does").click()
+    told = page.locator("#described dd").last.bounding_box()
+    assert told["width"] > 200
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_on_a_phone_the_steered_reply_is_first_and_presets_are_described(

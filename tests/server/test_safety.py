@@ -142,7 +142,10 @@ def check_partitions(client: Client) -> None:
 
 
 def test_defaults_are_fixed_without_an_admin_key(client: Client) -> None:
-    assert client.post("/steering", json=[]).status_code == 403
+    for path, body in (("/steering", []), ("/steering/compile", {"name": "pirate"})):
+        refused = client.post(path, json=body)
+        assert refused.status_code == 403
+        assert "start the server with" in refused.json()["error"]["message"]
 
 
 def test_a_web_page_is_not_let_in_by_another_name(client: Client) -> None:

@@ -324,6 +324,11 @@ def test_completions_refuse_what_they_cannot_do(
     assert sentence in told(response)
 
 
+def test_who_names_no_model_is_told_where_they_are(client: Client) -> None:
+    response = client.post("/v1/chat/completions", json={"messages": QUESTION})
+    assert told(response) == "model: Field required; GET /v1/models lists all."
+
+
 def test_what_is_not_there_is_said_in_the_envelope(client: Client) -> None:
     response = client.post("/v1/moderations", json={"model": NAME, "input": "x"})
     assert response.status_code == 404

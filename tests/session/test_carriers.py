@@ -253,8 +253,13 @@ def test_nothing_of_a_prompt_is_nothing(session: Session, write: Write) -> None:
 
 def test_a_prompt_that_does_not_fit_names_the_preset(session: Session, write: Write) -> None:
     write("long", teacher={"system": "Say Ni. " * 300})
-    with pytest.raises(ContextOverflow, match="tokens of the prompt are those of `long`"):
+    with pytest.raises(ContextOverflow) as caught:
         say(session, "long")
+    assert " tokens of the prompt are those of `long`, carried by prompt" in str(caught.value)
+    assert "until `steerplug build long -m MODEL`; the prompt has " in str(caught.value)
+    with pytest.raises(ContextOverflow) as caught:
+        say(session, "long", "prompt")  # it may be compiled for all that
+    assert "`long`, carried by prompt; the prompt has " in str(caught.value)
 
 
 def test_plain_text_has_no_place_for_a_prompt(session: Session, write: Write) -> None:

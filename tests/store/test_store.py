@@ -394,7 +394,7 @@ def test_a_broken_file_is_refused_with_the_cure(
         find(store)
     said = str(caught.value)
     assert said.startswith(str(path))
-    assert "delete it, or run `steerplug build love --force`" in said
+    assert "delete it, or run `steerplug build love --force -m MODEL`" in said
     assert said.endswith(".")
     assert ". " not in said
 

@@ -42,11 +42,7 @@ function makeChip(preset) {
   chip.title = preset.description;
   chip.dataset.name = preset.name;
   if (preset.carrier === "prompt") chip.append(makeNote("by prompt"));
-  if (!preset.carrier) {
-    box.disabled = true;
-    chip.append(makeNote("not compiled"));
-    chip.title = `${preset.description} ${preset.name} is ${preset.reason}.`;
-  }
+  if (!preset.carrier) chip.append(makeNote("not compiled"));
   return chip;
 }
 
@@ -81,7 +77,7 @@ function choose(preset) {
   };
   slider.addEventListener("input", () => set(slider.valueAsNumber));
   reset.addEventListener("click", () => { slider.value = usual; slider.focus(); set(usual); });
-  if (preset.carrier === "prompt") {
+  if (preset.carrier !== "steering") {
     label.removeAttribute("for"); // a prompt has no strength
     for (const part of [slider, value, reset]) part.hidden = true;
     carrier.hidden = false;
@@ -101,13 +97,15 @@ function left(job) {
   return seconds < 90 ? `, ${Math.ceil(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
 }
 
-/** Say what a prompt costs, and let it be compiled; the row begins anew once it is. */
+/** Say what it costs that a preset is not compiled, and let it be; the row begins anew then. */
 function showCarrier(preset, line) {
   const [[told, button], ofModel] = [line.children, model];
   const tell = ({ compiling: job, reason }) => {
-    const cost = `Carried by its prompt, ${preset.prompt_tokens} tokens in each request: ${reason}.`;
+    const cost = preset.carrier
+      ? `Carried by its prompt, ${preset.prompt_tokens} tokens in each request: ${reason}.`
+      : `Not in the answers yet: ${reason}.`;
     const now = { waiting: "Waiting to be compiled.", paused: "Compiling waits for replies to end.",
-      running: `Compiling: ${percent(job?.share ?? 0)} done, ${job?.what}${left(job)}.`,
+      running: `Compiling: ${[`${percent(job?.share ?? 0)} done`, job?.what].filter(Boolean).join(", ")}${left(job)}.`,
       failed: job?.problem };
     told.textContent = job ? `${cost} ${now[job.state] ?? ""}` : cost;
     button.hidden = job !== null && job.state !== "failed";
@@ -117,7 +115,8 @@ function showCarrier(preset, line) {
     if (!line.isConnected) return;
     if (now.carrier === "steering") return replace(now);
     tell(now);
-    if (now.compiling && !["failed", "done"].includes(now.compiling.state)) setTimeout(follow, LOOK_AGAIN);
+    const isAsBefore = now.reason === preset.reason; // what is done is noticed a moment later
+    if (now.compiling && now.compiling.state !== "failed" && isAsBefore) setTimeout(follow, LOOK_AGAIN);
   };
   button.addEventListener("click", () => compilePreset(preset.name, ofModel)
     .then((now) => { tell(now); setTimeout(follow, LOOK_AGAIN); })
@@ -141,8 +140,8 @@ function drop(preset) {
   showMix();
 }
 
-/** The mix that is chosen, in words. */
-export const mix = () => formatMix([...chosen.values()]);
+/** The mix that is chosen, in words, without what nothing can carry yet. */
+export const mix = () => formatMix([...chosen.values()].filter(({ carrier }) => carrier));
 
 /** The same by its prompts, which have no strength; "none" where none of the presets has one. */
 export const promptedMix = () => formatMix(
