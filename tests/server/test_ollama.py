@@ -229,7 +229,9 @@ def test_the_guard_holds_here_too(client: Client, ai: ollama.Client) -> None:
     after = client.get("/metrics").text
     counted = 'steerplug_http_requests_total{path="/api/chat",status="200"}'
     assert before.partition(counted)[2].split("\n")[0] != after.partition(counted)[2].split("\n")[0]
-    assert client.get("/api/nothing").json() == {"error": "there is no GET /api/nothing here."}
+    assert client.get("/api/nothing").json() == {
+        "error": "there is no GET /api/nothing here; GET /openapi.json lists what there is."
+    }
 
 
 # What clients of llama.cpp's server ask for

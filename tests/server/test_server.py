@@ -332,8 +332,13 @@ def test_who_names_no_model_is_told_where_they_are(client: Client) -> None:
 def test_what_is_not_there_is_said_in_the_envelope(client: Client) -> None:
     response = client.post("/v1/moderations", json={"model": NAME, "input": "x"})
     assert response.status_code == 404
-    assert told(response) == "there is no POST /v1/moderations here."
-    assert client.get("/v1/chat/completions").status_code == 405
+    assert told(response) == (
+        "there is no POST /v1/moderations here; GET /openapi.json lists what there is."
+    )
+    other = client.get("/v1/chat/completions")
+    assert other.status_code == 405
+    assert told(other) == "there is no GET /v1/chat/completions here; use POST."
+    assert "/v1/chat/completions" in client.get("/openapi.json").json()["paths"]
 
 
 def test_presets_are_described(client: Client) -> None:
