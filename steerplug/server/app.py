@@ -120,11 +120,9 @@ def _add_errors(app: FastAPI, serving: ServerState) -> None:
         if isinstance(error.__cause__, SteerplugError):
             return await ours(request, error.__cause__)
         message = str(error.detail)
-        missing = f"there is no {request.method} {request.url.path[:80]} here"
-        if error.status_code == 404:
-            message = f"{missing}; GET /openapi.json lists what there is."
-        elif error.status_code == 405:
-            message = f"{missing}; use {(error.headers or {}).get('allow', 'another method')}."
+        if error.status_code in (404, 405):
+            asked = f"{request.method} {request.url.path[:80]}"
+            message = f"there is no {asked} here; GET /openapi.json lists what there is."
         body = describe(message, error.status_code)
         return _answer(request, body, error.status_code, error.headers)
 
