@@ -1,4 +1,4 @@
-"""What Ray Serve runs: replicas, and behind HAProxy a front that says which one is warm."""
+"""What Ray Serve runs: replicas, and behind HAProxy a front that says which of several is warm."""
 
 import logging
 import os
@@ -23,6 +23,9 @@ REPLICAS = "Replica"
 """What the deployment is called in Serve's configuration, and its status."""
 
 _LAST_WORDS = 5.0
+_LOGGING = {"enable_access_log": False}
+"""The server's log has a line of each request, with more in it."""
+
 _SURGE = 25
 """Per cent of replicas, at least one, that come before old ones go when a new version does."""
 
@@ -57,11 +60,13 @@ def application(
         "max_constructor_retry_count": 3,
         "max_surge_percent": _SURGE,
         "deployment_actors": [agreement.actor()],
-        "request_router_config": {
+        "logging_config": _LOGGING,
+    }
+    if setup.replicas != 1:  # else nobody is to be asked where a request goes, nor waited for
+        options["request_router_config"] = {
             "request_router_class": f"{WarmRouter.__module__}:{WarmRouter.__name__}",
             "request_routing_stats_period_s": routing.STATS_PERIOD,
-        },
-    }
+        }
     replicas = serve.deployment(name=REPLICAS, **options)(Replica).bind(
         replace(setup, replicas=None), models  # how many there are is no new version
     )
@@ -71,9 +76,11 @@ def application(
             "token; start Ray with %s.",
             " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
         )
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1" or setup.replicas == 1:
         return replicas
     front = serve.deployment(
-        max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0}, max_surge_percent=100
+        max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0}, max_surge_percent=100,
+        logging_config=_LOGGING,
     )(Front)  # fmt: skip
     return replicas._with_ingress_request_router(front.bind(replicas))
 

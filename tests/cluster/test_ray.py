@@ -18,8 +18,10 @@ import pytest
 
 from steerplug.commands import main
 from steerplug.commands.open_model import opened
+from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import load_preset
+from steerplug.server.config import Config, ModelConfig
 from steerplug.store.measurements import recall
 from tests.cluster.conftest import KEYS, PRESET, Running, asked, wait_until
 from tests.helpers.presets import SAD_PRESET
@@ -56,6 +58,21 @@ def test_both_nodes_answer_behind_one_address_and_count_under_one(app: Running) 
     assert len(counts) == 2
     assert sum(counts.values()) == 8
     assert min(counts.values()) > 0
+
+
+def test_replicas_do_not_wait_for_all_else_that_runs(app: Running) -> None:
+    assert {one.nice() for one in app.processes()} == {psutil.Process().nice()}
+
+
+@pytest.mark.parametrize(("n", "asks"), [(1, False), (2, True), (None, True)])
+def test_nobody_is_asked_where_a_request_goes_if_there_is_one_place(
+    n: int | None, asks: bool
+) -> None:
+    from steerplug.cluster.application import application
+
+    one = ModelConfig("tiny", loading=Loading(n_ctx=512))
+    built = application(Config(replicas=n), [("a-model", one)])
+    assert (built._ingress_request_router is not None) == asks
 
 
 def test_a_chat_returns_to_where_its_beginning_is_and_a_mix_gathers(app: Running) -> None:
