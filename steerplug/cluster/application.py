@@ -31,8 +31,9 @@ _SURGE = 25
 
 
 def application(
-    setup: Config, models: Sequence[tuple[str, ModelConfig]], grace: float | None = None
-) -> Application:
+    setup: Config, models: Sequence[tuple[str, ModelConfig]], grace: float | None = None,
+    alone: bool = False,
+) -> Application:  # fmt: skip
     """Return the application of these models.
 
     A replica takes as many processors as its models have threads, 1 unless they say; Serve's own
@@ -43,6 +44,8 @@ def application(
         models: what each is, and how it is served.
         grace: seconds in which the replies of a replica that goes may end; default: as long as any
             reply may take, so that none notices.
+        alone: whether there will never be a second replica, so that nobody is to be asked where a
+            request goes. An application that loses its front for this loses requests meanwhile.
 
     Raises:
         SteerplugError: clients are to change what only one of the replicas would know.
@@ -62,7 +65,7 @@ def application(
         "deployment_actors": [agreement.actor()],
         "logging_config": _LOGGING,
     }
-    if setup.replicas != 1:  # else nobody is to be asked where a request goes, nor waited for
+    if not alone:
         options["request_router_config"] = {
             "request_router_class": f"{WarmRouter.__module__}:{WarmRouter.__name__}",
             "request_routing_stats_period_s": routing.STATS_PERIOD,
@@ -76,7 +79,7 @@ def application(
             "token; start Ray with %s.",
             " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
         )
-    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1" or setup.replicas == 1:
+    if alone or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return replicas
     front = serve.deployment(
         max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0}, max_surge_percent=100,

@@ -52,7 +52,7 @@ def serve_here(setup: Config, models: Sequence[tuple[str, ModelConfig]]) -> None
     log_to_stderr()
     assert setup.replicas is not None
     models = [(reference, _with_threads(one, setup.replicas)) for reference, one in models]
-    built = application(setup, models, setup.grace)
+    built = application(setup, models, setup.grace, alone=setup.replicas == 1)
     with _ray_here():
         check_room(setup.replicas, n_threads(models))
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
@@ -97,7 +97,7 @@ def _ray_here() -> Iterator[None]:
 
 def _end_what_nobody_asks() -> None:
     """End what Ray starts for dashboards, drivers and clouds, and gives no way to leave out."""
-    node: Any = ray._private.worker._global_node  # type: ignore[attr-defined]
+    node: Any = ray._private.worker._global_node
     for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
         end(check_alive=False)
 

@@ -122,7 +122,7 @@ def _keys(request: PendingRequest | None) -> Keys:
 
 @serve.ingress()
 class Front:
-    """Says to HAProxy which replica a request goes to, which waits for that; so there is little here.
+    """Says to HAProxy, which waits for it, where a request goes; so there is little here.
 
     Args:
         replicas: a handle on them.
