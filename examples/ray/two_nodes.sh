@@ -6,8 +6,11 @@ port=${1:-8000}
 export RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY=1
 export RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE=262144
 export RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0
-export RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S=600
+export RAY_worker_niceness=0 RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=5000
+export RAY_SERVE_HAPROXY_METRICS_ENABLED=0 RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S=600
 export RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=30 RAY_USAGE_STATS_ENABLED=0
+export RAY_AUTH_MODE=token              # else whoever reaches the cluster's port runs what they like
+ray get-auth-token --generate >/dev/null
 node=(--node-ip-address=127.0.0.1 --object-store-memory=100000000 --num-cpus=2)
 gcs=127.0.0.1:6399
 

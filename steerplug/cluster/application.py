@@ -1,4 +1,4 @@
-"""What Ray Serve runs: replicas, and behind HAProxy a front that says which one is warm."""
+"""What Ray Serve runs: replicas, and behind HAProxy a front that says which of several is warm."""
 
 import logging
 import os
@@ -23,13 +23,17 @@ REPLICAS = "Replica"
 """What the deployment is called in Serve's configuration, and its status."""
 
 _LAST_WORDS = 5.0
+_LOGGING = {"enable_access_log": False}
+"""The server's log has a line of each request, with more in it."""
+
 _SURGE = 25
 """Per cent of replicas, at least one, that come before old ones go when a new version does."""
 
 
 def application(
-    setup: Config, models: Sequence[tuple[str, ModelConfig]], grace: float | None = None
-) -> Application:
+    setup: Config, models: Sequence[tuple[str, ModelConfig]], grace: float | None = None,
+    alone: bool = False,
+) -> Application:  # fmt: skip
     """Return the application of these models.
 
     A replica takes as many processors as its models have threads, 1 unless they say; Serve's own
@@ -40,6 +44,8 @@ def application(
         models: what each is, and how it is served.
         grace: seconds in which the replies of a replica that goes may end; default: as long as any
             reply may take, so that none notices.
+        alone: whether there will never be a second replica, so that nobody is to be asked where a
+            request goes. An application that loses its front for this loses requests meanwhile.
 
     Raises:
         SteerplugError: clients are to change what only one of the replicas would know.
@@ -57,11 +63,13 @@ def application(
         "max_constructor_retry_count": 3,
         "max_surge_percent": _SURGE,
         "deployment_actors": [agreement.actor()],
-        "request_router_config": {
+        "logging_config": _LOGGING,
+    }
+    if not alone:
+        options["request_router_config"] = {
             "request_router_class": f"{WarmRouter.__module__}:{WarmRouter.__name__}",
             "request_routing_stats_period_s": routing.STATS_PERIOD,
-        },
-    }
+        }
     replicas = serve.deployment(name=REPLICAS, **options)(Replica).bind(
         replace(setup, replicas=None), models  # how many there are is no new version
     )
@@ -71,9 +79,11 @@ def application(
             "token; start Ray with %s.",
             " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()),
         )
+    if alone or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return replicas
     front = serve.deployment(
-        max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0}, max_surge_percent=100
+        max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0}, max_surge_percent=100,
+        logging_config=_LOGGING,
     )(Front)  # fmt: skip
     return replicas._with_ingress_request_router(front.bind(replicas))
 

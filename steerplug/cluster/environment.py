@@ -8,6 +8,9 @@ ENVIRONMENT = {
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",  # by which a front knows a chat
     "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE": "262144",  # bytes of it
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # no thread more for each token
+    "RAY_worker_niceness": "0",  # Ray's own is 15: each token would wait for all else that runs
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",  # of Serve's counts, which wakes every process
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # replicas count requests, without a process more
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",  # a stream may outlast what HAProxy was told
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # of a small machine
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray tells nobody

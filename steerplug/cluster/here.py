@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import ray
 from ray import serve
@@ -30,6 +31,12 @@ log = logging.getLogger("steerplug.server")
 _MEMORY = 100 * 2**20
 """Bytes of Ray's object store, which holds nothing of ours."""
 
+_HERE = {
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # Ray's 0.1 is half of what its controller takes
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",  # what Ray measures of the machine, which nobody reads
+}
+
 _SENTENCE = re.compile(r"(?:steerplug\.[\w.]+\.)(?:\w*Error|ModelNotFound|Refused): (.+)")
 
 
@@ -45,7 +52,7 @@ def serve_here(setup: Config, models: Sequence[tuple[str, ModelConfig]]) -> None
     log_to_stderr()
     assert setup.replicas is not None
     models = [(reference, _with_threads(one, setup.replicas)) for reference, one in models]
-    built = application(setup, models, setup.grace)
+    built = application(setup, models, setup.grace, alone=setup.replicas == 1)
     with _ray_here():
         check_room(setup.replicas, n_threads(models))
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
@@ -73,17 +80,26 @@ def run(built: Application) -> None:
 
 @contextmanager
 def _ray_here() -> Iterator[None]:
-    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
+    for name, value in _HERE.items():
+        os.environ.setdefault(name, value)
     environment.choose_ports()
     ray.init(
         "local", include_dashboard=False, object_store_memory=_MEMORY, log_to_driver=False,
         logging_level=logging.ERROR, _node_ip_address="127.0.0.1",
     )  # fmt: skip
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    _end_what_nobody_asks()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _end_what_nobody_asks() -> None:
+    """End what Ray starts for dashboards, drivers and clouds, and gives no way to leave out."""
+    node: Any = ray._private.worker._global_node
+    for end in (node.kill_log_monitor, node.kill_monitor, node.kill_dashboard):
+        end(check_alive=False)
 
 
 def _with_threads(one: ModelConfig, n_replicas: int) -> ModelConfig:

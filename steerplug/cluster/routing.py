@@ -15,10 +15,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from steerplug.cluster.warmth import Keys, Warmth
 
@@ -117,24 +120,26 @@ def _keys(request: PendingRequest | None) -> Keys:
     return Keys(request.metadata.session_id, request.metadata.multiplexed_model_id)
 
 
-fronts = FastAPI()
-
-
-@serve.ingress(fronts)
+@serve.ingress()
 class Front:
-    """Says to HAProxy which replica a request goes to.
+    """Says to HAProxy, which waits for it, where a request goes; so there is little here.
 
     Args:
         replicas: a handle on them.
     """
 
-    def __init__(self, replicas: DeploymentHandle[Any]) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, replicas: DeploymentHandle[Any]
+    ) -> None:
         self._replicas = replicas
-        replicas._init()
+        replicas._init(_run_router_in_separate_loop=False)  # whose thread each request would wake
 
-    @fronts.post("/internal/route")
-    async def route(self, request: Request) -> dict[str, str]:
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """Return the application; Ray asks when the front is made."""
+        return Starlette(routes=[Route("/internal/route", self._route, methods=["POST"])])
+
+    async def _route(self, request: Request) -> JSONResponse:
         """Choose one; Ray waits where there is none."""
         keys = Keys.of(await request.body())
         async with self._replicas.choose_replica(keys, _reserve=False) as chosen:
-            return {"replica_id": chosen._replica.replica_id.to_full_id_str()}
+            return JSONResponse({"replica_id": chosen._replica.replica_id.to_full_id_str()})

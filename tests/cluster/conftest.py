@@ -65,6 +65,7 @@ class Running:
             grace=5.0,
         )  # fmt: skip
         self.loading = Loading(n_ctx=512, n_threads=1)
+        self.compile: tuple[str, ...] = ()
         self.deploy()
 
     def as_client(self, key: str) -> httpx.Client:
@@ -78,7 +79,8 @@ class Running:
 
     def deploy_model(self, model: str, **changes: Any) -> None:
         """Have it run another model."""
-        one = ModelConfig(NAME, loading=self.loading, sizes=Sizes(n_cells=4096, n_seq=16))
+        sizes = Sizes(n_cells=4096, n_seq=16)
+        one = ModelConfig(NAME, loading=self.loading, sizes=sizes, compile=self.compile)
         from steerplug.cluster.application import application
         from steerplug.cluster.here import run
 

@@ -33,7 +33,7 @@ def test_every_node_is_told_what_the_code_tells_this_machine() -> None:
         told = {one["name"]: one["value"] for one in container["env"] if "value" in one}
         assert told == ENVIRONMENT
     script = (EXAMPLES / "two_nodes.sh").read_text()
-    assert dict(re.findall(r"\b(RAY_(?!ADDRESS)\w+)=(\S+)", script)) == ENVIRONMENT
+    assert dict(re.findall(r"\b(RAY_(?!ADDRESS|AUTH)\w+)=(\S+)", script)) == ENVIRONMENT
     page = (ROOT / "steerplug" / "cluster" / "README.md").read_text()
     assert dict(re.findall(r"^\| `(RAY_\w+)=(\S+)`", page, flags=re.MULTILINE)) == ENVIRONMENT
 

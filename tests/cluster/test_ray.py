@@ -20,6 +20,7 @@ from steerplug.commands import main
 from steerplug.commands.open_model import opened
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import load_preset
+from steerplug.server.config import Config, ModelConfig
 from steerplug.store.measurements import recall
 from tests.cluster.conftest import KEYS, PRESET, Running, asked, wait_until
 from tests.helpers.presets import SAD_PRESET
@@ -56,6 +57,19 @@ def test_both_nodes_answer_behind_one_address_and_count_under_one(app: Running) 
     assert len(counts) == 2
     assert sum(counts.values()) == 8
     assert min(counts.values()) > 0
+
+
+def test_replicas_do_not_wait_for_all_else_that_runs(app: Running) -> None:
+    assert {one.nice() for one in app.processes()} == {psutil.Process().nice()}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_nobody_is_asked_where_a_request_goes_if_there_is_one_place(alone: bool) -> None:
+    from steerplug.cluster.application import application
+
+    models = [("a-model", ModelConfig("tiny"))]
+    built = application(Config(replicas=1), models, alone=alone)
+    assert (built._ingress_request_router is None) == alone
 
 
 def test_a_chat_returns_to_where_its_beginning_is_and_a_mix_gathers(app: Running) -> None:
@@ -254,6 +268,31 @@ def test_presets_are_measured_by_whoever_has_room(
     measured = json.loads(capsys.readouterr().out)["presets"]
     assert [one["state"] for one in measured] == ["measured", "measured"]
     assert all(recall(path) for path in (tmp_path / "cache").glob("*/sad-*.gguf"))
+
+
+@soak
+def test_one_replica_compiles_and_the_others_find_it(app: Running) -> None:
+    (app.place / "sad.yaml").write_text(SAD)
+    app.compile = ("sad",)
+    app.deploy()
+    wait_until(lambda: list((app.place / "compiled").glob("*/sad-*.gguf")))
+    said: list[dict[str, Any]] = [
+        *({"model": f"tiny@{mix}"} for mix in ("sad", "1*sad", "1.0*sad", "1.00*sad")),
+        {"steering": "sad"}, {"steering": "1*sad"}, {"steering": {"sad": 1}},
+    ]  # fmt: skip
+
+    def answers() -> list[httpx.Response]:
+        return [app.chat(**how) for how in said]
+
+    wait_until(lambda: {answer.status_code for answer in answers()} == {200})
+    before = app.counts("requests_finished_total")
+    digests = {steering(answer)["digest"] for answer in answers()}
+    after = app.counts("requests_finished_total")
+    assert len(digests) == 1
+    assert all(after[name] > before[name] for name in after)  # both steer, and one compiled
+    assert len(list((app.place / "compiled").glob("*/sad-*.gguf"))) == 1
+    app.compile = ()
+    app.deploy()
 
 
 @soak
