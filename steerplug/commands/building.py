@@ -1,7 +1,7 @@
 """How far a build is, on stderr: one bar over all of it on a terminal, else a line for each stage.
 
-What it will take is said once: where it is asked whether to build at all, by a first guess before
-the work begins, and else as soon as enough was seen to say so.
+What it will take is said once, by a first guess before the work begins; the bar knows better as it
+goes on.
 """
 
 import sys
@@ -68,25 +68,27 @@ class Building:
         self._bar, self._stage = None, ""
 
     def _agree(self, plan: Plan) -> None:
-        """Ask, at the first plan; what is told then is not told again."""
-        if not self._asks:
+        """Say at the first plan what all will take, and ask if somebody is to be asked."""
+        if self._is_told:
             return
-        self._asks, self._is_told = False, True
-        seconds = sum(stage.seconds for stage in plan.stages)
+        self._is_told = True
         if self._bar is not None:
             self._bar.stop()
-        self._say(_expected(plan, seconds))
-        ask()
+        self._begin()
+        self._say(f"{'' if self._asks else '  '}{_expected(plan, self._behind)}")
+        if self._asks:
+            ask()
         if self._bar is not None:
             self._bar.start()
 
-    def _show(self, standing: Standing) -> None:
-        if not self._stage:
+    def _begin(self) -> None:
+        """Say what begins, once."""
+        if self._first:
             self._say(self._first)
-        if standing.seconds_left is not None and standing.plan and not self._is_told:
-            self._is_told = True
-            whole = _whole(standing, self._behind)
-            self._say(f"  {_expected(standing.plan, standing.seconds_left, whole)}")
+        self._first = ""
+
+    def _show(self, standing: Standing) -> None:
+        self._begin()
         if self._console.is_terminal:
             self._move(standing)
         elif standing.what != self._stage:
@@ -146,9 +148,10 @@ def _whole(standing: Standing, behind: int) -> float:
     return left + behind * left / max(1 - standing.share, 1e-3)
 
 
-def _expected(plan: Plan, seconds: float, whole: float = 0.0) -> str:
+def _expected(plan: Plan, behind: int) -> str:
+    seconds = sum(stage.seconds for stage in plan.stages)
     memory = f" and {plan.n_bytes / 1e9:.1f} GB of memory" if plan.n_bytes else ""
-    all_of_it = f"; {duration(whole)} with those behind it" if whole > seconds else ""
+    all_of_it = f"; {duration((1 + behind) * seconds)} with those behind it" if behind else ""
     about = f"By {plan.method}: about" if plan.method else "About"
     return f"{about} {duration(seconds)}{memory}{all_of_it}."
 
