@@ -586,7 +586,7 @@ def test_a_contrast_that_turns_the_wrong_way_is_refused_and_not_kept(
     engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turned(monkeypatch, -1)
-    said = r"^`glad` does not work on Smollm2[^;]* \(by -\d+% of what .* a teacher instead\.$"
+    said = r"^`glad` does not work on SmolLM2[^;]* \(by -\d+% of what .* a teacher instead\.$"
     with pytest.raises(FitError, match=said):
         build_preset(preset(), engine, store=store)
     assert not list(store.folder.rglob("*.gguf"))
@@ -600,7 +600,7 @@ def test_a_contrast_that_does_nothing_is_refused_also_where_it_was_kept_before(
     assert build_preset(preset(), engine, store=store).identity.fidelity["dial"] <= 0
     monkeypatch.undo()
     for use in (build_preset, find_built):
-        with pytest.raises(FitError, match=r"`glad` does not work on Smollm2.* \(by -?0% of"):
+        with pytest.raises(FitError, match=r"`glad` does not work on SmolLM2.* \(by -?0% of"):
             use(preset(), engine, store=store)
 
 
@@ -612,7 +612,7 @@ def test_a_contrast_that_hardly_does_anything_is_said_to(
     assert "hardly" not in caplog.text
     monkeypatch.setattr(dial, "WEAK", 1.0)
     build_preset(preset(), engine, store=store)
-    assert "`glad` hardly does anything on Smollm2" in caplog.text
+    assert "`glad` hardly does anything on SmolLM2" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{}, {"contrast": None, "teacher": TEACHER}])
