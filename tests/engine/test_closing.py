@@ -94,8 +94,12 @@ def test_without_closing_the_same_walk_is_cut_off(
         json.loads(text)
 
 
-@pytest.mark.parametrize("n", [12, 20, 200])
-def test_a_reply_of_the_engine_is_whole_and_says_why_it_ended(engine: Engine, n: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "ends"), [(12, {"length"}), (20, {"length", "stop"}), (200, {"stop"})]
+)
+def test_a_reply_of_the_engine_is_whole_and_says_why_it_ended(
+    engine: Engine, n: int, ends: set[str]
+) -> None:
     progress = Progress()
     request = Request(
         chat(engine.model, "Tell me about a friend, at length."),
@@ -106,7 +110,7 @@ def test_a_reply_of_the_engine_is_whole_and_says_why_it_ended(engine: Engine, n:
     text = "".join(piece.text for piece in engine.generate(request, progress))
     assert json.loads(text)["about"]
     assert progress.n_generated <= n
-    assert progress.finish_reason == ("stop" if n == 200 else "length")
+    assert progress.finish_reason in ends  # in 20 tokens one processor's words end, another's not
 
 
 def test_a_complete_reply_ends_without_another_token(engine: Engine) -> None:

@@ -242,7 +242,7 @@ def test_a_forbidden_token_is_never_drawn_whatever_the_sampler(
     allowed = np.argsort(-logits)[5:9]
     context.logits_in_place(ROW)[np.setdiff1d(np.arange(len(logits)), allowed)] = -np.inf
     for said in (
-        {"typical_p": 0.5}, {"mirostat": 1}, {"mirostat": 2}, {"top_n_sigma": 1.0},
+        {"typical_p": 0.5}, {"mirostat": 1}, {"mirostat": 2}, {"top_n_sigma": 3.0},
         {"xtc_probability": 0.5, "xtc_threshold": 0.01}, {"frequency_penalty": 2.0},
         {"repeat_penalty": 1.1}, {"dry_multiplier": 5.0}, {"dynatemp_range": 0.5},
     ):  # fmt: skip
