@@ -1,11 +1,12 @@
 """`steerplug bench --fits`: every way that a model can be fitted in, from nothing, side by side."""
 
 import json
-import time
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from steerplug.benchmark import fits
@@ -21,8 +22,17 @@ N_BYTES = 60_000_000
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What was built, and how; a build takes some memory for a moment, and is nothing else."""
+    """What was built, and how; a build takes some memory until it was looked at, and is no more."""
     builds: list[tuple[str, Any]] = []
+    looks = threading.Semaphore(0)
+    look = psutil.Process.memory_full_info
+
+    def counted(process: psutil.Process) -> Any:
+        memory = look(process)
+        looks.release()
+        return memory
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", counted)
 
     def build(preset: Any, _engine: Any, *, store: Any, force: bool, **how: Any) -> Any:
         assert force
@@ -30,7 +40,10 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         assert not any(store.folder.iterdir())
         builds.append((preset.name, how))
         filled = np.ones(N_BYTES, np.uint8)
-        time.sleep(4 * fits._EVERY)
+        while looks.acquire(blocking=False):
+            pass
+        for _ in range(2):  # the first may have begun before
+            assert looks.acquire(timeout=60)
         return SimpleNamespace(identity=SimpleNamespace(fidelity=REPORT), filled=filled)
 
     monkeypatch.setattr(fits, "build_preset", build)
