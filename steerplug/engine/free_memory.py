@@ -1,11 +1,20 @@
 """How much memory this process may still take: the machine's, within the limit of its group.
 
 A cache that is larger would be promised by the system, and the process ended when it is filled.
-Source: the Linux kernel's documentation of `/proc/meminfo` and of control groups.
+Pages of files, such as a mapped model, count as free: the system gives them up when asked.
+Source: the Linux kernel's documentation of `/proc/meminfo` and of control groups; elsewhere psutil,
+where it is installed.
 """
 
 from contextlib import suppress
 from pathlib import Path
+
+_LIMITS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Files of the group's limit and use, of control groups 2 and 1; `max` in the first is no limit."""
+_OF_FILES = ("active_file", "inactive_file")
 
 
 def available(root: Path = Path("/")) -> int | None:
@@ -15,20 +24,36 @@ def available(root: Path = Path("/")) -> int | None:
         root: where `proc` and `sys` are.
     """
     free: list[int] = []
-    with suppress(OSError, ValueError, IndexError):
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        free.append(next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")))
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        free.append(1024 * _number(root / "proc/meminfo", "MemAvailable:"))
     if not free:
-        return None
-    for most, used in _LIMITS:
+        return _by_psutil() if root == Path("/") else None
+    for limit, used, statistics in _LIMITS:
         with suppress(OSError, ValueError):
-            limit = int((root / "sys/fs/cgroup" / most).read_text())
-            free.append(limit - int((root / "sys/fs/cgroup" / used).read_text()))
+            group = root / "sys/fs/cgroup"
+            most, now = (int((group / name).read_text()) for name in (limit, used))
+            free.append(most - now + _of_files(group / statistics))
     return max(min(free), 0)
 
 
-_LIMITS = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
-"""Files of the group's limit and use, of control groups 2 and 1; `max` in the first is no limit."""
+def _of_files(statistics: Path) -> int:
+    """Return the bytes of files among what a group uses."""
+    n_bytes = 0
+    for name in _OF_FILES:
+        with suppress(OSError, ValueError, IndexError, StopIteration):
+            n_bytes += _number(statistics, name)
+    return n_bytes
+
+
+def _number(path: Path, name: str) -> int:
+    """Return the number behind a name that begins a line."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return next(int(words[1]) for words in lines if words[:1] == [name])
+
+
+def _by_psutil() -> int | None:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return int(psutil.virtual_memory().available)

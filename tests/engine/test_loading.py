@@ -537,6 +537,10 @@ def test_free_memory_is_what_the_machine_has_within_the_limit_of_the_group(tmp_p
     assert available(tmp_path) == 4096
     (group / "memory.max").write_text("3000\n")
     assert available(tmp_path) == 2000
+    (group / "memory.stat").write_text("anon 100\nfile 900\ninactive_file 300\nactive_file 500\n")
+    assert available(tmp_path) == 2800  # a mapped model is given up when memory is asked for
+    (group / "memory.current").write_text("9000\n")
+    assert available(tmp_path) == 0
     assert available(tmp_path / "nowhere") is None
 
 

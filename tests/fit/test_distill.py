@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -594,8 +593,7 @@ def test_a_missing_package_is_named_with_the_extra_and_the_method_that_needs_non
 def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    little = SimpleNamespace(available=1_000_000_000)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    monkeypatch.setattr(readable, "available", lambda: 1_000_000_000)
     monkeypatch.setattr(weights, "read_weights", None)
     with pytest.raises(FitError, match=r"about 1\.2 GB of memory, and 1\.0 GB are free; .*chain`"):
         student_of("arr", "psr", tiny.model, tiny.cells)

@@ -7,7 +7,6 @@ copy must then be seen to be another model.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -17,7 +16,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.errors import FitError, TorchCopyError
 from steerplug.fit.checkpoint import Checkpoint
-from steerplug.fit.distill import agreement, configuration, student_of, weights
+from steerplug.fit.distill import agreement, configuration, readable, student_of, weights
 from steerplug.fit.distill.readable import unreadable
 from steerplug.fit.distill.student import Student
 from steerplug.fit.fit import fit_teacher
@@ -185,7 +184,7 @@ def test_nothing_is_asked_of_the_model_before_the_copy_is_there(
 ) -> None:
     name = {"architecture": "llama4", "running state": "mamba"}.get(why, "llama3_rope")
     if why == "memory":
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("", (), {"available": 1})())
+        monkeypatch.setattr(readable, "available", lambda: 1)
     if why == "agreement":
         monkeypatch.setattr(weights, "turn_alike", lambda *_: None)
     model, _ = opened(name)

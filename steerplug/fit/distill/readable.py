@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from steerplug.engine.free_memory import available
 from steerplug.engine.model import Model
 from steerplug.errors import TorchCopyError
 from steerplug.fit.distill.configuration import unread, unstated
@@ -99,11 +100,8 @@ def missing() -> list[str]:
 
 
 def _short_of_memory(model: Model) -> str | None:
-    import psutil
-
-    needed = memory_needed(model)
-    available = int(psutil.virtual_memory().available)
-    return None if needed <= available else _too_much(needed, available)
+    needed, free = memory_needed(model), available()
+    return None if free is None or needed <= free else _too_much(needed, free)
 
 
 def _too_much(needed: int, free: int) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steerplug.engine.free_memory import available
 from steerplug.engine.model import Model
 from steerplug.errors import TorchCopyError
 from steerplug.fit.distill import families, tensors
@@ -70,12 +71,10 @@ def _device() -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much memory is free where a device computes."""
+    """Return how much memory is free where a device computes; 0 where nobody tells."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)  # a Mac's GPU shares it
+    return available() or 0  # a Mac's GPU shares it
 
 
 def _filled(model: Model, n_ctx: int, device: torch.device) -> Any:
