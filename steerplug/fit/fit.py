@@ -35,6 +35,7 @@ from steerplug.fit.questions import SWEPT, for_choosing
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.fit.whole import Plan, Stage, expect
 from steerplug.preset import Preset
+from steerplug.preset.methods import METHODS
 from steerplug.steering.value import Steering
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _taught(
     """Return what `fit_teacher` does; a torch copy is there before anything is asked."""
     method, student, model = preset.fit.method, None, engine.model
     blocks = blocks_of(preset, model)
-    if method == "psr" or method == "const":
+    if METHODS[method].needs_torch:
         if kept.deltas.keys() >= set(blocks):
             expect(report, Plan(method, tuple(after(Pace.of(cells))), 0))
             trained = {il: kept.deltas[il] for il in blocks}
@@ -146,7 +147,7 @@ def _imitation(
     lessons = given.cut(ask(given.questions, seed=fit.seed, some=given.some))
     some = lessons[:: -(-len(lessons) // LOOKED_AT)]
     measure.gaps_closed(cells, some, [], report, LOOKING)  # refuses where nothing is to be learned
-    if student is not None and (fit.method == "psr" or fit.method == "const"):
+    if student is not None:
 
         def replies_of(steering: Steering) -> list[Lesson]:
             return given.cut(

@@ -140,7 +140,7 @@ def plan_fit(
     looked_at = compared(pace, lengths, min(n, LOOKED_AT), given.n_tokens, 1)
     stages = [asking(pace, lengths, n), Stage(LOOKING, "read", looked_at, READ_TOGETHER)]
     n_bytes = _QUICK_COPY * model.n_weights if is_slow(model) else 0
-    if student is not None and (method == "psr" or method == "const"):
+    if student is not None:
         seconds, rounds = time_training(student, layers, method, quick=given.is_quick)
         for i, schedule in enumerate(rounds):
             if i:

@@ -30,10 +30,10 @@ from steerplug.engine.scope import Prompt
 from steerplug.errors import EngineError
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import training
+from steerplug.fit.distill.exercises import Exercises
 from steerplug.fit.distill.linear import Part, linear_parts
 from steerplug.fit.distill.student import Passage, Prefix, Student
 from steerplug.fit.distill.trained import Trained
-from steerplug.fit.distill.training import Exercises
 from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.progress import silent
 from steerplug.library.presets import load_preset
@@ -224,7 +224,7 @@ def test_what_was_planted_is_learned(
             [replace(each, hidden=planted.read(trainer.student, [each.bare])) for each in some]
             for some in (course.whole.fit, course.whole.held_back)
         ))  # fmt: skip
-    untrained = training._left(trainer.student, exercises.held_back, make(), "kl")
+    untrained = training._left(trainer.student, exercises.held_back, make())
     _, left = trainer.at(kind, make, exercises, rate)
     assert untrained > 0.01
     assert left < 0.6 * untrained

@@ -28,17 +28,18 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError, StoreError
-from steerplug.fit import distill as distilling
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import distill, readable, resuming, student_of, training, weights
 from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.exercises import Exercise, Exercises, prepare, sizes
 from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.fit.distill.student import Passage, Student
-from steerplug.fit.distill.training import FULL, QUICK, Exercise, Exercises, prepare, sizes, train
+from steerplug.fit.distill.training import FULL, QUICK, train
 from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.measure import reply_log_probs
 from steerplug.fit.progress import Report, at_once, silent
 from steerplug.fit.teacher import Lesson
+from steerplug.preset.methods import MethodName
 from steerplug.steering.value import NOTHING, Mix, Scope, Steering
 from tests.helpers.loras import write_lora
 from tests.helpers.oracle import Oracle, relative
@@ -210,14 +211,18 @@ def test_rows_behind_a_prefix_in_a_padded_batch_are_those_of_a_plain_forward(
     assert distance(hidden(tiny.student, bare, size), expected) < 2e-5
 
 
-def test_the_prompted_rows_are_those_of_a_plain_forward(tiny: Tiny) -> None:
+def test_the_prompted_rows_are_those_of_a_plain_forward(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Passage] = []
+    read = tiny.student.hidden
+    monkeypatch.setattr(tiny.student, "hidden", lambda some: asked.extend(some) or read(some))
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     expected = [plain(tiny.oracle, x.prompted, x.reply) for x in LESSONS]
     for exercise, rows in zip(exercises, expected, strict=True):
         assert distance(exercise.hidden.cpu(), rows) < 2e-5
-    prompted = [exercise.prompted for exercise in exercises]
-    assert distance(hidden(tiny.student, prompted, 4), torch.cat(expected)) < 2e-5
-    assert {passage.prefix.n_tokens for passage in prompted} == {13}  # BOS and the instruction
+    assert len(asked) == len(LESSONS)
+    assert {passage.prefix.n_tokens for passage in asked} == {13}  # BOS and the instruction
 
 
 def test_one_lesson_and_lessons_without_bos_are_prepared_as_well(tiny: Tiny) -> None:
@@ -324,34 +329,6 @@ def divergence(tiny: Tiny, exercises: Sequence[Exercise], deltas: Deltas | None 
     return float(np.mean(lost))
 
 
-def missing(tiny: Tiny, exercises: Sequence[Exercise], deltas: Deltas) -> float:
-    """Mean over blocks of |steered - prompted|^2 / |bare - prompted|^2."""
-    seen: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for exercise in exercises:
-        for side, passage in (
-            ("bare", exercise.bare), ("steered", exercise.bare), ("prompted", exercise.prompted),
-        ):  # fmt: skip
-
-            def watch(
-                il: int, h: torch.Tensor, side: str = side, first: int = passage.first
-            ) -> torch.Tensor:
-                if side == "steered" and il in deltas.place:
-                    h = h + deltas(il, h)
-                seen.setdefault((side, il), []).append(h[0, first:])
-                return h
-
-            with torch.no_grad():
-                tiny.student.hidden([passage], watch)
-    h = {key: torch.cat(rows).double() for key, rows in seen.items()}
-    return float(np.mean([
-        float(
-            (h["steered", il] - h["prompted", il]).square().sum()
-            / (h["bare", il] - h["prompted", il]).square().sum()
-        )
-        for il in deltas.place
-    ]))
-
-
 def new_deltas(
     tiny: Tiny, exercises: Sequence[Exercise], *, gated: bool, layers: Sequence[int] = ALL_BLOCKS
 ) -> Deltas:
@@ -375,50 +352,41 @@ def test_a_planted_constant_is_learned_and_holds_on_unseen_lessons(
             for x in exercises
         ]
     deltas = new_deltas(tiny, taught, gated=gated, layers=[2])
-    train(tiny.student, Exercises.of(taught[:48]), deltas, "kl", FULL, 0, silent)
+    train(tiny.student, Exercises.of(taught[:48]), deltas, FULL, 0, silent)
     unseen = taught[48:]
     assert divergence(tiny, unseen, deltas) < 0.05 * divergence(tiny, unseen)
 
 
-@pytest.mark.parametrize(
-    ("gated", "objective"), [(True, "kl"), (False, "kl"), (True, "mse"), (False, "mse")]
-)
+@pytest.mark.parametrize("gated", [True, False], ids=["gates", "constants"])
 def test_training_brings_the_bare_chat_nearer_to_the_prompted_one_on_unseen_lessons(
-    tiny: Tiny, gated: bool, objective: training.Objective
+    tiny: Tiny, gated: bool
 ) -> None:
     schedule = replace(FULL, rate=0.05)  # few lessons are few steps
     exercises = prepare(tiny.student, random_lessons(36, seed=2), "all", silent)
     deltas = new_deltas(tiny, exercises, gated=gated)
     unseen = exercises[24:]
-    measure = divergence if objective == "kl" else missing
-    before = measure(tiny, unseen, deltas)
-    train(tiny.student, Exercises.of(exercises[:24]), deltas, objective, schedule, 0, silent)
-    assert measure(tiny, unseen, deltas) < 0.95 * before
+    before = divergence(tiny, unseen, deltas)
+    train(tiny.student, Exercises.of(exercises[:24]), deltas, schedule, 0, silent)
+    assert divergence(tiny, unseen, deltas) < 0.95 * before
 
 
 def test_what_training_watches_is_the_loss_that_is_promised(tiny: Tiny) -> None:
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = strong(tiny, exercises, [1, 3], gated=True)
-    for objective, expected in (
-        ("kl", divergence(tiny, exercises, deltas)),
-        ("mse", missing(tiny, exercises[:8], deltas)),  # a ratio over one batch
-    ):
-        watched = exercises if objective == "kl" else exercises[:8]
-        left = training._left(tiny.student, watched, deltas, objective)  # type: ignore[arg-type]
-        assert left == pytest.approx(expected, rel=1e-3)
+    left = training._left(tiny.student, exercises, deltas)
+    assert left == pytest.approx(divergence(tiny, exercises, deltas), rel=1e-3)
 
 
 @pytest.mark.parametrize("gated", [True, False], ids=["gates", "constants"])
-@pytest.mark.parametrize("objective", ["kl", "mse"])
 def test_training_that_only_harms_leaves_the_parameters_as_they_were(
-    tiny: Tiny, gated: bool, objective: training.Objective, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, gated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "DECAY", 0.0)  # 1000 times what is there leaves no number
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = new_deltas(tiny, exercises, gated=gated)
     before = copy.deepcopy(deltas.state_dict())
     schedule = replace(FULL, rate=1000.0)
-    train(tiny.student, Exercises.of(exercises), deltas, objective, schedule, 0, silent)
+    train(tiny.student, Exercises.of(exercises), deltas, schedule, 0, silent)
     for name, parameter in deltas.state_dict().items():
         assert torch.equal(parameter, before[name])
 
@@ -440,7 +408,7 @@ def test_the_parameters_after_the_best_epoch_are_kept_though_one_before_it_did_h
         return float(losses[len(after) - 1])
 
     monkeypatch.setattr(training, "_left", left)
-    train(tiny.student, Exercises.of(exercises), deltas, "kl", FULL, 0, silent)
+    train(tiny.student, Exercises.of(exercises), deltas, FULL, 0, silent)
     assert len(after) == len(losses)
     assert torch.equal(deltas.z, after[best])
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(after))
@@ -450,7 +418,7 @@ def test_the_parameters_after_the_best_epoch_are_kept_though_one_before_it_did_h
 def test_gates_that_learn_nothing_fade_and_constants_stay(
     tiny: Tiny, gated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def learn_nothing(_student: Any, _batch: Any, deltas: Deltas, _objective: Any) -> None:
+    def learn_nothing(_student: Any, _batch: Any, deltas: Deltas) -> None:
         for parameter in deltas.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
@@ -460,7 +428,7 @@ def test_gates_that_learn_nothing_fade_and_constants_stay(
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = strong(tiny, exercises, [1, 3], gated)
     before = copy.deepcopy(deltas.state_dict())
-    train(tiny.student, Exercises.of(exercises), deltas, "kl", FULL, 0, silent)
+    train(tiny.student, Exercises.of(exercises), deltas, FULL, 0, silent)
     n_fit = len(exercises) - len(exercises[::12])
     n_steps = 3 * math.ceil(n_fit / 4)
     kept = math.prod(1 - 0.01 * (1 - step / n_steps) for step in range(n_steps)) if gated else 1.0
@@ -473,7 +441,7 @@ def test_gates_that_learn_nothing_fade_and_constants_stay(
 
 @pytest.mark.parametrize("method", ["psr", "const"])
 def test_the_same_seed_distils_the_same_and_another_seed_something_else(
-    tiny: Tiny, method: distilling.Method
+    tiny: Tiny, method: MethodName
 ) -> None:
     def digest(seed: int) -> str:
         return distill(
@@ -488,7 +456,7 @@ def test_the_same_seed_distils_the_same_and_another_seed_something_else(
 @pytest.mark.parametrize("method", ["psr", "const"])
 @pytest.mark.parametrize("layers", [[2], [0, 4]])
 def test_only_the_blocks_that_were_asked_for_are_steered(
-    tiny: Tiny, layers: list[int], method: distilling.Method
+    tiny: Tiny, layers: list[int], method: MethodName
 ) -> None:
     told: list[tuple[str, int, int]] = []
     steering = distill(
@@ -690,7 +658,7 @@ def test_the_few_lessons_of_a_quick_fit_take_more_steps(tiny: Tiny) -> None:
     for schedule, n_steps in ((FULL, 7), (QUICK, 14)):  # three of the lessons are held back
         told: list[tuple[str, int, int]] = []
         deltas = new_deltas(tiny, exercises, gated=True)
-        train(tiny.student, Exercises.of(exercises), deltas, "kl", schedule, 0, _noting(told))
+        train(tiny.student, Exercises.of(exercises), deltas, schedule, 0, _noting(told))
         assert {total for _, _, total in told} == {n_steps}
 
 
@@ -701,7 +669,7 @@ def trained(
     tiny: Tiny, exercises: list[Exercise], kept: Checkpoint | None, report: Report = silent
 ) -> dict[str, torch.Tensor]:
     deltas = new_deltas(tiny, exercises, gated=True)
-    train(tiny.student, Exercises.of(exercises), deltas, "kl", FULL, 0, report, kept)
+    train(tiny.student, Exercises.of(exercises), deltas, FULL, 0, report, kept)
     return copy.deepcopy(deltas.state_dict())
 
 
@@ -777,14 +745,11 @@ def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(
     assert progress.tolist() == [3, 0]
 
 
-@pytest.mark.parametrize("objective", ["kl", "mse"])
-def test_a_loss_that_is_no_number_is_refused(
-    tiny: Tiny, objective: training.Objective
-) -> None:
+def test_a_loss_that_is_no_number_is_refused(tiny: Tiny) -> None:
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas, schedule = new_deltas(tiny, exercises, gated=True), replace(FULL, rate=1e30)
     with pytest.raises(FitError, match="training did not converge; write `method: chain`"):
-        train(tiny.student, Exercises.of(exercises), deltas, objective, schedule, 0, silent)
+        train(tiny.student, Exercises.of(exercises), deltas, schedule, 0, silent)
 
 
 # Asking many at once

@@ -19,9 +19,10 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.fit.asked import Known
 from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.exercises import Exercises, prepare, sizes
 from steerplug.fit.distill.linear import Part
 from steerplug.fit.distill.student import Passage, Prefix
-from steerplug.fit.distill.training import FULL, QUICK, Exercises, prepare, sizes
+from steerplug.fit.distill.training import FULL, QUICK
 from steerplug.fit.effort import effort
 from steerplug.fit.method import by_method
 from steerplug.fit.progress import Report

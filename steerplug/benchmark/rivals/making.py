@@ -14,13 +14,13 @@ from steerplug.benchmark.rivals.tuning import Tuned
 from steerplug.engine.model import Model
 from steerplug.fit.fit import blocks_of
 from steerplug.preset import Preset
-from steerplug.preset.methods import MethodName
+from steerplug.preset.methods import METHODS, MethodName, names_of
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.value import Array, Steering
 from steerplug.version import __version__
 
-METHODS: tuple[MethodName, ...] = ("psr", "const")
+TRAINED = names_of(lambda method: method.needs_torch)
 EMBEDDINGS, CELLS, RANKS = (1, 8), 8, (1, 8)
 
 
@@ -65,7 +65,7 @@ class Made:
 def make_all(course: Course, bench: Bench, model: Model, folder: Path) -> dict[str, Made]:
     """Return all carriers by name, with their files in a folder."""
     made: dict[str, Made] = {}
-    for method in METHODS:
+    for method in TRAINED:
         made[method] = _steering(course, model, folder, method)
     for n in EMBEDDINGS:
         made[f"soft prompt {n}"] = _soft_prompt(course, n)
@@ -79,7 +79,7 @@ def make_all(course: Course, bench: Bench, model: Model, folder: Path) -> dict[s
 def _steering(course: Course, model: Model, folder: Path, method: MethodName) -> Made:
     """Return what a method makes, written as a build does."""
     blocks = blocks_of(course.preset, model)
-    tuned, steering = course.steering(method, blocks, gated=method == "psr")
+    tuned, steering = course.steering(method, blocks, gated=not METHODS[method].is_constant)
     preset, path = course.preset, folder / f"{method}.gguf"
     write_steering(path, steering, _identity(preset, model, method))
     return Made("steering", path.stat().st_size, 0, tuned, steering, file=path)

@@ -13,9 +13,10 @@ import torch
 
 from steerplug.errors import FitError
 from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.distill.exercises import Exercises
 from steerplug.fit.distill.student import Student
 from steerplug.fit.distill.trained import Trained
-from steerplug.fit.distill.training import FULL, QUICK, Exercises, decided_by, train
+from steerplug.fit.distill.training import FULL, QUICK, decided_by, train
 from steerplug.fit.progress import Report
 
 _STEP, _MOST = 3.0, 5
@@ -67,7 +68,7 @@ class Trainer:
         """Return what is trained at a rate, and its loss on what is held back."""
         trained = make().to(self.student.device)
         schedule = replace(QUICK if self.quick else FULL, rate=rate)
-        of = decided_by(self.student, exercises, trained, "kl", schedule, self.seed)
+        of = decided_by(self.student, exercises, trained, schedule, self.seed)
         if (before := self._before(of, trained)) is not None:
             return trained, before
 
@@ -76,7 +77,7 @@ class Trainer:
 
         try:
             left = train(
-                self.student, exercises, trained, "kl", schedule, self.seed, report
+                self.student, exercises, trained, schedule, self.seed, report
             )  # fmt: skip
         except FitError:
             left = math.inf

@@ -9,6 +9,7 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
     linear       which linear part of a block is which tensor of the GGUF
     student      what bare and prompted chats compute with them, watched and steered
     agreement    its logits beside llama.cpp's: the copy is the model, or is refused
+    exercises    lessons made ready: both sides read, as far as nothing is trained there
     trained      what a training moves; deltas: gates or constants at each block
     training     the loop: mean KL(prompted || steered) over boundary and reply rows; two rounds
 """
@@ -16,7 +17,7 @@ Nothing here is imported before it is used: a preset's user needs no torch, only
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
@@ -24,17 +25,15 @@ from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.readable import check_installed, check_readable
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.teacher import Lesson
+from steerplug.preset.methods import METHODS, MethodName
 from steerplug.steering.value import Scope, Steering
 
 if TYPE_CHECKING:
     from steerplug.fit.distill.student import Student
     from steerplug.fit.distill.training import Schedule
 
-Method = Literal["psr", "const"]
-Objective = Literal["kl", "mse"]
 
-
-def student_of(name: str, method: Method, model: Model, cells: Reader) -> "Student":
+def student_of(name: str, method: MethodName, model: Model, cells: Reader) -> "Student":
     """Return the torch copy of a model that a preset's method trains through.
 
     Args:
@@ -61,10 +60,9 @@ def distill(
     lessons: Sequence[Lesson],
     layers: Sequence[int],
     *,
-    method: Method,
+    method: MethodName,
     scope: Scope,
     seed: int = 0,
-    objective: Objective = "kl",
     quick: bool = False,
     replies_of: Callable[[Steering], Sequence[Lesson]] | None = None,
     kept: Checkpoint | None = None,
@@ -78,10 +76,9 @@ def distill(
         student: its torch copy.
         lessons: replies of the prompted model; some are held back to stop training in time.
         layers: the blocks that are steered, trained together.
-        method: "psr" trains gates, "const" constants.
+        method: of those that need torch: gates, or constants.
         scope: which tokens are steered: "response" or "all".
         seed: of the start and the order of the lessons.
-        objective: "kl" compares what is predicted, "mse" the activations at the steered blocks.
         quick: whether the lessons are the few of a quick fit, which take smaller batches.
         replies_of: asks the steered model in the prompted one's place, for a second round; None:
             there is none.
@@ -92,20 +89,21 @@ def distill(
         FitError: training did not converge.
     """
     from steerplug.fit.distill.deltas import Deltas
-    from steerplug.fit.distill.training import FULL, OWN, QUICK, Exercises, prepare, sizes, train
+    from steerplug.fit.distill.exercises import Exercises, prepare, sizes
+    from steerplug.fit.distill.training import FULL, OWN, QUICK, train
 
     def made() -> Steering:
         return Steering(name, model.n_embd, model.n_layer, deltas.export(), scope)
 
     first = prepare(student, lessons, scope, report)
     deltas = Deltas(
-        sizes(student, first, layers), model.n_embd, gated=method == "psr", seed=seed
+        sizes(student, first, layers), model.n_embd, gated=_is_gated(method), seed=seed
     ).to(student.device)
     exercises, schedule = Exercises.of(first), QUICK if quick else FULL
-    train(student, exercises, deltas, objective, schedule, seed, report, kept)
+    train(student, exercises, deltas, schedule, seed, report, kept)
     if replies_of is not None and (replies := replies_of(made())):
         exercises += Exercises.of(prepare(student, replies, scope, report))
-        train(student, exercises, deltas, objective, OWN, seed, report, kept)
+        train(student, exercises, deltas, OWN, seed, report, kept)
     steering = made()
     if kept is not None:
         kept.keep_trained(steering.layers)
@@ -113,13 +111,17 @@ def distill(
 
 
 def time_training(
-    student: "Student", layers: Sequence[int], method: Method, *, quick: bool = False
+    student: "Student", layers: Sequence[int], method: MethodName, *, quick: bool = False
 ) -> tuple[float, "Sequence[Schedule]"]:
     """Return the seconds that training takes a row, measured on one batch, and its rounds."""
     from steerplug.fit.distill.training import FULL, OWN, QUICK, seconds_a_row
 
-    seconds = seconds_a_row(student, layers, gated=method == "psr", quick=quick)
+    seconds = seconds_a_row(student, layers, gated=_is_gated(method), quick=quick)
     return seconds, (QUICK,) if quick else (FULL, OWN)
+
+
+def _is_gated(method: MethodName) -> bool:
+    return not METHODS[method].is_constant
 
 
 def give_back() -> None:

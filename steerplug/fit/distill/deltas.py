@@ -7,7 +7,7 @@ Shapes: h, z (n_embd,); W, Z (k, n_embd); b (k,). s is a tenth of the block's ow
 over bare rows of sqrt(mean(h^2)): with it, one learning rate suits all blocks and all models.
 Start: W uniform within +-0.1 / sqrt(n_embd) and b = 0.5, so every gate is open and reads little; Z
 normal with deviation 0.01; z = 0.
-Source: PSR, arXiv 2605.03907; start and rates, DESIGN section 3.
+Source: PSR, arXiv 2605.03907; start and rates were measured.
 """
 
 import math
