@@ -59,8 +59,8 @@ class Built:
 
     def default_strength(self, preset: Preset) -> float:
         """Return the strength when none is said: the preset's own, else what was measured best."""
-        own = "default" in preset.strength.model_fields_set
-        return preset.strength.default if own else self.identity.strength_default
+        stated = preset.strength.stated
+        return self.identity.strength_default if stated is None else stated
 
 
 def build_preset(
@@ -274,19 +274,23 @@ def _taught(
     asked = reported_on(preset)
     after = partial(plan_report, preset, engine.model, asked)
     steering = fit_teacher(preset, engine, cells, kept, report, after)
+    stated = preset.strength.stated
     measured = measure_steering(
-        preset, steering, engine, cells, asked, known=kept.replies, report=report
-    )
+        preset, steering, engine, cells, asked, known=kept.replies, report=report,
+        mix=None if stated is None else stated * steering,
+    )  # fmt: skip
     check_gap_closed(preset.name, measured.fidelity.gap_closed.value)
-    return steering, measured.chosen.default, measured.as_dict()
+    used = measured.chosen.default if stated is None else stated
+    return steering, measured.chosen.default, {**measured.as_dict(), "strength": used}
 
 
 def _taught_quickly(
     preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
 ) -> tuple[Steering, float, dict[str, Any]]:
     """Return the same of a quick fit, at the preset's own strength."""
+    strength = preset.strength.default
     after = partial(plan_glance, preset, engine.model)
     steering = fit_teacher(preset, engine, cells, kept, report, after, quick=True)
-    seen = glance(preset, steering, engine, cells, known=kept.replies, report=report)
+    seen = glance(preset, strength * steering, engine, cells, known=kept.replies, report=report)
     check_gap_closed(preset.name, seen.gap_closed.value)
-    return steering, preset.strength.default, {**seen.as_dict(), "quick": True}
+    return steering, strength, {**seen.as_dict(), "strength": strength, "quick": True}

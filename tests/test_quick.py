@@ -111,6 +111,21 @@ def test_the_full_fit_goes_on_from_the_replies_of_the_quick_one_and_takes_its_pl
         assert found.path == full.path == store.path(store_key(preset(), tiny))
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_figures_are_of_the_strength_that_the_preset_says(
+    tiny: Engine, tmp_path: Path, quick: bool
+) -> None:
+    plain, weaker = (
+        build_preset(each, tiny, store=Store(tmp_path / str(i)), quick=quick)
+        for i, each in enumerate((preset(), preset(strength={"default": 0.25})))
+    )
+    of_plain, of_weaker = plain.identity.fidelity, weaker.identity.fidelity
+    assert of_weaker["strength"] == 0.25
+    assert of_plain["strength"] == plain.identity.strength_default
+    assert plain.steering == weaker.steering
+    assert of_plain["gap_closed"] != of_weaker["gap_closed"]
+
+
 def test_a_quick_training_learns_from_the_first_tokens_of_a_few_replies(
     tiny: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,7 +167,7 @@ def measured_alone(session: "Session", preset: "Preset", report: "Whole") -> dic
     return {
         "fingerprint": session.model.fingerprint,
         "quick": built.is_quick,
-        "fidelity": _marked(measured, built),
+        "fidelity": _marked(measured, built, built.default_strength(preset)),
         "digest": built.steering.digest,
         "file": str(built.path.relative_to(folder)) if folder in built.path.parents else "",
     }
@@ -201,9 +201,10 @@ def _measure(
         return measure_steering(preset, unit, engine, cells, questions, mix=mix, report=report)
 
 
-def _marked(measured: "Measured", built: "Built") -> dict[str, Any]:
-    """Return what was measured, with whether it was of a quick fit."""
-    return {**measured.as_dict(), **({"quick": True} if built.is_quick else {})}
+def _marked(measured: "Measured", built: "Built", strength: float) -> dict[str, Any]:
+    """Return what was measured, with the strength, and whether it was of a quick fit."""
+    mark = {"quick": True} if built.is_quick else {}
+    return {**measured.as_dict(), "strength": strength, **mark}
 
 
 def _draw(
@@ -229,9 +230,10 @@ def _remember(
     from steerplug.store.measurements import remember
 
     built = session.compiled(subject.preset) if subject.alone else None
-    if built is None or applied[0].strength != built.default_strength(subject.preset):
+    strength = applied[0].strength
+    if built is None or strength != built.default_strength(subject.preset):
         return False
-    remember(built.path, session.model.fingerprint, _marked(measured, built))
+    remember(built.path, session.model.fingerprint, _marked(measured, built, strength))
     return True
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,7 @@ from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
 from steerplug.engine import fork
+from steerplug.engine.deep_stack import on_deep_stack
 from steerplug.engine.loosen import loosened
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
@@ -96,7 +98,7 @@ class Constraint:
     def __init__(self, vocab: Vocab, grammar: Grammar) -> None:
         tokenizer = _tokenizer(vocab)
         try:
-            self._matcher = llguidance.LLMatcher(tokenizer, _compiled(grammar), log_level=0)
+            self._matcher = _matcher(tokenizer, _compiled(grammar))
         except (TypeError, ValueError, RecursionError) as error:
             raise _refused(grammar, str(error)) from None
         if self._matcher.is_error():
@@ -210,6 +212,11 @@ def lark_json(schema: Mapping[str, Any]) -> str:
         return "%json " + json.dumps({**loosened(schema).schema, "x-guidance": _STYLE})
     except (TypeError, ValueError, RecursionError) as error:
         raise _refused(schema, str(error)) from None
+
+
+def _matcher(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
+    make = partial(llguidance.LLMatcher, tokenizer, grammar, log_level=0)
+    return on_deep_stack(make, grammar)
 
 
 def _compiled(grammar: Grammar) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
+from steerplug.engine.deep_stack import on_deep_stack
 from steerplug.engine.schema_walk import Change, Loosening, Node
 from steerplug.engine.validator import matches
 
@@ -181,7 +182,7 @@ def _holds(schema: str) -> bool:
 def problem_of(schema: Node) -> str | None:
     """Return why llguidance does not take a schema, if so."""
     grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
-    return str(LLMatcher.validate_grammar(grammar)) or None
+    return on_deep_stack(lambda: str(LLMatcher.validate_grammar(grammar)), grammar) or None
 
 
 def is_impossible(problem: str) -> bool:

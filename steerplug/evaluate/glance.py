@@ -1,7 +1,7 @@
 """The short report on a quick fit: how well it stands in for its prompt on a few questions.
 
 Greedy replies of the prompted model are compared row by row, as in the full report (see
-`fidelity`), at strength 1; they are some of those that it asks for, and are kept for it. What takes
+`fidelity`); they are some of those that it asks for, and are kept for it. What takes
 replies of the steered model is left to it: checks, how they read, and which strength serves best.
 """
 
@@ -22,7 +22,7 @@ from steerplug.fit.questions import spread
 from steerplug.fit.teacher import ASKING, teach
 from steerplug.fit.whole import Stage
 from steerplug.preset import Preset
-from steerplug.steering.value import Steering
+from steerplug.steering.value import Mix
 
 GLANCED = 6
 """How many of the full report's questions are asked."""
@@ -30,7 +30,7 @@ GLANCED = 6
 
 def glance(
     preset: Preset,
-    steering: Steering,
+    mix: Mix,
     engine: Engine,
     cells: Reader,
     *,
@@ -41,7 +41,7 @@ def glance(
 
     Args:
         preset: one with a teacher.
-        steering: what was fitted.
+        mix: what was fitted, at the strength it will be used at.
         engine: the model, to ask.
         cells: of another context on it, to read.
         known: replies that are not asked for again; new ones are put in.
@@ -57,7 +57,7 @@ def glance(
         engine, ChatTemplate.of(engine.model), preset.teacher, questions, seed=preset.fit.seed,
         temperature=0.0, n_tokens=fidelity.REPLY_TOKENS, some=some, known=known, report=report,
     )  # fmt: skip
-    figures: dict[str, Any] = row_figures(cells, lessons, [], 1.0 * steering, report)
+    figures: dict[str, Any] = row_figures(cells, lessons, [], mix, report)
     return Fidelity(
         n_prompts=len(some), n_replies=0, coherence={}, repetition={}, **figures
     )

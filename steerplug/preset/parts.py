@@ -203,6 +203,11 @@ class Strength(Frozen):
             )
         return self
 
+    @property
+    def stated(self) -> float | None:
+        """The default that the preset itself says; None where a build may choose it."""
+        return self.default if "default" in self.model_fields_set else None
+
 
 Phases = Annotated[
     tuple[Phase, ...],

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from steerplug.build import Built
+from steerplug.evaluate.bound import shortfall
+from steerplug.preset import Preset
 
 NOT_COMPILED = "not compiled for this model"
 
@@ -27,3 +29,10 @@ class Carrying:
         if not self.reason:
             return "steering"
         return None if self.n_tokens is None else "prompt"
+
+
+def why_prompt(preset: Preset, built: Built | None) -> str:
+    """Say why steering does not carry a preset unasked; nothing where it does."""
+    if built is None:
+        return NOT_COMPILED
+    return shortfall(built.identity.fidelity, built.default_strength(preset))

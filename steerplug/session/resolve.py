@@ -13,13 +13,12 @@ from pathlib import Path
 from steerplug.build import Built
 from steerplug.engine.model import Model
 from steerplug.errors import EngineError, FitError, RequestError, SteeringError, StrengthError
-from steerplug.evaluate.bound import shortfall
 from steerplug.interchange.reading import read_vectors
 from steerplug.library.recipe import Recipe
 from steerplug.preset import Preset, Teacher, check_range, check_strength
 from steerplug.preset.carrier import Carrier
 from steerplug.preset.mix import Ingredient
-from steerplug.session.carrying import NOT_COMPILED
+from steerplug.session.carrying import NOT_COMPILED, why_prompt
 from steerplug.session.prompts import joined
 from steerplug.session.receipt import AppliedPreset
 from steerplug.steering.file import read_steering
@@ -140,12 +139,10 @@ class Resolver:
         check_strength(preset, ingredient.strength_at(preset.strength.default))
         check_carries(preset, carrier)
         built = None if carrier == "prompt" else self._find(preset)
-        if carrier == "auto" and preset.teacher is not None:
-            reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
-            if reason:
-                return _prompted(preset, ingredient, reason)
-        if carrier == "prompt":
-            return _prompted(preset, ingredient, "")
+        is_free = carrier == "auto" and preset.teacher is not None
+        reason = why_prompt(preset, built) if is_free else ""
+        if reason or carrier == "prompt":
+            return _prompted(preset, ingredient, reason)
         if built is None:
             raise FitError(_missing(preset, self._model.name))
         instruction = None

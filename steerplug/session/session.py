@@ -19,14 +19,13 @@ from steerplug.engine import fork
 from steerplug.engine.engine import Engine
 from steerplug.engine.loading import Loading
 from steerplug.errors import SteeringError, SteerplugError
-from steerplug.evaluate.bound import shortfall
 from steerplug.fit.progress import Report, silent
 from steerplug.library.recipe import Recipe
 from steerplug.preset import Preset
 from steerplug.preset.carrier import Carrier
 from steerplug.session.activity import Activity
 from steerplug.session.asking import Asking
-from steerplug.session.carrying import NOT_COMPILED, Carrying
+from steerplug.session.carrying import Carrying, why_prompt
 from steerplug.session.compiled import Compiled
 from steerplug.session.compiler import Compiler
 from steerplug.session.opening import open_model
@@ -244,7 +243,7 @@ class Session:
     def carrying(self, preset: Preset) -> Carrying:
         """Return what carries a preset on this model now; errors are those of `compiled`."""
         built = self.compiled(preset)
-        reason = shortfall(built.identity.fidelity) if built else NOT_COMPILED
+        reason = why_prompt(preset, built)
         if preset.teacher is None:
             return Carrying(built, reason and f"{reason}, and no prompt can carry a contrast", None)
         try:

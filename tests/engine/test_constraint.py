@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steerplug.engine.constraint import ANY_JSON, Constraint
+from steerplug.engine.constraint import ANY_JSON, Constraint, Lark
 from steerplug.engine.context import Row
+from steerplug.engine.deep_stack import MOST_BYTES
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampling
@@ -216,6 +217,27 @@ def nested(depth: int) -> dict[str, Any]:
 def test_a_huge_schema_is_followed_or_refused(model: Model, schema: dict[str, Any]) -> None:
     with contextlib.suppress(RequestError):
         assert allowed(Constraint(model.vocab, schema), model)
+
+
+DEPTH = 4000  # 2500 end a process whose stack has 8 MB
+
+
+@pytest.mark.parametrize("kind", ["rules", "references"])
+def test_a_long_chain_of_rules_is_followed(model: Model, kind: str) -> None:
+    chain = {f"a{i}": {"$ref": f"#/a{i + 1}"} for i in range(DEPTH)}
+    rules = "\n".join(f"a{i}: a{i + 1}" for i in range(DEPTH))
+    grammar: Mapping[str, Any] | Lark = (
+        Lark(f"start: a0\n{rules}\na{DEPTH}: /[0-9]+/") if kind == "rules"
+        else {"$ref": "#/a0", **chain, f"a{DEPTH}": {"type": "integer"}}
+    )
+    constraint = Constraint(model.vocab, grammar)
+    assert constraint.replay(model.vocab.tokenize("12"))
+    assert not constraint.replay(model.vocab.tokenize("x"))
+
+
+def test_a_grammar_too_long_to_be_read_safely_is_refused(model: Model) -> None:
+    with pytest.raises(RequestError, match=r"it takes \d+ characters, and may take"):
+        Constraint(model.vocab, Lark(f'start: "x" // {"y" * MOST_BYTES}'))
 
 
 def test_a_schema_that_cannot_be_followed_leaves_the_engine_as_it_was(engine: Engine) -> None:

@@ -149,6 +149,22 @@ def test_what_falls_short_of_its_prompt_is_not_switched_to(
     assert (applied.carrier, applied.reason) == ("steering", "")
 
 
+@pytest.mark.parametrize(
+    ("default", "reason"),
+    [(1.0, ""), (0.4, "closes 66% of the gap to its prompt, less than 75%"), (0.8, ""),
+     (2.0, "closes 70% of the gap to its prompt, less than 75%")],
+)  # fmt: skip
+def test_it_is_judged_at_the_strength_that_the_preset_says(
+    session: Session, write: Write, compile_: Compile, default: float, reason: str
+) -> None:
+    closed = {0.0: 0.0, 0.25: 0.5, 0.5: 0.76667, 1.0: 0.91, 1.5: 0.7, 1.75: None}
+    points = [{"strength": at, "gap_closed": value} for at, value in closed.items()]
+    write("knight", strength={"default": default})
+    compile_("knight", gap_closed=0.91, strength=1.0, sweep={"default": 1.0, "points": points})
+    (applied,) = say(session, "knight").receipt.steering
+    assert applied.reason == reason
+
+
 def test_a_better_file_is_noticed_between_two_replies(
     session: Session, write: Write, compile_: Compile
 ) -> None:
