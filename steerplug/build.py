@@ -26,6 +26,7 @@ from steerplug.evaluate.plan import plan_report
 from steerplug.evaluate.questions import reported_on
 from steerplug.evaluate.report import measure_steering
 from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.distill.readable import unreadable
 from steerplug.fit.fit import fit_contrast, fit_teacher
 from steerplug.fit.method import by_method, check_method, methods_of, methods_to_try
 from steerplug.fit.progress import Report, silent
@@ -105,7 +106,8 @@ def build_preset(
         built = None
     if built:
         return built
-    *others, last = asked or methods_to_try(preset, engine.model, method)
+    *others, last = methods = asked or methods_to_try(preset, engine.model, method)
+    _tell_what_waits(preset, engine, store, methods)
     for one in others:
         try:
             return _make(preset, one, engine, store, force, quick, report)
@@ -210,7 +212,7 @@ def _make(
     key = replace(store_key(preset, engine, method), quick=quick)
     model, path = engine.model, store.path(key)
     made: list[tuple[Steering, Identity]] = []
-    kept = Checkpoint(store.path(key.full), quick=quick)
+    kept = _checkpoint(key, store)
 
     def make() -> tuple[Steering, Identity]:
         kept.load()
@@ -233,6 +235,23 @@ def _make(
     if made and not quick:
         kept.drop()
     return _working(Built(steering, identity, path, from_store=not made), preset, model)
+
+
+def _checkpoint(key: Key, store: Store) -> Checkpoint:
+    path = store.path(key.full)
+    return Checkpoint(path, quick=key.quick, model=key.model, method=key.method)
+
+
+def _tell_what_waits(
+    preset: Preset, engine: Engine, store: Store, methods: Sequence[MethodName]
+) -> None:
+    """Warn where a fit by a method that cannot be used now was begun: its file stays."""
+    for method in set(methods_of(preset)) - set(methods):
+        if _checkpoint(store_key(preset, engine, method), store).is_there:
+            log.warning(
+                "`%s` has an unfinished fit by `%s`, which waits while it is fitted by `%s` (%s).",
+                preset.name, method, methods[0], unreadable(engine.model) or "as was asked",
+            )
 
 
 def _fit(

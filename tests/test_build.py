@@ -1,5 +1,6 @@
 """From preset to steering: built once, found again, and refused in one sentence if it cannot be."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, replace
@@ -418,6 +419,21 @@ def test_replies_that_were_paid_for_outlive_a_refusal_of_the_torch_copy(
     again = Checkpoint(store.path(store_key(wanted, tiny)))
     again.load()
     assert again.replies == {"0": Said((5, 6, 7), "")}
+
+
+def test_an_unfinished_fit_waits_while_memory_lasts_for_another_method_alone(
+    tiny: Engine, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = preset(contrast=None, teacher=TEACHER, fit={"method": "auto", "layers": [1, 2]})
+    path = store.path(store_key(wanted, tiny, "psr"))
+    kept = Checkpoint(path, model=tiny.model.fingerprint, method="psr")
+    kept.load()
+    kept.keep_training({"best": np.array(0.5)})
+    monkeypatch.setattr(readable, "available", lambda: 1)
+    with contextlib.suppress(FitError):  # a tiny model learns nothing
+        build_preset(wanted, tiny, store=store)
+    assert kept.is_there
+    assert "unfinished fit by `psr`, which waits while it is fitted by `chain` (it" in caplog.text
 
 
 def test_the_default_strength_is_measured_unless_the_preset_says_one(

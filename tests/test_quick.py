@@ -122,8 +122,7 @@ def test_figures_are_of_the_strength_that_the_preset_says(
     of_plain, of_weaker = plain.identity.fidelity, weaker.identity.fidelity
     assert of_weaker["strength"] == 0.25
     assert of_plain["strength"] == plain.identity.strength_default
-    assert plain.steering == weaker.steering
-    assert of_plain["gap_closed"] != of_weaker["gap_closed"]
+    assert abs(of_weaker["gap_closed"] - of_plain["gap_closed"]) > 0.1
 
 
 def test_a_quick_training_learns_from_the_first_tokens_of_a_few_replies(

@@ -10,6 +10,8 @@ import sys
 
 from steerplug.errors import RequestError
 
+_MAX_BYTES = 1 << 24
+
 
 def read_prompt(prompt: str) -> str:
     """Return what to ask; what is piped comes first.
@@ -42,8 +44,13 @@ def _is_piped() -> bool:
 
 
 def _stdin() -> str:
+    content = sys.stdin.buffer.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise RequestError(
+            f"stdin is larger than {_MAX_BYTES >> 20} MB, more than a model reads; cut it down."
+        )
     try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
+        return content.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise RequestError(
             f"stdin is not UTF-8 text (byte {error.start}); save it as UTF-8."

@@ -29,10 +29,11 @@ _SAID = ("COMMANDLINE", "ENVIRONMENT")
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take the file's values as defaults of the other options, and keep its models."""
     if path is not None:
-        from steerplug.files.yaml_file import read_yaml
+        from steerplug.files.yaml_file import MAX_BYTES, read_yaml
 
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise SteerplugError(f"{path} {unreadable(error)}") from None
         take(context, read_yaml(content, str(path), "`model: smollm2`").data, str(path))

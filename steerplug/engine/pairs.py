@@ -15,6 +15,7 @@ from typing import Any
 from steerplug.errors import ModelError
 
 MAX_TEMPLATE = 100_000
+_MAX_FILE = 4 * MAX_TEMPLATE  # a character has at most 4 bytes
 """Characters of a chat template; those of models have some 10,000."""
 
 _MAX_KEY = _MAX_TEXT = 127
@@ -126,7 +127,14 @@ def template(name: str, value: Any) -> str | None:
 
 def _content(name: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+        if len(content) > _MAX_FILE:
+            raise ModelError(
+                f"{name} {path} is larger than {_MAX_FILE // 1000} kB; a chat template has at most "
+                f"{MAX_TEMPLATE} characters."
+            )
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise ModelError(f"{name} {path} is not UTF-8 text; give a template in Jinja.") from None
     except (OSError, ValueError) as error:

@@ -3,9 +3,10 @@
 One file beside the result's place holds the replies, by what was asked, to fit on and to report on,
 the deltas of finished blocks, and where a training is. A quick fit and the full one share the file
 and its replies; deltas and training of each are its own. The file's name carries the key of the
-result: another preset, model or version never reads it, and deletes what an older one of the preset
-left. It is replaced whole after each step, and read with its checksums; one that does not read is
-done over. Whoever fits holds the lock of the result, so nobody else writes it.
+result. A fit deletes what an older one of its preset left, by the same method on the same model; of
+one by another method it takes the replies, and leaves the rest. The file is replaced whole after
+each step, and read with its checksums; one that does not read is done over. Whoever fits holds the
+lock of the result, so nobody else writes it.
 """
 
 import json
@@ -33,7 +34,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _SUFFIX = ".unfinished.npz"
 _DAMAGE = (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, SteeringError)
-_REPLIES, _TRAINING, _QUICK = "replies", "training-", "quick-"
+_REPLIES, _OF, _TRAINING, _QUICK = "replies", "of", "training-", "quick-"
 _FIELDS = ("z", "W", "b", "Z", "act", "norm")
 
 
@@ -58,12 +59,17 @@ class Checkpoint:
         result: where the finished steering of the full fit will be: `<preset>-<key>.gguf` in a
             folder.
         quick: whether it is the quick fit that is kept here.
+        model: fingerprint of the model.
+        method: how it is fitted.
 
     Raises:
         StoreError: from every change that cannot be saved.
     """
 
-    def __init__(self, result: Path, *, quick: bool = False) -> None:
+    def __init__(
+        self, result: Path, *, quick: bool = False, model: str = "", method: str = ""
+    ) -> None:
+        self._of = (model, method)
         self._path, self._lock = result.with_suffix(_SUFFIX), threading.Lock()
         self._is_quick, self._is_ended = quick, False
         self._of_the_other: Arrays = {}
@@ -71,8 +77,13 @@ class Checkpoint:
         self.replies: dict[str, Said] = _Saved(self._save, self._lock)
         self.deltas: dict[int, Delta] = _Saved(self._save, self._lock)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is an unfinished fit to go on with."""
+        return self._path.exists()
+
     def load(self) -> None:
-        """Take up what is there, and delete what was kept of another fit of this preset.
+        """Take up what is there, and delete what an older fit left that this one is in place of.
 
         Raises:
             StoreError: the folder cannot be used.
@@ -82,11 +93,23 @@ class Checkpoint:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for other in self._path.parent.glob(f"{preset}-*{_SUFFIX}"):
                 if other != self._path and other.name.rpartition("-")[0] == preset:
-                    other.unlink(missing_ok=True)
+                    self._take_over(other)
             for left_over in left_overs(self._path):
                 left_over.unlink(missing_ok=True)
             if self._path.exists():
                 self._read()
+
+    def _take_over(self, other: Path) -> None:
+        """Take the replies of a fit by another method; delete one that this is in place of."""
+        try:
+            with np.load(other, allow_pickle=False) as file:
+                of, replies = tuple(map(str, file[_OF])), _replies(file[_REPLIES])
+        except (*_DAMAGE, OSError):
+            of, replies = self._of, {}
+        if of == self._of:
+            other.unlink(missing_ok=True)
+        elif of[0] == self._of[0]:
+            self.replies.update(replies)
 
     def keep_training(self, state: Arrays) -> None:
         """Save where a training is."""
@@ -125,9 +148,8 @@ class Checkpoint:
         try:
             with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays: Arrays = {name: file[name] for name in file}
-            told = json.loads(arrays.pop(_REPLIES).tobytes())
-            replies = {name: Said(tuple(map(int, tokens)), str(text))
-                       for name, (tokens, text) in told.items()}
+            replies = _replies(arrays.pop(_REPLIES))
+            arrays.pop(_OF, None)
             other = {name: array for name, array in arrays.items()
                      if name.startswith(_QUICK) != self._is_quick}
             own = {name.removeprefix(_QUICK): array for name, array in arrays.items()
@@ -162,6 +184,12 @@ class Checkpoint:
             own.update({f"{il}.{name}": np.array(getattr(delta, name)) for name in _FIELDS})
         mark, replies = _QUICK if self._is_quick else "", json.dumps(self.replies).encode()
         return {
-            _REPLIES: np.frombuffer(replies, np.uint8),
+            _REPLIES: np.frombuffer(replies, np.uint8), _OF: np.array(self._of),
             **{f"{mark}{name}": array for name, array in own.items()}, **self._of_the_other,
         }  # fmt: skip
+
+
+def _replies(array: NDArray[Any]) -> dict[str, Said]:
+    told = json.loads(array.tobytes())
+    return {name: Said(tuple(map(int, tokens)), str(text))
+            for name, (tokens, text) in told.items()}  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from steerplug.commands import piped
 from steerplug.commands.piped import read_prompt
 from steerplug.errors import RequestError
 
@@ -77,3 +78,13 @@ def test_bytes_that_are_no_text_are_one_sentence(pipe: Pipe) -> None:
     pipe(b"caf\xe9")
     with pytest.raises(RequestError, match=r"stdin is not UTF-8 text \(byte 3\)"):
         read_prompt("Why?")
+
+
+def test_more_than_a_model_reads_is_refused_without_being_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(piped, "_MAX_BYTES", 1 << 20)
+    with open("/dev/zero") as endless:
+        monkeypatch.setattr(sys, "stdin", endless)
+        with pytest.raises(RequestError, match="stdin is larger than 1 MB"):
+            read_prompt("-")

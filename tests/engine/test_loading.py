@@ -205,6 +205,7 @@ NONSENSE: tuple[tuple[dict[str, Any], str], ...] = (
     ({"lora": {"/a.gguf": float("inf")}}, "lora /a.gguf has the scale inf"),
     ({"lora": 3}, "lora is 3; give the path of an adapter"),
     ({"chat_template": "chatml"}, "which is neither a text in Jinja nor a file that can be read"),
+    ({"chat_template": "/dev/zero"}, "chat_template /dev/zero is larger than 400 kB"),
     ({"chat_template": 3}, "chat_template is 3; give a text in Jinja"),
     ({"chat_template": "{" * 100_001}, "chat_template has 100001 characters"),
     ({"type_v": "q8_0", "flash_attn": "off"}, "type_v is q8_0, and a quantised cache of values ne"),

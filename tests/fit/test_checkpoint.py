@@ -43,6 +43,23 @@ def test_another_fit_of_the_preset_reads_nothing_and_deletes_it(tmp_path: Path) 
     assert left == ["json-1a", "pirate-x-1a"]
 
 
+def test_a_fit_by_another_method_takes_the_replies_and_leaves_the_rest(tmp_path: Path) -> None:
+    def fit(name: str, model: str, method: str) -> Checkpoint:
+        kept = Checkpoint(tmp_path / f"pirate-{name}.gguf", model=model, method=method)
+        kept.load()
+        return kept
+
+    trained = fit("1a", "llama-64x4-aa", "psr")
+    trained.replies["0"] = ONE
+    trained.keep_training({"best": np.array(0.5)})
+    assert fit("2b", "llama-64x4-aa", "chain").replies == {"0": ONE}
+    assert not fit("3c", "llama-64x4-ab", "psr").replies
+    again = fit("1a", "llama-64x4-aa", "psr")
+    assert (again.replies, float(again.training["best"])) == ({"0": ONE}, 0.5)
+    fit("4d", "llama-64x4-aa", "psr")
+    assert not again.is_there
+
+
 def test_a_quick_fit_shares_its_replies_with_the_full_one_and_nothing_else(
     tmp_path: Path
 ) -> None:

@@ -155,7 +155,7 @@ def _fields(data: Mapping[str, Any], source: str) -> tuple[str, Mapping[str, Any
         older = {_PYGMALION[key]: value for key, value in data.items() if key in _PYGMALION}
         others = {key: value for key, value in data.items() if key not in _PYGMALION}
         return ("V1" if "name" in data else "Pygmalion"), {**older, **others}
-    if spec not in _SPECS:
+    if not isinstance(spec, str) or spec not in _SPECS:
         raise PresetError(
             f"{source} is a card by the specification `{printable(str(spec))}`; steerplug reads "
             f"{' and '.join(_SPECS)}, and cards without `spec` as V1 or Pygmalion's."

@@ -12,7 +12,7 @@ from steerplug.errors import PresetError, nearest
 from steerplug.files.text import one_line
 from steerplug.files.yaml_file import printable
 from steerplug.interchange.prompts.sorting import INSTRUCTION, SAME_TURNS, Part, Sorting
-from steerplug.interchange.prompts.variables import Marked
+from steerplug.interchange.prompts.variables import Marked, refuse_marks
 
 _STAYS = {
     "from": "the model; name one with -m",
@@ -40,8 +40,9 @@ def sort_modelfile(text: str, source: str) -> Sorting:
     """Return a Modelfile as a preset on its way.
 
     Raises:
-        PresetError: a line is no command of a Modelfile, or a quote never ends.
+        PresetError: a line is no command of a Modelfile, a quote never ends, or a text holds NUL.
     """
+    refuse_marks(text, source)
     sorting = Sorting("a Modelfile", source)
     commands = list(read_commands(text, source))
     systems = [one for one in commands if one.name == "system" and one.value.strip()]

@@ -81,14 +81,19 @@ class _Writing:
         return marked
 
 
-def _refuse_marks(text: str, source: str) -> None:
+def refuse_marks(text: str, source: str) -> None:
+    """Refuse a text that holds what marks a variable here: its line would be taken for one.
+
+    Raises:
+        PresetError: it does.
+    """
     if _MARK in text:
         raise PresetError(f"{source} holds the control character '\\x00'; remove it.")
 
 
 def in_dollars(text: str, value: Value, source: str) -> Marked:
     """Return a text with variables like `$name`; `$$` is a dollar."""
-    _refuse_marks(text, source)
+    refuse_marks(text, source)
     writing, at = _Writing(source), 0
     for match in string.Template.pattern.finditer(text):
         writing.add(text[at : match.start()])
@@ -115,7 +120,7 @@ def split_by_role(text: str, value: Value, source: str) -> list[tuple[str, Marke
 def _messages(
     text: str, value: Value, source: str, syntax: Syntax, helper: str | None
 ) -> list[tuple[str, Marked]]:
-    _refuse_marks(text, source)
+    refuse_marks(text, source)
     writing, at, depth, role = _Writing(source), 0, 0, "user"
     messages: list[tuple[str, Marked]] = []
     for start, end, tag in _tags(text, syntax):

@@ -5,7 +5,7 @@ either format back as the same teacher.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from steerplug.errors import PresetError
@@ -67,12 +67,20 @@ def modelfile(preset: Preset, model: str) -> str:
     commands += [Command("message", f"{role} {text}", 0) for role, text in turns]
     commands += [Command("license", preset.license, 0)] if preset.license else []
     text = "\n".join(map(_line, commands)) + "\n"
-    if [one[:2] for one in read_commands(text, preset.name)] != [one[:2] for one in commands]:
+    if not _reads_as(text, commands, preset.name):
         raise PresetError(
             f'the teacher of `{preset.name}` has a line that ends in """, or a lone carriage '
             "return, which no Modelfile can hold; export it `--as card`."
         )
     return text
+
+
+def _reads_as(text: str, commands: Sequence[Command], source: str) -> bool:
+    try:
+        read = list(read_commands(text, source))
+    except PresetError:  # what follows a quote that ended too early is no command
+        return False
+    return [one[:2] for one in read] == [one[:2] for one in commands]
 
 
 def _line(command: Command) -> str:

@@ -264,6 +264,8 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: as_json(v2(mes_example="{{user}}: a\n{{char}}: b\n" * 65)), "at most 64 items"),
     "jpeg": (lambda: b"\xff\xd8\xff\xe0" + b"x" * 99, "is a JPEG"),
     "webp": (lambda: b"RIFF1234WEBP", "is a WebP"),
+    "spec": (lambda: as_json({"name": "A", "description": "x", "spec": [2]}),
+             "by the specification `[2]`"),
     "lorebook": (lambda: as_json({"spec": "lorebook_v3", "data": {}}), "is a lorebook"),
     "lorebook of SillyTavern": (lambda: as_json({"entries": {"0": {}}}), "is a lorebook"),
     "zip without": (lambda: charx(("cards/card.json", as_json(v2()))), "without card.json"),

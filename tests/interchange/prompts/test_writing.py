@@ -55,6 +55,18 @@ def test_a_modelfile_holds_any_text_or_is_refused(system: str, question: str, an
     assert [(one.user, one.assistant) for one in again.examples] == [(question, answer)]
 
 
+def test_what_follows_quotes_in_a_text_is_not_taken_for_a_command() -> None:
+    teacher = {"system": 'Begin with """\nand say no more.'}
+    preset = Preset.from_mapping({"schema": "steerplug/preset-v1", "name": "x", "teacher": teacher})
+    with pytest.raises(PresetError, match='`x` has a line that ends in """'):
+        modelfile(preset, "x")
+
+
+def test_a_line_of_a_modelfile_that_holds_nul_is_not_lost() -> None:
+    with pytest.raises(PresetError, match=r"^Modelfile holds the control character '\\x00'"):
+        read_sorted(b'FROM x\nSYSTEM """Be calm.\nNever say \0no."""\n', "Modelfile")
+
+
 def test_a_card_has_every_field_that_v2_demands() -> None:
     data = json.loads(card(load_preset("pirate")))["data"]
     texts = {"name", "description", "personality", "scenario", "first_mes", "mes_example",
