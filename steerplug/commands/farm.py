@@ -26,6 +26,7 @@ from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
 from steerplug.files.whole_file import write_whole
 from steerplug.fit.whole import Standing, Whole
+from steerplug.steering.header import kept_files
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
@@ -125,7 +126,7 @@ def _presets(named: Sequence[str]) -> tuple[list["Preset"], list[tuple[str, str]
 
 def _kept(name: str) -> Files:
     folder = _folder()
-    paths = folder.glob(f"*/{name}-*.gguf")
+    paths = (path for path, _ in kept_files(name, (folder,)))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
