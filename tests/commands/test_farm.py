@@ -1,4 +1,4 @@
-"""What of a farm needs no cluster: what travels, and what becomes of what does not go well."""
+"""What of a farm needs no cluster: what travels, and what becomes of what cannot be kept."""
 
 from pathlib import Path
 
@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from steerplug.commands import farm
+from steerplug.engine.loading import Loading
+from steerplug.errors import StoreError
+from steerplug.library.presets import load_preset
 from steerplug.steering.identity import Identity
 from steerplug.steering.value import Delta, Steering
 from steerplug.store.store import Key, Store
@@ -31,3 +34,18 @@ def kept(preset: str) -> str:
 def test_what_is_kept_of_a_preset_travels_whatever_its_name_and_nothing_else() -> None:
     for name, place in [(name, kept(name)) for name in NAMES]:
         assert list(farm._kept(name)) == [place]
+
+
+def test_what_cannot_be_kept_is_its_job_s_sentence_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a-file"
+    file.touch()
+    monkeypatch.setenv("STEERPLUG_CACHE", str(file))
+    job = farm.Job("build", load_preset("pirate"), "m.gguf", Loading(), {}, False, False)
+    outcome = farm._taken(job, ({"from_cache": False}, {"m/pirate-0.gguf": b""}), None)
+    assert outcome.state == "failed"
+    assert outcome.error
+    assert f"the cache folder {file} cannot be used" in outcome.error
+    with pytest.raises(StoreError, match="set STEERPLUG_CACHE to a folder with space"):
+        farm._keep({"m/pirate-0.gguf": b""})
