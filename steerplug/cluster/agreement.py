@@ -29,13 +29,15 @@ class Facts:
         node: where it runs, as people call that.
         software: versions and builds, by what they are of.
         models: the fingerprint of each, by its name.
-        presets: the digests of each, by what they are of, such as "preset `model@name`".
+        presets: the digest of each, by its name in a mix, such as `model@name`.
+        compiled: of what is compiled of them, alike; which there may be none of yet.
     """
 
     node: str
     software: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, str] = field(default_factory=dict)
+    compiled: Mapping[str, str] = field(default_factory=dict)
 
     def differs_from(self, other: "Facts") -> str:
         """Return the sentence on the first difference that matters, or nothing."""
@@ -49,12 +51,25 @@ class Facts:
                 f"the model `{name}` on node {self.node} ({self.models[name]}) is another than on "
                 f"node {other.node} ({other.models[name]}); put the same file on both."
             )
-        if name := _differing(self.presets, other.presets):
-            mine, its = self.presets[name][:12], other.presets[name][:12]
-            return (
-                f"the {name} on node {self.node} (digest {mine}) is another than on node "
-                f"{other.node} ({its}); give all nodes one place of presets by --presets-at."
-            )
+        return self._presets_differ(other)
+
+    def _presets_differ(self, other: "Facts") -> str:
+        cure = "give all nodes one place of presets by --presets-at."
+        for one, without in ((self, other), (other, self)):
+            if lacking := min(one.presets.keys() - without.presets.keys(), default=""):
+                return (
+                    f"node {one.node} has the preset `{lacking}`, and node {without.node} has "
+                    f"none of that name; {cure}"
+                )
+        for what, mine, its in (
+            ("preset", self.presets, other.presets),
+            ("steering of", self.compiled, other.compiled),
+        ):
+            if name := _differing(mine, its):
+                return (
+                    f"the {what} `{name}` on node {self.node} (digest {mine[name][:12]}) is "
+                    f"another than on node {other.node} ({its[name][:12]}); {cure}"
+                )
         return ""
 
 

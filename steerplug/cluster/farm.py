@@ -4,15 +4,21 @@ A job is whatever the work makes of it; the cluster's nodes need steerplug, and 
 name, but no presets and no shared disk: those travel with the jobs, and what comes of them back.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
+from ray.exceptions import RayError
 
+from steerplug.cluster import failures
 from steerplug.cluster.replica import node_name
 from steerplug.errors import SteerplugError
 from steerplug.fit.whole import Standing, Whole
+
+log = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -31,26 +37,31 @@ class Done(Generic[Job, Result]):
 
 
 class Board:
-    """Where jobs write how far they are; an actor."""
+    """Where jobs write where they are, and how far; an actor."""
 
     def __init__(self) -> None:
+        self._nodes: dict[int, str] = {}
         self._standings: dict[int, Standing] = {}
+
+    def begin(self, job: int, node: str) -> None:
+        """Note where a job is."""
+        self._nodes[job] = node
 
     def write(self, job: int, standing: Standing) -> None:
         """Note how far a job is."""
         self._standings[job] = standing
 
-    def read(self) -> dict[int, Standing]:
-        """Return what is new, by the number of each job."""
+    def read(self) -> tuple[dict[int, str], dict[int, Standing]]:
+        """Return where jobs are, and how far where that is new; by the number of each."""
         new, self._standings = self._standings, {}
-        return new
+        return self._nodes, new
 
 
 def farm(
     work: Callable[[Job, Whole], Result], jobs: Sequence[Job], n_cpus: int,
     show: Callable[[Job, Standing], None],
 ) -> Iterator[Done[Job, Result]]:  # fmt: skip
-    """Yield jobs as they end.
+    """Yield jobs as they end, however they do; one that fails stops no other.
 
     Args:
         work: does one job, on some node.
@@ -60,22 +71,36 @@ def farm(
     """
     board: Any = ray.remote(num_cpus=0)(Board).remote()
     task: Any = ray.remote(num_cpus=n_cpus)(_do)
-    running = {task.remote(work, job, i, board): job for i, job in enumerate(jobs)}
+    running = {task.remote(work, job, i, board): i for i, job in enumerate(jobs)}
+    nodes: dict[int, str] = {}
     while running:
         ended, _ = ray.wait(list(running), timeout=_GLANCE)
-        for i, standing in ray.get(board.read.remote()).items():
-            show(jobs[i], standing)
+        with suppress(RayError):  # the board may go with its node, and only shows
+            nodes, standings = ray.get(board.read.remote())
+            for i, standing in standings.items():
+                show(jobs[i], standing)
         for reference in ended:
-            job = running.pop(reference)
-            result, error = ray.get(reference)
-            yield Done(job, result, error)
+            i = running.pop(reference)
+            try:
+                result, error = ray.get(reference)
+            except RayError as failure:
+                result, error = None, failures.sentence(failure, nodes.get(i, ""))
+            yield Done(jobs[i], result, error)
 
 
 def _do(
     work: Callable[[Job, Whole], Result], job: Job, number: int, board: Any
 ) -> tuple[Result | None, str | None]:
     """Do a job; an error is a sentence that names the node."""
+    node = node_name()
+    board.begin.remote(number, node)
     try:
         return work(job, Whole(lambda standing: board.write.remote(number, standing))), None
     except SteerplugError as error:
-        return None, f"node {node_name()}: {error}"
+        return None, f"node {node}: {error}"
+    except Exception as error:
+        log.exception("a job failed")
+        return None, (
+            f"node {node}: the job failed ({failures.words(error)}); mend that there if you can, "
+            "or report it with the log of the worker in Ray's `session_latest/logs` there."
+        )

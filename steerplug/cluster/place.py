@@ -6,7 +6,8 @@
 which is how the shipped ones lie, and packs. Each node holds a copy, so that a reply never waits
 for the network. What comes in is looked at before it takes its place: a file of steering says its
 own digest (`steerplug.steering.file`), so one that is torn or changed is refused, and what was
-there stays. What is compiled here goes out, whole or not at all.
+there stays. What is compiled here goes out, whole or not at all. What came from there goes when it
+goes there, however long this node was down meanwhile (`seen`).
 """
 
 import hashlib
@@ -17,11 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from steerplug.cluster.seen import Seen, Stamps
 from steerplug.errors import SteerplugError, StoreError
-from steerplug.files.cache_folder import cache_folder
+from steerplug.files.cache_folder import cache_folder, usable
 from steerplug.files.whole_file import whole_file
 from steerplug.steering.file import read_own
-from steerplug.steering.terms import COMPILED
+from steerplug.steering.terms import COMPILED, PLACE
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ _STAMPS = (
 )  # fmt: skip
 """What file systems call that by which one file is told from the next in its place."""
 
-_PRESETS, _STEERING = (".yaml", ".yml"), ".gguf"
+_PRESETS = (".yaml", ".yml")
 
 
 class Place:
@@ -41,17 +43,18 @@ class Place:
         folder: of the copies; default: in the user's cache.
 
     Raises:
-        StoreError: it cannot be opened, or is not there.
+        StoreError: it cannot be opened, or is not there, or there can be no copy.
     """
 
     def __init__(self, url: str, folder: Path | None = None) -> None:
         self.url, (self._system, self._root) = url, _opened(url)
         name = hashlib.sha256(url.encode()).hexdigest()[:16]
         self.folder = (folder or cache_folder() / "places") / name
-        self._seen: dict[str, Any] = {}
+        self._seen = Seen(self.folder)
         if not self._called(self._system.isdir, self._root):
             raise StoreError(f"there is no folder {url}; make it, or correct --presets-at.")
-        self.compiled.mkdir(parents=True, exist_ok=True)
+        with usable(self.folder):
+            self.compiled.mkdir(parents=True, exist_ok=True)
 
     @property
     def compiled(self) -> Path:
@@ -64,29 +67,50 @@ class Place:
         Raises:
             StoreError: the place cannot be read, or the copy not be written.
         """
-        found = self._called(self._system.find, self._root, detail=True)
-        there = {
-            name: _stamp(about)
-            for path, about in found.items()
-            if _belongs(name := posixpath.relpath(path, self._root))
-        }
-        for name, stamp in there.items():
-            if self._seen.get(name) != stamp or not (self.folder / name).exists():
+        with self._seen.alone():
+            seen, there = self._known(), self._there()
+            new = [
+                name for name, stamp in there.items()
+                if seen.get(name) != stamp or not (self.folder / name).exists()
+            ]  # fmt: skip
+            self._seen.keep({**seen, **dict.fromkeys(new)})  # none of it was made here
+            for name in new:
                 self._bring(name)
-        for name in self._seen.keys() - there.keys():
-            (self.folder / name).unlink(missing_ok=True)
-        self._seen = there
+            for name in seen.keys() - there.keys():
+                (self.folder / name).unlink(missing_ok=True)
+            self._seen.keep(there)
 
     def push(self) -> None:
-        """Send what was compiled here and is not there.
+        """Send what was compiled here since.
 
         Raises:
-            StoreError: the place cannot be written.
+            StoreError: the place cannot be written, or the copy not be read.
         """
-        for path in self.compiled.glob(f"*/*{_STEERING}"):
-            name = path.relative_to(self.folder).as_posix()
-            if name not in self._seen:
-                self._send(path, f"{self._root}/{name}")
+        with self._seen.alone():
+            seen = self._known()
+            for name in filter(_is_steering, self._here()):
+                if name not in seen:
+                    self._send(name)
+                    seen[name] = None
+                    self._seen.keep(seen)
+
+    def _there(self) -> Stamps:
+        """Return what is at the place."""
+        found = self._called(self._system.find, self._root, detail=True)
+        names = {posixpath.relpath(path, self._root): about for path, about in found.items()}
+        return {name: _stamp(about) for name, about in names.items() if _belongs(name)}
+
+    def _here(self) -> list[str]:
+        """Return the names of what is in the copy."""
+        paths = [path for path in self.folder.rglob("*") if path.is_file()]
+        return list(filter(_belongs, (path.relative_to(self.folder).as_posix() for path in paths)))
+
+    def _known(self) -> Stamps:
+        """Return what is known to have come from the place; if nothing is, all that is here."""
+        kept = self._seen.read()
+        if kept is None:
+            return dict.fromkeys(self._here())
+        return {name: stamp for name, stamp in kept.items() if _belongs(name)}
 
     def _bring(self, name: str) -> None:
         content = self._called(self._system.cat_file, f"{self._root}/{name}")
@@ -95,20 +119,16 @@ class Place:
         try:
             with whole_file(path, over=True) as temporary:
                 temporary.write_bytes(content)
-                if name.endswith(_STEERING):
+                if _is_steering(name):
                     read_own(temporary)
         except SteerplugError as error:
             log.warning("%s/%s is not taken: %s", self.url, name, error)
-        except OSError as error:
-            raise StoreError(
-                f"the copy {path} cannot be written ({error.strerror or error}); set "
-                "STEERPLUG_CACHE to a folder with space that you may write to."
-            ) from None
 
-    def _send(self, path: Path, target: str) -> None:
+    def _send(self, name: str) -> None:
+        target, content = f"{self._root}/{name}", (self.folder / name).read_bytes()
         temporary = f"{target}.{uuid.uuid4().hex}.tmp"
         self._called(self._system.makedirs, posixpath.dirname(target), exist_ok=True)
-        self._called(self._system.pipe_file, temporary, path.read_bytes())
+        self._called(self._system.pipe_file, temporary, content)
         self._called(self._system.mv, temporary, target)
 
     def _called(self, function: Any, *arguments: Any, **named: Any) -> Any:
@@ -137,15 +157,17 @@ def _opened(url: str) -> tuple[Any, str]:
 
 def _belongs(name: str) -> bool:
     """Say whether a file, by its path in the place, is a preset or compiled of one."""
-    folder, _, _file = name.rpartition("/")
-    if not folder:
-        return name.endswith(_PRESETS)
-    return name.endswith(_STEERING) and folder.count("/") == 1 and folder.startswith(f"{COMPILED}/")
+    return _is_steering(name) or ("/" not in name and name.endswith(_PRESETS))
 
 
-def _stamp(about: Any) -> Any:
+def _is_steering(name: str) -> bool:
+    folder, _, place = name.partition("/")
+    return folder == COMPILED and PLACE.fullmatch(place) is not None
+
+
+def _stamp(about: Any) -> list[str]:
     """Return what changes when another file takes this one's place, as the system tells it."""
-    return tuple(str(about.get(key)) for key in _STAMPS)
+    return [str(about.get(key)) for key in _STAMPS]
 
 
 def _said(error: BaseException) -> str:

@@ -4,10 +4,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import ray
@@ -28,7 +27,6 @@ from steerplug.server.config import Config, ModelConfig
 from steerplug.server.log import log_to_stderr
 from steerplug.server.models import Models
 from steerplug.server.opened import opened
-from steerplug.server.served import Served
 from steerplug.server.state import ServerState
 from steerplug.store.store import Store
 from steerplug.version import __version__
@@ -174,6 +172,10 @@ class Replica:
         return ""
 
     def _facts(self) -> Facts:
+        offers = {
+            f"{served.name}@{name}": offer
+            for served in self.models for name, offer in served.catalog.listed.items()
+        }  # fmt: skip
         return Facts(
             self._node,
             {
@@ -181,19 +183,15 @@ class Replica:
                 "llama.cpp built for": build_info.features(),
             },
             {served.name: served.session.model.fingerprint for served in self.models},
-            dict(chain.from_iterable(map(_digests, self.models))),
+            {name: offer.preset.digest for name, offer in offers.items()},
+            {
+                name: built.steering.digest for name, offer in offers.items()
+                if (built := offer.carrying.built)
+            },
         )  # fmt: skip
 
     def _here(self, error: SteerplugError) -> SteerplugError:
         return error if self._node in str(error) else NodeError(f"node {self._node}: {error}")
-
-
-def _digests(served: Served) -> Iterator[tuple[str, str]]:
-    """Yield the digest of each preset, and of the steering that is compiled of it."""
-    for name, offer in served.catalog.listed.items():
-        yield f"preset `{served.name}@{name}`", offer.preset.digest
-        if built := offer.carrying.built:
-            yield f"steering of `{served.name}@{name}`", built.steering.digest
 
 
 def _as_replica(one: ModelConfig, threads: int) -> ModelConfig:

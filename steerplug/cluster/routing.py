@@ -12,6 +12,7 @@ one version that has both.
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -33,6 +34,13 @@ _DEADLINE = 0.1
 
 _UNDER_WAY = 0.05
 """Seconds in which a request that was sent there has come."""
+
+
+_MOST = 2**20
+"""Bytes that a body may have for its keys to be looked for; HAProxy forwards 2**18."""
+
+_PATIENCE = 5.0
+"""Seconds in which it must have come."""
 
 
 class WarmRouter(RequestRouter):
@@ -140,6 +148,20 @@ class Front:
 
     async def _route(self, request: Request) -> JSONResponse:
         """Choose one; Ray waits where there is none."""
-        keys = Keys.of(await request.body())
+        keys = Keys.of(await _body(request))
         async with self._replicas.choose_replica(keys, _reserve=False) as chosen:
             return JSONResponse({"replica_id": chosen._replica.replica_id.to_full_id_str()})
+
+
+async def _body(request: Request) -> bytes:
+    """Return a body, or as good as none: HAProxy sends short ones, and at once."""
+    body = bytearray()
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_PATIENCE):
+            async for part in request.stream():
+                body += part
+                if len(body) > _MOST:
+                    break
+            else:
+                return bytes(body)
+    return b""

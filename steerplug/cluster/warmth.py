@@ -36,13 +36,13 @@ class Keys:
         """Return those of a request's body; none of one that cannot be read."""
         try:
             said = json.loads(body)
-        except ValueError:
+            if not isinstance(said, dict):
+                return cls()
+            mix = _mix(said)
+            begins = json.dumps(_beginning(said), sort_keys=True)[:_MOST_TEXT]
+        except (ValueError, RecursionError):
             return cls()
-        if not isinstance(said, dict):
-            return cls()
-        mix = _mix(said)
-        begins = json.dumps(_beginning(said), sort_keys=True)[:_MOST_TEXT]
-        return cls(hashlib.sha256(f"{mix}\n{begins}".encode()).hexdigest(), mix)
+        return cls(_digest(mix, begins).hex(), mix)
 
 
 def _mix(said: Mapping[str, Any]) -> str:
@@ -106,4 +106,9 @@ class Warmth:
 
 def _order(mix: str, replicas: Sequence[str]) -> list[str]:
     """Return replicas in a mix's own order, in which those that come and go move no others."""
-    return sorted(replicas, key=lambda name: hashlib.sha256(f"{mix}\n{name}".encode()).digest())
+    return sorted(replicas, key=lambda name: _digest(mix, name))
+
+
+def _digest(*texts: str) -> bytes:
+    """Return what tells texts of clients, which may hold what UTF-8 cannot, from others."""
+    return hashlib.sha256("\n".join(texts).encode(errors="replace")).digest()

@@ -24,8 +24,10 @@ from steerplug.commands.options import MODEL, Json
 from steerplug.commands.output import say, screen
 from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
+from steerplug.files.cache_folder import usable
 from steerplug.files.whole_file import write_whole
 from steerplug.fit.whole import Standing, Whole
+from steerplug.steering.header import kept_files
 
 if TYPE_CHECKING:
     from steerplug.preset import Preset
@@ -125,8 +127,9 @@ def _presets(named: Sequence[str]) -> tuple[list["Preset"], list[tuple[str, str]
 
 def _kept(name: str) -> Files:
     folder = _folder()
-    paths = folder.glob(f"*/{name}-*.gguf")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    with usable(folder):
+        paths = (path for path, _ in kept_files(name, (folder,)))
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def _folder() -> Path:
@@ -136,8 +139,10 @@ def _folder() -> Path:
 
 
 def _keep(files: Files) -> None:
-    for name, content in files.items():
-        write_whole(_folder() / name, content)
+    folder = _folder()
+    with usable(folder):
+        for name, content in files.items():
+            write_whole(folder / name, content)
 
 
 def _work(job: Job, report: Whole) -> tuple[dict[str, Any], Files]:
@@ -158,7 +163,10 @@ def _taken(job: Job, result: tuple[dict[str, Any], Files] | None, error: str | N
     from steerplug.store.measurements import remember
 
     report, files = result
-    _keep(files)
+    try:
+        _keep(files)
+    except SteerplugError as refused:
+        return Outcome(job.preset.name, error=str(refused), model=job.model)
     folder = _folder()
     if job.what == "eval" and report["file"] and (folder / report["file"]).exists():
         remember(folder / report["file"], report["fingerprint"], report["fidelity"])

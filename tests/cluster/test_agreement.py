@@ -9,7 +9,7 @@ from steerplug.cluster.counts import together
 
 ONE = Facts(
     "10.0.0.1", {"llama-cpp-python": "0.3.36", "llama.cpp built for": "AVX2"},
-    {"qwen": "qwen2-1"}, {"preset `qwen@pirate`": "abc"},
+    {"qwen": "qwen2-1"}, {"qwen@pirate": "abc"}, {"qwen@pirate": "123"},
 )  # fmt: skip
 SAME = replace(ONE, node="10.0.0.2")
 
@@ -33,11 +33,26 @@ SAME = replace(ONE, node="10.0.0.2")
             "(qwen2-1); put the same file on both.",
         ),
         (
-            replace(SAME, presets={"preset `qwen@pirate`": "def"}),
+            replace(SAME, presets={"qwen@pirate": "def"}),
             "the preset `qwen@pirate` on node 10.0.0.2 (digest def) is another than on node "
             "10.0.0.1 (abc); give all nodes one place of presets by --presets-at.",
         ),
-        (replace(SAME, presets={"steering of `qwen@pirate`": "def"}), ""),
+        (
+            replace(SAME, presets={}, compiled={}),
+            "node 10.0.0.1 has the preset `qwen@pirate`, and node 10.0.0.2 has none of that name; "
+            "give all nodes one place of presets by --presets-at.",
+        ),
+        (
+            replace(SAME, presets={**ONE.presets, "qwen@sailor": "def"}),
+            "node 10.0.0.2 has the preset `qwen@sailor`, and node 10.0.0.1 has none of that name; "
+            "give all nodes one place of presets by --presets-at.",
+        ),
+        (
+            replace(SAME, compiled={"qwen@pirate": "456"}),
+            "the steering of `qwen@pirate` on node 10.0.0.2 (digest 456) is another than on node "
+            "10.0.0.1 (123); give all nodes one place of presets by --presets-at.",
+        ),
+        (replace(SAME, compiled={}), ""),
     ],
 )
 def test_a_replica_that_differs_is_told_in_a_sentence(other: Facts, sentence: str) -> None:
@@ -48,7 +63,7 @@ def test_a_replica_that_differs_is_told_in_a_sentence(other: Facts, sentence: st
 
 
 def test_what_changes_while_all_run_is_the_new_agreement_and_the_dead_are_forgotten() -> None:
-    now, new = [0.0], {"preset `qwen@pirate`": "new"}
+    now, new = [0.0], {"qwen@pirate": "new"}
     agreement = Agreement(lambda: now[0])
     agreement.report("a", ONE)
     agreement.report("b", SAME)

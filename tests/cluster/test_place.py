@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
@@ -66,6 +67,7 @@ def test_a_file_that_is_not_what_it_says_is_not_taken_and_the_old_one_stays(
     url: str, node: Callable[[str, str], Place], caplog: pytest.LogCaptureFixture
 ) -> None:
     place = node(url, "one")
+    place.pull()
     system, root = fsspec.url_to_fs(url)
     content = write(place.folder / FILE)
     place.push()
@@ -77,6 +79,86 @@ def test_a_file_that_is_not_what_it_says_is_not_taken_and_the_old_one_stays(
         assert f"{url}/{FILE} is not taken: " in caplog.text
         assert len(list((place.folder / FILE).parent.iterdir())) == 1
         caplog.clear()
+
+
+RECORDS = {
+    "whole": None, "lost": b"", "cut": b'{"sailor', "another": b'["sailor.yaml"]',
+    "binary": b"\xff\xfe", "deep": b"[" * 200_000,
+}  # fmt: skip
+
+
+def is_empty(url: str) -> bool:
+    system, root = fsspec.url_to_fs(url)
+    return not any("sailor" in str(path) for path in system.find(root))
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_what_is_withdrawn_while_a_node_is_down_goes_there_too_and_never_returns(
+    url: str, node: Callable[[str, str], Place], record: str
+) -> None:
+    one, down = node(url, "one"), node(url, "down")
+    one.pull()
+    write(one.folder / FILE)
+    one.push()
+    down.pull()
+    assert (down.folder / FILE).exists()
+    system, root = fsspec.url_to_fs(url)
+    for name in (FILE, "sailor.yaml"):
+        system.rm(f"{root}/{name}")
+    file, content = down.folder.with_suffix(".json"), RECORDS[record]
+    if content is not None:
+        file.unlink() if record == "lost" else file.write_bytes(content)
+    again = node(url, "down")
+    again.push()
+    again.pull()
+    again.push()
+    assert is_empty(url)
+    assert not [path for path in again.folder.rglob("*") if path.is_file()]
+    content = write(again.folder / FILE)  # and compiled anew it goes out again
+    again.push()
+    assert system.cat_file(f"{root}/{FILE}") == content
+
+
+def test_what_was_made_while_the_place_was_away_goes_out_after_a_restart(
+    url: str, node: Callable[[str, str], Place]
+) -> None:
+    node(url, "one").pull()
+    content = write(node(url, "one").folder / FILE)
+    again = node(url, "one")
+    again.pull()
+    again.push()
+    system, root = fsspec.url_to_fs(url)
+    assert system.cat_file(f"{root}/{FILE}") == content
+    system.rm(f"{root}/{FILE}")
+    again.push()  # what was sent is not sent twice
+    assert not system.exists(f"{root}/{FILE}")
+
+
+@pytest.mark.parametrize("ends_midway", [True, False])
+def test_what_came_in_is_not_taken_for_made_here_by_who_ended_midway_or_shares_the_copy(
+    url: str, node: Callable[[str, str], Place], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, ends_midway: bool,
+) -> None:  # fmt: skip
+    one, beside = node(url, "node"), node(url, "node")
+    beside.pull()
+    system, root = fsspec.url_to_fs(url)
+    system.makedirs(f"{root}/{FILE}".rpartition("/")[0], exist_ok=True)
+    system.pipe_file(f"{root}/{FILE}", write(tmp_path / "made.gguf"))
+    bring = Place._bring
+
+    def end_midway(place: Place, name: str) -> None:
+        bring(place, name)
+        raise KeyboardInterrupt
+
+    if ends_midway:
+        monkeypatch.setattr(Place, "_bring", end_midway)
+    with pytest.raises(KeyboardInterrupt) if ends_midway else nullcontext():
+        one.pull()
+    assert (one.folder / FILE).exists()
+    system.rm(f"{root}/sailor.yaml")
+    system.rm(f"{root}/{FILE}")
+    beside.push()
+    assert is_empty(url)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,19 @@ STRANGE = st.recursive(
 @settings(max_examples=50)
 @given(st.binary(max_size=20) | STRANGE.map(lambda value: json.dumps(value).encode()))
 def test_no_body_is_too_strange_to_be_sent_somewhere(strange: bytes) -> None:
+    assert Warmth().choose(Keys.of(strange), IDLE) in REPLICAS
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        b"[" * 200_000, b'{"model":' * 200_000, b'{"steering":' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"model":"\\ud800"}', b'{"messages":"\\udfff"}', b"\xff\xfe{", b"\x00" * 99,
+        b'{"model":' + b"9" * 5000 + b"}", b'{"steering":NaN,"model":1e999}',
+    ],
+    ids=lambda strange: repr(strange[:20]),
+)  # fmt: skip
+def test_what_python_cannot_read_or_write_is_sent_somewhere(strange: bytes) -> None:
     assert Warmth().choose(Keys.of(strange), IDLE) in REPLICAS
 
 
