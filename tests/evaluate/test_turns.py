@@ -262,6 +262,21 @@ def test_a_chat_hears_its_own_replies_and_is_steered_turn_by_turn(
     assert bare.prompt(1, arms[BARE], template) == arms[BARE].prompt(template, heard)
 
 
+def test_a_reply_is_not_that_of_an_arm_which_steers_elsewhere_in_the_same_text(
+    model: Model, template: ChatTemplate
+) -> None:
+    """Earlier answers are steered by the one arm, and by the other not."""
+    arms, known = arms_of(PRESET, planted(model)), dict[str, Said]()
+    with closing(Engine(model, n_ctx=512, n_threads=1)) as engine:
+        steered, only = (
+            converse(engine, template, SCRIPTS[0], [arms[name]] * 4, n_tokens=N_TOKENS, known=known)
+            for name in (STEERED, ANSWER_ONLY)
+        )
+    prompts = [chat.prompt(3, arms[STEERED], template).tokens for chat in (steered, only)]
+    assert prompts[0] == prompts[1]
+    assert len(known) == 7  # the first reply has nothing before it
+
+
 def test_over_turns_what_does_nothing_closes_nothing_and_the_prompt_itself_all(
     model: Model, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
