@@ -347,9 +347,12 @@ def test_overrides_count_what_is_kept_alone_and_behind_them(
     assert (steered["plain"], steered["pasted"], steered["change"]) == (1, 1, 0)
 
 
-def test_kept_replies_are_of_one_model(short: Path) -> None:
-    kept_replies("a" * 20)["x"] = Said((1, 2), "hi")
-    assert kept_replies("a" * 20) == {"x": Said((1, 2), "hi")}
-    assert kept_replies("b" * 20) == {}
-    assert kept_figures("a" * 20) == {}
-    assert list(short.iterdir())
+def test_what_is_kept_is_of_one_model(short: Path) -> None:
+    """Two quantisations differ in the hash alone, behind architecture and sizes."""
+    one, other = (f"qwen3next-2048x48-{digit * 64}" for digit in "ab")
+    kept_replies(one)["x"] = Said((1, 2), "hi")
+    kept_figures(one)["y"] = 1.5
+    assert kept_replies(one) == {"x": Said((1, 2), "hi")}
+    assert kept_figures(one) == {"y": 1.5}
+    assert kept_replies(other) == kept_figures(other) == {}
+    assert len(list((short / "measuring").iterdir())) == 2
