@@ -36,7 +36,7 @@ from steerplug.engine.reader import reading
 from steerplug.errors import RequestError, unreadable
 from steerplug.evaluate.arms import Arm
 from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
-from steerplug.evaluate.estimate import Estimate, as_json, change, ratio, share
+from steerplug.evaluate.estimate import Estimate, as_json, ratio, share, share_change
 from steerplug.evaluate.kept import kept_figures, kept_replies
 from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.preset import SCHEMA, Preset
@@ -201,9 +201,8 @@ def _figures(
     kept: Mapping[str, Sequence[bool]], gaps: Sequence[tuple[float, float]]
 ) -> dict[str, Estimate | dict[str, Estimate]]:
     gap, left = np.array(gaps).T
-    ones = np.ones(len(gap))
     return {
         "kept": {name: share(those) for name, those in kept.items()},
-        "gain": change((kept[BOTH], ones), (kept[PROMPT], ones)),
+        "gain": share_change(kept[BOTH], kept[PROMPT]),
         "gap_closed": ratio(gap - left, gap),
     }

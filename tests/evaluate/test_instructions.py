@@ -152,6 +152,7 @@ def test_four_ways_are_compared_task_by_task(
     assert (no_comma["n"], everything["n"], told["n_tasks"]) == (2, 3, 3)
     assert no_comma["kept"] == {"none": 0, "prompt": 0, "steering": 0, "both": 1}
     assert no_comma["gain"] == 1
+    assert no_comma["gain_interval"][0] < 0.5  # of two tasks
     assert everything["gain"] == pytest.approx(2 / 3, abs=1e-4)
     assert everything["gap_closed"] != 0
     assert measure_instructions(tasks, idle, model)["by_instruction"]["all"]["gap_closed"] == 0
