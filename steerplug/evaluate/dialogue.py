@@ -130,5 +130,4 @@ def _read(
 
 def _named(template: ChatTemplate, manner: Manner, turns: range) -> tuple[object, ...]:
     chat, arm = manner
-    prompt = chat.prompt(turns[-1], arm, template)
-    return prompt.tokens, prompt.responses, arm.mix.digest, turns
+    return chat.prompt(turns[-1], arm, template), arm.mix.digest, turns

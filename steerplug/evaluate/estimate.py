@@ -1,18 +1,26 @@
 """A figure over prompts, and how far it could be off by the choice of prompts.
 
-    ratio   r = sum of over / sum of under, one term of each for every prompt. Its interval are the
-            2.5 % and 97.5 % quantiles of r when the prompts are drawn anew, with replacement, as
-            many as there are (the percentile bootstrap; Efron 1979).
-    change  r of later terms less r of earlier ones; both are drawn anew with the same prompts.
-    share   k of n prompts. Its interval is Wilson's (1927), because resampling n successes out of
-            n would claim certainty.
+    ratio         r = sum of over / sum of under, one term of each for every prompt. Its interval
+                  are the 2.5 % and 97.5 % quantiles of r when the prompts are drawn anew, with
+                  replacement, as many as there are (the percentile bootstrap; Efron 1979).
+    change        r of later terms less r of earlier ones; both are drawn anew with the same
+                  prompts.
+    share         k of n prompts. Its interval is Wilson's (1927), because resampling n successes
+                  out of n would claim certainty.
+    share_change  a later share less an earlier one of the same prompts. Its interval is Newcombe's
+                  (1998, method 10, from Wilson's), for the same reason.
+
+Terms are of what was drawn on its own: of answers that belong together, such as those to one
+script, the sums are one term. For a share of such, Wilson's n is the number of terms (if they are
+unequal, (sum of asked)^2 / sum of asked^2), as if all answers of one were alike: none vary more.
+One term alone has no interval.
 
 The bootstrap knows nothing of prompts unlike those it was given, and of a handful of them its
 interval is somewhat too narrow; see `n_prompts` beside every figure.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,15 +89,61 @@ def _estimate(
     return Estimate(float(value(whole)[0]), (float(low), float(high)))
 
 
-def share(answers: Sequence[bool]) -> Estimate:
-    """Return the share of True among yes-or-no answers, with Wilson's interval."""
-    n = len(answers)
+def share(kept: ArrayLike, asked: ArrayLike | None = None) -> Estimate:
+    """Return the share of answers that were kept, with Wilson's interval.
+
+    Args:
+        kept: whether each was, or how many of each term's, (n_terms,).
+        asked: how many answers each term has, (n_terms,); default: one.
+    """
+    p, n, _ = _counted(kept, asked)
     if not n:
         return NO_ESTIMATE
-    p = sum(answers) / n
+    return Estimate(p, _wilson(p, n) if n > 1 else None)
+
+
+def share_change(
+    later: ArrayLike, earlier: ArrayLike, asked: ArrayLike | None = None
+) -> Estimate:
+    """Return the share of `later` less that of `earlier`, with Newcombe's interval.
+
+    Both are as in `share`, over the same terms in the same order.
+    """
+    (p, n, own), (q, _, others) = _counted(later, asked), _counted(earlier, asked)
+    if not n:
+        return NO_ESTIMATE
+    if n <= 1:
+        return Estimate(p - q, None)
+    together = n * float((own * others).sum())
+    if together > 0:
+        together = max(together - 1 / (2 * n), 0.0)
+    apart = math.sqrt(p * (1 - p) * q * (1 - q))
+    phi = together / apart if apart else 0.0
+    (p_low, p_high), (q_low, q_high) = _wilson(p, n), _wilson(q, n)
+
+    def away(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0))
+
+    return Estimate(p - q, (p - q - away(p - p_low, q_high - q),
+                            p - q + away(p_high - p, q - q_low)))  # fmt: skip
+
+
+def _counted(
+    kept: ArrayLike, asked: ArrayLike | None
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Return the share, for how many equal terms all stand, and how far each moves the share."""
+    kept = np.asarray(kept, np.float64)
+    asked = np.ones(len(kept)) if asked is None else np.asarray(asked, np.float64)
+    if not (total := asked.sum()):
+        return 0.0, 0.0, kept
+    p = float(kept.sum() / total)
+    return p, float(total**2 / (asked**2).sum()), (kept - p * asked) / total
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
     middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    return Estimate(p, (max(middle - half, 0.0), min(middle + half, 1.0)))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def as_json(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ The checkers are those of the package if-verifiable, which follow IFEval's own.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from steerplug.engine.reader import reading
 from steerplug.errors import RequestError, unreadable
 from steerplug.evaluate.arms import Arm
 from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
-from steerplug.evaluate.estimate import Estimate, as_json, change, ratio, share
+from steerplug.evaluate.estimate import Estimate, as_json, ratio, share, share_change
 from steerplug.evaluate.kept import kept_figures, kept_replies
 from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.preset import SCHEMA, Preset
@@ -63,13 +64,23 @@ def read_tasks(path: Path) -> list[Task]:
     """Return the tasks of a file whose instruction is one of the nine.
 
     Raises:
-        RequestError: the file cannot be read, is no such file, or has no such task.
+        RequestError: the file cannot be read, is larger than 5 MB, is no such file, or has no such
+            task.
     """
+    cure = "name a file of one JSON object a line"
     try:
         with path.open("rb") as file:
-            lines = file.read(MAX_BYTES).decode().splitlines()
+            content = file.read(MAX_BYTES + 1)
+            size = max(len(content), os.fstat(file.fileno()).st_size)
     except (OSError, ValueError) as error:
-        cure = "name a file of one JSON object a line"
+        raise RequestError(f"the tasks {path} {unreadable(error, cure)}") from None
+    if size > MAX_BYTES:
+        raise RequestError(
+            f"the tasks {path} take {size:,} bytes, more than {MAX_BYTES:,}; choose some of them."
+        )
+    try:
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
         raise RequestError(f"the tasks {path} {unreadable(error, cure)}") from None
     tasks = []
     for number, line in enumerate(lines, 1):
@@ -94,8 +105,15 @@ def _task(row: Mapping[str, Any]) -> Task | None:
     said = {key: value for key, value in kwargs.items() if value is not None}
     for name, known in _known().items():
         if known["id"] == kind and known.get("with", {}) == said:
-            return Task(name, row["prompt"], row["prompt_without_instruction"], kind, said)
+            bare = _text(row, "prompt_without_instruction")
+            return Task(name, _text(row, "prompt"), bare, kind, said)
     return None
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    if not isinstance(row[name], str):
+        raise TypeError(f"its {name} is no text")
+    return str(row[name])
 
 
 def preset_of(name: str) -> Preset:
@@ -201,9 +219,8 @@ def _figures(
     kept: Mapping[str, Sequence[bool]], gaps: Sequence[tuple[float, float]]
 ) -> dict[str, Estimate | dict[str, Estimate]]:
     gap, left = np.array(gaps).T
-    ones = np.ones(len(gap))
     return {
         "kept": {name: share(those) for name, those in kept.items()},
-        "gain": change((kept[BOTH], ones), (kept[PROMPT], ones)),
+        "gain": share_change(kept[BOTH], kept[PROMPT]),
         "gap_closed": ratio(gap - left, gap),
     }

@@ -62,7 +62,7 @@ def kept_figures(fingerprint: str) -> Kept[Any]:
 
 
 def _file(fingerprint: str, what: str) -> Path:
-    return cache_folder() / "measuring" / f"{fingerprint[:16]}-{__version__}-{what}.jsonl"
+    return cache_folder() / "measuring" / f"{fingerprint}-{__version__}-{what}.jsonl"
 
 
 def key_of(*parts: Any) -> str:

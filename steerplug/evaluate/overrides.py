@@ -12,15 +12,13 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.evaluate.arms import ANSWER_ONLY, PARAPHRASED, Arm, arms_of
-from steerplug.evaluate.estimate import as_json, change, share
+from steerplug.evaluate.estimate import as_json, share, share_change
 from steerplug.evaluate.kept import kept_replies
 from steerplug.evaluate.scripts import overrides
 from steerplug.fit.asked import ask
@@ -66,13 +64,12 @@ def measure_overrides(
             name: at_once(partial(passes, arm), texts, f"overriding: {name}", part)
             for name, arm, part in in_turn(arms, report)
         }
-    ones = np.ones(len(some))
     return as_json({
         "n_overrides": len(some), "reply_tokens": REPLY_TOKENS,
         "arms": {
             name: {
                 "plain": share(plain), "pasted": share(pasted),
-                "change": change((pasted, ones), (plain, ones)),
+                "change": share_change(pasted, plain),
                 "by_kind": {
                     kind: share([one for one, its in zip(pasted, some, strict=True)
                                  if its.kind == kind])

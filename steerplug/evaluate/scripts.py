@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import ArrayLike, NDArray
 
 from steerplug.preset import Preset, Teacher
 
@@ -35,6 +37,16 @@ def chats(count: int | None = None) -> list[tuple[str, ...]]:
     """
     scripts = [tuple(turns) for turns in _read("chats").values()]
     return [order for script in scripts for order in (script, script[::-1])][:count]
+
+
+def by_script(terms: ArrayLike) -> NDArray[np.float64]:
+    """Return the sums over a script's two ways of what is told of each of the `chats`.
+
+    The two are asked the same questions, so they are no two draws. Shapes: (n_chats,) and
+    (n_scripts,).
+    """
+    terms = np.asarray(terms, np.float64)
+    return np.add.reduceat(terms, np.arange(0, len(terms), 2))
 
 
 def overrides() -> list[Override]:

@@ -1,6 +1,7 @@
 """Reports as tables of text, from their JSON: what a terminal shows, and the page of results.
 
-A figure is shown as `91% (89 to 92)`, its 95 % interval in brackets.
+A figure is shown as `91% (89 to 92)`, its 95 % interval in brackets; a report may lack arms of a
+figure, and intervals.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +14,17 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """A table under a sentence that says what it shows; the first column names its rows."""
+    """A table under what it shows; the first column names its rows."""
 
-    about: str
+    what: str
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @property
+    def about(self) -> str:
+        """The sentence above it, which says of what per cent its intervals are, if it has any."""
+        has_intervals = any(" (" in cell for row in self.rows for cell in row[1:])
+        return f"{self.what} (95 %)." if has_intervals else f"{self.what}."
 
 
 def shown(value: float | None, interval: Sequence[float] | None = None, form: str = "0%") -> str:
@@ -71,10 +78,10 @@ def _turns(figures: Figures) -> Iterator[Table]:
                 rows = [[*row, shown(gap, None, form)]
                         for row, gap in zip(rows, figures["gap"], strict=True)]
             titles = ("", *some, *(["the gap"] if name == "left" else []))
-            yield Table(f"{what} {chats} (95 %).", titles, rows)
+            yield Table(f"{what} {chats}", titles, rows)
     yield Table(
         f"Switched after turn {n // 2}: how near the later turns are to those of a chat that was "
-        "had so from its beginning, and the checks kept there (95 %).",
+        "had so from its beginning, and the checks kept there",
         ("", "nearness", "checks: bare", "switched", "steered", "switched by the prompt"),
         [[name, figure(its, "nearness", "2f"),
           *_checks(its, ("bare", name, "steered", f"prompt_{name}"))]
@@ -91,14 +98,14 @@ def _overrides(figures: Figures) -> Iterator[Table]:
     arms = figures["arms"]
     yield Table(
         f"Replies that keep the preset's checks, to {figures['n_overrides']} questions alone and "
-        "with a text pasted behind that would lead away from it (95 %).",
+        "with a text pasted behind that would lead away from it",
         ("", "alone", "pasted", "pasted less alone"),
         [[arm, *(figure(its, name) for name in ("plain", "pasted", "change"))]
          for arm, its in arms.items()],
     )  # fmt: skip
     kinds = list(next(iter(arms.values()))["by_kind"])
     yield Table(
-        "The same by what is pasted.",
+        "The same by what is pasted",
         ("", *arms),
         [[kind, *(shown(its["by_kind"][kind]) for its in arms.values())] for kind in kinds],
     )
@@ -109,13 +116,13 @@ def _orders(figures: Figures) -> Iterator[Table]:
     orders = [name for name in arms if name.startswith("order ")]
     yield Table(
         f"Replies to {figures['n_questions']} questions that keep the checks of each preset, and "
-        "of all (95 %).",
+        "of all",
         ("", *names),
         [[arm, *_checks(its, names)] for arm, its in arms.items()],
     )
     yield Table(
         "Of the gap that the prompts open in an order, the share that is closed, on its replies to "
-        f"{figures['n_compared']} of the questions (95 %).",
+        f"{figures['n_compared']} of the questions",
         ("", *orders),
         [[arm, *_closed(its, orders)] for arm, its in arms.items()],
     )
@@ -131,7 +138,7 @@ def _instructions(figures: Figures) -> Iterator[Table]:
     yield Table(
         f"Replies that keep the task's instruction, of at most {figures['reply_tokens']} tokens; "
         "both less the prompt; and the share of what the instruction in the task's own words "
-        "changes that its preset, of other words, makes up for (95 %).",
+        "changes that its preset, of other words, makes up for",
         ("", "tasks", *ways, "both less prompt", "gap closed"),
         [[name, str(its["n"]),
           *(shown(its["kept"][way], its["kept_interval"][way]) for way in ways),

@@ -1,7 +1,7 @@
 """A preset over ten turns: what becomes of it as the chat grows, and when it is switched.
 
 The user's turns are scripts (see `scripts`), each asked forwards and backwards, and every arm (see
-`arms`) hears its own greedy replies. By turn, over the chats::
+`arms`) hears its own greedy replies. By turn, over the chats; intervals are over the scripts::
 
     checks      share of replies that pass all of the preset's checks
     limit       share of replies that do not end by themselves
@@ -36,6 +36,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.engine import Engine
@@ -43,11 +44,11 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import reading
 from steerplug.evaluate.arms import Arm, arms_of
 from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
-from steerplug.evaluate.estimate import Estimate, as_json, change, ratio, share
+from steerplug.evaluate.estimate import Estimate, as_json, change, ratio, share, share_change
 from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
 from steerplug.evaluate.kept import kept_figures, kept_replies
 from steerplug.evaluate.replies import repeated
-from steerplug.evaluate.scripts import chats
+from steerplug.evaluate.scripts import by_script, chats
 from steerplug.fit.asked import Said
 from steerplug.fit.progress import AT_ONCE, Report, at_once, in_turn, silent, steps
 from steerplug.preset import Preset
@@ -99,7 +100,8 @@ def measure_turns(
             gaps.append(_gaps(partial(measured, cells), arms, chat))
             behind.append(_behind(partial(measured, cells), arms, chat, range(half, n_turns)))
     return as_json({
-        "n_chats": len(scripts), "n_turns": n_turns, "reply_tokens": REPLY_TOKENS,
+        "n_chats": len(scripts), "n_scripts": len(by_script(np.ones(len(scripts)))),
+        "n_turns": n_turns, "reply_tokens": REPLY_TOKENS,
         "gap": [_per_row(APART, had[PROMPTED], gaps, turn) for turn in range(n_turns)],
         "arms": {
             name: _replies(preset, had[name], n_turns) | _closed(name, had[PROMPTED], gaps, n_turns)
@@ -141,7 +143,7 @@ def _behind(
 
 def _nearness(chats: Sequence[_ByName]) -> Estimate:
     switched, other = ([sum(chat[name]) for chat in chats] for name in ("switched", "other"))
-    return ratio(np.subtract(other, switched), other)
+    return ratio(by_script(np.subtract(other, switched)), by_script(other))
 
 
 def _had(
@@ -163,19 +165,22 @@ def _replies(preset: Preset, chats: Sequence[Dialogue], n_turns: int) -> dict[st
     """Return the figures of an arm's replies, turn by turn."""
     said = [[chat.replies[turn] for chat in chats] for turn in range(n_turns)]
     grams = [[repeated(reply.tokens) for reply in some] for some in said]
+    asked = by_script(np.ones(len(chats)))
+
+    def shares(answers: Sequence[Sequence[bool]]) -> list[Estimate]:
+        return [share(by_script(some), asked) for some in answers]
+
     figures: dict[str, Any] = {
-        "limit": [share([len(reply.tokens) >= REPLY_TOKENS for reply in some]) for some in said],
-        "repetition": [ratio(*zip(*some, strict=True)) for some in grams],
-        "again": [
-            share([_said_before(chat, turn) for chat in chats]) for turn in range(n_turns)
-        ],
+        "limit": shares([[len(reply.tokens) >= REPLY_TOKENS for reply in some] for some in said]),
+        "repetition": [ratio(*map(by_script, zip(*some, strict=True))) for some in grams],
+        "again": shares([[_said_before(chat, turn) for chat in chats] for turn in range(n_turns)]),
     }
     if preset.checks:
         passed = [[_passes(preset, reply) for reply in some] for some in said]
-        ones = np.ones(len(chats))
-        figures["checks"] = [share(some) for some in passed]
-        figures["checks_over_all"] = ratio(np.sum(passed, axis=0), n_turns * ones)
-        figures["checks_change"] = change((passed[-1], ones), (passed[0], ones))
+        first, last = by_script(passed[0]), by_script(passed[-1])
+        figures["checks"] = shares(passed)
+        figures["checks_over_all"] = share(by_script(np.sum(passed, axis=0)), n_turns * asked)
+        figures["checks_change"] = share_change(last, first, asked)
     return figures
 
 
@@ -186,9 +191,9 @@ def _closed(
     if name == PROMPTED:
         return {}
 
-    def terms(turn: int) -> tuple[list[float], list[float]]:
-        apart = [gap[APART][turn] for gap in gaps]
-        return [x - gap[name][turn] for x, gap in zip(apart, gaps, strict=True)], apart
+    def terms(turn: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        apart, left = (by_script([gap[of][turn] for gap in gaps]) for of in (APART, name))
+        return apart - left, apart
 
     return {
         "left": [_per_row(name, prompted, gaps, turn) for turn in range(n_turns)],
@@ -201,7 +206,7 @@ def _closed(
 def _per_row(name: str, prompted: Sequence[Dialogue], gaps: Gaps, turn: int) -> Estimate:
     """Return how far an arm is from the prompted model at a turn, nats per row."""
     n_rows = [len(chat.replies[turn].tokens) + 1 for chat in prompted]
-    return ratio([gap[name][turn] for gap in gaps], n_rows)
+    return ratio(by_script([gap[name][turn] for gap in gaps]), by_script(n_rows))
 
 
 def _kept_behind(
@@ -211,9 +216,11 @@ def _kept_behind(
     if not preset.checks:
         return None
     return {
-        name: ratio([sum(_passes(preset, reply) for reply in chat.replies[half:])
-                     for chat in had[name]],
-                    [len(chat.replies) - half for chat in had[name]])
+        name: share(
+            by_script([sum(_passes(preset, reply) for reply in chat.replies[half:])
+                       for chat in had[name]]),
+            by_script([len(chat.replies) - half for chat in had[name]]),
+        )
         for name in names
     }  # fmt: skip
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from steerplug.benchmark.rivals import comparison, course, timing, tuning
 from steerplug.commands import main, show_rivals
@@ -67,6 +68,9 @@ def test_an_interrupted_comparison_goes_on_and_tells_all_of_every_carrier(
         return train(*given, **words)
 
     def interrupted(*_: Any) -> Any:
+        (lock,) = (tmp_path / "store").rglob("*.lock")
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tuning, "train", counted)

@@ -76,7 +76,7 @@ def test_turns_and_overrides_as_json_say_by_what_they_were_made(call: Call) -> N
     assert said["command"] == f"steerplug eval sailor -m {model} --turns --chats 1 --strength 0.5"
     assert said["steering"][0]["strength"] == 0.5
     assert (said["turns"]["n_chats"], said["turns"]["n_turns"]) == (1, 2)
-    assert " 1 chat of 2 turns " in next(tables(said)).about
+    assert next(tables(said)).about.endswith(" 1 chat of 2 turns.")  # of one there is no interval
     assert list(said["turns"]["arms"]) == ["bare", "prompted", "steered", "answer_only", "both"]
     said = call("sailor", "--overrides", "--json").json()
     assert list(said) == [*ABOUT, "overrides", "seconds"]

@@ -16,7 +16,7 @@ from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError, PresetError
 from steerplug.evaluate import fidelity, rows
-from steerplug.evaluate.estimate import NO_ESTIMATE, ratio, share
+from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share, share_change
 from steerplug.evaluate.fidelity import measure_fidelity, row_figures
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import Questions
@@ -74,6 +74,50 @@ def test_shares_have_wilsons_interval() -> None:
     assert estimate.interval == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson 1927, by hand
     assert share([True] * 12).interval == pytest.approx((0.7575, 1.0), abs=1e-4)
     assert share([]) == NO_ESTIMATE
+    assert share([True]).interval is None  # one prompt says nothing about others
+
+
+def test_answers_that_belong_together_are_one_term_of_a_share() -> None:
+    """However many answers a term has, there are as many draws as terms."""
+    assert share([20, 10], [20, 20]).interval == share([2, 1], [2, 2]).interval
+    assert share([20] * 12, [20] * 12) == share([True] * 12)
+    assert share([20], [20]).value == 1
+    assert share([20], [20]).interval is None
+    uneven = share([2, 2, 1], [2, 2, 1])  # 25 / 9 of equal ones: wider than of three
+    lows = [(each.interval or (0,))[0] for each in (share([1, 1]), uneven, share([1, 1, 1]))]
+    assert lows == sorted(set(lows))
+
+
+def table(both: int, later: int, earlier: int, neither: int) -> tuple[list[int], list[int]]:
+    """Answers of which so many are kept both times, later alone, earlier alone, and never."""
+    none = [0] * neither
+    return (
+        [1] * both + [1] * later + [0] * earlier + none,
+        [1] * both + [0] * later + [1] * earlier + none,
+    )
+
+
+def test_a_change_of_shares_has_newcombes_interval() -> None:
+    estimate = share_change(*table(36, 12, 2, 0))
+    assert estimate.value == pytest.approx(0.2)
+    assert estimate.interval == pytest.approx((0.0569, 0.3404), abs=1e-4)  # Newcombe 1998
+    assert share_change([], []) == NO_ESTIMATE
+    assert share_change([1], [0]) == Estimate(1.0, None)
+
+
+def test_shares_that_are_both_whole_leave_doubt_of_their_change() -> None:
+    low, high = share_change(*table(50, 0, 0, 0)).interval or (0, 0)
+    assert -0.08 < low < -0.06
+    assert high == -low
+    assert share_change([4, 4], [4, 4], [4, 4]) == share_change([1, 1], [1, 1])
+
+
+def test_a_change_of_the_same_prompts_is_surer_than_of_others() -> None:
+    same, others = table(20, 4, 0, 20), table(11, 13, 9, 11)
+    (a, b), (c, d) = (share_change(*some).interval or (0, 0) for some in (same, others))
+    assert share_change(*same).value == share_change(*others).value
+    assert c < a < b < d
+
 
 
 # --- replies

@@ -78,6 +78,10 @@ def test_every_instruction_is_a_preset() -> None:
         ("[]", "line 1 is no task"),
         (json.dumps(row("some:thing")), "no task of .* has one of the instructions no-comma, quot"),
         ("\udcff", "cannot be read"),
+        (json.dumps(row("punctuation:no_comma") | {"prompt": 7}),
+         r"line 1 is no task .*its prompt is no text"),
+        (json.dumps(row("punctuation:no_comma") | {"prompt_without_instruction": None}),
+         r"line 1 is no task .*its prompt_without_instruction is no text"),
     ],
 )
 def test_what_is_no_file_of_tasks_is_refused(file: Path, text: str, sentence: str) -> None:
@@ -87,6 +91,26 @@ def test_what_is_no_file_of_tasks_is_refused(file: Path, text: str, sentence: st
     file.unlink()
     with pytest.raises(RequestError, match="cannot be read"):
         read_tasks(file)
+
+
+def test_no_task_of_a_file_is_left_out_without_a_word(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = file.stat().st_size
+    monkeypatch.setattr(instructions, "MAX_BYTES", size)
+    assert len(read_tasks(file)) == 3
+    for fewer in (size - 1, size // 2):
+        monkeypatch.setattr(instructions, "MAX_BYTES", fewer)
+        with pytest.raises(RequestError, match=rf"jsonl take {size} bytes, more than {fewer}; ch"):
+            read_tasks(file)
+
+
+def test_only_a_line_ends_a_task(file: Path) -> None:
+    """Python takes more for the end of a line than JSON does."""
+    prompt = "Why?\N{LINE SEPARATOR}No commas."
+    text = json.dumps(row("punctuation:no_comma", prompt), ensure_ascii=False)
+    file.write_text(f"\ufeff{text}\r\n{text}\r\n", encoding="utf-8", newline="")
+    assert [task.prompt for task in read_tasks(file)] == [prompt] * 2
 
 
 def test_checkers_judge_as_they_should() -> None:
@@ -152,6 +176,7 @@ def test_four_ways_are_compared_task_by_task(
     assert (no_comma["n"], everything["n"], told["n_tasks"]) == (2, 3, 3)
     assert no_comma["kept"] == {"none": 0, "prompt": 0, "steering": 0, "both": 1}
     assert no_comma["gain"] == 1
+    assert no_comma["gain_interval"][0] < 0.5  # of two tasks
     assert everything["gain"] == pytest.approx(2 / 3, abs=1e-4)
     assert everything["gap_closed"] != 0
     assert measure_instructions(tasks, idle, model)["by_instruction"]["all"]["gap_closed"] == 0

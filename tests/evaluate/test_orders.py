@@ -103,9 +103,23 @@ def test_the_page_says_by_what_each_table_was_made(
     page = results.page(results.kept())
     assert page.count("## Presets together") == 1
     assert "### `few + sea` on tiny" in page
-    assert '`steerplug eval "few + sea"`, steerplug 1, commit abc, model ffffffffffffffff.' in page
+    assert f'`steerplug eval "few + sea"`, steerplug 1, commit abc, model {"f" * 20}.' in page
     assert "| bare | 0% (0 to 66) |" in page
     assert "Over ten turns" not in page
+    assert "\nOne is left out.\n" in results.page([report | {"left_out": "One is left out."}])
+
+
+def test_a_report_may_lack_what_turned_out_to_be_wrong(told: dict[str, Any]) -> None:
+    def bare(figures: dict[str, Any]) -> dict[str, Any]:
+        return {name: bare(its) if isinstance(its, dict) else its
+                for name, its in figures.items() if not name.endswith("_interval")}  # fmt: skip
+
+    checks, closed = tables({"orders": bare(told)})
+    assert checks.rows[0] == ["bare", "0%", "100%", "0%"]
+    assert checks.about.endswith("and of all.")
+    whole, _ = tables({"orders": told})
+    assert whole.about.endswith("and of all (95 %).")
+    assert len(closed.rows) == len(told["arms"])
 
 
 def test_the_page_that_ships_is_written_from_the_reports_that_ship() -> None:

@@ -4,7 +4,7 @@ Distances are held against one reading of the whole chat at once, by torch.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ from steerplug.engine.reader import Reader, reading, reply_rows
 from steerplug.evaluate import overrides, turns
 from steerplug.evaluate.arms import ANSWER_ONLY, BOTH, PARAPHRASED, Arm, arms_of
 from steerplug.evaluate.dialogue import Dialogue, converse, distances
-from steerplug.evaluate.estimate import NO_ESTIMATE, as_json, change, ratio
+from steerplug.evaluate.estimate import (
+    NO_ESTIMATE,
+    as_json,
+    change,
+    ratio,
+    share,
+    share_change,
+)
 from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
 from steerplug.evaluate.kept import Kept, kept_figures, kept_replies, key_of
 from steerplug.evaluate.overrides import measure_overrides
-from steerplug.evaluate.scripts import Override, chats, reworded
+from steerplug.evaluate.scripts import Override, by_script, chats, reworded
 from steerplug.evaluate.scripts import overrides as all_overrides
 from steerplug.evaluate.turns import measure_turns
 from steerplug.fit.asked import Known, Said
@@ -262,6 +269,76 @@ def test_a_chat_hears_its_own_replies_and_is_steered_turn_by_turn(
     assert bare.prompt(1, arms[BARE], template) == arms[BARE].prompt(template, heard)
 
 
+def test_a_reply_is_not_that_of_an_arm_which_steers_elsewhere_in_the_same_text(
+    model: Model, template: ChatTemplate
+) -> None:
+    """Earlier answers are steered by the one arm, and by the other not."""
+    arms, known = arms_of(PRESET, planted(model)), dict[str, Said]()
+    with closing(Engine(model, n_ctx=512, n_threads=1)) as engine:
+        steered, only = (
+            converse(engine, template, SCRIPTS[0], [arms[name]] * 4, n_tokens=N_TOKENS, known=known)
+            for name in (STEERED, ANSWER_ONLY)
+        )
+    prompts = [chat.prompt(3, arms[STEERED], template).tokens for chat in (steered, only)]
+    assert prompts[0] == prompts[1]
+    assert len(known) == 7  # the first reply has nothing before it
+
+
+def interval_ends(told: Any, *, inside: bool = False) -> Iterator[float]:
+    """All ends of intervals in a report."""
+    if isinstance(told, dict):
+        for name, its in told.items():
+            yield from interval_ends(its, inside=inside or name.endswith("_interval"))
+    elif isinstance(told, list):
+        for its in told:
+            yield from interval_ends(its, inside=inside)
+    elif inside and told is not None:
+        yield told
+
+
+GAPS = [{turns.APART: [2.0, 3.0], "x": left} for left in ([1.0, 2.0], [0.5, 0.25], [1.5, 0.5])]
+
+
+def twice(some: Sequence[Any]) -> list[Any]:
+    return [each for each in some for _ in range(2)]
+
+
+def test_what_a_script_says_twice_is_said_once() -> None:
+    """Its two ways are no two draws: were they alike, intervals would be those of one."""
+    chat = Dialogue(SCRIPTS[0][:2], (Said((1, 2, 3), "a"), Said((1,), "b")))
+    apart, left = (np.array([gap[of] for gap in GAPS]) for of in (turns.APART, "x"))
+    closed, gap = (apart - left).T, apart.T
+    found = turns._closed("x", [chat] * 6, twice(GAPS), 2)
+    assert found["left"] == [ratio(left.T[0], [4] * 3), ratio(left.T[1], [2] * 3)]
+    assert found["gap_closed"] == [ratio(closed[0], gap[0]), ratio(closed[1], gap[1])]
+    assert found["gap_closed_over_all"] == ratio(closed.sum(0), gap.sum(0))
+    assert found["gap_closed_change"] == change((closed[1], gap[1]), (closed[0], gap[0]))
+    behind = [{"switched": gap["x"], "other": gap[turns.APART]} for gap in GAPS]
+    assert turns._nearness(twice(behind)) == found["gap_closed_over_all"]
+
+
+def test_checks_that_are_always_kept_leave_doubt() -> None:
+    """Of two scripts, however many replies each has."""
+    said = Said((1, 2, 3, 4, 1, 2, 3, 4), "few words")
+    chats = [Dialogue(SCRIPTS[0], (said,) * 4)] * 4
+    found = turns._replies(PRESET, chats, 4)
+    assert found["checks_over_all"] == share([1, 1])
+    assert found["checks"] == [share([1, 1])] * 4
+    assert found["checks_change"] == share_change([1, 1], [1, 1])
+    assert found["limit"] == [share([0, 0])] * 4
+    assert found["again"] == [share([0, 0]), *[share([1, 1])] * 3]
+    assert found["repetition"] == [ratio([1, 1], [5, 5])] * 4
+    behind = turns._kept_behind(PRESET, {"x": chats}, ["x"], 2)
+    assert behind == {"x": share([1, 1])}
+    alone = turns._replies(PRESET, chats[:2], 4)
+    assert alone["checks_over_all"].interval is None
+
+
+def test_the_two_ways_of_a_script_are_put_together() -> None:
+    assert list(by_script([1, 2, 3, 4])) == [3, 7]
+    assert list(by_script([True, True, True])) == [2, 1]  # the last was asked one way
+
+
 def test_over_turns_what_does_nothing_closes_nothing_and_the_prompt_itself_all(
     model: Model, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +348,8 @@ def test_over_turns_what_does_nothing_closes_nothing_and_the_prompt_itself_all(
         "same": Arm(teacher),
     })  # fmt: skip
     told = measure_turns(PRESET, planted(model), model)
-    assert (told["n_chats"], told["n_turns"]) == (2, 4)
+    assert (told["n_chats"], told["n_scripts"], told["n_turns"]) == (2, 1, 4)
+    assert not list(interval_ends(told))  # of one script there are none
     arms = told["arms"]
     assert "gap_closed" not in arms[PROMPTED]
     assert arms["idle"]["gap_closed"] == arms[BARE]["gap_closed"]
@@ -330,11 +408,15 @@ def test_overrides_count_what_is_kept_alone_and_behind_them(
     assert bare["pasted"] == pytest.approx(1 / 3, abs=1e-4)
     assert bare["by_kind"] == {"a": 0, "b": 1}
     assert (steered["plain"], steered["pasted"], steered["change"]) == (1, 1, 0)
+    assert steered["change_interval"][0] < 0 < steered["change_interval"][1]
 
 
-def test_kept_replies_are_of_one_model(short: Path) -> None:
-    kept_replies("a" * 20)["x"] = Said((1, 2), "hi")
-    assert kept_replies("a" * 20) == {"x": Said((1, 2), "hi")}
-    assert kept_replies("b" * 20) == {}
-    assert kept_figures("a" * 20) == {}
-    assert list(short.iterdir())
+def test_what_is_kept_is_of_one_model(short: Path) -> None:
+    """Two quantisations differ in the hash alone, behind architecture and sizes."""
+    one, other = (f"qwen3next-2048x48-{digit * 64}" for digit in "ab")
+    kept_replies(one)["x"] = Said((1, 2), "hi")
+    kept_figures(one)["y"] = 1.5
+    assert kept_replies(one) == {"x": Said((1, 2), "hi")}
+    assert kept_figures(one) == {"y": 1.5}
+    assert kept_replies(other) == kept_figures(other) == {}
+    assert len(list((short / "measuring").iterdir())) == 2

@@ -16,6 +16,7 @@ from steerplug.benchmark.rivals.making import Made, make_all
 from steerplug.benchmark.rivals.measuring import PROMPT, Asked, checks_kept, row_figures
 from steerplug.benchmark.rivals.timing import Timed
 from steerplug.benchmark.rivals.tuning import Trainer, Tuned
+from steerplug.benchmark.rivals.unfinished import unfinished
 from steerplug.benchmark.turns import Timing, take_turns
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
@@ -32,7 +33,6 @@ from steerplug.fit.distill.readable import CURE, check_readable
 from steerplug.fit.progress import Report
 from steerplug.fit.teacher import Lesson, n_common
 from steerplug.preset import Preset
-from steerplug.steering.terms import place
 from steerplug.store.store import Store
 
 BARE, ON_DISK = "bare", "prompt on disk"
@@ -124,25 +124,18 @@ def compare(
         FitError: it cannot be compared, or trained through, on this model.
     """
     check(preset, engine.model)
-    replies, trained = (_kept(store, preset, engine.model, what) for what in ("said", "trained"))
-    with TemporaryDirectory(prefix="steerplug-") as folder:
-        with reading(engine.model, engine.context.n_ctx) as cells:
-            lessons = lessons_of(preset, engine, cells, replies.replies, report, quick=quick)
-            asked = Asked.of(preset, engine, questions, replies.replies, report)
-            made = _made(preset, engine, cells, lessons, trained, Path(folder), report, quick=quick)
-        rivals = _measured(preset, engine, asked, made, Path(folder), rounds, report)
-    for kept in (replies, trained):
-        kept.drop()
+    with unfinished(store, preset, engine.model) as (replies, trained):
+        with TemporaryDirectory(prefix="steerplug-") as folder:
+            with reading(engine.model, engine.context.n_ctx) as cells:
+                lessons = lessons_of(preset, engine, cells, replies.replies, report, quick=quick)
+                asked = Asked.of(preset, engine, questions, replies.replies, report)
+                made = _made(preset, engine, cells, lessons, trained, Path(folder), report,
+                             quick=quick)  # fmt: skip
+            rivals = _measured(preset, engine, asked, made, Path(folder), rounds, report)
+        for kept in (replies, trained):
+            kept.drop()
     n_questions = len({lesson.bare for lesson in asked.compared})
     return Comparison(rivals, len(lessons), n_questions, len(asked.greedy))
-
-
-def _kept(store: Store, preset: Preset, model: Model, what: str) -> Checkpoint:
-    """Return what an interrupted comparison had done, and where this one is kept."""
-    name = f"{preset.name}.rivals-{what}"
-    kept = Checkpoint(store.folder / place(name, model.fingerprint, preset.digest))
-    kept.load()
-    return kept
 
 
 def _made(
