@@ -21,7 +21,6 @@ SLACK = 4
 than one that must read it anew."""
 
 _MOST_CHATS = 20_000
-_MOST_TEXT = 2_000
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Keys:
             if not isinstance(said, dict):
                 return cls()
             mix = _mix(said)
-            begins = json.dumps(_beginning(said), sort_keys=True)[:_MOST_TEXT]
+            begins = json.dumps(_beginning(said), sort_keys=True)
         except (ValueError, RecursionError):
             return cls()
         return cls(_digest(mix, begins).hex(), mix)

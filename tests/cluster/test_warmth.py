@@ -96,3 +96,8 @@ def test_a_mix_keeps_its_replicas_when_others_come_and_go() -> None:
     before, after = homes(REPLICAS), homes((*REPLICAS, "e"))
     assert all(now in (was, "e") for was, now in zip(before, after, strict=True))
     assert before != after
+
+
+def test_chats_behind_the_same_long_tools_are_told_apart() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "word " * 1000}}]
+    assert Keys.of(body("Hi", tools=tools)).chat != Keys.of(body("Hello", tools=tools)).chat

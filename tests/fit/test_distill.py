@@ -216,7 +216,12 @@ def test_the_prompted_rows_are_those_of_a_plain_forward(
 ) -> None:
     asked: list[Passage] = []
     read = tiny.student.hidden
-    monkeypatch.setattr(tiny.student, "hidden", lambda some: asked.extend(some) or read(some))
+
+    def noted(some: Sequence[Passage]) -> torch.Tensor:
+        asked.extend(some)
+        return read(some)
+
+    monkeypatch.setattr(tiny.student, "hidden", noted)
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     expected = [plain(tiny.oracle, x.prompted, x.reply) for x in LESSONS]
     for exercise, rows in zip(exercises, expected, strict=True):
