@@ -377,7 +377,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(
         fit={"method": "chain", "layers": [1, 2, 3], "prompts": OWN_QUESTIONS},
     )  # fmt: skip
 
-    def interrupt(what: str, done: int, _total: int) -> None:
+    def interrupt(what: str, done: float, _total: int) -> None:
         if what.startswith("distilling") and done == 2:
             raise KeyboardInterrupt
 

@@ -62,8 +62,8 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What has been asked and answered."""
     names: list[str] = []
 
-    def ask(engine: Engine, request: Request, known: Known | None = None) -> Said:
-        said = before(engine, request, known)
+    def ask(engine: Engine, request: Request, known: Known | None = None, *rest: Any) -> Said:
+        said = before(engine, request, known, *rest)
         names.append(name_of(request))
         return said
 
@@ -180,7 +180,7 @@ def test_a_full_training_has_a_second_round_on_what_the_steered_model_replies(
 def test_a_quick_fit_leaves_alone_what_an_interrupted_full_one_had_done(
     tiny: Engine, tmp_path: Path, asked: list[str]
 ) -> None:
-    def interrupt(what: str, done: int, _total: int) -> None:
+    def interrupt(what: str, done: float, _total: int) -> None:
         if what.startswith("distilling") and done == 1:
             raise KeyboardInterrupt
 
@@ -208,7 +208,7 @@ def test_an_interrupted_report_asks_nothing_again(
 ) -> None:
     paid = set[str]()
 
-    def interrupt(what: str, done: int, _total: int) -> None:
+    def interrupt(what: str, done: float, _total: int) -> None:
         if what == stage and done:
             paid.update(answered)
             raise KeyboardInterrupt

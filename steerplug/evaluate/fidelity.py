@@ -40,11 +40,11 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
-from steerplug.evaluate.replies import Quality, Reply, greedy, read, schema_of
+from steerplug.evaluate.replies import Quality, Reply, all_greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
 from steerplug.fit.asked import Known
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
-from steerplug.fit.progress import Report, at_once, silent, steps
+from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import ASKING_STEERED, Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
@@ -142,13 +142,10 @@ def measure_fidelity(
     template = ChatTemplate.of(model)
     asked = [*questions.compared, *questions.further]
     bare = [template.asked(question) for question in asked]
-    ask = partial(greedy, engine, n_tokens=REPLY_TOKENS, known=known)
-    schema = schema_of(preset, mix)
+    ask = partial(all_greedy, engine, bare, n_tokens=REPLY_TOKENS, known=known, report=report)
     replies = {
-        BARE: at_once(ask, bare, "asking the bare model", report),
-        STEERED: at_once(
-            partial(ask, mix=mix, schema=schema), bare, ASKING_STEERED, report
-        ),
+        BARE: ask(what="asking the bare model"),
+        STEERED: ask(mix, schema=schema_of(preset, mix), what=ASKING_STEERED),
     }
     figures: dict[str, Any] = {}
     if preset.teacher is not None:

@@ -71,6 +71,6 @@ def plan_glance(preset: Preset, model: Model, pace: Pace) -> list[Stage]:
     asked = pace.asked(n, lengths.question, n_reply)
     read = compared(pace, lengths, n, n_reply, 2)
     return [
-        Stage(ASKING, "ask", asked, n),
+        Stage(ASKING, "ask", asked),
         Stage("comparing token by token", "read", read, READ_TOGETHER),
     ]

@@ -6,7 +6,6 @@ from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import strengths_of
 from steerplug.fit.measure import READ_TOGETHER
 from steerplug.fit.plan import Lengths, Pace, compared, said
-from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT
 from steerplug.fit.teacher import ASKING, ASKING_STEERED, REPLY_TOKENS
 from steerplug.fit.whole import Stage
@@ -21,7 +20,7 @@ def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) 
 
     def asking(what: str, n: int, n_reply: int = n_reply) -> Stage:
         seconds = pace.asked(n, lengths.question, n_reply)
-        return Stage(what, "ask", seconds, min(n, AT_ONCE))
+        return Stage(what, "ask", seconds)
 
     n_compared = 2 * len(questions.compared) + len(questions.neutral)
     prompted, rows = lengths.prompted / READ_TOGETHER, said(REPLY_TOKENS)

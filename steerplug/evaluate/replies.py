@@ -21,8 +21,9 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.estimate import Estimate, ratio
-from steerplug.fit.asked import Known, ask
+from steerplug.fit.asked import Known, ask, ask_all
 from steerplug.fit.measure import reply_log_probs
+from steerplug.fit.progress import Report, silent
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Mix
 
@@ -95,11 +96,44 @@ def greedy(
         schema: a JSON Schema that the reply must follow.
         known: replies that are not asked for again; a new one is put in.
     """
-    request = Request(
+    return Reply(prompt, *ask(engine, _greedy(prompt, mix, n_tokens, schema), known))
+
+
+def all_greedy(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    mix: Mix = NOTHING,
+    *,
+    n_tokens: int,
+    schema: Mapping[str, Any] | None = None,
+    known: Known | None = None,
+    what: str = "",
+    report: Report = silent,
+) -> list[Reply]:
+    """Return the same of several prompts, made side by side.
+
+    Args:
+        engine: the model.
+        prompts: bare chats.
+        mix: how the replies are steered.
+        n_tokens: most tokens of a reply.
+        schema: a JSON Schema that the replies must follow.
+        known: replies that are not asked for again; new ones are put in.
+        what: it is called in reports.
+        report: told how far the work is.
+    """
+    requests = [_greedy(prompt, mix, n_tokens, schema) for prompt in prompts]
+    said = ask_all(engine, requests, known, what, report)
+    return [Reply(prompt, *each) for prompt, each in zip(prompts, said, strict=True)]
+
+
+def _greedy(
+    prompt: Prompt, mix: Mix, n_tokens: int, schema: Mapping[str, Any] | None
+) -> Request:
+    return Request(
         prompt, mix, Sampling(temperature=0), max_tokens=n_tokens, grammar=schema,
         thinking_budget=0,
     )  # fmt: skip
-    return Reply(prompt, *ask(engine, request, known))
 
 
 def read(cells: Reader, reply: Reply) -> Reading:

@@ -5,12 +5,13 @@ the reply as it is.
 """
 
 import hashlib
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from steerplug.engine.engine import Engine
-from steerplug.engine.request import Request, tokens_of
+from steerplug.engine.request import Progress, Request, tokens_of
+from steerplug.fit.progress import Report, at_once, silent
 from steerplug.steering.value import Mix
 
 
@@ -26,6 +27,9 @@ IDLE = frozenset({"logprobs", "timeout", "partition", "must_fit", "scored", "tel
 
 Known = MutableMapping[str, Said]
 """Replies by what was asked; see `name_of`."""
+
+_READING = 0.2
+"""The share of a reply's time that goes by before its first token, about."""
 
 
 def name_of(request: Request) -> str:
@@ -44,12 +48,50 @@ def _told(value: Any) -> Any:
     return sorted(value) if isinstance(value, frozenset) else value
 
 
-def ask(engine: Engine, request: Request, known: Known | None = None) -> Said:
+def ask_all(
+    engine: Engine,
+    requests: Sequence[Request],
+    known: Known | None,
+    what: str,
+    report: Report = silent,
+    *,
+    before: int = 0,
+) -> list[Said]:
+    """Return the replies to requests, made side by side and told token by token.
+
+    They end at about the same time: told one by one, nothing would move until then.
+
+    Args:
+        engine: the model.
+        requests: what is asked.
+        known: replies that are not asked for again; new ones are put in.
+        what: it is called in reports.
+        report: told how far the work is.
+        before: how many more there are, which had been asked earlier.
+    """
+    running = [(request, Progress()) for request in requests]
+    return at_once(
+        lambda each: ask(engine, each[0], known, each[1]), running, what, report,
+        before=before, part=_part,
+    )  # fmt: skip
+
+
+def _part(running: tuple[Request, Progress]) -> float:
+    """Return how much of a reply is there, counting the reading of its prompt once it has begun."""
+    request, progress = running
+    if not progress.n_generated:
+        return 0.0
+    return _READING + (1 - _READING) * min(progress.n_generated / request.max_tokens, 1.0)
+
+
+def ask(
+    engine: Engine, request: Request, known: Known | None = None, progress: Progress | None = None
+) -> Said:
     """Return the reply to a request, which is put among those that are known."""
     name = name_of(request)
     if known is not None and name in known:
         return known[name]
-    pieces = list(engine.generate(request, whole=True))
+    pieces = list(engine.generate(request, progress, whole=True))
     text = "".join(piece.text for piece in pieces if not piece.in_thought)
     said = Said(tokens_of(pieces), text)
     if known is not None:

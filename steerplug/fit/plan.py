@@ -163,7 +163,7 @@ def asking(
     """Return the stage in which a model is asked n questions, its prompt read once."""
     front = lengths.prompted if what == ASKING else lengths.bare
     seconds = pace.asked(n, lengths.question, n_reply) + front * pace.read
-    return Stage(what, "ask", seconds, min(n, AT_ONCE))
+    return Stage(what, "ask", seconds)
 
 
 def compared(pace: Pace, lengths: Lengths, n: int, n_reply: int, n_mixes: int) -> float:

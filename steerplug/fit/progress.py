@@ -6,21 +6,25 @@ Doors may turn what they are told into a progress bar.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Report = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
+Report = Callable[[str, float, int], None]
+"""Called with what is being done, how many steps are done, and how many there are.
+
+Where steps are done side by side, parts of them may be counted."""
 
 AT_ONCE = 32
 """So many are asked side by side."""
+_LOOK = 0.5
+"""Seconds between two looks at how far they are."""
 
 
-def silent(_what: str, _done: int, _total: int) -> None:
+def silent(_what: str, _done: float, _total: int) -> None:
     """Report nothing."""
 
 
@@ -31,7 +35,7 @@ def in_turn(named: Mapping[str, Item], report: Report) -> Iterator[tuple[str, It
     """
     n_parts = len(named)
 
-    def part(i: int, what: str, done: int, total: int) -> None:
+    def part(i: int, what: str, done: float, total: int) -> None:
         report(what, i * total + done, n_parts * total)
 
     for i, (name, item) in enumerate(named.items()):
@@ -60,10 +64,12 @@ def at_once(
     report: Report = silent,
     *,
     before: int = 0,
+    part: Callable[[Item], float] | None = None,
 ) -> list[Result]:
     """Return `ask` of every item, in order; the engine decodes what it is asked together.
 
-    `before` says how many more there are, which had been asked earlier.
+    `before` says how many more there are, which had been asked earlier, and `part` how much of an
+    item that is being asked is done, 0 to 1.
 
     The first error, or Ctrl-C, ends it at once: what has not begun is not asked any more, and what
     is being answered is left to its thread, which dies with the process.
@@ -85,6 +91,26 @@ def at_once(
     for _ in range(min(AT_ONCE, len(items))):
         threading.Thread(target=work, daemon=True).start()
     try:
-        return [reply.result() for reply in steps(replies, what, report, before=before)]
+        if part is None:
+            return [reply.result() for reply in steps(replies, what, report, before=before)]
+        _watch(replies, [partial(part, item) for item in items], what, report, before)
+        results = [reply.result() for reply in replies]
+        report(what, before + len(items), before + len(items))
+        return results
     finally:
         waiting.clear()
+
+
+def _watch(
+    replies: Sequence[Future[Result]], parts: Sequence[Callable[[], float]], what: str,
+    report: Report, before: int,
+) -> None:  # fmt: skip
+    """Report again and again until all are there; raise the error of one that failed."""
+    running = set(range(len(replies)))
+    while running:
+        done = len(replies) - len(running) + sum(parts[i]() for i in running)
+        report(what, before + done, before + len(replies))
+        wait([replies[i] for i in running], _LOOK, FIRST_COMPLETED)
+        for i in [i for i in running if replies[i].done()]:
+            replies[i].result()
+            running.remove(i)

@@ -19,9 +19,8 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
-from steerplug.fit import asked
-from steerplug.fit.asked import Known, name_of
-from steerplug.fit.progress import Report, at_once, silent
+from steerplug.fit.asked import Known, ask_all, name_of
+from steerplug.fit.progress import Report, silent
 from steerplug.preset import Teacher
 from steerplug.steering.value import NOTHING, Mix
 
@@ -119,7 +118,7 @@ def teach(
     left = [each for each in requests.values() if name_of(each) not in replies]
     before = len(requests) - len(left)
     what = ASKING if steered is None else ASKING_STEERED
-    at_once(lambda each: asked.ask(engine, each, replies), left, what, report, before=before)
+    ask_all(engine, left, replies, what, report, before=before)
     said = {i: replies[name_of(each)].tokens for i, each in requests.items()}
     lessons = [Lesson(*prompts(i), reply) for i, reply in said.items() if reply]
     if not lessons and steered is None:

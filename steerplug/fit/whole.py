@@ -54,7 +54,7 @@ class Standing:
     """How far a build is.
 
     Args:
-        what: what is being done, of which `done` of `total` steps are.
+        what: what is being done, of which `done` of `total` steps are, whole ones counted.
         share: of the whole that is done, 0 to 1.
         seconds_left: until the end, about; None until enough was seen to say so.
         plan: of the whole, if there is one.
@@ -98,22 +98,22 @@ class Whole:
         self._began += self._clock() - asked  # nobody worked meanwhile
         self._plan, self._ahead, self._current = plan, plan.stages, None
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, what: str, done: float, total: int) -> None:
         """Take note that `done` of `total` steps of `what` are done."""
         now, before = self._clock(), self._standing
-        if what != before.what or total != before.total or done < before.done:
+        if what != before.what or total != before.total or int(done) < before.done:
             self._begin(what, done, total, now)
         seen = dict(self._seen)
         left = self._current.left(done, now, seen) if self._current else 0.0
         left += sum(stage.seconds * _factor(seen, stage.kind) for stage in self._ahead)
         share = max(before.share, min((now - self._began) / max(now - self._began + left, 1e-9), 1))
         if not seen or self._plan is None:
-            self._standing = Standing(what, done, total, before.share, None, self._plan)
+            self._standing = Standing(what, int(done), total, before.share, None, self._plan)
         else:
-            self._standing = Standing(what, done, total, share, left, self._plan)
+            self._standing = Standing(what, int(done), total, share, left, self._plan)
         self._tell(self._standing)
 
-    def _begin(self, what: str, done: int, total: int, now: float) -> None:
+    def _begin(self, what: str, done: float, total: int, now: float) -> None:
         """Learn from the stage that has ended, and find the one that begins in the plan."""
         if self._current is not None:
             self._current.left(self._current.total, now, self._seen)
@@ -150,13 +150,13 @@ class _Current:
     """
 
     stage: Stage
-    first: int
+    first: float
     total: int
     began: float
-    done: int = 0
+    done: float = 0.0
     took: float = 0.0
 
-    def left(self, done: int, now: float, seen: dict[Kind, _Seen]) -> float:
+    def left(self, done: float, now: float, seen: dict[Kind, _Seen]) -> float:
         """Return the seconds left of it, and add to what was seen what it tells."""
         stage, took = self.stage, now - self.began
         n = len(stage.each) or self.total - self.first
@@ -166,7 +166,7 @@ class _Current:
         if done == n or done // stage.at_once > self.done // stage.at_once:
             self.done, self.took = done, took
         whole = sum(stage.each) or stage.seconds * n / self.total
-        guessed = sum(stage.each[: self.done]) or whole * self.done / n
+        guessed = sum(stage.each[: int(self.done)]) or whole * self.done / n
         if not guessed:
             expected = whole * _factor(seen, stage.kind)
             return max(expected - took, expected / 10)

@@ -525,7 +525,7 @@ def test_a_fit_that_was_ended_in_its_second_round_goes_on_there(
     def replies_of(_: Steering) -> list[Lesson]:
         return random_lessons(12, seed=5)
 
-    def end(what: str, done: int, _total: int) -> None:
+    def end(what: str, done: float, _total: int) -> None:
         if what.startswith("training on replies of its own") and done == 2:
             raise KeyboardInterrupt
 
@@ -693,7 +693,7 @@ def test_a_training_that_was_ended_in_its_third_pass_goes_on_there(
     path, at_death = tmp_path / "arr-1a.gguf", tmp_path / "arr-2b.gguf"
     monkeypatch.setattr(resuming, "_EVERY", 0.0 if how == "killed" else 1e9)
 
-    def end(what: str, done: int, _total: int) -> None:
+    def end(what: str, done: float, _total: int) -> None:
         if what == "training, pass 3 of 3" and done == 4:
             if how == "killed":
                 shutil.copy(tmp_path / "arr-1a.unfinished.npz", tmp_path / "kept")
@@ -716,7 +716,7 @@ def test_a_training_on_other_lessons_begins_anew(tiny: Tiny, tmp_path: Path) -> 
     exercises = prepare(tiny.student, random_lessons(30, seed=2), "all", silent)
     kept = loaded(tmp_path / "arr-1a.gguf")
 
-    def end(_what: str, done: int, _total: int) -> None:
+    def end(_what: str, done: float, _total: int) -> None:
         if done == 1:
             raise KeyboardInterrupt
 
@@ -735,7 +735,7 @@ def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(
     monkeypatch.setattr(resuming, "_EVERY", 0.0)
     savez = np.savez
 
-    def end(_what: str, done: int, _total: int) -> None:
+    def end(_what: str, done: float, _total: int) -> None:
         if done == 3:
             monkeypatch.setattr(np, "savez", full)
 
@@ -798,7 +798,7 @@ def test_the_first_error_ends_it_and_what_has_not_begun_is_not_asked(ends: str) 
             over.wait(10)
             threading.Event().wait(0.3)  # time to be cancelled in
 
-    def report(_what: str, done: int, _total: int) -> None:
+    def report(_what: str, done: float, _total: int) -> None:
         if ends == "Ctrl-C" and done == 1:
             over.set()
             raise KeyboardInterrupt

@@ -151,7 +151,7 @@ def test_questions_that_get_no_answer_are_left_out(
 ) -> None:
     real, silent = engine.generate, lessons[0].prompted
 
-    def generate(request: Request, *, whole: bool) -> object:
+    def generate(request: Request, _progress: object, *, whole: bool) -> object:
         return iter(()) if request.prompt == silent else real(request, whole=whole)
 
     monkeypatch.setattr(engine, "generate", generate)

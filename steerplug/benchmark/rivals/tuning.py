@@ -72,7 +72,7 @@ class Trainer:
         if (before := self._before(of, trained)) is not None:
             return trained, before
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: float, total: int) -> None:
             self.report(f"{name}, rate {rate:.2g}: {what}", done, total)
 
         try:
