@@ -90,7 +90,7 @@ def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
             turn = {"role": "assistant", "content": "", **turn}
             turn["tool_calls"] = [*turn.get("tool_calls", ()), _call(i, item)]
         elif kind == "reasoning":
-            turn = {"role": "assistant", "content": "", "reasoning_content": _thoughts(item)}
+            turn = {"role": "assistant", "content": "", "reasoning_content": _thoughts(i, item)}
         elif kind == "function_call_output":
             result = {"role": "tool", "tool_call_id": item.get("call_id")}
             yield {**result, "content": item.get("output")}
@@ -124,10 +124,24 @@ def _call(i: int, item: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": item.get("call_id") or "", "type": "function", "function": function}
 
 
-def _thoughts(item: Mapping[str, Any]) -> str:
+def _thoughts(i: int, item: Mapping[str, Any]) -> str:
     """Return the thoughts of an item, or their summary where that is all there is."""
-    parts = item.get("content") or item.get("summary") or ()
-    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+    content, summary = (_texts(i, item, key) for key in ("content", "summary"))
+    return "\n".join(content or summary)
+
+
+def _texts(i: int, item: Mapping[str, Any], key: str) -> list[str]:
+    """Return the texts of the parts that an item has under a key."""
+    parts = item.get(key) or []
+    listed = parts if isinstance(parts, list) else [parts]
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in listed]
+    if listed is not parts or not all(isinstance(text, str) for text in texts):
+        raise Refused(
+            f"the {key} of item {i} of input, a reasoning, is {parts!r:.80}; send a list of "
+            '{"type": ..., "text": "..."}.',
+            param="input",
+        )
+    return texts
 
 
 def _format(form: Any) -> Any:
