@@ -182,6 +182,10 @@ def test_thoughts_come_apart(
         ({"messages": [{"role": "oracle", "content": "x"}]}, "messages.0.role"),
         ({"messages": "Hi"}, "messages: Input should be a valid list"),
         ({"format": "yaml"}, "format is 'yaml'; send json, or a JSON schema."),
+        ({"options": {"messages": [1]}}, "`options.messages` is not read here; say it in"),
+        ({"options": {"stream": False}}, "`options.stream` is not read here; say it in `stream`."),
+        ({"temperature": 1}, "`options.temperature` is not read here; say it in `temperature`."),
+        ({"messages": [], "prompt": "Hi"}, "there is no field `prompt`"),
     ],
 )
 def test_what_cannot_be_obeyed_is_one_sentence(
@@ -192,12 +196,41 @@ def test_what_cannot_be_obeyed_is_one_sentence(
     assert sentence in response.json()["error"]
 
 
-def test_a_suffix_a_template_and_images_are_refused(client: Client) -> None:
-    for name, value in (("suffix", "end"), ("template", "{{ .Prompt }}"), ("images", ["aaaa"]),
-                        ("context", [1, 2])):  # fmt: skip
-        response = client.post("/api/generate", json={"model": NAME, "prompt": "x", name: value})
-        assert response.status_code == 400
-        assert name in response.json()["error"]
+@pytest.mark.parametrize("prompt", ["x", ""])
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"suffix": "end"}, "suffix is not served"),
+        ({"template": "{{ .Prompt }}"}, "template is not served"),
+        ({"images": ["aaaa"]}, "images is not served"),
+        ({"context": [1, 2]}, "context is not served"),
+        ({"messages": QUESTION}, "`messages` is not read here; say it in `prompt`."),
+        ({"options": {"messages": QUESTION}}, "`options.messages` is not read here; say it in"),
+        ({"options": {"model": "zz"}}, "`options.model` is not read here; say it in `model`."),
+        ({"options": {"logprobs": True}}, "`options.logprobs` is not read here; say it in"),
+        ({"raw": True, "options": {"prompt": "y"}}, "`options.prompt` is not read here; say it"),
+        ({"tools": [WEATHER]}, "tools is not served here: tools belong to /api/chat."),
+        ({"raw": True, "tools": [WEATHER]}, "tools belong to /api/chat."),
+        ({"functions": [WEATHER["function"]]}, "functions is not served here: tools belong to"),
+        ({"options": {"tools": [WEATHER], "tool_choice": "required"}}, "tools belong to /api/chat"),
+        ({"options": {"tool_choice": "required"}}, "tool_choice is not served here: tools belong"),
+    ],
+)
+def test_what_a_prompt_cannot_ask_for_is_one_sentence(
+    client: Client, prompt: str, body: dict[str, Any], sentence: str
+) -> None:
+    response = client.post("/api/generate", json={"model": NAME, "prompt": prompt, **body})
+    assert response.status_code == 400
+    assert sentence in response.json()["error"]
+
+
+def test_options_may_repeat_what_is_said_beside_them(client: Client) -> None:
+    said = {"model": NAME, "stream": False, "format": "", "temperature": 0}
+    body = {"stream": False, "messages": QUESTION, **said, "options": {**GREEDY, **said}}
+    assert client.post("/api/chat", json=body).status_code == 200
+    nothing = {"messages": [], "tools": [], "tool_choice": None}
+    body = {**said, "prompt": "x", **nothing, "options": {"num_predict": 1, **nothing}}
+    assert client.post("/api/generate", json=body).status_code == 200
 
 
 def test_an_error_within_a_stream_is_its_last_line(

@@ -28,6 +28,9 @@ _REFUSED = {
     "background": f"{_KEEPS}, and wait for the response",
     "prompt": "this server keeps no prompts; send the text in `instructions`",
 }
+_ORIGINS = {
+    "messages": "input", "response_format": "text.format", "logprobs": "include",
+}  # fmt: skip
 _IGNORED = ("stream_options", "max_tool_calls")
 _ITEMS = "message, reasoning, function_call and function_call_output are"
 
@@ -63,15 +66,16 @@ def chat_body(body: ResponsesBody) -> ChatBody:
         raise Refused("truncation is not served: send a shorter input.", param="truncation")
     text = dict(body.text or {})
     form = text.pop("format", None)
-    return read(ChatBody, {
-        **text, **said, "model": body.model, "stream": body.stream,
+    own = {
+        "model": body.model, "stream": body.stream,
         "messages": list(_messages(body)),
         "response_format": _format(form),
         "tools": [_tool(i, tool) for i, tool in enumerate(body.tools or ())] or None,
         "tool_choice": _choice(body.tool_choice),
         "logprobs": _LIKELY in (body.include or ()) or bool(body.top_logprobs),
         "top_logprobs": body.top_logprobs,
-    })  # fmt: skip
+    }  # fmt: skip
+    return read(ChatBody, own, {"": said, "text.": text}, _ORIGINS)
 
 
 def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
