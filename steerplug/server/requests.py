@@ -25,7 +25,6 @@ from steerplug.session.sampling_fields import SamplingFields
 
 MAX_MESSAGES = 1000
 MAX_REPLIES = 8
-MAX_PROMPTS = 64
 
 ModelName = Annotated[str, Field(max_length=2000)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -281,10 +280,7 @@ class CompletionBody(Body):
     With `echo` and `logprobs` the texts are scored; see `echo`.
     """
 
-    prompt: (
-        str | Tokens
-        | Annotated[list[str | Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
-    )  # fmt: skip
+    prompt: str | Tokens | Annotated[list[str | Tokens], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=-1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None

@@ -313,7 +313,9 @@ def test_what_cannot_be_obeyed_is_refused(
         ({"max_tokens": -2}, "max_tokens: Input should be greater than or equal to -1; it is -2."),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 4}, "best_of"),
-        ({"prompt": ["a"] * 22, "n": 3}, "prompts times n may be at most 64; send fewer."),
+        ({"prompt": ["a"] * 22, "n": 3}, "prompts times n may be at most 64 and are 66; send"),
+        ({"prompt": ["a"] * 65}, "prompts times n may be at most 64 and are 65; send fewer."),
+        ({"prompt": [[5]] * 65}, "prompts times n may be at most 64 and are 65; send fewer."),
     ],
 )
 def test_completions_refuse_what_they_cannot_do(
