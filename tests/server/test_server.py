@@ -231,6 +231,12 @@ def test_a_reply_that_is_no_stream_is_handed_over_whole(
 # Choosing steering
 
 
+def unfit(**said: Any) -> dict[str, Any]:
+    """A tool whose parameters say this too."""
+    parameters = {"type": "object", "properties": {"x": {}}, **said}
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
 def test_who_says_it_first_decides(client: Client) -> None:
     def mix(**body: object) -> str:
         headers = {"x-steering": "formal"}
@@ -286,6 +292,8 @@ def test_strengths_may_be_an_object_or_a_mix_in_the_model_s_name(client: Client)
         ({"functions": [{}]}, 400, "tools"),
         ({"response_format": {"type": "json_schema"}}, 400, "json_schema"),
         ({"tool_choice": "required"}, 400, "there are no tools"),
+        ({"tools": [unfit(required=5)]}, 400, "in the tool 'f', the JSON schema cannot be fol"),
+        ({"tools": [unfit(required=[[1]])]}, 400, "in the tool 'f', the JSON schema cannot be fol"),
         ({"response_format": {"type": "json_object", "schema": {"$ref": "x"}}}, 400, "schema"),
         ({"messages": [{"role": "user", "content": "long " * 2000}]}, 400, "512"),
     ],
