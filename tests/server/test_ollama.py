@@ -1,15 +1,20 @@
 """Ollama's API: its own client is the oracle, and what it gets is what OpenAI's clients get."""
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import ollama
 import pytest
 
+from steerplug.session import Session
 from tests.helpers.serving import NAME, PIRATE, QUESTION, Client, served, told
 from tests.helpers.thinking import scripted, template
+from tests.helpers.tiny_models import tiny_model
 
 KEY = "a-key-for-tests"
 GREEDY = {"temperature": 0, "num_predict": 12}
@@ -58,6 +63,23 @@ def test_presets_are_models_with_ollamas_tag(ai: ollama.Client) -> None:
     assert listed[0].details is not None
     assert listed[0].details.quantization_level == "Q4_1"
     assert [one.model for one in ai.ps().models] == [f"{NAME}:latest"]
+
+
+def test_a_model_is_told_of_as_it_was_opened(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_model("llama").read_bytes())
+    os.utime(path, (7, 7))
+    with closing(Session(path, n_ctx=64, n_threads=1)) as own, served(own) as client:
+        before = client.get("/api/tags").json()
+        assert before["models"][0]["size"] == path.stat().st_size
+        assert before["models"][0]["modified_at"] == "1970-01-01T00:00:07Z"
+        path.rename(tmp_path / "other.gguf")
+        assert client.get("/api/tags").json() == before
+        path.write_bytes(b"another")
+        assert client.get("/api/tags").json() == before
+        assert client.get("/api/ps").json()["models"][0]["size"] == before["models"][0]["size"]
+        shown = client.post("/api/show", json={"model": NAME}).json()
+        assert shown["modified_at"] == before["models"][0]["modified_at"]
 
 
 def test_a_model_is_shown(ai: ollama.Client, client: Client) -> None:
