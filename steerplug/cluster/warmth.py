@@ -36,13 +36,13 @@ class Keys:
         """Return those of a request's body; none of one that cannot be read."""
         try:
             said = json.loads(body)
-        except ValueError:
+            if not isinstance(said, dict):
+                return cls()
+            mix = _mix(said)
+            begins = json.dumps(_beginning(said), sort_keys=True)[:_MOST_TEXT]
+            return cls(hashlib.sha256(f"{mix}\n{begins}".encode()).hexdigest(), mix)
+        except (ValueError, RecursionError):  # no JSON, half a character, endless brackets
             return cls()
-        if not isinstance(said, dict):
-            return cls()
-        mix = _mix(said)
-        begins = json.dumps(_beginning(said), sort_keys=True)[:_MOST_TEXT]
-        return cls(hashlib.sha256(f"{mix}\n{begins}".encode()).hexdigest(), mix)
 
 
 def _mix(said: Mapping[str, Any]) -> str:

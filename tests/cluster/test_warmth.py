@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,11 @@ STRANGE = st.recursive(
 @given(st.binary(max_size=20) | STRANGE.map(lambda value: json.dumps(value).encode()))
 def test_no_body_is_too_strange_to_be_sent_somewhere(strange: bytes) -> None:
     assert Warmth().choose(Keys.of(strange), IDLE) in REPLICAS
+
+
+@pytest.mark.parametrize("strange", [b"[" * 3000, b'{"model": "\\ud800"}'])
+def test_what_a_server_refuses_is_like_no_other_request(strange: bytes) -> None:
+    assert Keys.of(strange) == Keys()
 
 
 def test_a_chat_stays_and_its_mix_gathers_until_that_would_make_it_wait() -> None:

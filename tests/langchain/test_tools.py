@@ -29,8 +29,9 @@ from langchain_core.runnables import RunnableBinding, RunnableLambda
 from pydantic import BaseModel, Field
 
 from steerplug import ChatSteerplug, errors
-from steerplug.chat.tool import Tool, Tools
+from steerplug.chat.tool import Tool, ToolCall, Tools
 from steerplug.engine.loading import Loading
+from steerplug.langchain import messages
 from steerplug.langchain.call import Call
 from steerplug.langchain.structured import METHODS
 from steerplug.library.presets import load_preset
@@ -251,6 +252,12 @@ def test_calls_cut_short_say_so_and_half_calls_are_none() -> None:
             assert len(reply.tool_calls) == n_calls
             assert reply.invalid_tool_calls == []
             assert all(set(call["args"]) == {"city"} for call in reply.tool_calls)
+
+
+def test_a_call_whose_arguments_nest_endlessly_is_a_broken_one() -> None:
+    calls, (broken,) = messages._to_calls([ToolCall("1", "f", '{"a": ' + "[" * 3000)])
+    assert not calls
+    assert broken["name"] == "f"
 
 
 def test_a_choice_of_none_calls_nothing_and_results_are_read() -> None:

@@ -35,7 +35,7 @@ class Kinds:
             return text
         try:
             value = json.loads(_JSON.get(text.strip(), text))
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
         return value if self.types & _types_of(value) or "string" not in self.types else text
 
