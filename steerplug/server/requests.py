@@ -147,7 +147,7 @@ B = TypeVar("B", bound=BaseModel)
 _OF_CHOICES = ("n", "echo", "stream_options", "include_reasoning", "steering_trace")
 """Fields that ask for what only OpenAI's list of `choices` can tell."""
 
-_NOTHING = ("", [], {})
+_NOTHING: tuple[Any, ...] = ("", [], {})
 """What says nothing in a field that another one says."""
 
 
@@ -170,9 +170,10 @@ def read(
     said = dict(own)
     for where, stray in strays.items():
         for name, value in stray.items():
-            if value is not None and said.setdefault(name, value) != value not in _NOTHING:
-                place, origin = f"{where}{name}"[:80], origins.get(name, name)
-                raise Refused(f"`{place}` is not read here; say it in `{origin}`.", param=place)
+            if value is None or said.setdefault(name, value) == value or value in _NOTHING:
+                continue
+            place, origin = f"{where}{name}"[:80], origins.get(name, name)
+            raise Refused(f"`{place}` is not read here; say it in `{origin}`.", param=place)
     for name in _OF_CHOICES:
         if said.get(name) not in (None, {}):
             raise Refused(

@@ -248,9 +248,10 @@ def test_what_a_prompt_cannot_ask_for_is_one_sentence(
 
 def test_options_may_repeat_what_is_said_beside_them(client: Client) -> None:
     said = {"model": NAME, "stream": False, "format": "", "temperature": 0}
-    body = {"stream": False, "messages": QUESTION, **said, "options": {**GREEDY, **said}}
+    body = {"stream": False, "messages": QUESTION, **said, "top_k": None}
+    body["options"] = {**GREEDY, **said, "top_k": 1}
     assert client.post("/api/chat", json=body).status_code == 200
-    nothing = {"messages": [], "tools": [], "tool_choice": None}
+    nothing: dict[str, Any] = {"messages": [], "tools": [], "tool_choice": None}
     body = {**said, "prompt": "x", **nothing, "options": {"num_predict": 1, **nothing}}
     assert client.post("/api/generate", json=body).status_code == 200
 

@@ -137,15 +137,15 @@ def _thoughts(i: int, item: Mapping[str, Any]) -> str:
 def _texts(i: int, item: Mapping[str, Any], key: str) -> list[str]:
     """Return the texts of the parts that an item has under a key."""
     parts = item.get(key) or []
-    listed = parts if isinstance(parts, list) else [parts]
-    texts = [part.get("text") if isinstance(part, Mapping) else None for part in listed]
-    if listed is not parts or not all(isinstance(text, str) for text in texts):
+    if not isinstance(parts, list) or not all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts
+    ):
         raise Refused(
             f"the {key} of item {i} of input, a reasoning, is {parts!r:.80}; send a list of "
             '{"type": ..., "text": "..."}.',
             param="input",
         )
-    return texts
+    return [part["text"] for part in parts]
 
 
 def _format(form: Any) -> Any:
