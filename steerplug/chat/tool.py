@@ -100,6 +100,9 @@ def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or any(key in schema for key in _FURTHER_KEYS):
         return dict(schema)
-    if not set(schema.get("required") or ()) <= properties.keys():
+    required = schema.get("required") or []
+    if not isinstance(required, list | tuple) or not all(
+        isinstance(key, str) and key in properties for key in required
+    ):  # what is no schema is refused where it is followed
         return dict(schema)
     return {"additionalProperties": False, **schema}

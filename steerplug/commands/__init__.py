@@ -17,7 +17,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from steerplug.commands.streams import give_up_stdout, is_of_stdout, open_closed_ones, stopped
+from steerplug.commands.streams import (
+    forget_no_size,
+    give_up_stdout,
+    is_of_stdout,
+    open_closed_ones,
+    stopped,
+)
 from steerplug.errors import SteerplugError
 
 UNREAD = 1
@@ -33,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     atexit.register(gc.freeze)  # with torch, looking for garbage at the end takes most of a second
     open_closed_ones()
+    forget_no_size()
     try:
         with _every_interrupt_heard():
             code = _run(arguments)

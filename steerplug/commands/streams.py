@@ -1,11 +1,19 @@
-"""The process's own streams, where one is closed or what is written to it goes nowhere."""
+"""The process's own streams: one is closed, has no size, or what is written to it goes nowhere."""
 
 import errno
 import os
+import re
 import sys
 from contextlib import suppress
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def forget_no_size() -> None:
+    """Forget a size of the terminal that is none: Rich takes `COLUMNS=0` literally, and is mute."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("0*[1-9][0-9]{0,5}", os.environ.get(name, "")):
+            os.environ.pop(name, None)
 
 
 def open_closed_ones() -> None:

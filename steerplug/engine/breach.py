@@ -27,7 +27,7 @@ def breach(schema: Mapping[str, Any], text: str, *, wholly: bool = False) -> str
         return None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     held = {} if wholly else dict(loose.schema)
     known = {_sentence(error) for error in errors(json.dumps(held), value)}

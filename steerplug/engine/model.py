@@ -81,6 +81,7 @@ class Model:
         self.fingerprint = (
             f"{self.architecture}-{self.n_embd}x{self.n_layer}-{self._digest(header)}"
         )
+        self.n_bytes, self.modified = _size_and_time(self.files)
         self._refuse_other_kinds()
 
     @property
@@ -235,6 +236,15 @@ class Model:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():  # llama.cpp's log would call into what is gone
             self.close()
+
+
+def _size_and_time(files: list[Path]) -> tuple[int, float]:
+    """Return how many bytes files have, and when the last of them was changed, in seconds."""
+    try:
+        found = [file.stat() for file in files]  # now: while it is open, they may be renamed
+    except OSError as error:
+        raise ModelError(f"{error.filename} {unreadable(error)}") from None
+    return sum(one.st_size for one in found), max(one.st_mtime for one in found)
 
 
 def _read_header(path: Path) -> bytes:

@@ -87,7 +87,7 @@ def read_tasks(path: Path) -> list[Task]:
         try:
             if line.strip() and (task := _task(json.loads(line))):
                 tasks.append(task)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RequestError(
                 f"{path}, line {number} is no task ({error!r:.80}); each line is a JSON object "
                 "with prompt, prompt_without_instruction, instruction_id_list and kwargs."

@@ -39,7 +39,7 @@ class Kept(dict[str, Value], Generic[Value]):
             try:
                 key, value = json.loads(line)
                 super().__setitem__(key, read(value))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue
 
     def __setitem__(self, key: str, value: Value) -> None:

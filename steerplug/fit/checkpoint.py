@@ -33,7 +33,9 @@ Value = TypeVar("Value")
 Arrays = dict[str, NDArray[Any]]
 
 _SUFFIX = ".unfinished.npz"
-_DAMAGE = (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, SteeringError)
+_DAMAGE = (
+    ValueError, TypeError, KeyError, EOFError, RecursionError, zipfile.BadZipFile, SteeringError
+)  # fmt: skip
 _REPLIES, _OF, _TRAINING, _QUICK = "replies", "of", "training-", "quick-"
 _FIELDS = ("z", "W", "b", "Z", "act", "norm")
 

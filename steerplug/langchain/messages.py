@@ -153,10 +153,10 @@ def _to_calls(
     for call in calls:
         try:
             args = json.loads(call.arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             broken.append(InvalidToolCall(
                 type="invalid_tool_call", id=call.id, name=call.name, args=call.arguments,
-                error="the arguments are no JSON",
+                error="the arguments are no JSON that can be read",
             ))  # fmt: skip
         else:
             whole.append(LangChainCall(type="tool_call", id=call.id, name=call.name, args=args))

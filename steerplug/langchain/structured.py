@@ -26,6 +26,7 @@ from langchain_core.runnables import (
     RunnableMap,
     RunnablePassthrough,
 )
+from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
@@ -76,7 +77,7 @@ def structured(
         hint = nearest(method, METHODS) or "."
         raise RequestError(f"method is {method!r}{hint} Methods are {', '.join(METHODS)}.")
     trace = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-    arguments = {"ls_structured_output_format": trace if schema is not None else None, **kwargs}
+    arguments = {"ls_structured_output_format": trace if _is_told(schema) else None, **kwargs}
     for name in _OWN.get(method, ("response_format",)):
         if arguments.pop(name, None):
             raise RequestError(
@@ -99,6 +100,14 @@ def structured(
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=_nothing)
     failed = RunnablePassthrough.assign(parsed=_nothing)
     return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def _is_told(schema: Schema | None) -> bool:
+    """Whether LangChain can tell its tracers of a schema; what it cannot read, it would trip on."""
+    try:
+        return schema is not None and bool(convert_to_json_schema(schema))  # type: ignore[arg-type]
+    except Exception:
+        return False
 
 
 def to_json_schema(schema: Schema) -> dict[str, Any]:

@@ -101,4 +101,9 @@ def _tool(tool: Mapping[str, Any], i: int) -> Tool:
             "function, a pydantic class or a tool."
         )
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(parameters, Mapping):
+        raise RequestError(
+            f"the parameters of the tool {name!r} are {parameters!r:.80}; give the JSON Schema of "
+            "an object."
+        )
     return Tool(name, str(function.get("description") or ""), parameters)

@@ -9,12 +9,14 @@ from fastapi import Request
 from steerplug.server.echo import scored_first
 from steerplug.server.errors import Refused
 from steerplug.server.merge_streams import Numbered, together
-from steerplug.server.requests import MAX_PROMPTS, ChatBody, CompletionBody
+from steerplug.server.requests import ChatBody, CompletionBody
 from steerplug.server.served import Served
 from steerplug.server.state import ServerState
 from steerplug.server.steering_choice import SteeringChoice
 from steerplug.server.translate import chat_messages, chat_settings, completion_settings, prompts
 from steerplug.session import Session, Text
+
+_MAX_PROMPTS = 64
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,11 @@ async def ask_texts(serving: ServerState, request: Request, body: CompletionBody
     settings = completion_settings(
         body, limits, request.state.partition, parse_special=serving.config.parse_special
     )
-    if len(texts) * len(settings) > MAX_PROMPTS:
-        raise Refused(f"prompts times n may be at most {MAX_PROMPTS}; send fewer.", param="n")
+    if (n := len(texts) * len(settings)) > _MAX_PROMPTS:
+        raise Refused(
+            f"prompts times n may be at most {_MAX_PROMPTS} and are {n}; send fewer.",
+            param="prompt" if len(texts) > _MAX_PROMPTS else "n",
+        )
     serving.note_asked(request, prompts=texts)
     scores = body.echo and body.logprobs is not None
     ask = scored_first if scores else Session.astream_complete

@@ -4,6 +4,7 @@ Front ends send many fields more, which are kept beside these. A field that woul
 and cannot be obeyed, is refused; `fields` has the list.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +25,6 @@ from steerplug.session.sampling_fields import SamplingFields
 
 MAX_MESSAGES = 1000
 MAX_REPLIES = 8
-MAX_PROMPTS = 64
 
 ModelName = Annotated[str, Field(max_length=2000)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -147,14 +147,33 @@ B = TypeVar("B", bound=BaseModel)
 _OF_CHOICES = ("n", "echo", "stream_options", "include_reasoning", "steering_trace")
 """Fields that ask for what only OpenAI's list of `choices` can tell."""
 
+_NOTHING: tuple[Any, ...] = ("", [], {})
+"""What says nothing in a field that another one says."""
 
-def read(kind: type[B], said: dict[str, Any]) -> B:
+
+def read(
+    kind: type[B], own: Mapping[str, Any], strays: Mapping[str, Mapping[str, Any]],
+    origins: Mapping[str, str],
+) -> B:  # fmt: skip
     """Return a request that came in another API's words, once it is said in these.
+
+    Args:
+        kind: what it is in these.
+        own: what the other API's fields say, in these.
+        strays: what the client says besides, by where: "" for the body, "options." for an object.
+        origins: fields of the other API that say one of `own` and are called otherwise.
 
     Raises:
         RequestValidationError: it is not as it should be.
-        Refused: it asks for what the other API cannot tell.
+        Refused: it asks for what the other API cannot tell, or for what another field says.
     """
+    said = dict(own)
+    for where, stray in strays.items():
+        for name, value in stray.items():
+            if value is None or said.setdefault(name, value) == value or value in _NOTHING:
+                continue
+            place, origin = f"{where}{name}"[:80], origins.get(name, name)
+            raise Refused(f"`{place}` is not read here; say it in `{origin}`.", param=place)
     for name in _OF_CHOICES:
         if said.get(name) not in (None, {}):
             raise Refused(
@@ -262,10 +281,7 @@ class CompletionBody(Body):
     With `echo` and `logprobs` the texts are scored; see `echo`.
     """
 
-    prompt: (
-        str | Tokens
-        | Annotated[list[str | Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
-    )  # fmt: skip
+    prompt: str | Tokens | Annotated[list[str | Tokens], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=-1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None

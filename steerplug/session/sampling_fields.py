@@ -59,7 +59,7 @@ class SamplingFields(BaseModel):
             return value
         try:
             return json.loads(value if value.lstrip().startswith("[") else f"[{value}]")
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
 
     def sampling(self, **more: Any) -> Sampling:

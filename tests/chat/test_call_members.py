@@ -18,6 +18,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.form import CHANNEL, LIQUID, Form
 from steerplug.chat.calls.grammar import reply_grammar
+from steerplug.chat.calls.kinds import Kinds
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.promise import Promise
@@ -216,6 +217,10 @@ def test_what_no_grammar_holds_a_free_text_to_is_looked_for_in_the_finished_call
             Promise(None, Tools((coded,), choice), texts_are_free=True).check("", made)
     Promise(None, Tools((coded,), "book")).check("", made)  # a grammar held it to both
     Promise(None, Tools((coded,)), texts_are_free=True).check("", made)  # said in the log
+
+
+def test_endless_brackets_are_a_text() -> None:
+    assert Kinds().restored("[" * 3000) == "[" * 3000
 
 
 # What models write beside what their template shows

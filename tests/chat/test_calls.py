@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.form import BARE, FUNCTION, LISTED, TAGGED, Form
-from steerplug.chat.calls.grammar import check_tools, reply_grammar
+from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
 from steerplug.chat.calls.plain import written
 from steerplug.chat.calls.stream import CallStream
 from steerplug.chat.template import ChatTemplate, Message
@@ -229,6 +229,29 @@ def test_a_schema_that_no_grammar_expresses_is_refused_and_its_tool_named(
     for choice in ("auto", "required"):
         with pytest.raises(RequestError, match="in the tool 'odd', the JSON schema cannot be"):
             reply_grammar(TAGGED, Tools((NOW, odd), choice), None, model.vocab)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"required": 5}, {"required": [[1]]}, {"required": [{}]}, {"required": True}, {"$defs": 5},
+     {"properties": 5}, {"properties": {"x": {"enum": 5}}}, {"properties": {"x": {"type": 5}}},
+     {"properties": {"x": {"type": "array", "items": 5}}}],
+)  # fmt: skip
+def test_what_is_no_schema_is_refused_and_its_tool_named(
+    broken: dict[str, Any], model: Model
+) -> None:
+    said = {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "$defs": {"x": {}}}
+    odd = Tool("odd", "", {**said, **broken})
+    for form in (TAGGED, FUNCTION):
+        with pytest.raises(RequestError, match="in the tool 'odd', the JSON schema cannot be"):
+            reply_grammar(form, Tools((odd,), "required"), None, model.vocab)
+    with pytest.raises(RequestError, match="in the tool 'odd', the JSON schema cannot be"):
+        usable(Tools((odd,)))
+    assert usable(Tools((NOW, odd))).tools == (NOW,)
+
+
+def test_a_tool_that_nothing_can_be_said_to_is_no_error_where_nothing_is_called() -> None:
+    assert CallStream([], [Tool("odd", "", {"anyOf": []})]).calls == ()
 
 
 def test_a_format_that_begins_as_a_call_does_is_refused(model: Model) -> None:

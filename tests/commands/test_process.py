@@ -296,6 +296,15 @@ def test_ctrl_c_that_meets_the_log_callback_is_heard_all_the_same(
     assert capsys.readouterr().err == "steerplug: stopped.\n"
 
 
+@pytest.mark.parametrize("none", ["0", "00", "\u00b2", "9" * 5000])
+def test_a_terminal_without_a_size_is_written_to(environment: dict[str, str], none: str) -> None:
+    sized = {**environment, "COLUMNS": none, "LINES": none}
+    for words in (["show", "pirate"], ["show", "--help"]):
+        assert on_a_terminal(words, sized) == on_a_terminal(words, environment)
+    piped = subprocess.run([*ENTRY, "show", "pirate"], env=sized, capture_output=True, check=True)
+    assert b"Answers like a pirate" in piped.stdout
+
+
 def test_presets_fit_a_terminal_and_long_has_figures(environment: dict[str, str]) -> None:
     short = on_a_terminal(["presets"], {**environment, "COLUMNS": "80"})
     assert len(short.splitlines()) <= 40

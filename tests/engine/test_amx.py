@@ -150,9 +150,10 @@ def test_a_verdict_is_kept_for_a_build_and_a_processor(
 def test_a_verdict_that_was_damaged_is_found_again(tmp_path: Path) -> None:
     assert amx.find_verdict() == Verdict(False, "crash")
     (kept,) = (tmp_path / "cache" / "amx").iterdir()
-    kept.write_text('{"works": tr')
-    assert amx.find_verdict() == Verdict(False, "crash")
-    assert kept.read_text() == '{"works": false, "why": "crash"}'
+    for damaged in ('{"works": tr', "[" * 3000):
+        kept.write_text(damaged)
+        assert amx.find_verdict() == Verdict(False, "crash")
+        assert kept.read_text() == '{"works": false, "why": "crash"}'
 
 
 @pytest.mark.usefixtures("fresh")

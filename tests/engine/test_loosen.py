@@ -233,6 +233,7 @@ def test_deep_schemas_and_deep_replies_are_bounded(depth: int) -> None:
         schema = {"items": schema}
     with contextlib.suppress(ValueError, RecursionError):
         assert breach(schema, "[" * 900 + "]" * 900) is None
+    assert breach({"uniqueItems": True}, "[" * depth + "]" * depth) is None
 
 
 # What was asked for

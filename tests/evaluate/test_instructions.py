@@ -76,6 +76,7 @@ def test_every_instruction_is_a_preset() -> None:
         ("{", r"tasks\.jsonl, line 1 is no task"),
         ("\n" + json.dumps({"prompt": "Why?"}), r"tasks\.jsonl, line 2 is no task \(KeyError"),
         ("[]", "line 1 is no task"),
+        ("[" * 3000, "line 1 is no task"),
         (json.dumps(row("some:thing")), "no task of .* has one of the instructions no-comma, quot"),
         ("\udcff", "cannot be read"),
         (json.dumps(row("punctuation:no_comma") | {"prompt": 7}),

@@ -114,6 +114,8 @@ def test_what_is_kept_outlives_the_process_and_a_line_that_was_cut_off(tmp_path:
     assert again == {"a": [1.5]}
     again["c"] = 2
     assert Kept(path, lambda value: value) == {"a": [1.5], "c": 2}
+    path.write_bytes(path.read_bytes() + b"\n" + b"[" * 3000)
+    assert Kept(path, lambda value: value) == {"a": [1.5], "c": 2}
 
 
 def test_keys_tell_apart_what_decides() -> None:

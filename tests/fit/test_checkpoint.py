@@ -104,7 +104,7 @@ def test_what_is_dropped_is_gone_and_dropping_nothing_is_fine(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "foreign", "empty", "pickle"])
+@pytest.mark.parametrize("how", ["cut", "changed", "foreign", "empty", "pickle", "deep"])
 def test_a_damaged_file_is_done_over(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,6 +115,8 @@ def test_a_damaged_file_is_done_over(
     middle = content.index(DELTA.W.tobytes())
     if how == "pickle":
         np.savez(path, replies=np.array([{}], object))  # runs code when it is unpickled
+    elif how == "deep":
+        np.savez(path, replies=np.frombuffer(b"[" * 3000, np.uint8))
     else:
         path.write_bytes({
             "cut": content[: len(content) // 2],

@@ -6,7 +6,7 @@ steering comes, is seen on a tiny model of random weights.
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from operator import add as added
 from pathlib import Path
@@ -29,9 +29,11 @@ from langchain_core.runnables import RunnableBinding, RunnableLambda
 from pydantic import BaseModel, Field
 
 from steerplug import ChatSteerplug, errors
-from steerplug.chat.tool import Tool, Tools
+from steerplug.chat.tool import Tool, ToolCall, Tools
 from steerplug.engine.loading import Loading
+from steerplug.langchain import messages
 from steerplug.langchain.call import Call
+from steerplug.langchain.structured import METHODS
 from steerplug.library.presets import load_preset
 from steerplug.session.shared import session_for
 from steerplug.steering.value import Delta, Steering
@@ -94,6 +96,16 @@ def small(**fields: Any) -> ChatSteerplug:
 
 SEVEN: Any = 7
 JSON = {"type": "json_object"}
+ODD = {"title": "Odd", "type": "object", "properties": {"x": {}}}
+NO_SCHEMA = {"type": "function", "function": {"name": "odd", "parameters": 5}}
+
+
+def odd(**said: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "odd", "parameters": {**ODD, **said}}}
+
+
+def of(schema: Any, method: str) -> Callable[[], Any]:
+    return lambda: chat().with_structured_output(schema, method=method).invoke("Hi")
 
 
 def said(choice: Any, *tools: Any, **kwargs: Any) -> Tools:
@@ -159,6 +171,13 @@ def test_tools_keep_name_description_and_schema_in_any_form() -> None:
         (lambda: chat().invoke("Hi", response_format={}), "of type None"),
         (lambda: chat().invoke("Hi", tool_choice="add"), "no tools; give some"),
         (lambda: chat().with_structured_output(None), "schema is None"),
+        (lambda: chat().invoke("Hi", tools=[odd(required=5)]), "in the tool 'odd', the JSON sch"),
+        (lambda: chat().invoke("Hi", tools=[odd(required=[[1]])]), "cannot be followed"),
+        (lambda: chat().bind_tools([NO_SCHEMA]).invoke("Hi"), "the parameters of the tool 'odd' a"),
+        *((of(ODD | {"required": 5}, method), "cannot be followed") for method in METHODS),
+        *((of(NO_SCHEMA, method), "the parameters of the tool 'odd' are 5") for method in METHODS),
+        *((of({"title": "Odd", "type": 5}, method), "JSON Schema") for method in METHODS[:1]),
+        *((of({"title": "Odd", "type": 5}, method), "JSON schema") for method in METHODS[1:]),
         (lambda: chat().invoke("Hi", logprobs=False, top_logprobs=2), "but logprobs is False"),
     ],
 )  # fmt: skip
@@ -233,6 +252,12 @@ def test_calls_cut_short_say_so_and_half_calls_are_none() -> None:
             assert len(reply.tool_calls) == n_calls
             assert reply.invalid_tool_calls == []
             assert all(set(call["args"]) == {"city"} for call in reply.tool_calls)
+
+
+def test_a_call_whose_arguments_nest_endlessly_is_a_broken_one() -> None:
+    calls, (broken,) = messages._to_calls([ToolCall("1", "f", '{"a": ' + "[" * 3000)])
+    assert not calls
+    assert broken["name"] == "f"
 
 
 def test_a_choice_of_none_calls_nothing_and_results_are_read() -> None:

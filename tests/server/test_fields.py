@@ -162,6 +162,13 @@ def test_penalties_reach_the_reply(client: Client) -> None:
     assert completion(client, **said, **breakers) == plain
 
 
+@pytest.mark.parametrize("breakers", ["[" * 3000, '["x"', "[" * 900 + "]" * 900])
+def test_breakers_that_are_no_list_are_refused(client: Client, breakers: str) -> None:
+    response = client.complete(dry_sequence_breakers=breakers)
+    assert response.status_code == 400
+    assert told(response).startswith("dry_sequence_breakers")
+
+
 def test_a_seed_of_minus_1_is_a_fresh_one(client: Client) -> None:
     warm: dict[str, Any] = {"temperature": 2.0, "top_k": -1, "max_tokens": 8}
     for seed in (-1, 2**32 - 1, None):

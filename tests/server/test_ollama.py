@@ -1,15 +1,20 @@
 """Ollama's API: its own client is the oracle, and what it gets is what OpenAI's clients get."""
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import ollama
 import pytest
 
+from steerplug.session import Session
 from tests.helpers.serving import NAME, PIRATE, QUESTION, Client, served, told
 from tests.helpers.thinking import scripted, template
+from tests.helpers.tiny_models import tiny_model
 
 KEY = "a-key-for-tests"
 GREEDY = {"temperature": 0, "num_predict": 12}
@@ -58,6 +63,23 @@ def test_presets_are_models_with_ollamas_tag(ai: ollama.Client) -> None:
     assert listed[0].details is not None
     assert listed[0].details.quantization_level == "Q4_1"
     assert [one.model for one in ai.ps().models] == [f"{NAME}:latest"]
+
+
+def test_a_model_is_told_of_as_it_was_opened(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_model("llama").read_bytes())
+    os.utime(path, (7, 7))
+    with closing(Session(path, n_ctx=64, n_threads=1)) as own, served(own) as client:
+        before = client.get("/api/tags").json()
+        assert before["models"][0]["size"] == path.stat().st_size
+        assert before["models"][0]["modified_at"] == "1970-01-01T00:00:07Z"
+        path.rename(tmp_path / "other.gguf")
+        assert client.get("/api/tags").json() == before
+        path.write_bytes(b"another")
+        assert client.get("/api/tags").json() == before
+        assert client.get("/api/ps").json()["models"][0]["size"] == before["models"][0]["size"]
+        shown = client.post("/api/show", json={"model": NAME}).json()
+        assert shown["modified_at"] == before["models"][0]["modified_at"]
 
 
 def test_a_model_is_shown(ai: ollama.Client, client: Client) -> None:
@@ -182,6 +204,10 @@ def test_thoughts_come_apart(
         ({"messages": [{"role": "oracle", "content": "x"}]}, "messages.0.role"),
         ({"messages": "Hi"}, "messages: Input should be a valid list"),
         ({"format": "yaml"}, "format is 'yaml'; send json, or a JSON schema."),
+        ({"options": {"messages": [1]}}, "`options.messages` is not read here; say it in"),
+        ({"options": {"stream": False}}, "`options.stream` is not read here; say it in `stream`."),
+        ({"temperature": 1}, "`options.temperature` is not read here; say it in `temperature`."),
+        ({"messages": [], "prompt": "Hi"}, "there is no field `prompt`"),
     ],
 )
 def test_what_cannot_be_obeyed_is_one_sentence(
@@ -192,12 +218,42 @@ def test_what_cannot_be_obeyed_is_one_sentence(
     assert sentence in response.json()["error"]
 
 
-def test_a_suffix_a_template_and_images_are_refused(client: Client) -> None:
-    for name, value in (("suffix", "end"), ("template", "{{ .Prompt }}"), ("images", ["aaaa"]),
-                        ("context", [1, 2])):  # fmt: skip
-        response = client.post("/api/generate", json={"model": NAME, "prompt": "x", name: value})
-        assert response.status_code == 400
-        assert name in response.json()["error"]
+@pytest.mark.parametrize("prompt", ["x", ""])
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"suffix": "end"}, "suffix is not served"),
+        ({"template": "{{ .Prompt }}"}, "template is not served"),
+        ({"images": ["aaaa"]}, "images is not served"),
+        ({"context": [1, 2]}, "context is not served"),
+        ({"messages": QUESTION}, "`messages` is not read here; say it in `prompt`."),
+        ({"options": {"messages": QUESTION}}, "`options.messages` is not read here; say it in"),
+        ({"options": {"model": "zz"}}, "`options.model` is not read here; say it in `model`."),
+        ({"options": {"logprobs": True}}, "`options.logprobs` is not read here; say it in"),
+        ({"raw": True, "options": {"prompt": "y"}}, "`options.prompt` is not read here; say it"),
+        ({"tools": [WEATHER]}, "tools is not served here: tools belong to /api/chat."),
+        ({"raw": True, "tools": [WEATHER]}, "tools belong to /api/chat."),
+        ({"functions": [WEATHER["function"]]}, "functions is not served here: tools belong to"),
+        ({"options": {"tools": [WEATHER], "tool_choice": "required"}}, "tools belong to /api/chat"),
+        ({"options": {"tool_choice": "required"}}, "tool_choice is not served here: tools belong"),
+    ],
+)
+def test_what_a_prompt_cannot_ask_for_is_one_sentence(
+    client: Client, prompt: str, body: dict[str, Any], sentence: str
+) -> None:
+    response = client.post("/api/generate", json={"model": NAME, "prompt": prompt, **body})
+    assert response.status_code == 400
+    assert sentence in response.json()["error"]
+
+
+def test_options_may_repeat_what_is_said_beside_them(client: Client) -> None:
+    said = {"model": NAME, "stream": False, "format": "", "temperature": 0}
+    body = {"stream": False, "messages": QUESTION, **said, "top_k": None}
+    body["options"] = {**GREEDY, **said, "top_k": 1}
+    assert client.post("/api/chat", json=body).status_code == 200
+    nothing: dict[str, Any] = {"messages": [], "tools": [], "tool_choice": None}
+    body = {**said, "prompt": "x", **nothing, "options": {"num_predict": 1, **nothing}}
+    assert client.post("/api/generate", json=body).status_code == 200
 
 
 def test_an_error_within_a_stream_is_its_last_line(

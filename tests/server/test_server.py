@@ -231,6 +231,12 @@ def test_a_reply_that_is_no_stream_is_handed_over_whole(
 # Choosing steering
 
 
+def unfit(**said: Any) -> dict[str, Any]:
+    """A tool whose parameters say this too."""
+    parameters = {"type": "object", "properties": {"x": {}}, **said}
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
 def test_who_says_it_first_decides(client: Client) -> None:
     def mix(**body: object) -> str:
         headers = {"x-steering": "formal"}
@@ -286,6 +292,8 @@ def test_strengths_may_be_an_object_or_a_mix_in_the_model_s_name(client: Client)
         ({"functions": [{}]}, 400, "tools"),
         ({"response_format": {"type": "json_schema"}}, 400, "json_schema"),
         ({"tool_choice": "required"}, 400, "there are no tools"),
+        ({"tools": [unfit(required=5)]}, 400, "in the tool 'f', the JSON schema cannot be fol"),
+        ({"tools": [unfit(required=[[1]])]}, 400, "in the tool 'f', the JSON schema cannot be fol"),
         ({"response_format": {"type": "json_object", "schema": {"$ref": "x"}}}, 400, "schema"),
         ({"messages": [{"role": "user", "content": "long " * 2000}]}, 400, "512"),
     ],
@@ -313,7 +321,9 @@ def test_what_cannot_be_obeyed_is_refused(
         ({"max_tokens": -2}, "max_tokens: Input should be greater than or equal to -1; it is -2."),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 4}, "best_of"),
-        ({"prompt": ["a"] * 22, "n": 3}, "prompts times n may be at most 64; send fewer."),
+        ({"prompt": ["a"] * 22, "n": 3}, "prompts times n may be at most 64 and are 66; send"),
+        ({"prompt": ["a"] * 65}, "prompts times n may be at most 64 and are 65; send fewer."),
+        ({"prompt": [[5]] * 65}, "prompts times n may be at most 64 and are 65; send fewer."),
     ],
 )
 def test_completions_refuse_what_they_cannot_do(

@@ -35,7 +35,7 @@ class Kinds:
             return text
         try:
             value = json.loads(_JSON.get(text.strip(), text))
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
         return value if self.types & _types_of(value) or "string" not in self.types else text
 
@@ -53,7 +53,7 @@ def _types_of(value: Any) -> frozenset[str]:
 
 def of_object(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the schema of arguments with its references followed, as far as the first object."""
-    first = next(alternatives(schema, schema))
+    first = next(alternatives(schema, schema), schema)  # of no alternatives, there is none
     shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     return {**first, **shared} if isinstance(first, Mapping) else schema
 

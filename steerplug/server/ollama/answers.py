@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from steerplug.chat.tool import ToolCall
 from steerplug.engine.engine import Piece
+from steerplug.server import fields
 from steerplug.server.answer import Answer, Events
 from steerplug.server.asking import ask_chat, ask_texts
 from steerplug.server.dialect import OLLAMA, TEXT, Frame
@@ -26,7 +27,7 @@ from steerplug.server.ollama.requests import (
     plain_name,
     tagged,
 )
-from steerplug.server.requests import ChatBody, CompletionBody
+from steerplug.server.requests import Body, ChatBody, CompletionBody
 from steerplug.server.responses import chat_logprobs, receipt
 from steerplug.server.state import ServerState
 from steerplug.session.receipt import Reply
@@ -42,26 +43,27 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     @app.post("/api/chat", response_model=None)
     async def chat(body: OllamaChatBody, request: Request) -> Response:
         """Return the assistant's next message as Ollama does, or stream it."""
-        if not body.messages:
-            return await loaded(body, OllamaChat.said())
         asked_for = chat_body(body)
+        if not body.messages:
+            return await loaded(body, asked_for, OllamaChat.said())
         asked = await ask_chat(serving, request, asked_for)
         return await OllamaChat(serving, request, asked_for, asked).respond()
 
     @app.post("/api/generate", response_model=None)
     async def generate(body: GenerateBody, request: Request) -> Response:
         """Return the reply to a prompt as Ollama does, or stream it."""
-        if not body.prompt:
-            return await loaded(body, OllamaText.said())
         asked_for = generate_body(body)
+        if not body.prompt:
+            return await loaded(body, asked_for, OllamaText.said())
         if isinstance(asked_for, ChatBody):
             asked = await ask_chat(serving, request, asked_for)
         else:
             asked = await ask_texts(serving, request, asked_for)
         return await OllamaText(serving, request, asked_for, asked).respond()
 
-    async def loaded(body: OllamaBody, said: Part) -> Response:
+    async def loaded(body: OllamaBody, asked_for: Body, said: Part) -> Response:
         """Say that the model is loaded, which is all that a request without a text asks for."""
+        fields.check(asked_for)
         name = plain_name(body.model)
         chooser = serving.models.find(name).chooser
         await asyncio.to_thread(chooser.choose, name, None, None)

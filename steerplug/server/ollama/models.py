@@ -72,7 +72,7 @@ def _listed(served: Served, name: str) -> Described:
         "name": tagged(name),
         "model": tagged(name),
         "modified_at": _modified(served),
-        "size": sum(file.stat().st_size for file in model.files),
+        "size": model.n_bytes,
         "digest": digest,
         "details": _details(served),
     }
@@ -114,7 +114,7 @@ def _details(served: Served) -> Described:
 
 
 def _modified(served: Served) -> str:
-    changed = max(file.stat().st_mtime for file in served.session.model.files)
+    changed = served.session.model.modified
     return datetime.fromtimestamp(changed, UTC).isoformat().replace("+00:00", "Z")
 
 

@@ -8,9 +8,19 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from steerplug.server.requests import MAX_MESSAGES, ChatBody, CompletionBody, ModelName, Open, read
+from steerplug.server.errors import Refused
+from steerplug.server.requests import (
+    MAX_MESSAGES,
+    B,
+    ChatBody,
+    CompletionBody,
+    ModelName,
+    Open,
+    read,
+)
 
 _TAG = ":latest"
+_TOOLS = ("tools", "tool_choice", "functions", "function_call")
 
 
 def plain_name(model: str) -> str:
@@ -32,13 +42,6 @@ class OllamaBody(Open):
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
-    def settings(self) -> dict[str, Any]:
-        """Return all that is said besides the text."""
-        return {
-            **(self.options or {}), **(self.model_extra or {}),
-            "model": plain_name(self.model), "stream": self.stream is not False,
-        }  # fmt: skip
-
 
 class OllamaChatBody(OllamaBody):
     """A chat to go on with; without messages, the model is only loaded, which it is."""
@@ -55,27 +58,40 @@ class GenerateBody(OllamaBody):
 
 
 def chat_body(body: OllamaChatBody) -> ChatBody:
-    """Return a chat as OpenAI's clients would ask for it.
+    """Return a chat as OpenAI's clients would ask for it; one without messages says nothing.
 
     Raises:
         RequestValidationError, Refused: it cannot be read.
     """
-    return _chat(body, [_message(message) for message in body.messages or ()])
+    messages = [_message(message) for message in body.messages or ()]
+    return _chat(body, messages or [{"role": "user", "content": ""}])
 
 
 def generate_body(body: GenerateBody) -> ChatBody | CompletionBody:
     """Return a prompt as a chat, or a raw one as a text; errors as `chat_body`."""
+    for stray in (body.model_extra or {}, body.options or {}):
+        for name in _TOOLS:
+            if stray.get(name):
+                raise Refused(f"{name} is not served here: tools belong to /api/chat.", param=name)
+    prompt = body.prompt or ""
     if body.raw:
         top = (body.top_logprobs or 0) if body.logprobs else None
-        said = {**body.settings(), "prompt": body.prompt or "", "logprobs": top}
-        return read(CompletionBody, {**said, "system": body.system})
+        return _read(CompletionBody, body, prompt=prompt, system=body.system, logprobs=top)
     system = [{"role": "system", "content": body.system}] if body.system else []
-    return _chat(body, [*system, {"role": "user", "content": body.prompt or ""}])
+    return _chat(body, [*system, {"role": "user", "content": prompt}])
 
 
 def _chat(body: OllamaBody, messages: list[dict[str, Any]]) -> ChatBody:
     likely = {"logprobs": body.logprobs, "top_logprobs": body.top_logprobs}
-    return read(ChatBody, {**body.settings(), **likely, "messages": messages})
+    return _read(ChatBody, body, messages=messages, **likely)
+
+
+def _read(kind: type[B], body: OllamaBody, **own: Any) -> B:
+    """Return a request that says this, and what else Ollama's does."""
+    head = {"model": plain_name(body.model), "stream": body.stream is not False}
+    strays = {"": body.model_extra or {}, "options.": body.options or {}}
+    origins = {"messages": "prompt"} if isinstance(body, GenerateBody) else {}
+    return read(kind, {**head, **own}, strays, origins)
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,9 @@ _REFUSED = {
     "background": f"{_KEEPS}, and wait for the response",
     "prompt": "this server keeps no prompts; send the text in `instructions`",
 }
+_ORIGINS = {
+    "messages": "input", "response_format": "text.format", "logprobs": "include",
+}  # fmt: skip
 _IGNORED = ("stream_options", "max_tool_calls")
 _ITEMS = "message, reasoning, function_call and function_call_output are"
 
@@ -63,15 +66,16 @@ def chat_body(body: ResponsesBody) -> ChatBody:
         raise Refused("truncation is not served: send a shorter input.", param="truncation")
     text = dict(body.text or {})
     form = text.pop("format", None)
-    return read(ChatBody, {
-        **text, **said, "model": body.model, "stream": body.stream,
+    own = {
+        "model": body.model, "stream": body.stream,
         "messages": list(_messages(body)),
         "response_format": _format(form),
         "tools": [_tool(i, tool) for i, tool in enumerate(body.tools or ())] or None,
         "tool_choice": _choice(body.tool_choice),
         "logprobs": _LIKELY in (body.include or ()) or bool(body.top_logprobs),
         "top_logprobs": body.top_logprobs,
-    })  # fmt: skip
+    }  # fmt: skip
+    return read(ChatBody, own, {"": said, "text.": text}, _ORIGINS)
 
 
 def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
@@ -90,7 +94,7 @@ def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
             turn = {"role": "assistant", "content": "", **turn}
             turn["tool_calls"] = [*turn.get("tool_calls", ()), _call(i, item)]
         elif kind == "reasoning":
-            turn = {"role": "assistant", "content": "", "reasoning_content": _thoughts(item)}
+            turn = {"role": "assistant", "content": "", "reasoning_content": _thoughts(i, item)}
         elif kind == "function_call_output":
             result = {"role": "tool", "tool_call_id": item.get("call_id")}
             yield {**result, "content": item.get("output")}
@@ -124,10 +128,24 @@ def _call(i: int, item: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": item.get("call_id") or "", "type": "function", "function": function}
 
 
-def _thoughts(item: Mapping[str, Any]) -> str:
+def _thoughts(i: int, item: Mapping[str, Any]) -> str:
     """Return the thoughts of an item, or their summary where that is all there is."""
-    parts = item.get("content") or item.get("summary") or ()
-    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+    content, summary = (_texts(i, item, key) for key in ("content", "summary"))
+    return "\n".join(content or summary)
+
+
+def _texts(i: int, item: Mapping[str, Any], key: str) -> list[str]:
+    """Return the texts of the parts that an item has under a key."""
+    parts = item.get(key) or []
+    if not isinstance(parts, list) or not all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts
+    ):
+        raise Refused(
+            f"the {key} of item {i} of input, a reasoning, is {parts!r:.80}; send a list of "
+            '{"type": ..., "text": "..."}.',
+            param="input",
+        )
+    return [part["text"] for part in parts]
 
 
 def _format(form: Any) -> Any:
