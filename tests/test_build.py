@@ -272,7 +272,7 @@ def test_actadd_steers_the_front(engine: Engine, store: Store) -> None:
 
 
 def test_a_block_is_found_where_layers_are_left_to_auto(engine: Engine, store: Store) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, float, int]] = []
     wanted = preset(fit={"method": "mean", "layers": "auto", "coefficient": 1.0})
     built = build_preset(wanted, engine, store=store, report=lambda *now: told.append(now))
     (il,) = built.steering.layers
@@ -388,7 +388,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     assert (len(kept.replies), list(kept.deltas)) == (3, [1, 2])
 
     known: list[dict[str, Said]] = []
-    told: list[tuple[str, int]] = []
+    told: list[tuple[str, float]] = []
 
     def teach(*given: Any, **rest: Any) -> Any:
         known.append(dict(rest.get("known") or {}))

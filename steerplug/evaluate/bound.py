@@ -44,7 +44,8 @@ def gap_closed_at(fidelity: Mapping[str, Any], strength: float) -> float | None:
     points = sorted(_points(sweep.get("points")))
     if measured_at in (None, strength) or not points:
         return number(fidelity.get("gap_closed"))
-    return float(np.interp(strength, *zip(*points, strict=True)))
+    strengths, closed = zip(*points, strict=True)
+    return float(np.interp(strength, strengths, closed))
 
 
 def _points(told: object) -> Iterator[tuple[float, float]]:

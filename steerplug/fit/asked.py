@@ -79,7 +79,7 @@ def ask_all(
 def _part(running: tuple[Request, Progress]) -> float:
     """Return how much of a reply is there, counting the reading of its prompt once it has begun."""
     request, progress = running
-    if not progress.n_generated:
+    if not progress.n_generated or not request.max_tokens:
         return 0.0
     return _READING + (1 - _READING) * min(progress.n_generated / request.max_tokens, 1.0)
 

@@ -463,7 +463,7 @@ def test_the_same_seed_distils_the_same_and_another_seed_something_else(
 def test_only_the_blocks_that_were_asked_for_are_steered(
     tiny: Tiny, layers: list[int], method: MethodName
 ) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, float, int]] = []
     steering = distill(
         "arr", tiny.model, tiny.student, LESSONS, layers, method=method, scope="all",
         report=lambda *step: told.append(step),
@@ -506,7 +506,7 @@ def test_a_second_round_goes_on_with_what_the_steered_model_replied(tiny: Tiny) 
         asked.append(steering)
         return random_lessons(12, seed=5)
 
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, float, int]] = []
     first, twice = second_round(tiny, None), second_round(tiny, replies_of, report=_noting(told))
     assert [steering.digest for steering in asked] == [first.digest]
     n_fit = len(LESSONS) + 12 - len(LESSONS[::12]) - 1
@@ -531,7 +531,7 @@ def test_a_fit_that_was_ended_in_its_second_round_goes_on_there(
 
     with pytest.raises(KeyboardInterrupt):
         second_round(tiny, replies_of, loaded(tmp_path / "arr-1a.gguf"), end)
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, float, int]] = []
     kept = loaded(tmp_path / "arr-1a.gguf")
     again = second_round(tiny, replies_of, kept, _noting(told))
     trained = [(what, done) for what, done, _ in told if what.startswith("training")]
@@ -654,14 +654,14 @@ def test_weights_that_do_not_fit_the_architecture_are_refused(
     assert "\n" not in said
 
 
-def _noting(told: list[tuple[str, int, int]]) -> Report:
+def _noting(told: list[tuple[str, float, int]]) -> Report:
     return lambda *now: told.append(now)
 
 
 def test_the_few_lessons_of_a_quick_fit_take_more_steps(tiny: Tiny) -> None:
     exercises = prepare(tiny.student, random_lessons(30, seed=2), "all", silent)
     for schedule, n_steps in ((FULL, 7), (QUICK, 14)):  # three of the lessons are held back
-        told: list[tuple[str, int, int]] = []
+        told: list[tuple[str, float, int]] = []
         deltas = new_deltas(tiny, exercises, gated=True)
         train(tiny.student, Exercises.of(exercises), deltas, schedule, 0, _noting(told))
         assert {total for _, _, total in told} == {n_steps}
@@ -704,7 +704,7 @@ def test_a_training_that_was_ended_in_its_third_pass_goes_on_there(
     if how == "killed":  # nothing that came after that moment was written
         (tmp_path / "kept").rename(tmp_path / "arr-2b.unfinished.npz")
         path = at_death
-    told: list[tuple[str, int]] = []
+    told: list[tuple[str, float]] = []
     again = trained(tiny, exercises, loaded(path), lambda what, done, _: told.append((what, done)))
     assert {what for what, _ in told} == {"training, pass 3 of 3"}
     assert told[0][1] == 4
@@ -769,7 +769,7 @@ def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> No
         assert last_is_done.wait(10)
         return i * i
 
-    told: list[int] = []
+    told: list[float] = []
     asked = at_once(ask, range(10), "asking", lambda _what, done, _total: told.append(done))
     assert asked == [i * i for i in range(10)]
     assert told == list(range(11))

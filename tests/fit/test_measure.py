@@ -158,7 +158,7 @@ def test_a_long_prompt_is_read_once_for_some_lessons(monkeypatch: pytest.MonkeyP
 
 def test_progress_is_reported_for_every_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "reply_log_probs", Planted({"some": 0.3}))
-    told: list[tuple[int, int]] = []
+    told: list[tuple[float, int]] = []
     measure.gaps_closed(
         NO_CELLS, LESSONS, [mix("some")], lambda _what, done, total: told.append((done, total))
     )

@@ -141,7 +141,7 @@ def test_progress_is_reported_for_every_question(engine: Engine, template: ChatT
 def test_a_teacher_that_says_nothing_is_refused(
     engine: Engine, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "generate", lambda _request, **_: iter(()))
+    monkeypatch.setattr(engine, "generate", lambda _request, _progress, **_: iter(()))
     with pytest.raises(FitError, match=r"answers none of 2 questions; give the teacher another"):
         teach(engine, template, PIRATE, QUESTIONS, seed=5)
 
