@@ -72,9 +72,9 @@ def bench(
     given = {"--fits": fits, "--rivals": rivals, "--instructions": instructions}
     asked = [name for name, what in given.items() if what is not None]
     if len(asked) > 1:
-        raise RequestError(f"{' and '.join(asked)} are two things to do; ask for one at a time.")
+        raise RequestError(f"{' and '.join(asked)} are measured one at a time; leave out one.")
     if quick and not (rivals or instructions):
-        raise RequestError("--quick is of --rivals and --instructions; say one, or leave it out.")
+        raise RequestError("--quick only works with --rivals or --instructions; leave it out.")
     if fits is not None:
         bench_fits(fits, model, loading, as_json)
         return

@@ -174,7 +174,7 @@ def _print(name: str, it: str, report: dict[str, Any]) -> None:
         **{f"claimed_{name}" if by else name: text
            for name, text in _figures(report["fidelity"]).items()},
         **_coefficient(report["fidelity"]),
-        strength="{default:g} unless said, {min:g} to {max:g}".format(**report["strength"]),
+        strength="{default:g} by default, {min:g} to {max:g}".format(**report["strength"]),
         file=f"{report['path']} ({report['size_bytes'] / 1000:.1f} kB)",
     )
     if report["quick"]:

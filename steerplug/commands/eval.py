@@ -66,7 +66,7 @@ def eval(
     chats: Annotated[
         int | None,
         typer.Option(
-            min=1, max=8, show_default=False, help="How many chats --turns has; 8 unless said.",
+            min=1, max=8, show_default=False, help="How many chats --turns has; by default 8.",
         ),
     ] = None,
     overrides: Annotated[
@@ -133,7 +133,7 @@ def _asked(
     asked = [name for name, is_asked in instead.items() if is_asked]
     for option, value, whose in (("chats", chats, "turns"), ("joint", joint, "orders")):
         if value is not None and whose not in asked:
-            raise RequestError(f"--{option} {value} is for --{whose}; say that, or leave it out.")
+            raise RequestError(f"--{option} {value} only works with --{whose}; leave it out.")
     if others := [*asked[:-1], *(name for name, value in beside.items() if value)]:
         raise RequestError(
             f"--{asked[-1]} is a measure of its own, with its own questions and no picture; leave "

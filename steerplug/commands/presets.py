@@ -219,7 +219,7 @@ def _facts(preset: "Preset") -> dict[str, str]:
         "method": f"{_METHODS.get(fit.method, fit.method)}{blocks}{coefficient}",
         "questions": _prompts(preset) if preset.teacher else "",
         "scope": preset.scope,
-        "strength": f"{strength.default:g} unless said, {strength.min:g} to {strength.max:g}",
+        "strength": f"{strength.default:g} by default, {strength.min:g} to {strength.max:g}",
         "reply": f"held to {preset.format}" if preset.format else "",
         "unsteered": ", ".join(preset.unsteered),
         "steered": ", ".join(["replies", *preset.steered]) if preset.steered else "",

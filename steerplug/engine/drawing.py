@@ -87,7 +87,7 @@ class Drawing:
         if begun and not constraint.replay(begun):
             raise RequestError(
                 f"{self._vocab.text(begun)[:80]!r} begins no reply in the format asked for, or no "
-                "call; change the message that is gone on with, or leave out the format."
+                "call; change the message that is being continued, or leave out the format."
             )
         closing = Closing(constraint, self._vocab, self._budget, self._may_close, begun)
         if self._no_room and not closing.fits:

@@ -79,15 +79,15 @@ class Loading:
         "--batch-size", "-b", read=whole(1, 65_536), kind=int, group=_CONTEXT,
     )  # fmt: skip
     n_threads: int | None = setting(
-        None, "Threads; as many as there are processors at hand unless said.", "--threads", "-t",
+        None, "Threads; by default as many as there are processors at hand.", "--threads", "-t",
         read=whole(1, _MOST_THREADS, unset=-1), kind=int, group=_CONTEXT,
     )  # fmt: skip
     n_threads_batch: int | None = setting(
-        None, "Threads for more than one token at a time; as n_threads unless said.",
+        None, "Threads for more than one token at a time; by default as n_threads.",
         "--threads-batch", "-tb", read=whole(1, _MOST_THREADS, unset=-1), kind=int, group=_CONTEXT,
     )  # fmt: skip
     rope_scaling_type: str | None = setting(
-        None, f"How positions are scaled: {', '.join(ROPE_SCALINGS)}; as trained unless said.",
+        None, f"How positions are scaled: {', '.join(ROPE_SCALINGS)}; by default as trained.",
         "--rope-scaling", read=choice(ROPE_SCALINGS, {None: None, -1: None}), kind=str,
         metavar="TYPE", group=_CONTEXT, shapes_replies=True,
     )  # fmt: skip
@@ -115,7 +115,7 @@ class Loading:
         read=whole(-1, 255), kind=int, group=_OFFLOAD,
     )  # fmt: skip
     tensor_split: tuple[float, ...] = setting(
-        (), "Shares of the GPUs, such as 3,1; by their memory unless said.", "-ts", read=shares,
+        (), "Shares of the GPUs, such as 3,1; by default by their memory.", "-ts", read=shares,
         kind=str, metavar="N0,N1,...", group=_OFFLOAD,
     )  # fmt: skip
     override_tensor: tuple[str, ...] = setting(

@@ -107,7 +107,7 @@ def check_overrides(asked: Loading, lines: Sequence[str]) -> None:
         key = parsed(text)[0]
         if wrong := next((line for line in lines if "Bad metadata" in line and key in line), None):
             kind = wrong.rpartition("expected ")[2].partition(" ")[0]
-            raise ModelError(f"override_kv is {text}, and {key} is of the type {kind}; say that.")
+            raise ModelError(f"override_kv is {text}, and {key} is of type {kind}; declare it so.")
         if not any("Using metadata override" in line and f"'{key}'" in line for line in lines):
             raise ModelError(
                 f"override_kv names {key}, which llama.cpp does not read of this model"

@@ -251,7 +251,7 @@ def _reply(model: Model, lesson: Lesson) -> Reply:
 def _checked(preset: Preset, replies: Mapping[str, Sequence[Reply]], n: int) -> Ways:
     """Return the share of n questions whose reply passes all checks; unanswered ones do not."""
     passed = {
-        way: [all(check.passes(reply.text) for check in preset.checks) for reply in some]
+        way: [preset.passes(reply.text) for reply in some]
         for way, some in replies.items()
     }
     return {way: share([*those, *[False] * (n - len(those))]) for way, those in passed.items()}

@@ -128,5 +128,4 @@ def _closed(gaps: Sequence[Mapping[str, Sequence[float]]], name: str) -> Estimat
 
 
 def _passes(presets: Sequence[Preset], chats: Sequence[Dialogue]) -> list[bool]:
-    checks = [check for preset in presets for check in preset.checks]
-    return [all(check.passes(chat.replies[0].text) for check in checks) for chat in chats]
+    return [all(preset.passes(chat.replies[0].text) for preset in presets) for chat in chats]

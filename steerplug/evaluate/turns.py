@@ -49,7 +49,6 @@ from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
 from steerplug.evaluate.kept import kept_figures, kept_replies
 from steerplug.evaluate.replies import repeated
 from steerplug.evaluate.scripts import by_script, chats
-from steerplug.fit.asked import Said
 from steerplug.fit.progress import AT_ONCE, Report, at_once, in_turn, silent, steps
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix
@@ -176,7 +175,7 @@ def _replies(preset: Preset, chats: Sequence[Dialogue], n_turns: int) -> dict[st
         "again": shares([[_said_before(chat, turn) for chat in chats] for turn in range(n_turns)]),
     }
     if preset.checks:
-        passed = [[_passes(preset, reply) for reply in some] for some in said]
+        passed = [[preset.passes(reply.text) for reply in some] for some in said]
         first, last = by_script(passed[0]), by_script(passed[-1])
         figures["checks"] = shares(passed)
         figures["checks_over_all"] = share(by_script(np.sum(passed, axis=0)), n_turns * asked)
@@ -217,7 +216,7 @@ def _kept_behind(
         return None
     return {
         name: share(
-            by_script([sum(_passes(preset, reply) for reply in chat.replies[half:])
+            by_script([sum(preset.passes(reply.text) for reply in chat.replies[half:])
                        for chat in had[name]]),
             by_script([len(chat.replies) - half for chat in had[name]]),
         )
@@ -227,7 +226,3 @@ def _kept_behind(
 
 def _said_before(chat: Dialogue, turn: int) -> bool:
     return chat.replies[turn].text in [reply.text for reply in chat.replies[:turn]]
-
-
-def _passes(preset: Preset, reply: Said) -> bool:
-    return all(check.passes(reply.text) for check in preset.checks)

@@ -40,7 +40,7 @@ def renamed(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments by the names that they have here.
 
     Raises:
-        RequestError: one is said twice, or asks for what nothing here does.
+        RequestError: one is given twice, or asks for what nothing here does.
     """
     arguments: dict[str, Any] = {}
     for given, value in _unfolded(said):
@@ -51,7 +51,7 @@ def renamed(said: Mapping[str, Any]) -> dict[str, Any]:
             raise RequestError(f"{given} is {value!r:.60}, which is not served: {instead}.")
         name = ALIASES.get(given, given)
         if name in arguments or (given != name and said.get(name) is not None):
-            raise RequestError(f"`{name}` is said twice, by two names; give it once.")
+            raise RequestError(f"`{name}` is given twice, under two names; keep one.")
         if given == name or value is not None:
             arguments[name] = value
     return arguments

@@ -161,7 +161,7 @@ def one_sentence(known: type[BaseModel]) -> Iterator[None]:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "the model"
         if first["type"] == "extra_forbidden" and name in known.model_fields:
-            raise RequestError(f"`{name}` is said twice, by two names; give it once.") from None
+            raise RequestError(f"`{name}` is given twice, under two names; keep one.") from None
         if first["type"] == "extra_forbidden":
             hint = nearest(name, known.model_fields) or "; leave it out."
             raise RequestError(f"there is no argument `{name}`{hint}") from None

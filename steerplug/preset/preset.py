@@ -232,6 +232,10 @@ class Preset(Frozen):
         """What steering does not leave out of a reply, though it would."""
         return (self.decoding and self.decoding.steered) or ()
 
+    def passes(self, reply: str) -> bool:
+        """Say whether a reply keeps all that the preset's checks promise."""
+        return all(check.passes(reply) for check in self.checks)
+
     @cached_property
     def digest(self) -> str:
         """Sha256 (hex) of what the fit reads: teacher or contrast, fit, scope and decoding.

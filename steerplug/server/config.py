@@ -125,7 +125,7 @@ class Config:
         None, "The key that may change the default steering.", metavar="KEY"
     )
     origins: tuple[str, ...] = _setting(
-        (), "Web pages of this origin may ask; none unless said.", "--origin", metavar="URL"
+        (), "Web pages of this origin may ask; by default none.", "--origin", metavar="URL"
     )
     limits: Limits = Limits()
     grace: float = _setting(20.0, "Seconds for streams to end when stopped.", **_LIMIT)

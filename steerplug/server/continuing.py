@@ -25,7 +25,7 @@ def goes_on(body: ChatBody) -> bool:
     if (wants or is_marked) and begins:
         raise Refused(
             "add_generation_prompt is true, which begins another message, and the last one is to "
-            "be continued; say one of them.",
+            "be continued; set only one of them.",
             param="add_generation_prompt",
         )
     if is_marked and wants is False:

@@ -100,7 +100,7 @@ class Asking:
             if given.get(name, value) != value:
                 raise RequestError(
                     f"chat_template_kwargs says {name}: {given[name]!r:.40}, and enable_thinking "
-                    f"or reasoning_effort asks for {value!r:.40}; say one of them."
+                    f"or reasoning_effort asks for {value!r:.40}; set only one of them."
                 )
         return {**switched, **given}
 

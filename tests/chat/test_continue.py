@@ -253,9 +253,9 @@ def test_a_format_is_a_reply_of_its_own_unless_going_on_is_asked_for(client: Cli
 @pytest.mark.parametrize(
     ("messages", "fields", "said"),
     [
-        (HALF, {"continue_final_message": True, "add_generation_prompt": True}, "say one of them"),
+        (HALF, {"continue_final_message": True, "add_generation_prompt": True}, "set only one"),
         (last_with(prefix=True), {"continue_final_message": False}, "says that it is a prefix"),
-        (last_with(prefix=True), {"add_generation_prompt": True}, "say one of them"),
+        (last_with(prefix=True), {"add_generation_prompt": True}, "set only one"),
         ([*last_with(prefix=True), *ASKED], {}, "message 1 says that it is a prefix, which only"),
         ([{**ASKED[0], "partial": True}], {}, "message 0 says that it is a prefix"),
         (ASKED, {"add_generation_prompt": False}, "there is no message to go on with"),
@@ -283,7 +283,7 @@ def test_langchain_goes_on_where_call_or_message_say_so(session: Session) -> Non
     assert "".join(str(chunk.content) for chunk in model.stream([question, marked])) == want
     assert model.invoke([question, AIMessage(text)]).content != want
     assert model.invoke([question, marked, AIMessage(want), question])
-    with pytest.raises(RequestError, match="says that it is a prefix; say one of them"):
+    with pytest.raises(RequestError, match="says that it is a prefix; set only one of them"):
         model.invoke([question, marked], continue_final_message=False)
 
 

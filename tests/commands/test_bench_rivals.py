@@ -146,4 +146,4 @@ def test_without_torch_the_extra_is_named(
 
 def test_quick_without_rivals_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "-m", str(tiny_model("llama")), "--quick"]) == 2
-    assert "--quick is of --rivals and --instructions; say one" in capsys.readouterr().err
+    assert "--quick only works with --rivals or --instructions; leave" in capsys.readouterr().err

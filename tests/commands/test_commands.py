@@ -211,7 +211,7 @@ def test_show_tells_all_of_a_preset(call: Call, name: str) -> None:
 
 def test_show_puts_checks_and_strengths_in_words(call: Call) -> None:
     assert "includes ahoy, sea; max words 9" in call("show", "sailor").out
-    assert "0.5 unless said, -2 to 2" in call("show", "warm").out
+    assert "0.5 by default, -2 to 2" in call("show", "warm").out
 
 
 # --- build

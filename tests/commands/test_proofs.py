@@ -125,10 +125,10 @@ def test_on_a_narrow_terminal_intervals_go_below_their_figures(
     [
         (("love-hate", "--turns"), "`love-hate` is a contrast of texts, and has no prompt to"),
         (("loose", "--overrides"), "`loose` has no checks, which are what --overrides counts"),
-        (("sailor", "--chats", 2), "--chats 2 is for --turns; say that, or leave it out."),
+        (("sailor", "--chats", 2), "--chats 2 only works with --turns; leave it out."),
         (("sailor", "--turns", "--overrides"), "--overrides is a measure of its own, with its own "
          "questions and no picture; leave out --turns."),
-        (("sailor", "--joint", "x"), "--joint x is for --orders; say that, or leave it out."),
+        (("sailor", "--joint", "x"), "--joint x only works with --orders; leave it out."),
         (("sailor", "--orders"), "--orders compares two or three presets that a mix adds, and "
          "`sailor` adds 1; name as many"),
         (("sailor + loose", "--orders"), "`loose` has no checks, which are what --orders counts"),

@@ -502,7 +502,7 @@ def test_types_whose_blocks_do_not_fit_the_heads_are_refused_before_weights_are_
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"llama.rope.freq_base": 3}, "llama.rope.freq_base is of the type float; say that."),
+        ({"llama.rope.freq_base": 3}, "llama.rope.freq_base is of type float; declare it so."),
         ({"llama.rope.freq_bas": 3.0}, "does not read of this model; did you mean `llama.rope.fre"),
     ],
 )

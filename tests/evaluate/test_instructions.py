@@ -211,4 +211,4 @@ def test_without_checkers_nothing_begins(
     assert main(["bench", "--instructions", str(file)]) == 2
     assert "`pip install if-verifiable`" in capsys.readouterr().err
     assert main(["bench", "--quick"]) == 2
-    assert "--quick is of --rivals and --instructions; say one" in capsys.readouterr().err
+    assert "--quick only works with --rivals or --instructions; leave" in capsys.readouterr().err

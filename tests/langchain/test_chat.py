@@ -496,7 +496,7 @@ def test_a_call_that_cannot_be_served_is_refused_in_one_typed_sentence(
         ({"model": ""}, "model is ''"),
         ({"steering": "sad sad"}, "the mix `sad sad` cannot be read"),
         ({"n_ctxt": 9}, "no argument `n_ctxt`; did you mean `n_ctx`?"),
-        ({"model": "a", "model_name": "b"}, "`model` is said twice"),
+        ({"model": "a", "model_name": "b"}, "`model` is given twice"),
     ],
 )
 def test_a_chat_model_that_makes_no_sense_is_refused_in_one_sentence(

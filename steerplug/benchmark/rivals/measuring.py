@@ -108,5 +108,4 @@ def checks_kept(
 
 
 def _passes(preset: Preset, vocab: Vocab, reply: Sequence[int]) -> bool:
-    text = Detokenizer().feed(b"".join(map(vocab.piece, reply)))
-    return all(check.passes(text) for check in preset.checks)
+    return preset.passes(Detokenizer().feed(b"".join(map(vocab.piece, reply))))

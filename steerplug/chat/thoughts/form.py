@@ -100,7 +100,7 @@ def switched(
         raise RequestError(f"reasoning_effort is {effort!r:.40}; give one of {', '.join(EFFORTS)}.")
     if think is not None and effort is not None and think == (effort == NO_EFFORT):
         raise RequestError(
-            f"enable_thinking is {think} and reasoning_effort is {effort!r}; say one of them."
+            f"enable_thinking is {think} and reasoning_effort is {effort!r}; set only one of them."
         )
     if think is False or effort == NO_EFFORT:
         return _off(thoughts, model_name)
