@@ -9,9 +9,9 @@ drops has no place.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.common import n_common
 from steerplug.errors import RequestError
 
 Write = Callable[[Sequence[Message], bool], str]
@@ -150,13 +150,3 @@ class Outline:
 def _to_a_mark(text: str, n: int) -> int:
     """Return n, or where the mark begins that it is in the midst of."""
     return n if n == len(text) else len(re.sub(r"[<\[][^\s<>\[\]]*\Z", "", text[:n]))
-
-
-def n_common(a: Sequence[Any], b: Sequence[Any], begin: int = 0) -> int:
-    """Return how many leading items of `a` stand in `b` from `begin` on."""
-    low, high = 0, min(len(a), len(b) - begin)
-    while low < high:
-        middle = (low + high + 1) // 2
-        same = a[low:middle] == b[begin + low : begin + middle]
-        low, high = (middle, high) if same else (low, middle - 1)
-    return low

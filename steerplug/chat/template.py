@@ -16,8 +16,9 @@ from functools import cached_property, partial
 from typing import Any, Self
 
 from steerplug.chat.calls.plain import Message
+from steerplug.chat.common import n_common
 from steerplug.chat.encoding import is_object
-from steerplug.chat.outline import Outline, Write, n_common
+from steerplug.chat.outline import Outline, Write
 from steerplug.chat.pasted import Chat, Pasted, escaped, unused_characters
 from steerplug.chat.renderer import NO_VARIABLES, Renderer
 from steerplug.chat.spelling import Spelling

@@ -8,6 +8,8 @@ it; bytes that no character could begin with or go on with are shown as a replac
 import codecs
 from collections.abc import Sequence
 
+from steerplug.engine.overlap import overlap
+
 
 class Detokenizer:
     """Turns the bytes of successive tokens into text.
@@ -57,9 +59,3 @@ class Detokenizer:
         keep = max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
-
-
-def overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of `text` could begin `stop`."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1)
-                 if text.endswith(stop[:n])), 0)

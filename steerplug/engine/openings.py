@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
-from steerplug.engine.detokenizer import overlap
+from steerplug.engine.overlap import overlap
 
 
 class Place(NamedTuple):

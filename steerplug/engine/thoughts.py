@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from steerplug.engine.overlap import overlap
 from steerplug.engine.thought_marks import MARK, ThoughtMarks
 from steerplug.engine.vocab import Vocab
 
@@ -102,7 +103,7 @@ class Thinking:
     @property
     def may_end_itself(self) -> bool:
         """Whether the thought is in the midst of what could be the mark that ends it."""
-        return self.in_thought and _overlap(self._held, self._closing) > 0
+        return self.in_thought and overlap(self._held, self._closing) > 0
 
     def begin_telling(self) -> None:
         """Tell nothing of what was read until now: the prompt has it."""
@@ -191,7 +192,7 @@ class Thinking:
             self._say(said, self._held[:begin].rstrip(_SPACE))
             self._go(Place.FRAME, self._held[begin + len(self._closing) :])
             return True
-        certain = self._held[: len(self._held) - _overlap(self._held, self._closing)]
+        certain = self._held[: len(self._held) - overlap(self._held, self._closing)]
         self._emit(said, len(certain.rstrip(_SPACE)))
         return False
 
@@ -226,7 +227,7 @@ class Thinking:
             else:
                 self.place, self._is_fresh = Place.FRAME, False
             return True
-        keep = max((_overlap(self._held, mark) for mark in self._again), default=0)
+        keep = max((overlap(self._held, mark) for mark in self._again), default=0)
         self._emit(said, len(self._held) - keep)
         return False
 
@@ -261,12 +262,3 @@ def _beginning(before: Sequence[int], marks: ThoughtMarks, vocab: Vocab) -> Plac
     if end.endswith(opening):
         return Place.THOUGHT
     return Place.ANSWER if head and end.endswith(head) else Place.START
-
-
-def _overlap(data: bytes, mark: bytes) -> int:
-    """Return how many bytes at the end of `data` could begin `mark`."""
-    begin = data.find(mark[:1], max(len(data) - len(mark) + 1, 0))
-    while begin >= 0 and not mark.startswith(data[begin:]):
-        begin = data.find(mark[:1], begin + 1)
-    return len(data) - begin if begin >= 0 else 0
-

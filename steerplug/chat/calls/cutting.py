@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from steerplug.chat.calls.form import ID, MARK, NUMBER, Form
 from steerplug.chat.calls.members import Members
+from steerplug.chat.common import n_common
 
 ANSWER = "Waxwings."
 """What is said in the place of calls, for comparison."""
@@ -30,7 +31,7 @@ class Reply:
     def __init__(
         self, text: str, plain: str, ids: Sequence[str], is_end: Callable[[str], bool]
     ) -> None:
-        n = whole(text, common(text, plain))
+        n = whole(text, n_common(text, plain))
         self.text, self.answer, self._plain, self._is_end = text[n:], plain[n:], plain, is_end
         for call_id in ids:
             self.text = self.text.replace(call_id, ID)
@@ -48,7 +49,7 @@ class Reply:
         n = self.end(rest)
         if n >= 0:
             return rest[:n].rstrip()
-        n = len(rest) - common(rest[::-1], self._plain[::-1])
+        n = len(rest) - n_common(rest[::-1], self._plain[::-1])
         return _HALF.sub("", rest[:n]).rstrip()
 
     def form(
@@ -90,12 +91,6 @@ def numbered(first: str, second: str) -> tuple[str, str]:
         elif a != b:
             break
     return "".join(parts[0][::-1]), "".join(parts[1][::-1])
-
-
-def common(a: str, b: str) -> int:
-    """Return how many characters two texts share at their beginnings."""
-    differ = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
-    return next(differ, min(len(a), len(b)))
 
 
 def whole(text: str, n: int) -> int:

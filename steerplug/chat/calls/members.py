@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerplug.chat.calls.kinds import PYTHON, Kinds, kinds_of
-from steerplug.engine.detokenizer import overlap
+from steerplug.engine.overlap import overlap
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
-from steerplug.chat.calls.cutting import ANSWER, Reply, common, numbered, whole
+from steerplug.chat.calls.cutting import ANSWER, Reply, numbered, whole
 from steerplug.chat.calls.form import (
     BARE,
     CHANNEL,
@@ -25,6 +25,7 @@ from steerplug.chat.calls.form import (
 )
 from steerplug.chat.calls.plain import Message
 from steerplug.chat.calls.planted_members import MEMBERED, SIGN, read_members
+from steerplug.chat.common import n_common
 from steerplug.chat.tool import Tool, ToolCall
 from steerplug.errors import SteerplugError
 
@@ -139,7 +140,7 @@ def _read(reply: Reply) -> Form | None:
     if middle != other:
         return None
     end = reply.turn(rest)
-    n = whole(between, common(between, end))
+    n = whole(between, n_common(between, end))
     return reply.form(lead, middle, between[:n], between[n:], end[n:])
 
 

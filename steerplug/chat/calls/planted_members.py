@@ -9,9 +9,10 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-from steerplug.chat.calls.cutting import Reply, common, numbered, whole
+from steerplug.chat.calls.cutting import Reply, numbered, whole
 from steerplug.chat.calls.form import Form
 from steerplug.chat.calls.members import Members
+from steerplug.chat.common import n_common
 from steerplug.chat.tool import ToolCall
 
 _TEXT, _SECOND, _NUMBER, _OTHER = "\"Old\" wood's\nedge", "thicket", 7311, 8422
@@ -56,7 +57,7 @@ def read_members(reply: Reply) -> Form | None:
     if middle != other:
         return None
     end = reply.turn(end)
-    n = whole(between, common(between, end))
+    n = whole(between, n_common(between, end))
     return _with_short(reply.form(lead, middle, between[:n], between[n:], end[n:], members))
 
 
@@ -86,11 +87,11 @@ def _seen(text: str) -> _Seen | None:
 
 def _members(seen: _Seen) -> tuple[Members, str]:
     """Return how members are written, and what stands between the name and the first of them."""
-    n = whole(seen.behind_value, common(seen.behind_value, seen.rest))
+    n = whole(seen.behind_value, n_common(seen.behind_value, seen.rest))
     end = seen.behind_value[:n]
     further = seen.behind_value[len(end) :]
     begin = seen.begin
-    key = further[len(further) - common(further[::-1], begin[::-1]) :]
+    key = further[len(further) - n_common(further[::-1], begin[::-1]) :]
     members = Members(
         key=key,
         text=seen.text,
