@@ -74,7 +74,7 @@ def goes_on(messages: Sequence[BaseMessage], asked: bool | None) -> bool:
     is_marked = isinstance(final, AIMessage) and any(map(final.additional_kwargs.get, _MARKS))
     if is_marked and asked is False:
         raise RequestError(
-            "continue_final_message is False, and the last message says that it is a prefix; say "
-            "one of them."
+            "continue_final_message is False, and the last message says that it is a prefix; set "
+            "only one of them."
         )
     return bool(asked or is_marked)

@@ -30,8 +30,8 @@ def goes_on(body: ChatBody) -> bool:
         )
     if is_marked and wants is False:
         raise Refused(
-            "continue_final_message is false, and the last message says that it is a prefix; say "
-            "one of them.",
+            "continue_final_message is false, and the last message says that it is a prefix; set "
+            "only one of them.",
             param="continue_final_message",
         )
     goes = bool(wants or is_marked or (wants is None and not begins and _may_go_on(body)))
