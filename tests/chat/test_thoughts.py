@@ -111,8 +111,8 @@ def test_a_chat_may_end_where_the_answer_begins(name: str, model: Model) -> None
         ("DeepSeek R1", None, "none", "has no switch for thinking"),
         ("Qwen3", None, "low", "reads no reasoning_effort; use enable_thinking."),
         ("DeepSeek R1", None, "low", "reads no reasoning_effort; use thinking_budget_tokens."),
-        ("Qwen3", False, "high", "enable_thinking is False and reasoning_effort is 'high'; set only"),
-        ("Qwen3", True, "none", "enable_thinking is True and reasoning_effort is 'none'; set only"),
+        ("Qwen3", False, "high", "enable_thinking is False and reasoning_effort is 'high'; set"),
+        ("Qwen3", True, "none", "enable_thinking is True and reasoning_effort is 'none'; set"),
         ("gpt-oss", None, "lots", "reasoning_effort is 'lots'; give one of none, minimal, low"),
     ],
 )  # fmt: skip
