@@ -88,7 +88,8 @@ def test_eval_measures_the_quick_one_and_keeps_that_it_is(
     monkeypatch.setattr(report, "measure_steering", lambda *_, **__: Measured())
     said = call("eval", "sailor", "-m", MODEL, "--json").json()
     assert said["steering"][0]["quick"] is True
-    assert list(recall(planted).values()) == [{"gap_closed": 0.7, "quick": True}]
+    (kept,) = recall(planted).values()
+    assert kept == {"gap_closed": 0.7, "strength": 1.0, "quick": True}
 
 
 def test_a_full_one_is_still_to_be_built(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
