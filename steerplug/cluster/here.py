@@ -19,6 +19,7 @@ from ray.serve import Application
 
 from steerplug.cluster import environment
 from steerplug.cluster.application import application, check_room, n_threads
+from steerplug.cluster.starting import started
 from steerplug.engine.processors import n_processors
 from steerplug.errors import SteerplugError
 from steerplug.server.config import Config, ModelConfig
@@ -83,16 +84,11 @@ def _ray_here() -> Iterator[None]:
     for name, value in _HERE.items():
         os.environ.setdefault(name, value)
     environment.choose_ports()
-    ray.init(
-        "local", include_dashboard=False, object_store_memory=_MEMORY, log_to_driver=False,
-        logging_level=logging.ERROR, _node_ip_address="127.0.0.1",
-    )  # fmt: skip
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    _end_what_nobody_asks()
-    try:
+    own = {"include_dashboard": False, "object_store_memory": _MEMORY}
+    with started("local", _node_ip_address="127.0.0.1", **own):
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        _end_what_nobody_asks()
         yield
-    finally:
-        ray.shutdown()
 
 
 def _end_what_nobody_asks() -> None:

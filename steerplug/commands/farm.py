@@ -4,7 +4,6 @@ The library is this machine's, and so is the cache in which what comes back is k
 is as if `build` or `eval` had made it here, one after another.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -190,20 +189,10 @@ def _cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    try:
-        ray.init(
-            address, include_dashboard=None if address else False, log_to_driver=False,
-            logging_level=logging.ERROR,
-        )  # fmt: skip
-    except (ConnectionError, ValueError) as error:
-        raise SteerplugError(
-            f"there is no Ray cluster at {address} ({str(error).splitlines()[0]}); `ray start "
-            "--head` starts one, and without --address this machine is used."
-        ) from None
-    try:
+    from steerplug.cluster.starting import started
+
+    with started(address, include_dashboard=None if address else False):
         yield
-    finally:
-        ray.shutdown()
 
 
 class _Shown:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steerplug.errors import StoreError
+from steerplug.errors import SteerplugError, StoreError
 from steerplug.fit.whole import Whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # of Ray's
@@ -143,3 +143,28 @@ def test_a_board_that_is_gone_stops_nothing(farmed: Farmed) -> None:
     a, killed = farmed(["a", "killed"], {"killed": WorkerCrashedError()}, True)
     assert a.result == "a is done"
     assert killed.error.startswith("the cluster: the process of the job was killed")
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "sentence"),
+    [
+        (None, Exception("The current node timed out during startup.\nSee the logs."),
+         r"^Ray did not start on this machine \(Exception: The current node timed out during "),
+        ("local", RuntimeError(), r"^Ray did not start on this machine \(RuntimeError\); try"),
+        ("10.0.0.9:1", ConnectionError("no answer"),
+         r"^there is no Ray cluster at 10\.0\.0\.9:1 \(ConnectionError: no answer\); `ray start"),
+    ],
+)  # fmt: skip
+def test_a_ray_that_does_not_start_is_one_sentence(
+    address: str | None, error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from steerplug.cluster.starting import started
+
+    def init(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(SteerplugError, match=sentence), started(address):
+        raise AssertionError("it did not start")
