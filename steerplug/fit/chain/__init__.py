@@ -8,7 +8,7 @@ no pass through the model (`prediction`).
 Rows of a lesson are the boundary token and the reply's tokens; in scope `all` also the tokens
 before them that both prompts end with. What the prompted model has at a block is read for as many
 blocks at a time as 256 MB hold.
-Source: this project; figures in benchmark/README.md.
+Source: this project; what was tried is in benchmark/EXPERIMENTS.md.
 """
 
 from collections.abc import Callable, MutableMapping, Sequence

@@ -15,7 +15,7 @@ The prompted model's replies never show steering a state that it led into itself
 So a second round (`OWN`) adds the steered model's own replies to the same questions, read by the
 prompted model, and goes on from where the first one ended.
 Source: PSR, arXiv 2605.03907; the second round is DAgger's, arXiv 1011.0686; rate, betas, decay
-and rounds were measured (benchmark/README).
+and rounds were measured (benchmark/EXPERIMENTS).
 """
 
 import math
