@@ -240,6 +240,17 @@ def test_a_grammar_too_long_to_be_read_safely_is_refused(model: Model) -> None:
         Constraint(model.vocab, Lark(f'start: "x" // {"y" * MOST_BYTES}'))
 
 
+def test_no_room_for_its_stack_is_one_sentence(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RequestError, match=r"cannot be followed .*no room to read it: can't start"):
+        Constraint(model.vocab, Lark('start: "x"'))
+
+
 def test_a_schema_that_cannot_be_followed_leaves_the_engine_as_it_was(engine: Engine) -> None:
     expected = reply(engine, CHOICE, 3)
     with pytest.raises(SteerplugError, match="cannot be followed"):
