@@ -133,9 +133,12 @@ def test_the_same_question_twice_is_answered_twice_over(
 
 
 def test_progress_is_reported_for_every_question(engine: Engine, template: ChatTemplate) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, float, int]] = []
     teach(engine, template, PIRATE, QUESTIONS[:1], seed=5, report=lambda *now: told.append(now))
-    assert told == [("asking the prompted model", 0, 1), ("asking the prompted model", 1, 1)]
+    done = [now for _, now, _ in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 1)
+    assert {(what, total) for what, _, total in told} == {("asking the prompted model", 1)}
 
 
 def test_a_teacher_that_says_nothing_is_refused(
