@@ -89,7 +89,7 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go, step = threading.Event(), Scheduler.step
 
     def waiting(self: Scheduler) -> None:
-        go.wait(30)
+        go.wait(120)
         step(self)
 
     monkeypatch.setattr(Scheduler, "step", waiting)

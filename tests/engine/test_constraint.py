@@ -89,7 +89,7 @@ def test_masks_are_computed_beside_the_decode(
     def slow_decode(rows: Sequence[Row]) -> None:
         decoding.add(threading.get_ident())
         if len(rows) == 1:  # a token of the reply, decoded for as long as its successor's mask
-            in_time.append(computed.wait(10))
+            in_time.append(computed.wait(60))
         computed.clear()
         decode(rows)
 

@@ -134,7 +134,7 @@ def read_together(
 ) -> list[list[int]]:
     """Ask for whole replies that begin together; return their tokens."""
     gathered, said = threading.Event(), dict[int, list[Piece]]()
-    before_decodes.append(lambda _rows: gathered.wait(30))
+    before_decodes.append(lambda _rows: gathered.wait(120))
 
     def ask(i: int) -> None:
         said[i] = read(engine, requests[i])[0]
@@ -224,7 +224,7 @@ async def test_one_that_is_cancelled_meanwhile_ends_at_once(
         n_decodes += 1
         if n_decodes == 5:
             loop.call_soon_threadsafe(asking.cancel)
-            assert gone.wait(30)
+            assert gone.wait(120)
 
     before_decodes.append(watch)
     with suppress(asyncio.CancelledError):

@@ -124,7 +124,7 @@ def test_a_reply_goes_on_while_a_long_prompt_is_read(
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert begun.wait(30)
+    assert begun.wait(120)
     long = asks(chat(model, "word " * 700), mix_of(model, 2), 4, sampling=WARM, logprobs=20)
     late = Reader(engine, long).done()
     reader.join(60)

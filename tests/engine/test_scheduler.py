@@ -455,7 +455,7 @@ async def test_an_async_reply_that_nobody_reads_any_more_is_ended(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-    for _ in range(1000):
+    for _ in range(6000):
         if engine.metrics().n_running == 0:
             break
         await asyncio.sleep(0.01)

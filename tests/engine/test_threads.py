@@ -41,7 +41,7 @@ def n_threads() -> int:
 
 def until(n: int) -> None:
     """Wait for threads that were told to end."""
-    for _ in range(500):
+    for _ in range(6000):
         if n_threads() <= n:
             return
         time.sleep(0.01)

@@ -766,7 +766,7 @@ def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> No
     def ask(i: int) -> int:
         if i == 9:
             last_is_done.set()
-        assert last_is_done.wait(10)
+        assert last_is_done.wait(60)
         return i * i
 
     told: list[float] = []
@@ -777,7 +777,7 @@ def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> No
 
 def test_several_are_asked_at_the_same_time() -> None:
     meeting = threading.Barrier(8)
-    arrived = at_once(lambda _: meeting.wait(10), range(8))  # alone, each would wait for ever
+    arrived = at_once(lambda _: meeting.wait(60), range(8))  # alone, each would wait for ever
     assert sorted(arrived) == list(range(8))
 
 
@@ -795,7 +795,7 @@ def test_the_first_error_ends_it_and_what_has_not_begun_is_not_asked(ends: str) 
             over.set()
             raise ValueError("no more")
         if i > 0 or ends == "error":
-            over.wait(10)
+            over.wait(60)
             threading.Event().wait(0.3)  # time to be cancelled in
 
     def report(_what: str, done: float, _total: int) -> None:

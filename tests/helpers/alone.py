@@ -92,7 +92,7 @@ def _divergence(alone: Array, told: Logprobs | None) -> float:
 
 
 def until(condition: Callable[..., bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -52,7 +52,7 @@ def running(serving: ServerState) -> Iterator["Client"]:
     server = _Lasting(serving)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not server.started:
         assert thread.is_alive()
         assert time.monotonic() < deadline
@@ -61,7 +61,7 @@ def running(serving: ServerState) -> Iterator["Client"]:
     with Client(host, port, serving) as client:
         yield client
     server.should_exit = True
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     listening.close()
 

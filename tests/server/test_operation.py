@@ -356,4 +356,4 @@ def test_streams_end_properly_when_the_server_is_told_to_stop(grace: str, ends_w
             assert said["choices"][0]["finish_reason"] == "length"
         else:
             assert "stopping" in said["error"]["message"]
-        assert running.wait(20) == -signal.SIGTERM
+        assert running.wait(60) == -signal.SIGTERM

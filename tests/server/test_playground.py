@@ -493,7 +493,7 @@ def test_the_curl_snippet_asks_this_server(open_page: Callable[..., Any]) -> Non
     page.get_by_label("Question").fill("What's rain? 'Ünd'\n$HOME")
     page.get_by_role("button", name="Copy as curl").click()
     snippet = page.locator("pre").inner_text().replace('"model"', '"max_tokens": 2, "model"')
-    ran = subprocess.run(["sh", "-c", snippet], capture_output=True, timeout=30, check=True)
+    ran = subprocess.run(["sh", "-c", snippet], capture_output=True, timeout=120, check=True)
     assert json.loads(ran.stdout)["steering"]["mix"] == "pirate"
 
 

@@ -25,13 +25,13 @@ N_EXAMPLES = int(os.environ.get("STEERPLUG_FUZZ", "6"))
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with served(limits=Limits(upload=0.5, requests=4), heartbeat=0.05) as client:
+    with served(limits=Limits(upload=2, requests=4), heartbeat=0.05) as client:
         yield client
 
 
 def goes_idle(client: Client) -> bool:
     """Whether the engine soon has nothing to do; a reply that nobody reads would keep it busy."""
-    engine, deadline = client.session.engine, time.monotonic() + 5
+    engine, deadline = client.session.engine, time.monotonic() + 60
     while engine.metrics().n_running or engine.metrics().n_waiting:
         if time.monotonic() > deadline:
             return False
@@ -40,7 +40,7 @@ def goes_idle(client: Client) -> bool:
 
 
 def until_running(client: Client, n: int) -> None:
-    engine, deadline = client.session.engine, time.monotonic() + 5
+    engine, deadline = client.session.engine, time.monotonic() + 60
     while engine.metrics().n_running < n:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -48,7 +48,7 @@ def until_running(client: Client, n: int) -> None:
 
 def send(client: Client, head: str, body: bytes = b"") -> socket.socket:
     """Say something on a plain socket, which the caller closes."""
-    plain = socket.create_connection(client.address, timeout=10)
+    plain = socket.create_connection(client.address, timeout=60)
     plain.sendall(head.encode() + b"\r\nHost: localhost\r\n\r\n" + body)
     return plain
 
@@ -211,7 +211,7 @@ def test_what_is_too_long_is_refused(client: Client) -> None:
 def test_what_has_no_head_of_a_request_is_refused(
     client: Client, said: bytes, status: int
 ) -> None:
-    with socket.create_connection(client.address, timeout=10) as plain:
+    with socket.create_connection(client.address, timeout=60) as plain:
         with suppress(OSError):  # it may be cut off before all is said
             plain.sendall(said)
         first, *_, text = plain.recv(1000).decode().split("\r\n")
@@ -295,13 +295,16 @@ def test_a_reply_has_its_time() -> None:
 
 
 def test_a_client_that_hangs_up_ends_its_replies(client: Client) -> None:
+    engine = client.session.engine
     for stream in (False, True):
+        before = engine.metrics().generated_tokens
         body = json.dumps({**SHORT, **LONG, "n": 2, "stream": stream}).encode()
         with send(client, *post(body)) as plain:
             until_running(client, 2)
             if stream:
                 plain.recv(100)
         assert goes_idle(client)
+        assert engine.metrics().generated_tokens - before < LONG["max_tokens"]  # of twice as many
 
 
 def test_half_a_request_keeps_nobody_waiting(client: Client) -> None:
@@ -332,7 +335,7 @@ DRIPS = {
 """What a client says at first, and then over and over."""
 
 
-def is_cut_off(plain: socket.socket, drip: bytes = b"", within: float = 5.0) -> bool:
+def is_cut_off(plain: socket.socket, drip: bytes = b"", within: float = 60.0) -> bool:
     """Whether the server ends a connection on which a client goes on saying `drip`."""
     plain.settimeout(0.05)
     deadline = time.monotonic() + within
@@ -358,18 +361,24 @@ def test_who_asks_drop_by_drop_is_cut_off(first: str, then: str) -> None:
         assert is_cut_off(plain, then.encode())
 
 
-def test_who_asks_and_reads_in_time_is_not_cut_off() -> None:
-    with served(limits=Limits(upload=0.1, unread=0.1)) as client:
-        begin = time.monotonic()
+def test_who_asks_and_reads_in_time_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(limits=Limits(upload=1, unread=1)) as client:
+        context = client.session.engine.context
+        decode = context.decode
+
+        def slow(*rows: Any) -> None:
+            time.sleep(0.05)
+            decode(*rows)
+
+        monkeypatch.setattr(context, "decode", slow)
         assert len(events(client.chat(**{**LONG, "max_tokens": 60}, stream=True))) == 62
-        assert time.monotonic() - begin > 0.2
 
 
 def test_who_does_not_read_is_cut_off() -> None:
     ask, n = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n", 500
     with (
         served(limits=Limits(unread=0.2)) as client,
-        socket.create_connection(client.address, timeout=10) as plain,
+        socket.create_connection(client.address, timeout=60) as plain,
     ):
         size = len(client.get("/openapi.json").content)
         plain.sendall(n * ask)

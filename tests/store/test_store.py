@@ -172,7 +172,7 @@ WORKER = textwrap.dedent(
     def make():
         with (folder / "made").open("a") as file:
             file.write("x")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (folder / "go").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         return STEERING, IDENTITY
@@ -190,11 +190,11 @@ def worker(folder: Path, number: int) -> subprocess.Popen[str]:
 
 def until(condition: Callable[[], bool]) -> None:
     pause = threading.Event()
-    for _ in range(3000):
+    for _ in range(12000):
         if condition():
             return
         pause.wait(0.01)
-    raise AssertionError("it did not happen within 30 seconds")
+    raise AssertionError("it did not happen within two minutes")
 
 
 def test_two_processes_that_need_the_same_thing_make_it_once(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_two_processes_that_need_the_same_thing_make_it_once(tmp_path: Path) -> 
     until((tmp_path / "made").exists)
     threading.Event().wait(0.5)  # time for the second to make it too, if no lock held it back
     (tmp_path / "go").touch()
-    answers = [process.communicate(timeout=30)[0].strip() for process in workers]
+    answers = [process.communicate(timeout=120)[0].strip() for process in workers]
     assert answers == [STEERING.digest] * 2
     assert (tmp_path / "made").read_text() == "x"
 
@@ -212,7 +212,7 @@ def test_what_a_killed_process_left_is_ignored_and_cleaned_up(tmp_path: Path) ->
     process = worker(tmp_path, 1)
     until((tmp_path / "made").exists)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     store = Store(tmp_path / "cache")
     torn = store.path(KEY).with_name(f"{store.path(KEY).name}.{'0' * 32}.tmp")
     torn.write_bytes(b"GGUF")
