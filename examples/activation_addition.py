@@ -70,18 +70,18 @@ def continuation(engine: Engine, prompt: Prompt, mix: Mix, seed: int) -> list[in
 
 
 def read(
-    cells: Reader, prompt: Prompt, own: Sequence[Sequence[int]], words: Sequence[int], mix: Mix
+    reader: Reader, prompt: Prompt, own: Sequence[Sequence[int]], words: Sequence[int], mix: Mix
 ) -> np.ndarray:
     """Return the log-probability of the words, and per token that of the model's own text."""
     of_words, of_own = [], []
     for text in own:
-        (log_probs,) = reply_log_probs(cells, prompt, text, [mix])
+        (log_probs,) = reply_log_probs(reader, prompt, text, [mix])
         of_words.append(np.log(np.exp(log_probs[:, words]).sum(axis=1)))
         of_own.append(log_probs[np.arange(len(text)), text])
     return np.array([np.concatenate(of_words).mean(), np.concatenate(of_own).mean()])
 
 
-def experiment(session: Session, cells: Reader, tried: Experiment, full: bool) -> None:
+def experiment(session: Session, reader: Reader, tried: Experiment, full: bool) -> None:
     model, vocab = session.model, session.model.vocab
     blocks, coefficients = (range(0, 29, 3), (1, 2, 4, 8)) if full else ((2, 10, 18), (2, 4, 8))
     prompt = Prompt((vocab.bos, *vocab.tokenize(tried.opening)), has_bos=True)
@@ -89,16 +89,16 @@ def experiment(session: Session, cells: Reader, tried: Experiment, full: bool) -
     words = [one[0] for one in tokens if len(one) == 1]
     own = [continuation(session.engine, prompt, NOTHING, seed) for seed in range(8 if full else 1)]
     added = Candidates(
-        tried.name, model.n_embd, model.n_layer, "front", actadd(cells, tried.pair, blocks)
+        tried.name, model.n_embd, model.n_layer, "front", actadd(reader, tried.pair, blocks)
     )
-    bare = read(cells, prompt, own, words, NOTHING)
+    bare = read(reader, prompt, own, words, NOTHING)
 
     print(f'{tried.name}: "{tried.pair[0]}" - "{tried.pair[1]}", added to "{tried.opening}"')
     print("block " + "".join(f"  c = {c:<9}" for c in coefficients) + "  (shift / damage, nats)")
     found = {}
     for il in blocks:
         for c in coefficients:
-            change = read(cells, prompt, own, words, 1.0 * added.steering([il], c)) - bare
+            change = read(reader, prompt, own, words, 1.0 * added.steering([il], c)) - bare
             found[il, c] = change[0], -change[1]
         print(f"{il:5} " + "".join("  {:+.2f} / {:<5.2f}".format(*found[il, c])
                                    for c in coefficients))  # fmt: skip
@@ -111,8 +111,8 @@ def experiment(session: Session, cells: Reader, tried: Experiment, full: bool) -
         rows = rng.normal(size=z.shape).astype(np.float32)
         rows *= lengths / np.linalg.norm(rows, axis=1, keepdims=True)
         random = Candidates("random", model.n_embd, model.n_layer, "front", {il: rows})
-        shifts.append((read(cells, prompt, own, words, 1.0 * random.steering([il], c)) - bare)[0])
-    less = (read(cells, prompt, own, words, -best) - bare)[0]
+        shifts.append((read(reader, prompt, own, words, 1.0 * random.steering([il], c)) - bare)[0])
+    less = (read(reader, prompt, own, words, -best) - bare)[0]
     print(f"best: block {il}, c = {c}: {found[il, c][0]:+.2f}; negated {less:+.2f}; "
           f"random vectors {np.mean(shifts):+.2f} (most {max(shifts):+.2f})")  # fmt: skip
     for way, mix in (("bare", NOTHING), ("added", 1.0 * best)):
@@ -126,9 +126,9 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="more blocks, coefficients and text")
     full = parser.parse_args().full
     session = Session("smollm2", n_ctx=512)
-    cells = Reader(Context(session.model, n_ctx=512))
+    reader = Reader(Context(session.model, n_ctx=512))
     for tried in EXPERIMENTS:
-        experiment(session, cells, tried, full)
+        experiment(session, reader, tried, full)
     session.close()
 
 

@@ -66,13 +66,13 @@ def own_texts(engine: Engine, n_openings: int, n_each: int) -> list[Text]:
 
 
 def read(
-    cells: Reader, texts: Sequence[Text], words: Sequence[int], mix: Mix, front: Sequence[int] = ()
+    reader: Reader, texts: Sequence[Text], words: Sequence[int], mix: Mix, front: Sequence[int] = ()
 ) -> np.ndarray:
     """Return the log-probability of the words, and per token that of the model's own text."""
-    bos, of_words, of_own = cells.context.model.vocab.bos, [], []
+    bos, of_words, of_own = reader.context.model.vocab.bos, [], []
     for opening, own in texts:
         prompt = Prompt((bos, *front, *opening), has_bos=True)
-        (log_probs,) = reply_log_probs(cells, prompt, own, [mix])
+        (log_probs,) = reply_log_probs(reader, prompt, own, [mix])
         of_words.append(np.log(np.exp(log_probs[:, words]).sum(axis=1)))
         of_own.append(log_probs[np.arange(len(own)), own])
     return np.array([np.concatenate(of_words).mean(), np.concatenate(of_own).mean()])
@@ -98,19 +98,19 @@ def main() -> None:
     places, doses = ((0, 8, 16, 24), (1, 2, 4, 8)) if full else ((0, 12), (1, 4))
     session = Session("smollm2", n_ctx=512)
     model, vocab = session.model, session.model.vocab
-    cells = Reader(Context(model, n_ctx=512))
+    reader = Reader(Context(model, n_ctx=512))
     texts = own_texts(session.engine, *((4, 2) if full else (1, 1)))
     tokens = [vocab.tokenize(f" {word}") for word in WORDS.split()]
     words = [one[0] for one in tokens if len(one) == 1]
     word, space = (vocab.tokenize(text)[0] for text in PAIR)
-    native = {il: rows[1] for il, rows in actadd(cells, PAIR, places).items()}
+    native = {il: rows[1] for il, rows in actadd(reader, PAIR, places).items()}
     rng, n_random = np.random.default_rng(0), 4 if full else 2
     vectors = {
         "the embedding": [np.subtract(*embedded(model, (word, space)))],
         **{f"block {il}": [vector] for il, vector in native.items()},
         f"{n_random} random ones": list(rng.normal(size=(n_random, model.n_embd))),
     }
-    bare = read(cells, texts, words, NOTHING)
+    bare = read(reader, texts, words, NOTHING)
 
     def line(way: str, readings: Sequence[np.ndarray]) -> None:
         changes = [reading - bare for reading in readings]
@@ -121,7 +121,7 @@ def main() -> None:
     print(f"shift / damage in nats, and the largest shift with damage <= {MAX_DAMAGE}")
     print(f"{'':32}" + "".join(f"  x {n:<11}" for n in (1, 2, 3)))
     line("the word in the prompt",
-         [read(cells, texts, words, NOTHING, [word] * n) for n in (1, 2, 3)])  # fmt: skip
+         [read(reader, texts, words, NOTHING, [word] * n) for n in (1, 2, 3)])  # fmt: skip
     print(f"{'the vector of':32}" + "".join(f"  c = {c:<9}" for c in doses))
     for source, group in vectors.items():
         for il, own in native.items():
@@ -129,7 +129,7 @@ def main() -> None:
             added = [at_first_token(model, il, vector, length) for vector in group]
             mark = " *" if group[0] is own or (source == "the embedding" and il == 0) else ""
             line(f"{source}, added at {il}{mark}",
-                 [np.mean([read(cells, texts, words, c * one) for one in added], axis=0)
+                 [np.mean([read(reader, texts, words, c * one) for one in added], axis=0)
                   for c in doses])  # fmt: skip
     print("* its own place, or the nearest there is")
     session.close()

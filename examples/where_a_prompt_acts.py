@@ -48,18 +48,18 @@ SHADES = " .:-=+*#%@"
 
 
 def read(
-    cells: Reader, lessons: Sequence[Lesson], mix: Mix = NOTHING, *, prompted: bool = False
+    reader: Reader, lessons: Sequence[Lesson], mix: Mix = NOTHING, *, prompted: bool = False
 ) -> Array:
     """Return the activations of boundaries and replies, all but the last block's.
 
     Their shape is (n_blocks, n_rows, n_embd), one lesson's rows after the other's.
     """
-    blocks, parts = range(cells.context.model.n_layer - 1), []
+    blocks, parts = range(reader.context.model.n_layer - 1), []
     for lesson in lessons:
         prompt = lesson.prompted if prompted else lesson.bare
         rows, first = reply_rows(prompt, lesson.reply, mix), len(prompt.tokens) - 1
-        cells.hold(rows[:first])
-        parts += [batch.captured for batch in cells.decode(rows[first:], blocks)]
+        reader.hold(rows[:first])
+        parts += [batch.captured for batch in reader.decode(rows[first:], blocks)]
     return np.concatenate([part for part in parts if part is not None], axis=1)
 
 
@@ -119,22 +119,22 @@ def main() -> None:
         check_picture(options.plot)
     session, preset = Session("smollm2", n_ctx=1024), load_preset("pirate")
     assert preset.teacher is not None
-    model, cells = session.model, Reader(Context(session.model, n_ctx=1024))
+    model, reader = session.model, Reader(Context(session.model, n_ctx=1024))
     ask = partial(teach, session.engine, session.template, preset.teacher)
     fitted = ask(spread(general_prompts("fit"), 32 if options.full else 2), seed=1)
-    z = difference.mean(activations.of_lessons(cells, fitted, [MEAN_BLOCK]))[MEAN_BLOCK]
+    z = difference.mean(activations.of_lessons(reader, fitted, [MEAN_BLOCK]))[MEAN_BLOCK]
     mean = Steering("mean", model.n_embd, model.n_layer, {MEAN_BLOCK: Delta.constant(z)})
     methods = {"psr": 1.0 * session.build(preset).steering, "mean": MEAN_STRENGTH * mean}
 
     questions = unseen(preset, 12 if options.full else 1)
     lessons = ask(questions, seed=0)
-    bare = read(cells, lessons)
-    differences = {"prompt": read(cells, lessons, prompted=True) - bare}
-    differences |= {way: read(cells, lessons, mix) - bare for way, mix in methods.items()}
+    bare = read(reader, lessons)
+    differences = {"prompt": read(reader, lessons, prompted=True) - bare}
+    differences |= {way: read(reader, lessons, mix) - bare for way, mix in methods.items()}
     shares = {way: np.linalg.norm(difference, axis=2) / np.linalg.norm(bare, axis=2)
               for way, difference in differences.items()}  # fmt: skip
     print(f"{lessons[0].n_rows} tokens after: {questions[0]}")
-    closed = zip(methods, gaps_closed(cells, lessons, list(methods.values())), strict=True)
+    closed = zip(methods, gaps_closed(reader, lessons, list(methods.values())), strict=True)
     print(f"gap closed over {len(lessons)} replies: "
           + ", ".join(f"{way} {gap:.0%}" for way, gap in closed))  # fmt: skip
     tokens = ["(boundary)", *(plain(model.vocab.text([token])) for token in lessons[0].reply)]

@@ -258,12 +258,12 @@ def _fit(
     preset: Preset, engine: Engine, key: Key, kept: Checkpoint, report: Report
 ) -> tuple[Steering, Identity]:
     model = engine.model
-    with reading(model, engine.context.n_ctx) as cells:
+    with reading(model, engine.context.n_ctx) as reader:
         if preset.teacher is not None:
             taught = _taught_quickly if key.quick else _taught
-            steering, strength, figures = taught(preset, engine, cells, kept, report)
+            steering, strength, figures = taught(preset, engine, reader, kept, report)
         else:
-            steering, choice = fit_contrast(preset, engine, cells, report)
+            steering, choice = fit_contrast(preset, engine, reader, report)
             strength = preset.strength.default
             figures = {"dial": choice.score, "coefficient": choice.coefficient}
             check_dial(preset.name, model.name, figures)
@@ -287,15 +287,15 @@ def _fit(
 
 
 def _taught(
-    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+    preset: Preset, engine: Engine, reader: Reader, kept: Checkpoint, report: Report
 ) -> tuple[Steering, float, dict[str, Any]]:
     """Return what came of a teacher, the strength that serves best, and the report on it."""
     asked = reported_on(preset)
     after = partial(plan_report, preset, engine.model, asked)
-    steering = fit_teacher(preset, engine, cells, kept, report, after)
+    steering = fit_teacher(preset, engine, reader, kept, report, after)
     stated = preset.strength.stated
     measured = measure_steering(
-        preset, steering, engine, cells, asked, known=kept.replies, report=report,
+        preset, steering, engine, reader, asked, known=kept.replies, report=report,
         mix=None if stated is None else stated * steering,
     )  # fmt: skip
     check_gap_closed(preset.name, measured.fidelity.gap_closed.value)
@@ -304,12 +304,12 @@ def _taught(
 
 
 def _taught_quickly(
-    preset: Preset, engine: Engine, cells: Reader, kept: Checkpoint, report: Report
+    preset: Preset, engine: Engine, reader: Reader, kept: Checkpoint, report: Report
 ) -> tuple[Steering, float, dict[str, Any]]:
     """Return the same of a quick fit, at the preset's own strength."""
     strength = preset.strength.default
     after = partial(plan_glance, preset, engine.model)
-    steering = fit_teacher(preset, engine, cells, kept, report, after, quick=True)
-    seen = glance(preset, strength * steering, engine, cells, known=kept.replies, report=report)
+    steering = fit_teacher(preset, engine, reader, kept, report, after, quick=True)
+    seen = glance(preset, strength * steering, engine, reader, known=kept.replies, report=report)
     check_gap_closed(preset.name, seen.gap_closed.value)
     return steering, strength, {**seen.as_dict(), "strength": strength, "quick": True}

@@ -82,8 +82,8 @@ def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
 
     questions = spread(general_prompts("held_out"), CHATS)
     prompts = [session.template.asked(text) for text in questions]
-    with reading(session.model, session.engine.context.n_ctx) as cells:
-        return alike(a, b, session.engine, cells, prompts)
+    with reading(session.model, session.engine.context.n_ctx) as reader:
+        return alike(a, b, session.engine, reader, prompts)
 
 
 def _show_words(words: "list[Change]") -> None:

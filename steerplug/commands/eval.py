@@ -194,11 +194,11 @@ def _measure(
     from steerplug.fit.whole import Plan
 
     engine = session.engine
-    with reading(session.model, engine.context.n_ctx) as cells:
+    with reading(session.model, engine.context.n_ctx) as reader:
         if preset.teacher is not None:
-            stages = plan_report(preset, session.model, questions, Pace.of(cells))
+            stages = plan_report(preset, session.model, questions, Pace.of(reader))
             report.expect(Plan("", tuple(stages), 0))
-        return measure_steering(preset, unit, engine, cells, questions, mix=mix, report=report)
+        return measure_steering(preset, unit, engine, reader, questions, mix=mix, report=report)
 
 
 def _marked(measured: "Measured", built: "Built", strength: float) -> dict[str, Any]:

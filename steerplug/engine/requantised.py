@@ -29,8 +29,8 @@ _MOST_WEIGHTS = 4e9
 
 
 @contextlib.contextmanager
-def quick(engine: Engine, cells: Reader) -> Iterator[tuple[Engine, Reader]]:
-    """Yield an engine and cells on a quick copy of the model, or those given if it is quick itself.
+def quick(engine: Engine, reader: Reader) -> Iterator[tuple[Engine, Reader]]:
+    """Yield an engine and a reader on a quick copy of the model, or those given if it is quick.
 
     The copy lives in a temporary folder, and is gone when the context is left. Where there is no
     room for it, a warning says so.
@@ -38,7 +38,7 @@ def quick(engine: Engine, cells: Reader) -> Iterator[tuple[Engine, Reader]]:
     with contextlib.ExitStack() as at_the_end:
         copy = _copied(engine.model, at_the_end) if is_slow(engine.model) else None
         if copy is None:
-            yield engine, cells
+            yield engine, reader
             return
         n_ctx, n_threads = engine.context.n_ctx, engine.context.n_threads
         asked = Engine(copy, n_ctx=n_ctx, n_threads=n_threads)

@@ -36,7 +36,7 @@ class Alike:
 
 
 def alike(
-    a: Steering, b: Steering, engine: Engine, cells: Reader, prompts: Sequence[Prompt]
+    a: Steering, b: Steering, engine: Engine, reader: Reader, prompts: Sequence[Prompt]
 ) -> list[Alike]:
     """Return how alike two steerings are at each block that either steers.
 
@@ -44,14 +44,14 @@ def alike(
         a: for the engine's model; rows for the front of a prompt count as one each.
         b: the same.
         engine: writes the replies.
-        cells: on a context of their own, which reads them.
+        reader: of a context of its own, which reads them.
         prompts: chats that end where a reply begins.
     """
     layers = sorted({*a.layers, *b.layers})
     chats = [(prompt, _reply(engine, prompt)) for prompt in prompts]
     rows = np.concatenate(
         [
-            capture(cells, (*prompt.tokens, *reply), layers, len(prompt.tokens) - 1)
+            capture(reader, (*prompt.tokens, *reply), layers, len(prompt.tokens) - 1)
             for prompt, reply in chats
         ],
         axis=1,

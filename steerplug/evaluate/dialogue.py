@@ -83,7 +83,7 @@ def longest(
 
 
 def distances(
-    cells: Reader,
+    reader: Reader,
     template: ChatTemplate,
     own: Manner,
     others: Mapping[str, Manner],
@@ -93,7 +93,7 @@ def distances(
     """Return how far others are from `own` along its replies: sum KL(own || other) of each turn.
 
     Args:
-        cells: of a context on the model.
+        reader: of a context on the model.
         template: how it reads chats.
         own: whose replies all read, each behind its own chat.
         others: by name.
@@ -106,26 +106,26 @@ def distances(
         for name, other in others.items()
     }
     if any(key not in kept for key in keys.values()):
-        known = list(_read(cells, template, own, turns, replies))
+        known = list(_read(reader, template, own, turns, replies))
         for name, other in others.items():
             if keys[name] not in kept:
                 kept[keys[name]] = [
                     float(divergence(np.exp(p), p, q).sum())
                     for p, q in zip(
-                        known, _read(cells, template, other, turns, replies), strict=True
+                        known, _read(reader, template, other, turns, replies), strict=True
                     )
                 ]
     return {name: list(kept[key]) for name, key in keys.items()}
 
 
 def _read(
-    cells: Reader, template: ChatTemplate, manner: Manner, turns: range,
+    reader: Reader, template: ChatTemplate, manner: Manner, turns: range,
     replies: Sequence[tuple[int, ...]],
 ) -> Iterator[Array]:  # fmt: skip
     """Yield the log-probabilities of each turn's rows, (n_rows, n_vocab)."""
     chat, arm = manner
     for turn, reply in zip(turns, replies, strict=True):
-        yield from reply_log_probs(cells, chat.prompt(turn, arm, template), reply, [arm.mix])
+        yield from reply_log_probs(reader, chat.prompt(turn, arm, template), reply, [arm.mix])
 
 
 def _named(template: ChatTemplate, manner: Manner, turns: range) -> tuple[object, ...]:

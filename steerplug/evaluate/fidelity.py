@@ -116,7 +116,7 @@ def measure_fidelity(
     preset: Preset,
     steering: Steering | Mix,
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     questions: Questions,
     *,
     seed: int = 0,
@@ -129,7 +129,7 @@ def measure_fidelity(
         preset: what the steering should do: its teacher or contrast, decoding and checks.
         steering: the numbers, at strength 1, or a mix with its strengths.
         engine: the model, to generate.
-        cells: of another context on the same model, as large as the engine's.
+        reader: of another context on the same model, as large as the engine's.
         questions: what is asked; nothing that the preset was fitted on.
         seed: of the sampled replies.
         known: replies that are not asked for again; new ones are put in.
@@ -159,12 +159,12 @@ def measure_fidelity(
         replies[PROMPTED] = [_reply(model, lesson) for lesson in [*lessons, *others]]
         sampled = taught(questions.compared, seed=seed)
         aside = greedily(questions.neutral) if questions.neutral else []
-        figures = row_figures(cells, [*lessons, *sampled], aside, mix, report)
+        figures = row_figures(reader, [*lessons, *sampled], aside, mix, report)
     if preset.contrast is not None:
-        probed = probes(engine, cells, preset.contrast.pairs, report)
-        figures["dial"], figures["damage"] = dial_and_damage(cells, probed, mix)
+        probed = probes(engine, reader, preset.contrast.pairs, report)
+        figures["dial"], figures["damage"] = dial_and_damage(reader, probed, mix)
     qualities = {
-        way: Quality.of([read(cells, reply) for reply in steps(some, "reading replies", report)])
+        way: Quality.of([read(reader, reply) for reply in steps(some, "reading replies", report)])
         for way, some in replies.items()
     }
     return Fidelity(
@@ -178,7 +178,7 @@ def measure_fidelity(
 
 
 def row_figures(
-    cells: Reader,
+    reader: Reader,
     lessons: Sequence[Lesson],
     aside: Sequence[Lesson],
     mix: Mix,
@@ -187,7 +187,7 @@ def row_figures(
     """Return those fields of the report that compare rows.
 
     Args:
-        cells: of a context on the model.
+        reader: of a context on the model.
         lessons: the prompted model's replies to the questions.
         aside: and to the neutral prompts, which count for `neutral_kl` alone.
         mix: the steering.
@@ -196,7 +196,7 @@ def row_figures(
     Raises:
         FitError: the prompted and the bare model do not differ.
     """
-    compared = list(compare(cells, [*lessons, *aside], mix, report))
+    compared = list(compare(reader, [*lessons, *aside], mix, report))
     return figures_of(compared[: len(lessons)], compared)
 
 

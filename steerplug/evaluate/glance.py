@@ -32,7 +32,7 @@ def glance(
     preset: Preset,
     mix: Mix,
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     *,
     known: Known | None = None,
     report: Report = silent,
@@ -43,7 +43,7 @@ def glance(
         preset: one with a teacher.
         mix: what was fitted, at the strength it will be used at.
         engine: the model, to ask.
-        cells: of another context on it, to read.
+        reader: of another context on it, to read.
         known: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
 
@@ -57,7 +57,7 @@ def glance(
         engine, ChatTemplate.of(engine.model), preset.teacher, questions, seed=preset.fit.seed,
         temperature=0.0, n_tokens=fidelity.REPLY_TOKENS, some=some, known=known, report=report,
     )  # fmt: skip
-    figures: dict[str, Any] = row_figures(cells, lessons, [], mix, report)
+    figures: dict[str, Any] = row_figures(reader, lessons, [], mix, report)
     return Fidelity(
         n_prompts=len(some), n_replies=0, coherence={}, repetition={}, **figures
     )

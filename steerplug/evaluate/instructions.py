@@ -189,12 +189,12 @@ def measure_instructions(
         for name, some in had.items()
     }
     gaps, figures = [], kept_figures(model.fingerprint)
-    with reading(model, n_cells) as cells:
+    with reading(model, n_cells) as reader:
         for task, chat in steps(list(zip(tasks, had[PROMPT], strict=True)), "reading", report):
             own = _first(chat)
             bare = Dialogue((task.bare,), own.replies)
             others = {NONE: (bare, plain), STEERING: (bare, Arm(mix=mixes[task.name]))}
-            found = distances(cells, template, (own, plain), others, range(1), figures)
+            found = distances(reader, template, (own, plain), others, range(1), figures)
             gaps.append((found[NONE][0], found[STEERING][0]))
     names = list(dict.fromkeys(task.name for task in tasks))
 

@@ -71,9 +71,9 @@ def measure_orders(
             name: at_once(partial(talk, arms=[arm]), questions, f"asking: {name}", part)
             for name, arm, part in in_turn(arms, report)
         }
-    with reading(model, n_cells) as cells:
+    with reading(model, n_cells) as reader:
         gaps = {
-            order: _gaps(cells, template, order, arms, had[order], model.fingerprint, report)
+            order: _gaps(reader, template, order, arms, had[order], model.fingerprint, report)
             for order in orders
         }
     return as_json({
@@ -108,14 +108,14 @@ def _arms(
 
 
 def _gaps(
-    cells: Reader, template: ChatTemplate, order: str, arms: Mapping[str, Arm],
+    reader: Reader, template: ChatTemplate, order: str, arms: Mapping[str, Arm],
     chats: Sequence[Dialogue], fingerprint: str, report: Report,
 ) -> list[Mapping[str, Sequence[float]]]:  # fmt: skip
     """Return for each chat of an order how far all other arms are from it."""
     kept = kept_figures(fingerprint)
     return [
         distances(
-            cells, template, (chat, arms[order]),
+            reader, template, (chat, arms[order]),
             {name: (chat, arm) for name, arm in arms.items() if name != order}, range(1), kept,
         )
         for chat in steps(chats[:: max(len(chats) // N_COMPARED, 1)], f"reading: {order}", report)

@@ -136,11 +136,11 @@ def _greedy(
     )  # fmt: skip
 
 
-def read(cells: Reader, reply: Reply) -> Reading:
+def read(reader: Reader, reply: Reply) -> Reading:
     """Let the bare model read a reply."""
     log_prob = 0.0
     if reply.tokens:
-        (rows,) = reply_log_probs(cells, reply.bare, reply.tokens[:-1], [NOTHING])
+        (rows,) = reply_log_probs(reader, reply.bare, reply.tokens[:-1], [NOTHING])
         log_prob = float(rows[np.arange(len(rows)), list(reply.tokens)].sum(dtype=np.float64))
     return Reading(log_prob, len(reply.tokens), *repeated(reply.tokens))
 

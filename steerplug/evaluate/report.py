@@ -36,7 +36,7 @@ def measure_steering(
     preset: Preset,
     unit: Steering | Mix,
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     questions: Questions,
     *,
     mix: Mix | None = None,
@@ -49,17 +49,17 @@ def measure_steering(
         preset: whose prompt it is compared with.
         unit: what a sweep multiplies: the steering at strength 1.
         engine: the model.
-        cells: of a context on it.
+        reader: of a context on it.
         questions: what is asked.
         mix: at what fidelity is measured; default: the unit at the strength that serves best.
         known: replies that are not asked for again; new ones are put in.
         report: told how far it is.
     """
     lessons = lessons_of(preset, engine, for_choosing(preset, SWEPT), report, known)
-    swept = sweep(preset, unit, engine, cells, lessons, known=known, report=report)
+    swept = sweep(preset, unit, engine, reader, lessons, known=known, report=report)
     chosen = choose_strength(swept)
     fidelity = measure_fidelity(
-        preset, chosen.default * unit if mix is None else mix, engine, cells, questions,
+        preset, chosen.default * unit if mix is None else mix, engine, reader, questions,
         seed=preset.fit.seed, known=known, report=report,
     )  # fmt: skip
     return Measured(fidelity, swept, chosen)

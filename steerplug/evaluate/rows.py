@@ -50,12 +50,12 @@ class Rows:
 
 
 def compare(
-    cells: Reader, lessons: Sequence[Lesson], mix: Mix, report: Report
+    reader: Reader, lessons: Sequence[Lesson], mix: Mix, report: Report
 ) -> Iterator[tuple[Lesson, Rows]]:
     """Yield each lesson with its rows."""
     counted = steps(lessons, "comparing token by token", report)
-    for _, (lesson, prompted) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
-        bare, steered = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, mix])
+    for _, (lesson, prompted) in zip(counted, prompted_log_probs(reader, lessons), strict=True):
+        bare, steered = reply_log_probs(reader, lesson.bare, lesson.reply, [NOTHING, mix])
         yield lesson, Rows.of(prompted, bare, steered)
 
 

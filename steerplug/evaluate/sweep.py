@@ -121,7 +121,7 @@ def sweep(
     preset: Preset,
     steering: Steering | Mix,
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     lessons: Sequence[Lesson],
     *,
     strengths: Sequence[float] | None = None,
@@ -134,7 +134,7 @@ def sweep(
         preset: what the steering is for.
         steering: the numbers at strength 1.
         engine: the model, to generate.
-        cells: of another context on the same model, as large as the engine's.
+        reader: of another context on the same model, as large as the engine's.
         lessons: the prompted model's replies; greedy ones, as the steered are.
         strengths: default: `strengths_of` the preset.
         known: replies that are not asked for again; new ones are put in.
@@ -146,12 +146,13 @@ def sweep(
     readings: list[list[Reading]] = [[] for _ in mixes]
     own = []
     counted = enumerate(steps(lessons, "trying strengths", report))
-    for (i, _), (lesson, prompted) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
-        gap[i], closed[:, i] = _gap_and_closed(cells, lesson, prompted, mixes)
-        own.append(read(cells, Reply(lesson.bare, lesson.reply, "")))
+    taught = prompted_log_probs(reader, lessons)
+    for (i, _), (lesson, prompted) in zip(counted, taught, strict=True):
+        gap[i], closed[:, i] = _gap_and_closed(reader, lesson, prompted, mixes)
+        own.append(read(reader, Reply(lesson.bare, lesson.reply, "")))
         replies = at_once(partial(_say, preset, engine, lesson, known), mixes)
         for reply, readings_of_mix in zip(replies, readings, strict=True):
-            readings_of_mix.append(read(cells, reply))
+            readings_of_mix.append(read(reader, reply))
     points = tuple(
         Point(
             strength,
@@ -173,14 +174,14 @@ def _say(
 
 
 def _gap_and_closed(
-    cells: Reader, lesson: Lesson, prompted: Array, mixes: Sequence[Mix]
+    reader: Reader, lesson: Lesson, prompted: Array, mixes: Sequence[Mix]
 ) -> tuple[float, NDArray[np.float64]]:
     """Return what the prompt does to a lesson, and what each mix does of it, in nats.
 
     `prompted` is what the prompted model says, (n_rows, n_vocab).
     """
     weights = np.exp(prompted)
-    students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *filter(None, mixes)])
+    students = reply_log_probs(reader, lesson.bare, lesson.reply, [NOTHING, *filter(None, mixes)])
     left = (divergence(weights, prompted, student).sum() for student in students)
     gap = next(left)
     return gap, np.array([gap - next(left) if mix else 0.0 for mix in mixes])

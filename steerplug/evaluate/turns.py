@@ -93,11 +93,11 @@ def measure_turns(
     had = _had(model, scripts, courses, n_cells, report)
     measured = partial(distances, template=template, kept=kept_figures(model.fingerprint))
     gaps, behind = list[_ByName](), list[dict[str, _ByName]]()
-    with reading(model, n_cells) as cells:
+    with reading(model, n_cells) as reader:
         for i in steps(range(len(scripts)), "reading chats", report):
             chat = {name: some[i] for name, some in had.items()}
-            gaps.append(_gaps(partial(measured, cells), arms, chat))
-            behind.append(_behind(partial(measured, cells), arms, chat, range(half, n_turns)))
+            gaps.append(_gaps(partial(measured, reader), arms, chat))
+            behind.append(_behind(partial(measured, reader), arms, chat, range(half, n_turns)))
     return as_json({
         "n_chats": len(scripts), "n_scripts": len(by_script(np.ones(len(scripts)))),
         "n_turns": n_turns, "reply_tokens": REPLY_TOKENS,

@@ -45,14 +45,14 @@ class Activations:
 
 
 def capture(
-    cells: Reader, tokens: Sequence[int], layers: Sequence[int], first_row: int
+    reader: Reader, tokens: Sequence[int], layers: Sequence[int], first_row: int
 ) -> Array:
     """Return unsteered activations of `tokens` from `first_row` on: (n_blocks, n_rows, n_embd).
 
     Raises:
         FitError: the text does not fit the context.
     """
-    context = cells.context
+    context = reader.context
     if len(tokens) > context.n_ctx:
         raise FitError(
             f"a text of the preset has {len(tokens)} tokens and the context holds {context.n_ctx}; "
@@ -61,26 +61,26 @@ def capture(
     # The last block computes only the rows whose logits are asked for.
     output = context.model.n_layer - 1 in layers
     rows = [Row(token, i, output and i >= first_row) for i, token in enumerate(tokens)]
-    cells.hold(rows[:first_row])
-    parts = [batch.captured for batch in cells.decode(rows[first_row:], layers)]
+    reader.hold(rows[:first_row])
+    parts = [batch.captured for batch in reader.decode(rows[first_row:], layers)]
     return np.concatenate([part for part in parts if part is not None], axis=1)
 
 
 def of_lessons(
-    cells: Reader, lessons: Sequence[Lesson], layers: Sequence[int], report: Report = silent
+    reader: Reader, lessons: Sequence[Lesson], layers: Sequence[int], report: Report = silent
 ) -> Activations:
     """Return the rows of all lessons: prompted as the positive side, bare as the negative one."""
     prompted = [lesson.prompted for lesson in lessons]
     bare = [lesson.bare for lesson in lessons]
     # One side after the other, because all prompts of a side begin alike.
     positive, negative = (
-        _side(cells, lessons, prompts, layers, report) for prompts in (prompted, bare)
+        _side(reader, lessons, prompts, layers, report) for prompts in (prompted, bare)
     )
     return Activations(positive, negative, tuple(layers))
 
 
 def _side(
-    cells: Reader,
+    reader: Reader,
     lessons: Sequence[Lesson],
     prompts: Sequence[Prompt],
     layers: Sequence[int],
@@ -89,14 +89,14 @@ def _side(
     """Return the rows of all lessons after one kind of prompt: (n_rows, n_blocks, n_embd)."""
     pairs = list(zip(prompts, lessons, strict=True))
     rows = [
-        capture(cells, (*prompt.tokens, *lesson.reply), layers, len(prompt.tokens) - 1)
+        capture(reader, (*prompt.tokens, *lesson.reply), layers, len(prompt.tokens) - 1)
         for prompt, lesson in steps(pairs, "reading activations", report)
     ]
     return np.concatenate(rows, axis=1).transpose(1, 0, 2)
 
 
 def of_texts(
-    cells: Reader,
+    reader: Reader,
     pairs: Sequence[tuple[str, str]],
     layers: Sequence[int],
     report: Report = silent,
@@ -106,7 +106,7 @@ def of_texts(
     Raises:
         FitError: a text has no tokens.
     """
-    vocab = cells.context.model.vocab
+    vocab = reader.context.model.vocab
     sides: tuple[list[Array], list[Array]] = ([], [])
     for pair in steps(pairs, "reading activations", report):
         for side, text in zip(sides, pair, strict=True):
@@ -114,5 +114,5 @@ def of_texts(
             if not tokens:
                 raise FitError("a text of the contrast has no tokens; write at least one word.")
             tokens = [*vocab.start, *tokens]
-            side.append(capture(cells, tokens, layers, len(vocab.start)).mean(axis=1))
+            side.append(capture(reader, tokens, layers, len(vocab.start)).mean(axis=1))
     return Activations(np.stack(sides[0]), np.stack(sides[1]), tuple(layers))

@@ -25,13 +25,13 @@ Directions = Mapping[int, Array]
 """Block il -> what strength 1.0 adds there: (n_embd,), or (T, n_embd) for actadd."""
 
 
-def actadd(cells: Reader, pair: tuple[str, str], layers: Sequence[int]) -> Directions:
+def actadd(reader: Reader, pair: tuple[str, str], layers: Sequence[int]) -> Directions:
     """Return the position-wise difference of two prompts at each block."""
-    vocab = cells.context.model.vocab
+    vocab = reader.context.model.vocab
     sides = [[*vocab.start, *vocab.tokenize(text)] for text in pair]
     length = max(map(len, sides))
     plus, minus = (
-        capture(cells, side + [vocab.space] * (length - len(side)), layers, 0) for side in sides
+        capture(reader, side + [vocab.space] * (length - len(side)), layers, 0) for side in sides
     )
     return {il: plus[i] - minus[i] for i, il in enumerate(layers)}
 

@@ -47,7 +47,7 @@ _CHAIN_STEP = 4
 def fit_teacher(
     preset: Preset,
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     kept: Checkpoint,
     report: Report,
     after: Callable[[Pace], Sequence[Stage]] = lambda _: (),
@@ -59,7 +59,7 @@ def fit_teacher(
     Args:
         preset: one with a teacher.
         engine: the model, to ask.
-        cells: of another context on it, to read.
+        reader: of another context on it, to read.
         kept: what an earlier fit had done; new steps are put in.
         report: told how far the work is.
         after: the stages that follow the fit, given the model's pace.
@@ -71,20 +71,20 @@ def fit_teacher(
         FitError: the method cannot be used here, or there is nothing to learn.
     """
     try:
-        return _taught(preset, engine, cells, kept, report, after, effort(preset, quick=quick))
+        return _taught(preset, engine, reader, kept, report, after, effort(preset, quick=quick))
     finally:
         give_back()
 
 
 def fit_contrast(
-    preset: Preset, engine: Engine, cells: Reader, report: Report
+    preset: Preset, engine: Engine, reader: Reader, report: Report
 ) -> tuple[Steering, Choice]:
     """Return the difference between the contrast's texts, and the choice whose score is its dial.
 
     Args:
         preset: one with a contrast.
         engine: the model, to ask.
-        cells: of another context on it, to read.
+        reader: of another context on it, to read.
         report: told how far the work is.
 
     Raises:
@@ -93,17 +93,17 @@ def fit_contrast(
     assert preset.contrast is not None
     pairs, blocks = preset.contrast.pairs, blocks_of(preset, engine.model)
     if preset.fit.method == "actadd":
-        directions = difference.actadd(cells, pairs[0], blocks)
+        directions = difference.actadd(reader, pairs[0], blocks)
     else:
-        directions = _directions(preset, activations.of_texts(cells, pairs, blocks, report))
-    probed = measure.probes(engine, cells, pairs, report)
-    return _chosen(preset, engine.model, directions, _by_dial(cells, probed, report))
+        directions = _directions(preset, activations.of_texts(reader, pairs, blocks, report))
+    probed = measure.probes(engine, reader, pairs, report)
+    return _chosen(preset, engine.model, directions, _by_dial(reader, probed, report))
 
 
 def _taught(
     preset: Preset,
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     kept: Checkpoint,
     report: Report,
     after: Callable[[Pace], Sequence[Stage]],
@@ -114,17 +114,17 @@ def _taught(
     blocks = blocks_of(preset, model)
     if METHODS[method].needs_torch:
         if kept.deltas.keys() >= set(blocks):
-            expect(report, Plan(method, tuple(after(Pace.of(cells))), 0))
+            expect(report, Plan(method, tuple(after(Pace.of(reader))), 0))
             trained = {il: kept.deltas[il] for il in blocks}
             return Steering(preset.name, model.n_embd, model.n_layer, trained, preset.scope)
         report(OPENING, 0, 1)
-        student = student_of(preset.name, method, model, cells)
-    with requantised.quick(engine, cells) as (asked, reader):
-        following = after(Pace.of(cells))
+        student = student_of(preset.name, method, model, reader)
+    with requantised.quick(engine, reader) as (quick_engine, quick_reader):
+        following = after(Pace.of(reader))
         steered = _steered(preset, model, blocks)
-        plan = plan_fit(preset, model, student, Pace.of(reader), steered, kept, given)
+        plan = plan_fit(preset, model, student, Pace.of(quick_reader), steered, kept, given)
         expect(report, replace(plan, stages=(*plan.stages, *following)))
-        return _imitation(preset, model, student, asked, reader, kept, report, given)
+        return _imitation(preset, model, student, quick_engine, quick_reader, kept, report, given)
 
 
 def _imitation(
@@ -132,12 +132,12 @@ def _imitation(
     model: Model,
     student: "Student | None",
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     kept: Checkpoint,
     report: Report,
     given: Effort,
 ) -> Steering:
-    """Return what brings the bare chat to the prompted one; engine and cells may be of a copy."""
+    """Return what brings the bare chat to the prompted one; engine and reader may be of a copy."""
     assert preset.teacher is not None
     fit, blocks = preset.fit, blocks_of(preset, model)
     ask = partial(
@@ -146,7 +146,7 @@ def _imitation(
     )  # fmt: skip
     lessons = given.cut(ask(given.questions, seed=fit.seed, some=given.some))
     some = lessons[:: -(-len(lessons) // LOOKED_AT)]
-    measure.gaps_closed(cells, some, [], report, LOOKING)  # refuses where nothing is to be learned
+    measure.gaps_closed(reader, some, [], report, LOOKING)  # refuses where nothing is to be learned
     if student is not None:
 
         def replies_of(steering: Steering) -> list[Lesson]:
@@ -162,10 +162,10 @@ def _imitation(
     if fit.method == "chain":
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
         steered = _steered(preset, model, blocks)
-        return fit_chain(chain, cells, lessons, steered, known=kept.deltas, report=report)
+        return fit_chain(chain, reader, lessons, steered, known=kept.deltas, report=report)
     unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
-    directions = _directions(preset, activations.of_lessons(cells, lessons, blocks, report))
-    return _chosen(preset, model, directions, _by_gap(cells, unused, report))[0]
+    directions = _directions(preset, activations.of_lessons(reader, lessons, blocks, report))
+    return _chosen(preset, model, directions, _by_gap(reader, unused, report))[0]
 
 
 def blocks_of(preset: Preset, model: Model) -> list[int]:
@@ -202,24 +202,24 @@ def _chosen(
     return candidates.steering(choice.layers, choice.coefficient), choice
 
 
-def _by_gap(cells: Reader, lessons: Sequence[Lesson], report: Report) -> Score:
+def _by_gap(reader: Reader, lessons: Sequence[Lesson], report: Report) -> Score:
     """Prefer what closes most of the gap to the prompted model."""
 
     def score(steerings: Sequence[Steering]) -> Sequence[float]:
         mixes = [1.0 * steering for steering in steerings]
-        return [float(gap) for gap in measure.gaps_closed(cells, lessons, mixes, report)]
+        return [float(gap) for gap in measure.gaps_closed(reader, lessons, mixes, report)]
 
     return score
 
 
-def _by_dial(cells: Reader, probed: Sequence[Probe], report: Report) -> Score:
+def _by_dial(reader: Reader, probed: Sequence[Probe], report: Report) -> Score:
     """Prefer what makes the best dial, and refuse what garbles."""
 
     def score(steerings: Sequence[Steering]) -> Sequence[float]:
         scores = []
         for i, steering in enumerate(steerings):
             report("measuring blocks", i, len(steerings))
-            dial, damage = measure.dial_and_damage(cells, probed, steering)
+            dial, damage = measure.dial_and_damage(reader, probed, steering)
             scores.append(dial if damage <= MAX_DAMAGE else float("-inf"))
         return scores
 

@@ -64,7 +64,7 @@ def divergence(weights: Array, p: Array, q: Array) -> NDArray[np.float64]:
 
 
 def reply_log_probs(
-    cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+    reader: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
 ) -> Iterator[Array]:
     """Yield, for each mix, the log-probabilities at the boundary and reply rows.
 
@@ -73,17 +73,17 @@ def reply_log_probs(
     first = len(prompt.tokens) - 1
     for mix in mixes:
         rows = reply_rows(prompt, reply, mix, output_from=first)
-        same = cells.reuse(rows[:first])
+        same = reader.reuse(rows[:first])
         logits = [
-            cells.context.logits(row)
-            for batch in cells.decode(rows[same:])
+            reader.context.logits(row)
+            for batch in reader.decode(rows[same:])
             for row in range(max(first - same - batch.begin, 0), batch.end - batch.begin)
         ]
         yield log_softmax(np.stack(logits))
 
 
 def prompted_log_probs(
-    cells: Reader, lessons: Sequence[Lesson]
+    reader: Reader, lessons: Sequence[Lesson]
 ) -> Iterator[tuple[Lesson, Array]]:
     """Yield each lesson with the log-probabilities of its rows in the prompted model.
 
@@ -93,14 +93,14 @@ def prompted_log_probs(
     for start in range(0, len(lessons), READ_TOGETHER):
         some = lessons[start : start + READ_TOGETHER]
         prompted = [
-            next(reply_log_probs(cells, lesson.prompted, lesson.reply, [NOTHING]))
+            next(reply_log_probs(reader, lesson.prompted, lesson.reply, [NOTHING]))
             for lesson in some
         ]
         yield from zip(some, prompted, strict=True)
 
 
 def gaps_closed(
-    cells: Reader, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent,
+    reader: Reader, lessons: Sequence[Lesson], mixes: Sequence[Mix], report: Report = silent,
     what: str = MEASURING,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return the share of the gap to the prompted model that each mix closes, (n_mixes,).
@@ -110,8 +110,8 @@ def gaps_closed(
     """
     total = np.zeros(len(mixes) + 1)
     counted = steps(lessons, what, report)
-    for _, (lesson, teacher) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
-        students = reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING, *mixes])
+    for _, (lesson, teacher) in zip(counted, prompted_log_probs(reader, lessons), strict=True):
+        students = reply_log_probs(reader, lesson.bare, lesson.reply, [NOTHING, *mixes])
         probability = np.exp(teacher)
         for i, student in enumerate(students):
             total[i] += divergence(probability, teacher, student).sum()
@@ -146,7 +146,7 @@ class Probe:
 
 
 def probes(
-    engine: Engine, cells: Reader, pairs: Sequence[tuple[str, str]], report: Report = silent
+    engine: Engine, reader: Reader, pairs: Sequence[tuple[str, str]], report: Report = silent
 ) -> list[Probe]:
     """Make the probes of a contrast; long lists of pairs are thinned out evenly.
 
@@ -154,7 +154,7 @@ def probes(
         FitError: the contrast's texts, read as prompts, do not change what the model says.
     """
     chosen = pairs[:: -(-len(pairs) // _MAX_PAIRS)]
-    probed = [_probe(engine, cells, chosen, text) for text in
+    probed = [_probe(engine, reader, chosen, text) for text in
               steps(OPENINGS, "reading the contrast as prompts", report)]
     if all(np.abs(probe.wanted).max() < _UNMOVED for probe in probed):
         raise FitError(
@@ -165,7 +165,7 @@ def probes(
 
 
 def _probe(
-    engine: Engine, cells: Reader, pairs: Sequence[tuple[str, str]], text: str
+    engine: Engine, reader: Reader, pairs: Sequence[tuple[str, str]], text: str
 ) -> Probe:
     vocab = engine.model.vocab
 
@@ -178,14 +178,14 @@ def _probe(
 
     def after(front: str) -> Array:
         read = prompt(f"{front} {text}".lstrip())
-        return next(reply_log_probs(cells, read, own, [NOTHING]))
+        return next(reply_log_probs(reader, read, own, [NOTHING]))
 
     wanted = sum((after(plus) - after(minus) for plus, minus in pairs), np.float32(0))
     return Probe(opening, own, after(""), np.asarray(wanted / len(pairs), np.float32))
 
 
 def dial_and_damage(
-    cells: Reader, probed: Sequence[Probe], steering: Steering | Mix
+    reader: Reader, probed: Sequence[Probe], steering: Steering | Mix
 ) -> tuple[float, float]:
     """Return how well a steering works as a dial for its contrast, and what it breaks.
 
@@ -197,7 +197,7 @@ def dial_and_damage(
         weights = np.exp(probe.log_probs)
         wanted += _covariance(weights, probe.wanted, probe.wanted)
         mixes = [strength * steering for strength in DIAL]
-        rows = list(reply_log_probs(cells, probe.opening, probe.own, mixes))
+        rows = list(reply_log_probs(reader, probe.opening, probe.own, mixes))
         pulls += [_covariance(weights, steered - probe.log_probs, probe.wanted)
                   for steered in rows]
         lost = probe.log_probs - rows[DIAL.index(1.0)]

@@ -67,18 +67,18 @@ class Pace:
         return self.read * _SCORED_PER_READ
 
     @staticmethod
-    def of(cells: Reader) -> "Pace":
+    def of(reader: Reader) -> "Pace":
         """Measure it; an empty reader is left empty."""
-        vocab = cells.context.model.vocab
+        vocab = reader.context.model.vocab
         text = [*vocab.start, *vocab.tokenize("\n".join(general_prompts("fit")))]
         rows = [Row(token, i, False) for i, token in enumerate(text[: _TRIED + _WARM])]
-        was_empty = not len(cells)
-        cells.hold(rows[:_WARM])
+        was_empty = not len(reader)
+        reader.hold(rows[:_WARM])
         begin = time.perf_counter()
-        cells.hold(rows)
+        reader.hold(rows)
         seconds = time.perf_counter() - begin
         if was_empty:
-            cells.reuse([])
+            reader.reuse([])
         return Pace(seconds / max(len(rows) - _WARM, 1))
 
     def asked(self, n: int, n_read: float, n_reply: float, at_once: int = AT_ONCE) -> float:

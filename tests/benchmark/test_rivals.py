@@ -147,7 +147,7 @@ def test_a_kv_prefix_starts_as_cells_and_is_restored_by_llama_cpp(
 def test_cells_that_are_not_where_they_were_thought_are_refused(tiny: Tiny) -> None:
     cells = KvPrefix(tiny.student, PROMPTED).export(tiny.parts)
     context = Fronted(tiny.model, n_ctx=256, n_threads=1)
-    context.cells.hold([Row(token, i) for i, token in enumerate(PROMPTED)])
+    context.reader.hold([Row(token, i) for i, token in enumerate(PROMPTED)])
     state = context.state()
     turned = [(keys[:, ::-1], values) for keys, values in cells]
     with pytest.raises(EngineError, match="keeps keys or values otherwise than torch"):

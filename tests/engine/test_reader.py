@@ -21,7 +21,7 @@ def relative(a: Array, b: Array) -> float:
 
 
 @pytest.fixture
-def cells(context: Context) -> Reader:
+def reader(context: Context) -> Reader:
     return Reader(context)
 
 
@@ -45,39 +45,39 @@ def rows(tokens: Sequence[int], *spans: tuple[int, int, Applied | None]) -> list
     return [Row(token, i, i == last, applied[i]) for i, token in enumerate(tokens)]
 
 
-def run(cells: Reader, wanted: Sequence[Row]) -> tuple[int, Array]:
+def run(reader: Reader, wanted: Sequence[Row]) -> tuple[int, Array]:
     """Decode what is not held; return how much was, and the last row's logits."""
-    same = cells.reuse(wanted[:-1])
-    for batch in cells.decode(wanted[same:]):
+    same = reader.reuse(wanted[:-1])
+    for batch in reader.decode(wanted[same:]):
         last = batch.end - batch.begin - 1
-    return same, cells.context.logits(last)
+    return same, reader.context.logits(last)
 
 
-def fresh(cells: Reader, wanted: Sequence[Row]) -> Array:
+def fresh(reader: Reader, wanted: Sequence[Row]) -> Array:
     """The same from an empty cache, which is left empty."""
-    cells.reuse([])
-    logits = run(cells, wanted)[1]
-    cells.reuse([])
+    reader.reuse([])
+    logits = run(reader, wanted)[1]
+    reader.reuse([])
     return logits
 
 
-def test_the_longest_common_beginning_is_kept(cells: Reader, tokens: list[int]) -> None:
-    assert run(cells, rows(tokens))[0] == 0
-    assert len(cells) == len(tokens)
-    assert run(cells, rows(tokens))[0] == len(tokens) - 1
+def test_the_longest_common_beginning_is_kept(reader: Reader, tokens: list[int]) -> None:
+    assert run(reader, rows(tokens))[0] == 0
+    assert len(reader) == len(tokens)
+    assert run(reader, rows(tokens))[0] == len(tokens) - 1
     other = [*tokens[:5], tokens[5] + 1, *tokens[6:]]
-    assert run(cells, rows(other))[0] == 5
-    assert run(cells, rows(tokens[:4]))[0] == 3
-    assert len(cells) == 4
+    assert run(reader, rows(other))[0] == 5
+    assert run(reader, rows(tokens[:4]))[0] == 3
+    assert len(reader) == 4
 
 
 def test_cells_of_other_steering_are_dropped_from_the_first_one_on(
-    cells: Reader, tokens: list[int], model: Model
+    reader: Reader, tokens: list[int], model: Model
 ) -> None:
     one, other = lay_out(mix(model, 1)), lay_out(mix(model, 2))
     end = len(tokens)
     expected = {
-        name: fresh(cells, rows(tokens, (5, end, what)))
+        name: fresh(reader, rows(tokens, (5, end, what)))
         for name, what in (("none", None), ("one", one), ("other", other))
     }
     assert relative(expected["one"], expected["other"]) > 0.05
@@ -85,69 +85,69 @@ def test_cells_of_other_steering_are_dropped_from_the_first_one_on(
         ("none", None, 0), ("one", one, 5), ("one", one, end - 1), ("other", other, 5),
         ("none", None, 5), ("other", other, 5), ("one", one, 5), ("none", None, 5),
     ):  # fmt: skip
-        same, logits = run(cells, rows(tokens, (5, end, what)))
+        same, logits = run(reader, rows(tokens, (5, end, what)))
         assert same == kept, name
         assert relative(logits, expected[name]) < 1e-3, name
 
 
 def test_another_strength_or_position_is_other_steering(
-    cells: Reader, tokens: list[int], model: Model
+    reader: Reader, tokens: list[int], model: Model
 ) -> None:
     z = np.random.default_rng(1).standard_normal((2, model.n_embd)).astype(np.float32)
     front = Steering("f", model.n_embd, model.n_layer, {BLOCK: Delta.constant(z)}, "front")
-    run(cells, rows(tokens, (2, 4, lay_out(1.0 * front, 0))))
-    assert run(cells, rows(tokens, (2, 4, lay_out(1.0 * front, 1))))[0] == 2
-    assert run(cells, rows(tokens, (2, 4, lay_out(1.5 * front, 1))))[0] == 2
-    assert run(cells, rows(tokens, (2, 4, lay_out(1.5 * front, 1))))[0] == len(tokens) - 1
+    run(reader, rows(tokens, (2, 4, lay_out(1.0 * front, 0))))
+    assert run(reader, rows(tokens, (2, 4, lay_out(1.0 * front, 1))))[0] == 2
+    assert run(reader, rows(tokens, (2, 4, lay_out(1.5 * front, 1))))[0] == 2
+    assert run(reader, rows(tokens, (2, 4, lay_out(1.5 * front, 1))))[0] == len(tokens) - 1
 
 
 def test_equal_steering_of_another_object_is_the_same_steering(
-    cells: Reader, tokens: list[int], model: Model
+    reader: Reader, tokens: list[int], model: Model
 ) -> None:
-    run(cells, rows(tokens, (3, 8, lay_out(mix(model, 1)))))
-    assert run(cells, rows(tokens, (3, 8, lay_out(mix(model, 1)))))[0] == len(tokens) - 1
+    run(reader, rows(tokens, (3, 8, lay_out(mix(model, 1)))))
+    assert run(reader, rows(tokens, (3, 8, lay_out(mix(model, 1)))))[0] == len(tokens) - 1
 
 
 def test_the_same_tokens_steered_elsewhere_are_not_the_same_cells(
-    cells: Reader, tokens: list[int], model: Model
+    reader: Reader, tokens: list[int], model: Model
 ) -> None:
     one = lay_out(mix(model, 1))
-    run(cells, rows(tokens, (3, 8, one)))
-    assert run(cells, rows(tokens, (3, 7, one)))[0] == 7
-    assert run(cells, rows(tokens, (4, 7, one)))[0] == 3
+    run(reader, rows(tokens, (3, 8, one)))
+    assert run(reader, rows(tokens, (3, 7, one)))[0] == 7
+    assert run(reader, rows(tokens, (4, 7, one)))[0] == 3
 
 
 def test_several_batches_leave_the_same_cells_as_one(
-    cells: Reader, tokens: list[int], model: Model, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, tokens: list[int], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = rows(tokens, (4, 9, lay_out(mix(model, 1))))
-    expected = fresh(cells, wanted)
-    monkeypatch.setattr(cells.context, "n_batch", 3)
-    batches = list(cells.decode(wanted, [BLOCK]))
+    expected = fresh(reader, wanted)
+    monkeypatch.setattr(reader.context, "n_batch", 3)
+    batches = list(reader.decode(wanted, [BLOCK]))
     assert [batch[:2] for batch in batches] == [
         (begin, min(begin + 3, len(tokens))) for begin in range(0, len(tokens), 3)
     ]
     for batch in batches:
         assert batch.captured is not None
-        assert batch.captured.shape == (1, batch.end - batch.begin, cells.context.model.n_embd)
+        assert batch.captured.shape == (1, batch.end - batch.begin, reader.context.model.n_embd)
     last = batches[-1].end - batches[-1].begin - 1
-    assert relative(cells.context.logits(last), expected) < 1e-3
-    assert len(cells) == len(tokens)
-    assert cells.reuse(wanted) == len(tokens)
+    assert relative(reader.context.logits(last), expected) < 1e-3
+    assert len(reader) == len(tokens)
+    assert reader.reuse(wanted) == len(tokens)
 
 
-def test_without_blocks_to_capture_nothing_is(cells: Reader, tokens: list[int]) -> None:
-    (batch,) = cells.decode(rows(tokens))
+def test_without_blocks_to_capture_nothing_is(reader: Reader, tokens: list[int]) -> None:
+    (batch,) = reader.decode(rows(tokens))
     assert batch.captured is None
 
 
 def test_captured_activations_carry_the_steering_of_their_rows(
-    cells: Reader, tokens: list[int], model: Model
+    reader: Reader, tokens: list[int], model: Model
 ) -> None:
-    (bare,) = cells.decode(rows(tokens), [BLOCK])
-    cells.reuse([])
+    (bare,) = reader.decode(rows(tokens), [BLOCK])
+    reader.reuse([])
     steered = rows(tokens, (6, 7, lay_out(mix(model, 1))))
-    (found,) = cells.decode(steered, [BLOCK])
+    (found,) = reader.decode(steered, [BLOCK])
     assert bare.captured is not None
     assert found.captured is not None
     change = (found.captured - bare.captured)[0]
@@ -158,11 +158,11 @@ def test_captured_activations_carry_the_steering_of_their_rows(
 
 @pytest.mark.parametrize("failure", [EngineError("planted"), KeyboardInterrupt()])
 def test_after_a_failure_no_cell_is_held(
-    failure: BaseException, cells: Reader, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+    failure: BaseException, reader: Reader, tokens: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = fresh(cells, rows(tokens))
-    run(cells, rows(tokens[:6]))
-    context, real = cells.context, cells.context.decode
+    expected = fresh(reader, rows(tokens))
+    run(reader, rows(tokens[:6]))
+    context, real = reader.context, reader.context.decode
     monkeypatch.setattr(context, "n_batch", 2)
     left = [1]
 
@@ -175,42 +175,42 @@ def test_after_a_failure_no_cell_is_held(
     with monkeypatch.context() as patch:
         patch.setattr(context, "decode", fails)
         with pytest.raises(type(failure)):
-            run(cells, rows(tokens))
-    assert len(cells) == 0
-    for batch in cells.decode(rows(tokens)):  # llama.cpp holds none either
+            run(reader, rows(tokens))
+    assert len(reader) == 0
+    for batch in reader.decode(rows(tokens)):  # llama.cpp holds none either
         last = batch.end - batch.begin - 1
     assert relative(context.logits(last), expected) < 1e-3
 
 
 def test_a_real_failure_of_llama_cpp_leaves_a_cache_that_works(
-    cells: Reader, tokens: list[int], model: Model
+    reader: Reader, tokens: list[int], model: Model
 ) -> None:
-    expected = fresh(cells, rows(tokens))
-    run(cells, rows(tokens))
+    expected = fresh(reader, rows(tokens))
+    run(reader, rows(tokens))
     impossible = [Row(model.vocab.n_tokens + 7, len(tokens), True)]
     with pytest.raises(EngineError, match="could not decode 1 tokens"):
-        list(cells.decode(impossible))
-    assert len(cells) == 0
-    same, logits = run(cells, rows(tokens))
+        list(reader.decode(impossible))
+    assert len(reader) == 0
+    same, logits = run(reader, rows(tokens))
     assert same == 0
     assert relative(logits, expected) < 1e-3
 
 
 def test_a_cache_that_cannot_be_cut_back_is_dropped_whole(
-    cells: Reader, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+    reader: Reader, tokens: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a recurrent model: `Context.keep` then keeps nothing, and everything is decoded."""
-    expected = fresh(cells, rows(tokens))
-    run(cells, rows(tokens))
+    expected = fresh(reader, rows(tokens))
+    run(reader, rows(tokens))
 
     def keeps_nothing(_n: int) -> int:
-        cells.context.clear()
+        reader.context.clear()
         return 0
 
-    monkeypatch.setattr(cells.context, "keep", keeps_nothing)
-    assert cells.reuse(rows(tokens[:5])) == 0
-    assert len(cells) == 0
-    same, logits = run(cells, rows(tokens))
+    monkeypatch.setattr(reader.context, "keep", keeps_nothing)
+    assert reader.reuse(rows(tokens[:5])) == 0
+    assert len(reader) == 0
+    same, logits = run(reader, rows(tokens))
     assert same == 0
     assert relative(logits, expected) < 1e-3
 
@@ -221,25 +221,25 @@ def test_texts_go_on_from_where_they_parted_before(
 ) -> None:
     """Of a recurrent model: whole states are kept there, and put back."""
     model = Model(tiny_model(name))
-    cells = Reader(Context(model, n_ctx=256, n_batch=16, n_threads=1))
+    reader = Reader(Context(model, n_ctx=256, n_batch=16, n_threads=1))
     rng = np.random.default_rng(0)
     system, a, b, *replies = (rng.integers(20, 2000, n).tolist() for n in (40, 9, 7, 5, 6, 4, 8))
     texts = [[*system, *prompt, *reply] for prompt in (a, b) for reply in replies]
-    plain = {tuple(text): fresh(cells, rows(text)) for text in texts}
+    plain = {tuple(text): fresh(reader, rows(text)) for text in texts}
     read: list[int] = []
-    decode = cells.context.decode
+    decode = reader.context.decode
 
     def counted(batch: Sequence[Row], *args: object) -> object:
         read.append(len(batch))
         return decode(batch, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cells.context, "decode", counted)
+    monkeypatch.setattr(reader.context, "decode", counted)
     n_read = []
     for text in texts:
         read.clear()
-        _, logits = run(cells, rows(text))
+        _, logits = run(reader, rows(text))
         assert relative(logits, plain[tuple(text)]) < 1e-3
-        cells.peek(rows([*text, 30, 31])[-2:], 1)
+        reader.peek(rows([*text, 30, 31])[-2:], 1)
         n_read.append(sum(read) - 2)
     lengths = [len(text) for text in texts]
     assert n_read[0] == lengths[0]
@@ -247,11 +247,11 @@ def test_texts_go_on_from_where_they_parted_before(
     assert n_read[2:4] == [4, 8]
     assert n_read[4] == lengths[4]
     assert n_read[5:] == [lengths[5] - 40, 4, 8]
-    cells.context.close()
+    reader.context.close()
     model.close()
 
 
-def test_a_batch_that_is_never_read_adds_no_cells(cells: Reader, tokens: list[int]) -> None:
-    cells.decode(rows(tokens))
-    assert len(cells) == 0
-    assert run(cells, rows(tokens))[0] == 0
+def test_a_batch_that_is_never_read_adds_no_cells(reader: Reader, tokens: list[int]) -> None:
+    reader.decode(rows(tokens))
+    assert len(reader) == 0
+    assert run(reader, rows(tokens))[0] == 0

@@ -35,7 +35,7 @@ def engine(model: Model) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def cells(shared_context: Context) -> Reader:
+def reader(shared_context: Context) -> Reader:
     shared_context.clear()
     return Reader(shared_context)
 
@@ -51,27 +51,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (b"CPU : AVX2 = 1 | AVX512 = 1 | ", "7"),  # Q8_0; the model is Q4_1, 3
 ])  # fmt: skip
 def test_the_copy_says_what_the_model_says(
-    engine: Engine, cells: Reader, processor: bytes, file_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    engine: Engine, reader: Reader, processor: bytes, file_type: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr(llama, "llama_print_system_info", lambda: processor)
     tokens = tuple(engine.model.vocab.tokenize(TEXT))
     prompt, reply = Prompt(tokens[:3]), tokens[3:]
-    (wanted,) = reply_log_probs(cells, prompt, reply, [NOTHING])
-    with quick(engine, cells) as (asked, read):
-        assert asked.model.metadata("general.file_type") == file_type
-        assert read.context.model is asked.model is not engine.model
-        assert asked.n_ctx == read.context.n_ctx == N_CTX
-        assert asked.context.n_threads == read.context.n_threads == 1
-        (found,) = reply_log_probs(read, prompt, reply, [NOTHING])
+    (wanted,) = reply_log_probs(reader, prompt, reply, [NOTHING])
+    with quick(engine, reader) as (quick_engine, quick_reader):
+        assert quick_engine.model.metadata("general.file_type") == file_type
+        assert quick_reader.context.model is quick_engine.model is not engine.model
+        assert quick_engine.n_ctx == quick_reader.context.n_ctx == N_CTX
+        assert quick_engine.context.n_threads == quick_reader.context.n_threads == 1
+        (found,) = reply_log_probs(quick_reader, prompt, reply, [NOTHING])
         greedy = Request(prompt, sampling=Sampling(temperature=0), max_tokens=4)
-        assert len(list(asked.generate(greedy))) == 4
+        assert len(list(quick_engine.generate(greedy))) == 4
     divergence = (np.exp(wanted) * (wanted - found)).sum(axis=-1)
     assert 0 < divergence.mean() < 0.02  # nats; 4 bits lose about 0.1 of what 16 say
 
 
-def test_nothing_of_the_copy_is_left(engine: Engine, cells: Reader, folder: Path) -> None:
-    with contextlib.suppress(KeyboardInterrupt), quick(engine, cells) as (asked, _read):
-        copy = asked.model
+def test_nothing_of_the_copy_is_left(engine: Engine, reader: Reader, folder: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), quick(engine, reader) as (quick_engine, _):
+        copy = quick_engine.model
         assert list(folder.iterdir())
         raise KeyboardInterrupt
     assert not list(folder.iterdir())
@@ -81,28 +82,27 @@ def test_nothing_of_the_copy_is_left(engine: Engine, cells: Reader, folder: Path
 
 
 def test_a_model_that_is_quick_itself_is_not_copied(
-    engine: Engine, cells: Reader, folder: Path
+    engine: Engine, reader: Reader, folder: Path
 ) -> None:
-    with quick(engine, cells) as (asked, read), quick(asked, read) as (again, cells_again):
-        assert again is asked
-        assert cells_again is read
+    with quick(engine, reader) as once, quick(*once) as twice:
+        assert twice == once
         assert len(list(folder.iterdir())) == 1
 
 
 def test_a_large_model_is_not_copied(
-    engine: Engine, cells: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, reader: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine.model, "n_weights", int(5e9))
-    with quick(engine, cells) as (asked, read):
-        assert asked is engine
-        assert read is cells
+    with quick(engine, reader) as (quick_engine, quick_reader):
+        assert quick_engine is engine
+        assert quick_reader is reader
         assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("trouble", ["full", "gone"])
 def test_where_there_is_no_room_the_model_itself_is_used(
     engine: Engine,
-    cells: Reader,
+    reader: Reader,
     folder: Path,
     caplog: pytest.LogCaptureFixture,
     trouble: str,
@@ -111,9 +111,9 @@ def test_where_there_is_no_room_the_model_itself_is_used(
         folder.rmdir()
         folder.write_text("in the way of a folder")
     caplog.set_level(logging.WARNING, "steerplug")
-    with _at_most(1_000_000), quick(engine, cells) as (asked, read):
-        assert asked is engine
-        assert read is cells
+    with _at_most(1_000_000), quick(engine, reader) as (quick_engine, quick_reader):
+        assert quick_engine is engine
+        assert quick_reader is reader
     (said,) = [record.getMessage() for record in caplog.records if "requantised" in record.name]
     assert "cannot be copied to a temporary folder (" in said
     assert said.endswith("set TMPDIR to a folder with space.")

@@ -28,7 +28,7 @@ from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
 N_VOCAB = 30
-NO_CELLS = cast(Reader, None)
+NO_READER = cast(Reader, None)
 STEERED = Mix.of(Steering("planted", 8, 3, {1: Delta.constant(np.ones(8, np.float32))}))
 
 
@@ -214,7 +214,7 @@ class Planted:
         return prompted, bare, steered
 
     def __call__(
-        self, _cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+        self, _reader: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
     ) -> Iterator[Array]:
         prompted, bare, steered = self.rows(reply)
         for mix in mixes:
@@ -230,7 +230,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, planted: Planted) -> None:
 def test_rows_are_compared_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = Planted(0.4, drift=2.0)
     plant(monkeypatch, planted)
-    compared = list(rows.compare(NO_CELLS, LESSONS, STEERED, lambda *_: None))
+    compared = list(rows.compare(NO_READER, LESSONS, STEERED, lambda *_: None))
     assert [lesson for lesson, _ in compared] == LESSONS
     for lesson, found in compared:
         prompted, bare, steered = planted.rows(lesson.reply)
@@ -246,7 +246,7 @@ def test_every_figure_of_the_rows_is_what_its_definition_says(
     planted = Planted(0.4, drift=2.0)
     plant(monkeypatch, planted)
     aside = [Lesson(Prompt((PROMPTED, 9)), Prompt((BARE, 9)), (60, 61, 62))]
-    found = row_figures(NO_CELLS, LESSONS, aside, STEERED)
+    found = row_figures(NO_READER, LESSONS, aside, STEERED)
     prompted, bare, steered = (
         np.concatenate(parts)
         for parts in zip(*(planted.rows(one.reply) for one in LESSONS), strict=True)
@@ -277,7 +277,7 @@ def test_a_perfect_stand_in_closes_the_gap_and_one_that_does_nothing_leaves_it(
     share: float, closed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, Planted(share))
-    found = row_figures(NO_CELLS, LESSONS, [], STEERED)
+    found = row_figures(NO_READER, LESSONS, [], STEERED)
     assert found["gap_closed"].value == pytest.approx(closed, abs=1e-5)
     assert found["flip_recovery"].value == closed
     assert (found["top1_agreement"].value == 1) == bool(closed)
@@ -287,18 +287,18 @@ def test_a_perfect_stand_in_closes_the_gap_and_one_that_does_nothing_leaves_it(
 def test_intervals_are_over_prompts_not_over_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two replies to one prompt stand or fall together."""
     plant(monkeypatch, Planted(0.4))
-    compared = list(rows.compare(NO_CELLS, LESSONS, STEERED, lambda *_: None))
+    compared = list(rows.compare(NO_READER, LESSONS, STEERED, lambda *_: None))
     sums = rows.per_prompt(compared, lambda one: np.ones(len(one.gap)))
     assert sums == [5 + 4, 7 + 3, 6]
     same = [one for one in LESSONS if one.bare.tokens[1] == 1]
-    assert row_figures(NO_CELLS, same, [], STEERED)["gap_closed"].interval is None
+    assert row_figures(NO_READER, same, [], STEERED)["gap_closed"].interval is None
 
 
 def test_a_prompt_that_changes_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lessons = [Lesson(one.bare, one.bare, one.reply) for one in LESSONS]
     plant(monkeypatch, Planted(0.5))
     with pytest.raises(FitError, match="there is nothing to learn"):
-        row_figures(NO_CELLS, lessons, [], STEERED)
+        row_figures(NO_READER, lessons, [], STEERED)
 
 
 # --- mixes

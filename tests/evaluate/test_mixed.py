@@ -38,8 +38,8 @@ def steering(
 @pytest.fixture(scope="module")
 def copy(quick_engine: Engine) -> Iterator[tuple[Engine, Reader]]:
     """A quick copy of the model, that says and reads all of it."""
-    with reading(quick_engine.model, 1024) as cells:
-        yield quick_engine, cells
+    with reading(quick_engine.model, 1024) as reader:
+        yield quick_engine, reader
 
 
 @pytest.fixture(scope="module")

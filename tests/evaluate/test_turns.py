@@ -184,14 +184,14 @@ def test_arms_bring_a_preset_in_by_what_they_are_named_for(
 
 
 def whole_chat(
-    cells: Reader, template: ChatTemplate, chat: Dialogue, arm: Arm
+    reader: Reader, template: ChatTemplate, chat: Dialogue, arm: Arm
 ) -> list[torch.Tensor]:
     """The log-probabilities of each reply's rows, of one reading of the chat to its end."""
     last = len(chat.questions) - 1
     prompt, reply = chat.prompt(last, arm, template), chat.replies[last].tokens
-    cells.context.clear()
+    reader.context.clear()
     rows = reply_rows(prompt, reply, arm.mix, output_from=0)
-    fresh = Reader(cells.context)
+    fresh = Reader(reader.context)
     logits = []
     for batch in fresh.decode(rows):
         logits += [fresh.context.logits(i).copy() for i in range(batch.end - batch.begin)]
@@ -214,13 +214,13 @@ def test_distances_are_those_of_one_reading_of_the_whole_chat(
     arms = arms_of(PRESET, planted(model))
     others = {name: (chat, arms[name]) for name in (BARE, STEERED, ANSWER_ONLY, PROMPTED)}
     kept: dict[str, Any] = {}
-    with reading(model, 512) as cells:
+    with reading(model, 512) as reader:
         found = distances(
-            cells, template, (chat, arms[PROMPTED]), others, range(3), kept
+            reader, template, (chat, arms[PROMPTED]), others, range(3), kept
         )
-        own = whole_chat(cells, template, chat, arms[PROMPTED])
+        own = whole_chat(reader, template, chat, arms[PROMPTED])
         for name in (BARE, STEERED):
-            other = whole_chat(cells, template, chat, arms[name])
+            other = whole_chat(reader, template, chat, arms[name])
             expected = [
                 float((p.exp() * (p - q)).sum()) for p, q in zip(own, other, strict=True)
             ]
@@ -234,8 +234,8 @@ def test_distances_are_those_of_one_reading_of_the_whole_chat(
 def test_what_is_kept_is_not_read_again(model: Model, template: ChatTemplate) -> None:
     chat = Dialogue(SCRIPTS[0][:1], (Said((5, 6), "x"),))
     arms, kept = arms_of(PRESET, planted(model)), dict[str, Any]()
-    with reading(model, 256) as cells:
-        ask = (cells, template, (chat, arms[PROMPTED]), {"a": (chat, arms[BARE])}, range(1), kept)
+    with reading(model, 256) as reader:
+        ask = (reader, template, (chat, arms[PROMPTED]), {"a": (chat, arms[BARE])}, range(1), kept)
         first = distances(*ask)
         kept |= {key: [7.0] for key in kept}
         assert distances(*ask) == {"a": [7.0]} != first

@@ -54,12 +54,12 @@ def words(quick_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Word
         )
 
     continuations = at_once(say, range(1000, 1000 + N_CONTINUATIONS))
-    with reading(model, 512) as cells:
-        yield _words(model, cells, prompt, continuations)
+    with reading(model, 512) as reader:
+        yield _words(model, reader, prompt, continuations)
 
 
 def _words(
-    model: Model, cells: Reader, prompt: Prompt, continuations: Sequence[Sequence[int]]
+    model: Model, reader: Reader, prompt: Prompt, continuations: Sequence[Sequence[int]]
 ) -> Words:
     ratings = _ratings(model)
     positive = [token for token, rating in ratings.items() if rating >= MIN_RATING]
@@ -70,7 +70,7 @@ def _words(
     def measured(mix: Mix) -> Array:
         found = []
         for reply in continuations:
-            (log_probs,) = reply_log_probs(cells, prompt, reply, [mix])
+            (log_probs,) = reply_log_probs(reader, prompt, reply, [mix])
             found.append([np.exp(log_probs[:, rated]).sum() for rated in (positive, negative)])
         return np.array(found)
 

@@ -115,9 +115,9 @@ def model(quick_model: Model) -> Model:
 
 
 @pytest.fixture(scope="module")
-def cells(model: Model) -> Iterator[Reader]:
-    with reading(model, 1024) as cells:
-        yield cells
+def reader(model: Model) -> Iterator[Reader]:
+    with reading(model, 1024) as reader:
+        yield reader
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +132,16 @@ def taught(model: Model, quick_engine: Engine) -> tuple[list[Lesson], list[Lesso
 
 
 def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
-    model: Model, cells: Reader, taught: tuple[list[Lesson], list[Lesson]]
+    model: Model, reader: Reader, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     lessons, unseen = taught
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
-    three = fit_chain(chain, cells, lessons, [20, 27, 29])
+    three = fit_chain(chain, reader, lessons, [20, 27, 29])
     one, two = (
         replace(three, layers={il: three.layers[il] for il in layers})
         for layers in ([20], [20, 27])  # a block's delta knows none above it
     )
-    closed = gaps_closed(cells, unseen, [Mix.of(steering) for steering in (one, two, three)])
+    closed = gaps_closed(reader, unseen, [Mix.of(steering) for steering in (one, two, three)])
     assert list(three.layers) == [20, 27, 29]
     assert 0.3 < closed[0] < closed[1]
     assert closed[1] > 0.5
@@ -149,24 +149,24 @@ def test_a_few_lessons_close_part_of_the_gap_on_unseen_questions(
 
 
 def test_blocks_see_those_below_them_steered(
-    model: Model, cells: Reader, taught: tuple[list[Lesson], list[Lesson]]
+    model: Model, reader: Reader, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     """Above a block that already closes most of what it can, less is missing than without it."""
     lessons = taught[0][:4]
     chain = Chain("pirate", model.n_embd, model.n_layer, "response")
-    alone = fit_chain(chain, cells, lessons, [10]).layers[10].z
-    after = fit_chain(chain, cells, lessons, [9, 10]).layers[10].z
+    alone = fit_chain(chain, reader, lessons, [10]).layers[10].z
+    after = fit_chain(chain, reader, lessons, [9, 10]).layers[10].z
     assert np.linalg.norm(after) < 0.7 * np.linalg.norm(alone)
 
 
 def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
-    model: Model, cells: Reader, taught: tuple[list[Lesson], list[Lesson]]
+    model: Model, reader: Reader, taught: tuple[list[Lesson], list[Lesson]]
 ) -> None:
     lessons, unseen = taught
     chain = Chain("pirate", model.n_embd, model.n_layer, "all")
-    steering = fit_chain(chain, cells, lessons[:4], [24])
+    steering = fit_chain(chain, reader, lessons[:4], [24])
     assert steering.scope == "all"
-    (closed,) = gaps_closed(cells, unseen[:1], [Mix.of(steering)])
+    (closed,) = gaps_closed(reader, unseen[:1], [Mix.of(steering)])
     assert closed > 0.2
 
 
@@ -176,8 +176,8 @@ def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
 @pytest.fixture(scope="module")
 def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Reader]:
     """Cells of a model of random weights."""
-    with reading(Model(tiny_llama()), 64) as cells:
-        yield cells
+    with reading(Model(tiny_llama()), 64) as reader:
+        yield reader
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def test_activations_that_are_not_finite_are_refused(value: float, side: int) ->
 
 
 @pytest.fixture
-def cells(context: Context) -> Reader:
+def reader(context: Context) -> Reader:
     return Reader(context)
 
 
@@ -190,10 +190,10 @@ BLOCKS = (0, 1, 6, 15, 28)
 
 
 def test_captured_activations_are_those_of_transformers(
-    cells: Reader, hidden: Hidden, model: Model
+    reader: Reader, hidden: Hidden, model: Model
 ) -> None:
     tokens = [model.vocab.bos, *model.vocab.tokenize("I love the sea in summer, do you?")]
-    ours, theirs = activations.capture(cells, tokens, BLOCKS, 0), hidden(tokens)
+    ours, theirs = activations.capture(reader, tokens, BLOCKS, 0), hidden(tokens)
     assert ours.shape == (len(BLOCKS), len(tokens), model.n_embd)
     for i, il in enumerate(BLOCKS):
         for row in range(len(tokens)):
@@ -203,46 +203,46 @@ def test_captured_activations_are_those_of_transformers(
 
 
 def test_rows_captured_after_a_cached_beginning_are_those_of_a_fresh_context(
-    cells: Reader, model: Model
+    reader: Reader, model: Model
 ) -> None:
     one = [model.vocab.bos, *model.vocab.tokenize("I love the sea in summer")]
     two = [model.vocab.bos, *model.vocab.tokenize("I love the sea in winter")]
     last = model.n_layer - 1
-    whole = activations.capture(cells, two, (4, last), 0)
-    activations.capture(cells, one, (4, last), 0)
-    part = activations.capture(cells, two, (4, last), 5)
+    whole = activations.capture(reader, two, (4, last), 0)
+    activations.capture(reader, one, (4, last), 0)
+    part = activations.capture(reader, two, (4, last), 5)
     assert part.shape[1] == len(two) - 5
     np.testing.assert_allclose(part, whole[:, 5:], rtol=0.05, atol=0.05)
 
 
 def test_a_text_of_several_batches_is_captured_whole(
-    cells: Reader, model: Model, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = [model.vocab.bos, *model.vocab.tokenize("I love the sea in summer, and you? " * 2)]
-    whole = activations.capture(cells, tokens, (4, 9), 2)
-    monkeypatch.setattr(cells.context, "n_batch", 5)
-    pieces = activations.capture(cells, tokens, (4, 9), 2)
+    whole = activations.capture(reader, tokens, (4, 9), 2)
+    monkeypatch.setattr(reader.context, "n_batch", 5)
+    pieces = activations.capture(reader, tokens, (4, 9), 2)
     assert whole.shape == pieces.shape
     assert cosine(whole, pieces) > 0.9999
 
 
-def test_a_text_that_does_not_fit_the_context_is_refused(cells: Reader) -> None:
+def test_a_text_that_does_not_fit_the_context_is_refused(reader: Reader) -> None:
     with pytest.raises(FitError, match="has 513 tokens and the context holds 512; shorten"):
-        activations.capture(cells, [5] * 513, (4,), 0)
+        activations.capture(reader, [5] * 513, (4,), 0)
 
 
-def test_texts_are_averaged_over_their_tokens_after_bos(cells: Reader, model: Model) -> None:
+def test_texts_are_averaged_over_their_tokens_after_bos(reader: Reader, model: Model) -> None:
     pairs = [("I love the sea", "I hate the sea"), ("Good", "Very bad indeed")]
-    rows = activations.of_texts(cells, pairs, (6, 12))
+    rows = activations.of_texts(reader, pairs, (6, 12))
     assert rows.positive.shape == rows.negative.shape == (2, 2, model.n_embd)
     tokens = [model.vocab.bos, *model.vocab.tokenize("Very bad indeed")]
-    expected = activations.capture(cells, tokens, (6, 12), 0)[:, 1:].mean(axis=1)
+    expected = activations.capture(reader, tokens, (6, 12), 0)[:, 1:].mean(axis=1)
     assert cosine(rows.negative[1], expected) > 0.999
 
 
-def test_a_text_without_tokens_is_refused(cells: Reader) -> None:
+def test_a_text_without_tokens_is_refused(reader: Reader) -> None:
     with pytest.raises(FitError, match="has no tokens; write at least one word"):
-        activations.of_texts(cells, [("Good", "")], (6,))
+        activations.of_texts(reader, [("Good", "")], (6,))
 
 
 def padded(model: Model, text: str, length: int) -> list[int]:
@@ -251,9 +251,9 @@ def padded(model: Model, text: str, length: int) -> list[int]:
     return tokens + [space] * (length - len(tokens))
 
 
-def test_actadd_is_zero_at_bos_and_something_after_it(cells: Reader, model: Model) -> None:
+def test_actadd_is_zero_at_bos_and_something_after_it(reader: Reader, model: Model) -> None:
     layers = tuple(range(model.n_layer))
-    directions = difference.actadd(cells, ("Love", "Hate"), layers)
+    directions = difference.actadd(reader, ("Love", "Hate"), layers)
     assert sorted(directions) == list(layers)
     assert len(padded(model, "Love", 0)) < 3 == len(padded(model, "Hate", 0))
     for rows in directions.values():
@@ -266,10 +266,10 @@ def test_actadd_is_zero_at_bos_and_something_after_it(cells: Reader, model: Mode
     "pair", [("Love", "Hate"), ("I talk about weddings constantly", "I do not"), ("Anger", "")]
 )
 def test_actadd_is_the_difference_of_two_prompts_padded_with_the_space_token(
-    pair: tuple[str, str], cells: Reader, hidden: Hidden, model: Model
+    pair: tuple[str, str], reader: Reader, hidden: Hidden, model: Model
 ) -> None:
     length = max(len(padded(model, text, 0)) for text in pair)
-    found = difference.actadd(cells, pair, BLOCKS)
+    found = difference.actadd(reader, pair, BLOCKS)
     plus, minus = (hidden(padded(model, text, length)) for text in pair)
     sizes = []
     for il in BLOCKS:
@@ -280,7 +280,7 @@ def test_actadd_is_the_difference_of_two_prompts_padded_with_the_space_token(
     assert abs(np.median(sizes) - 1) < 0.05
 
 
-def test_actadd_of_swapped_prompts_is_the_negative(cells: Reader) -> None:
-    one = difference.actadd(cells, ("Love", "I hate it"), (6,))[6]
-    other = difference.actadd(cells, ("I hate it", "Love"), (6,))[6]
+def test_actadd_of_swapped_prompts_is_the_negative(reader: Reader) -> None:
+    one = difference.actadd(reader, ("Love", "I hate it"), (6,))[6]
+    other = difference.actadd(reader, ("I hate it", "Love"), (6,))[6]
     np.testing.assert_array_equal(one, -other)

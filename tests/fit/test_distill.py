@@ -77,7 +77,7 @@ class Tiny(NamedTuple):
 
     model: Model
     student: Student
-    cells: Reader
+    reader: Reader
     oracle: Any
 
 
@@ -286,7 +286,7 @@ def test_llama_cpp_predicts_with_the_export_what_the_student_predicts(
         return h + deltas(il, h) if il in deltas.place else None
 
     for lesson, exercise in zip(LESSONS, exercises, strict=True):
-        ours = list(reply_log_probs(tiny.cells, lesson.bare, lesson.reply, [NOTHING, steering]))
+        ours = list(reply_log_probs(tiny.reader, lesson.bare, lesson.reply, [NOTHING, steering]))
         with torch.no_grad():
             bare, steered = (
                 torch.log_softmax(tiny.student.logits(hidden), -1).cpu().numpy()
@@ -558,7 +558,7 @@ def test_a_missing_package_is_named_with_the_extra_and_the_method_that_needs_non
 ) -> None:
     monkeypatch.setattr(readable, "find_spec", lambda name: None if name in absent else name)
     with pytest.raises(FitError) as refused:
-        student_of("arr", "psr", tiny.model, tiny.cells)
+        student_of("arr", "psr", tiny.model, tiny.reader)
     for said in ("`arr`", "`psr`", named, "`pip install 'steerplug[fit]'`", "`method: chain`"):
         assert said in str(refused.value)
 
@@ -569,7 +569,7 @@ def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(
     monkeypatch.setattr(readable, "available", lambda: 1_000_000_000)
     monkeypatch.setattr(weights, "read_weights", None)
     with pytest.raises(FitError, match=r"about 1\.2 GB of memory, and 1\.0 GB are free; .*chain`"):
-        student_of("arr", "psr", tiny.model, tiny.cells)
+        student_of("arr", "psr", tiny.model, tiny.reader)
 
 
 def test_on_a_card_it_is_the_cards_memory_that_counts(
@@ -578,7 +578,7 @@ def test_on_a_card_it_is_the_cards_memory_that_counts(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100_000_000, 8_000_000_000))
     with pytest.raises(FitError, match=r"llama.*about 1\.2 GB of memory, and 0\.1 GB are free"):
-        student_of("arr", "psr", tiny.model, tiny.cells)
+        student_of("arr", "psr", tiny.model, tiny.reader)
 
 
 def test_an_architecture_that_transformers_cannot_read_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from tests.helpers.tiny_models import tiny_model
 
 N_VOCAB = 40
-NO_CELLS = cast(Reader, None)
+NO_READER = cast(Reader, None)
 
 
 def log_softmax(logits: Any) -> NDArray[np.float64]:
@@ -76,7 +76,7 @@ class Planted:
         self.shares = {mix(name).digest: share for name, share in shares.items()}
 
     def __call__(
-        self, _cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+        self, _reader: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
     ) -> Iterator[Array]:
         n = len(reply) + 1
         teacher, bare = distributions(reply[0], n), distributions(1000 + reply[0], n)
@@ -115,7 +115,7 @@ def test_the_gap_closed_is_one_minus_the_ratio_of_summed_divergences(
 ) -> None:
     shares = {"none": 0.0, "some": 0.3, "most": 0.9, "all": 1.0}
     monkeypatch.setattr(measure, "reply_log_probs", Planted(shares))
-    gaps = measure.gaps_closed(NO_CELLS, LESSONS, [mix(name) for name in shares])
+    gaps = measure.gaps_closed(NO_READER, LESSONS, [mix(name) for name in shares])
     expected = [1 - kl(share) / kl(0.0) for share in shares.values()]
     np.testing.assert_allclose(gaps, expected, atol=1e-5)
     assert gaps[0] == 0
@@ -126,15 +126,15 @@ def test_the_gap_closed_is_one_minus_the_ratio_of_summed_divergences(
 def test_steering_the_wrong_way_is_below_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "reply_log_probs", Planted({"away": -0.0}))
 
-    def away(cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]) -> Any:
-        rows = list(Planted({"away": 0.0})(cells, prompt, reply, mixes))
+    def away(reader: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]) -> Any:
+        rows = list(Planted({"away": 0.0})(reader, prompt, reply, mixes))
         if len(rows) > 1:  # as far beyond the bare model as that is from the teacher
-            (teacher,) = Planted({})(cells, Prompt((PROMPTED,)), reply, [NOTHING])
+            (teacher,) = Planted({})(reader, Prompt((PROMPTED,)), reply, [NOTHING])
             rows[1] = measure.log_softmax(2 * rows[0] - teacher)
         return iter(rows)
 
     monkeypatch.setattr(measure, "reply_log_probs", away)
-    assert measure.gaps_closed(NO_CELLS, LESSONS, [mix("away")])[0] < -0.5
+    assert measure.gaps_closed(NO_READER, LESSONS, [mix("away")])[0] < -0.5
 
 
 def test_a_long_prompt_is_read_once_for_some_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_progress_is_reported_for_every_lesson(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(measure, "reply_log_probs", Planted({"some": 0.3}))
     told: list[tuple[float, int]] = []
     measure.gaps_closed(
-        NO_CELLS, LESSONS, [mix("some")], lambda _what, done, total: told.append((done, total))
+        NO_READER, LESSONS, [mix("some")], lambda _what, done, total: told.append((done, total))
     )
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
@@ -191,7 +191,7 @@ def pulled(monkeypatch: pytest.MonkeyPatch, pull: dict[float, float], seed: int 
     by_prompt = {probe.opening: probe for probe in planted_probes()}
 
     def log_probs(
-        _cells: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
+        _reader: Reader, prompt: Prompt, reply: Sequence[int], mixes: Sequence[Mix]
     ) -> Iterator[Array]:
         probe = by_prompt[prompt]
         assert reply == probe.own
@@ -207,7 +207,7 @@ def test_a_dial_that_moves_words_as_prompts_do_is_1_at_every_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pulled(monkeypatch, {-2: -2, -1: -1, 1: 1, 2: 2})
-    dial, _ = measure.dial_and_damage(NO_CELLS, planted_probes(), STEERING)
+    dial, _ = measure.dial_and_damage(NO_READER, planted_probes(), STEERING)
     assert dial == pytest.approx(1, abs=1e-4)
 
 
@@ -226,7 +226,7 @@ def test_a_dial_is_as_good_as_its_weakest_turn(
     pull: dict[float, float], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pulled(monkeypatch, pull)
-    dial, _ = measure.dial_and_damage(NO_CELLS, planted_probes(), STEERING)
+    dial, _ = measure.dial_and_damage(NO_READER, planted_probes(), STEERING)
     assert dial == pytest.approx(expected, abs=1e-4)
 
 
@@ -243,7 +243,7 @@ def test_the_pull_is_a_covariance_under_the_unsteered_model(
         for w, p in zip(weights, probes, strict=True)
     ) / wanted  # fmt: skip
     # Pulls are (drift, drift, 0, 1 + drift, 3 + drift): turns 0, -drift, 1 + drift, 2.
-    dial, _ = measure.dial_and_damage(NO_CELLS, probes, STEERING)
+    dial, _ = measure.dial_and_damage(NO_READER, probes, STEERING)
     assert dial == pytest.approx(min(0.0, -drift, 1 + drift), abs=1e-4)
 
 
@@ -252,7 +252,7 @@ def test_damage_is_what_the_models_own_words_lose_at_strength_1(
 ) -> None:
     pulled(monkeypatch, {-2: 9, -1: 9, 1: 0.7, 2: 9})
     probes = planted_probes()
-    _, damage = measure.dial_and_damage(NO_CELLS, probes, STEERING)
+    _, damage = measure.dial_and_damage(NO_READER, probes, STEERING)
     lost = [-0.7 * p.wanted[row, word] for p in probes for row, word in enumerate(p.own)]
     assert damage == pytest.approx(float(np.mean(lost)), abs=1e-4)
 
@@ -261,7 +261,7 @@ def test_damage_is_what_the_models_own_words_lose_at_strength_1(
 
 
 @pytest.fixture
-def cells(context: Context) -> Reader:
+def reader(context: Context) -> Reader:
     return Reader(context)
 
 
@@ -288,10 +288,10 @@ def steering(model: Model, size: float, seed: int = 1) -> Mix:
 
 
 def test_log_probabilities_are_those_of_llama_cpp_at_the_boundary_and_reply_rows(
-    cells: Reader, pirate: Lesson, plain_logits: Any
+    reader: Reader, pirate: Lesson, plain_logits: Any
 ) -> None:
     for prompt in (pirate.prompted, pirate.bare):
-        (found,) = measure.reply_log_probs(cells, prompt, pirate.reply, [NOTHING])
+        (found,) = measure.reply_log_probs(reader, prompt, pirate.reply, [NOTHING])
         tokens = [*prompt.tokens, *pirate.reply]
         expected = log_softmax(plain_logits(tokens))
         assert found.shape == (pirate.n_rows, expected.shape[1])
@@ -299,45 +299,45 @@ def test_log_probabilities_are_those_of_llama_cpp_at_the_boundary_and_reply_rows
 
 
 def test_each_mix_is_measured_as_if_it_were_alone(
-    cells: Reader, model: Model, pirate: Lesson
+    reader: Reader, model: Model, pirate: Lesson
 ) -> None:
     """Cells of one mix never serve another, in whatever order they come."""
     mixes = [steering(model, 20), NOTHING, steering(model, 20, 2), steering(model, 20), NOTHING]
-    together = list(measure.reply_log_probs(cells, pirate.bare, pirate.reply, mixes))
+    together = list(measure.reply_log_probs(reader, pirate.bare, pirate.reply, mixes))
     for alone, found in zip(mixes, together, strict=True):
-        cells.reuse([])
-        (expected,) = measure.reply_log_probs(cells, pirate.bare, pirate.reply, [alone])
+        reader.reuse([])
+        (expected,) = measure.reply_log_probs(reader, pirate.bare, pirate.reply, [alone])
         assert np.abs(found - expected).max() < 0.05
     assert np.abs(together[0] - together[1]).max() > 0.5
     assert np.abs(together[0] - together[2]).max() > 0.5
 
 
 def test_steering_that_does_nothing_closes_nothing_and_the_gap_is_that_of_the_rows(
-    cells: Reader, model: Model, pirate: Lesson
+    reader: Reader, model: Model, pirate: Lesson
 ) -> None:
-    gaps = measure.gaps_closed(cells, [pirate], [NOTHING, steering(model, 30)])
+    gaps = measure.gaps_closed(reader, [pirate], [NOTHING, steering(model, 30)])
     assert gaps[0] == pytest.approx(0, abs=1e-3)
-    (teacher,) = measure.reply_log_probs(cells, pirate.prompted, pirate.reply, [NOTHING])
+    (teacher,) = measure.reply_log_probs(reader, pirate.prompted, pirate.reply, [NOTHING])
     bare, steered = measure.reply_log_probs(
-        cells, pirate.bare, pirate.reply, [NOTHING, steering(model, 30)]
+        reader, pirate.bare, pirate.reply, [NOTHING, steering(model, 30)]
     )
     expected = 1 - divergence(teacher, steered) / divergence(teacher, bare)
     assert gaps[1] == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
-def test_a_teacher_that_is_the_bare_model_teaches_nothing(cells: Reader, model: Model) -> None:
+def test_a_teacher_that_is_the_bare_model_teaches_nothing(reader: Reader, model: Model) -> None:
     same = lesson_of(model, "A person says:", "A person says:", " Hello")
     with pytest.raises(FitError, match=r"there is nothing to learn: .*give the teacher an inst"):
-        measure.gaps_closed(cells, [same], [steering(model, 5)])
+        measure.gaps_closed(reader, [same], [steering(model, 5)])
 
 
 PAIRS = (("I love this.", "I hate this."), ("What joy!", "What misery!"))
 
 
 def test_probes_are_the_models_own_words_and_what_the_contrast_does_to_them(
-    cells: Reader, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probes = measure.probes(engine, cells, PAIRS)
+    probes = measure.probes(engine, reader, PAIRS)
     assert len(probes) == len(measure.OPENINGS)
     vocab = model.vocab
     for probe, text in zip(probes, measure.OPENINGS, strict=True):
@@ -350,16 +350,16 @@ def test_probes_are_the_models_own_words_and_what_the_contrast_does_to_them(
     (hate,) = vocab.tokenize(" hate")
     assert sum(float(p.wanted[0, love] - p.wanted[0, hate]) for p in probes) > 1
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
-    turned = measure.probes(engine, cells, [(b, a) for a, b in PAIRS])
+    turned = measure.probes(engine, reader, [(b, a) for a, b in PAIRS])
     np.testing.assert_allclose(probes[0].wanted, -turned[0].wanted, atol=0.1)
 
 
 def test_a_contrast_that_the_model_reads_as_the_same_is_refused(
-    cells: Reader, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
     with pytest.raises(FitError, match="contrast makes no difference to what the model says; wri"):
-        measure.probes(engine, cells, [("Love", " Love")])
+        measure.probes(engine, reader, [("Love", " Love")])
 
 
 @pytest.mark.parametrize("n_pairs", [1, 3, 4, 5, 12, 13])
@@ -374,7 +374,7 @@ def test_of_many_pairs_a_few_are_read_spread_over_the_list(
         return planted_probes()[0]
 
     monkeypatch.setattr(measure, "_probe", note)
-    measure.probes(engine, NO_CELLS, pairs)
+    measure.probes(engine, NO_READER, pairs)
     assert len(read) == len(measure.OPENINGS)
     for chosen in read:
         assert 1 <= len(chosen) <= 4
@@ -384,12 +384,12 @@ def test_of_many_pairs_a_few_are_read_spread_over_the_list(
 
 
 def test_harder_steering_breaks_more(
-    cells: Reader, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "OPENINGS", measure.OPENINGS[:1])
-    probes = measure.probes(engine, cells, PAIRS[:1])
+    probes = measure.probes(engine, reader, PAIRS[:1])
     damage = [
-        measure.dial_and_damage(cells, probes, steering(model, size).terms[0].steering)[1]
+        measure.dial_and_damage(reader, probes, steering(model, size).terms[0].steering)[1]
         for size in (0.01, 60.0, 240.0)
     ]
     assert abs(damage[0]) < 0.02

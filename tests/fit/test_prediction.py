@@ -80,18 +80,18 @@ def test_one_lesson_alone_is_learned_from_and_judges() -> None:
 
 
 @pytest.fixture(scope="module")
-def cells(tiny_llama: Callable[..., Path]) -> Iterator[Reader]:
-    with reading(Model(tiny_llama()), 64) as cells:
-        yield cells
+def reader(tiny_llama: Callable[..., Path]) -> Iterator[Reader]:
+    with reading(Model(tiny_llama()), 64) as reader:
+        yield reader
 
 
-def test_the_head_says_what_llama_cpp_says(cells: Reader) -> None:
+def test_the_head_says_what_llama_cpp_says(reader: Reader) -> None:
     """On rows that it was not regressed on."""
     rng = np.random.default_rng(0)
     texts = rng.integers(3, 96, (9, 50)).tolist()
     lessons = [Lesson(Prompt(tuple(t[:20])), Prompt(tuple(t[10:20])), tuple(t[20:])) for t in texts]
-    head = head_of(cells, lessons[1:])
-    h, logits = next(prediction._both_chats(cells, lessons[:1]))
+    head = head_of(reader, lessons[1:])
+    h, logits = next(prediction._both_chats(reader, lessons[:1]))
     wanted = np.exp(log_softmax(logits))
     assert head.probabilities(h).shape == wanted.shape
     assert np.abs(head.probabilities(h) - wanted).max() < 0.01 * wanted.max()

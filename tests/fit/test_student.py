@@ -60,9 +60,9 @@ def refusal(opened: Opened, name: str) -> str:
 def test_rotary_positions_are_those_of_the_file_or_the_copy_is_refused(
     opened: Opened, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, cells = opened(name)
+    model, reader = opened(name)
     copy = Student(*weights.read_weights(model, 1024))
-    assert agreement.agreement(copy, model, cells).error < 2e-3
+    assert agreement.agreement(copy, model, reader).error < 2e-3
     monkeypatch.setattr(weights, "turn_alike", lambda *_: None)
     assert "is another model: its logits are" in refusal(opened, name)
     assert "% off llama.cpp's" in refusal(opened, name)
@@ -74,10 +74,10 @@ def test_the_size_of_the_context_chooses_the_factors(
 ) -> None:
     """Phi 3's context of origin is 512 tokens here: llama.cpp turns otherwise in a longer one."""
     model, _ = opened("phi3_longrope")
-    with reading(model, n_ctx) as cells:
+    with reading(model, n_ctx) as reader:
         right, wrong = (Student(*weights.read_weights(model, n)) for n in (n_ctx, other))
-        assert agreement.agreement(right, model, cells).error < 2e-3
-        assert agreement.agreement(wrong, model, cells).error > 2e-2
+        assert agreement.agreement(right, model, reader).error < 2e-3
+        assert agreement.agreement(wrong, model, reader).error > 2e-2
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])
@@ -115,8 +115,8 @@ def test_where_activations_are_rounded_to_8_bits_divergence_alone_decides(opened
 
 @pytest.mark.parametrize("name", ["gpt2", "bloom", "falcon"])
 def test_blocks_of_another_name_are_watched_as_well(opened: Opened, name: str) -> None:
-    model, cells = opened(name)
-    student = student_of("glad", "psr", model, cells)
+    model, reader = opened(name)
+    student = student_of("glad", "psr", model, reader)
     assert len(student.blocks) == model.n_layer
 
 
@@ -189,8 +189,8 @@ def test_nothing_is_asked_of_the_model_before_the_copy_is_there(
         monkeypatch.setattr(weights, "turn_alike", lambda *_: None)
     model, _ = opened(name)
     engine, kept = Engine(model, n_ctx=512, n_threads=1), Checkpoint(tmp_path / "glad-0.gguf")
-    with reading(model, 512) as cells, pytest.raises(FitError, match="`method: chain`"):
-        fit_teacher(a_preset("psr"), engine, cells, kept, silent)
+    with reading(model, 512) as reader, pytest.raises(FitError, match="`method: chain`"):
+        fit_teacher(a_preset("psr"), engine, reader, kept, silent)
     assert not kept.replies
     assert engine.metrics().prompt_tokens == 0
     engine.close()
@@ -209,9 +209,9 @@ def test_the_copy_trains_in_the_quickest_type_after_it_was_compared_in_float32(
 @pytest.mark.parametrize(("real", "kl"), [(QWEN_0_5B, 0.005), (GEMMA_270M, 0.01)])
 def test_the_copies_of_real_quantised_models_are_accepted(real: RealModel, kl: float) -> None:
     model = Model(path_of(real))
-    with reading(model, 1024) as cells:
+    with reading(model, 1024) as reader:
         copy = Student(*weights.read_weights(model, 1024))
-        found = agreement.agreement(copy, model, cells)
+        found = agreement.agreement(copy, model, reader)
     assert found.kl < kl
     assert found.holds(coarse=model.header.is_coarse)
     model.close()

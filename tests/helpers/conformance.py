@@ -282,8 +282,8 @@ def lessons(model: Model, n: int = 4) -> list[Lesson]:
 
 def mean_fits(model: Model) -> None:
     """The difference of means steers towards the prompted model."""
-    with reading(model, N_CTX) as cells:
-        rows = activations.of_lessons(cells, lessons(model), [1, model.n_layer - 2])
+    with reading(model, N_CTX) as reader:
+        rows = activations.of_lessons(reader, lessons(model), [1, model.n_layer - 2])
         found = difference.mean(rows)
     expected = (rows.positive - rows.negative).mean(axis=0)
     assert all(np.abs(z).max() > 0 for z in found.values())
@@ -294,8 +294,8 @@ def chain_fits(model: Model) -> None:
     """A chain of blocks is fitted, the last among them, and steers."""
     blocks = sorted({1, model.n_layer - 2, model.n_layer - 1})
     chain = Chain("chained", model.n_embd, model.n_layer, "response")
-    with reading(model, N_CTX) as cells:
-        steering = fit_chain(chain, cells, lessons(model), blocks)
+    with reading(model, N_CTX) as reader:
+        steering = fit_chain(chain, reader, lessons(model), blocks)
     assert list(steering.layers) == blocks
     with context_on(model) as context:
         plain, _ = run(context, words(model))
@@ -308,20 +308,20 @@ def psr_fits(model: Model) -> str:
     """Gates are trained through a torch copy that is the model; else return why there is none."""
     if reason := unreadable(model):
         return reason
-    with reading(model, N_CTX) as cells:
+    with reading(model, N_CTX) as reader:
         copy = Student(*read_weights(model, N_CTX), is_recurrent=model.is_recurrent)
-        assert agreement(copy, model, cells).error < STUDENT
-        assert _steered_apart(copy, model, cells) < STUDENT
-        student = student_of("gated", "psr", model, cells)
+        assert agreement(copy, model, reader).error < STUDENT
+        assert _steered_apart(copy, model, reader) < STUDENT
+        student = student_of("gated", "psr", model, reader)
     steering = distill("gated", model, student, lessons(model), [1], method="psr", scope="response")
     assert np.isfinite(steering.layers[1].Z).all()
     return ""
 
 
-def _steered_apart(copy: Student, model: Model, cells: Reader) -> float:
+def _steered_apart(copy: Student, model: Model, reader: Reader) -> float:
     """Return how far the copy, steered behind a prefix, is from llama.cpp, steered alike."""
     steering, (lesson,) = constants(model, [1]), lessons(model, 1)
-    (p,) = reply_log_probs(cells, lesson.bare, lesson.reply, [1.0 * steering])
+    (p,) = reply_log_probs(reader, lesson.bare, lesson.reply, [1.0 * steering])
     unsteered, n = lesson.bare.tokens[:-1], len(lesson.bare.tokens) - 1
     z = torch.tensor(steering.layers[1].z[0])
     with torch.no_grad():

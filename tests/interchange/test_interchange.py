@@ -100,9 +100,9 @@ def stock_buffer(path: Path, model: Model) -> Array:
 def test_a_vector_acts_at_the_block_it_was_taken_from(
     made_by: str, model: Model, context: Context, plain_logits: Any, tmp_path: Path
 ) -> None:
-    cells = Reader(context)
+    reader = Reader(context)
     there, here = (
-        capture(cells, tokens, [BLOCK], len(tokens) - 1)[0, 0] for tokens in (ROME, LONDON)
+        capture(reader, tokens, [BLOCK], len(tokens) - 1)[0, 0] for tokens in (ROME, LONDON)
     )
     filler = np.zeros(model.n_embd)
     directions = {n: filler for n in range(1, model.n_layer)} if made_by == "llama.cpp" else {}

@@ -44,9 +44,9 @@ class Carried:
     front: Front | None = None
 
     @property
-    def cells(self) -> Reader:
+    def reader(self) -> Reader:
         """What reads in the context."""
-        return self.context.cells
+        return self.context.reader
 
     def begin(self) -> None:
         """Hold what is in front, in an empty context."""
@@ -56,7 +56,7 @@ class Carried:
 
     def log_probs(self, prompt: Prompt, reply: Sequence[int]) -> Array:
         """Return log-probabilities at the boundary and the reply's tokens, (n_rows, n_vocab)."""
-        return next(reply_log_probs(self.cells, prompt, reply, [self.mix]))
+        return next(reply_log_probs(self.reader, prompt, reply, [self.mix]))
 
     def reply(self, prompt: Prompt, n_tokens: int) -> tuple[int, ...]:
         """Return the greedy reply, of at most n_tokens."""
@@ -72,7 +72,7 @@ class Carried:
     def read(self, prompt: Prompt) -> int:
         """Read a prompt, as far as it is not held; return the likeliest first token."""
         rows = reply_rows(prompt, (), self.mix, output_from=len(prompt.tokens) - 1)
-        same = self.cells.reuse(rows[:-1])
+        same = self.reader.reuse(rows[:-1])
         return self._likeliest(rows[same:])
 
     def next(self, prompt: Prompt, said: Sequence[int]) -> int:
@@ -81,7 +81,7 @@ class Carried:
         return self._likeliest([Row(said[-1], position, True, plan(self.mix, prompt).generated)])
 
     def _likeliest(self, rows: Sequence[Row]) -> int:
-        (*_, last) = self.cells.decode(rows)
+        (*_, last) = self.reader.decode(rows)
         return int(self.context.logits_in_place(last.end - last.begin - 1).argmax())
 
 
@@ -132,7 +132,7 @@ class Bench:
     def written(self, path: Path, tokens: Sequence[int], front: Front | None = None) -> int:
         """Write the cells of some tokens to a file, changed by `front`; return its bytes."""
         context = self._context(self._model)
-        context.cells.hold([Row(token, i) for i, token in enumerate(tokens)])
+        context.reader.hold([Row(token, i) for i, token in enumerate(tokens)])
         if front is not None:
             front(context)
         context.save_file(path, tokens)

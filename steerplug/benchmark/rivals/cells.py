@@ -43,7 +43,7 @@ class Fronted(Context):
     """A context in which some cells stand behind the first token of its sequence 0.
 
     All that is read in it has the same first token, which is decoded once; other tokens stand so
-    many places further on. `cells` reads in it, for whoever uses it.
+    many places further on. `reader` reads in it, for whoever uses it.
 
     Args:
         model: the loaded model.
@@ -55,17 +55,17 @@ class Fronted(Context):
 
     def __init__(self, model: Model, *, n_ctx: int, n_threads: int) -> None:
         super().__init__(model, n_ctx=n_ctx, n_threads=n_threads)
-        self.cells = Reader(self)
+        self.reader = Reader(self)
 
     def forget(self) -> None:
         """Hold nothing, not even what is in front."""
         self.clear()
         self.n_front = 0
-        self.cells = Reader(self)
+        self.reader = Reader(self)
 
     def begin(self, first: int) -> None:
         """Go on behind the first token and what was put behind it."""
-        self.cells = Reader(self, [Row(first, 0)])
+        self.reader = Reader(self, [Row(first, 0)])
 
     def decode(
         self, rows: Sequence[Row], capture: Capture | None = None, *, watch_all: bool = False

@@ -126,10 +126,10 @@ def compare(
     check(preset, engine.model)
     with unfinished(store, preset, engine.model) as (replies, trained):
         with TemporaryDirectory(prefix="steerplug-") as folder:
-            with reading(engine.model, engine.context.n_ctx) as cells:
-                lessons = lessons_of(preset, engine, cells, replies.replies, report, quick=quick)
+            with reading(engine.model, engine.context.n_ctx) as reader:
+                lessons = lessons_of(preset, engine, reader, replies.replies, report, quick=quick)
                 asked = Asked.of(preset, engine, questions, replies.replies, report)
-                made = _made(preset, engine, cells, lessons, trained, Path(folder), report,
+                made = _made(preset, engine, reader, lessons, trained, Path(folder), report,
                              quick=quick)  # fmt: skip
             rivals = _measured(preset, engine, asked, made, Path(folder), rounds, report)
         for kept in (replies, trained):
@@ -139,14 +139,14 @@ def compare(
 
 
 def _made(
-    preset: Preset, engine: Engine, cells: Reader, lessons: Sequence[Lesson], kept: Checkpoint,
+    preset: Preset, engine: Engine, reader: Reader, lessons: Sequence[Lesson], kept: Checkpoint,
     folder: Path, report: Report, *, quick: bool,
 ) -> dict[str, Made]:  # fmt: skip
     """Train all through one torch copy, which is freed then."""
     model = engine.model
     try:
         with _no_other_method():
-            student = read_student(model, cells)
+            student = read_student(model, reader)
         parts = linear_parts(student.module, model)
         trainer = Trainer(student, preset.fit.seed, quick, kept, report)
         course = Course.of(preset, trainer, lessons, parts)
@@ -176,7 +176,7 @@ def _measured(
     with _bench(engine, asked.greedy[0], asked.n_longest) as bench:
         carried = {BARE: bench.steered()}
         carried |= {name: each.carried(bench) for name, each in made.items()}
-        figures = row_figures(carried[BARE].cells, asked, carried, report)
+        figures = row_figures(carried[BARE].reader, asked, carried, report)
         checks = checks_kept(preset, asked, carried, engine.model.vocab, report)
         timed, n_disk = _timed(asked, carried, bench, folder)
         tasks = (timing.held, timing.new, timing.decode)
@@ -242,5 +242,5 @@ def _at_half(
         carried = {name: each.carried(bench, 0.5) for name, each in made.items()
                    if each.has_strength}  # fmt: skip
         some = replace(asked, compared=half, aside=())
-        figures = row_figures(bench.steered().cells, some, carried, report)
+        figures = row_figures(bench.steered().reader, some, carried, report)
     return {name: figures[name]["gap_closed"] for name in carried}

@@ -35,21 +35,21 @@ RATES: dict[Kind, float] = {"soft prompt": 1.0, "K/V prefix": 0.3, "LoRA": 3e-3}
 
 
 def lessons_of(
-    preset: Preset, engine: Engine, cells: Reader, known: Known, report: Report, *, quick: bool
+    preset: Preset, engine: Engine, reader: Reader, known: Known, report: Report, *, quick: bool
 ) -> list[Lesson]:
     """Return the lessons that a build by `psr` has.
 
     Args:
         preset: one with a teacher.
         engine: the model, to ask.
-        cells: of another context on it.
+        reader: of another context on it.
         known: replies that are not asked for again; new ones are put in.
         report: told how far it is.
         quick: whether to take the few of a quick fit.
     """
     assert preset.teacher is not None
     given = effort(by_method(preset, "psr"), quick=quick)
-    with requantised.quick(engine, cells) as (quickly, _):
+    with requantised.quick(engine, reader) as (quickly, _):
         return given.cut(teach(
             quickly, ChatTemplate.of(engine.model), preset.teacher, given.questions,
             seed=preset.fit.seed, some=given.some, known=known, report=report,

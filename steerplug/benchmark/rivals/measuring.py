@@ -68,12 +68,12 @@ class Asked:
 
 
 def row_figures(
-    cells: Reader, asked: Asked, carried: Mapping[str, Carried], report: Report
+    reader: Reader, asked: Asked, carried: Mapping[str, Carried], report: Report
 ) -> dict[str, dict[str, Any]]:
     """Return gap closed, flips recovered and drift of each carrier, and of the prompt itself.
 
     Args:
-        cells: of a context on the model.
+        reader: of a context on the model.
         asked: what is read.
         carried: what reads.
         report: told how far it is.
@@ -81,8 +81,8 @@ def row_figures(
     lessons = [*asked.compared, *asked.aside]
     compared: dict[str, list[tuple[Lesson, Rows]]] = {name: [] for name in (PROMPT, *carried)}
     counted = steps(lessons, "comparing token by token", report)
-    for _, (lesson, prompted) in zip(counted, prompted_log_probs(cells, lessons), strict=True):
-        bare = next(reply_log_probs(cells, lesson.bare, lesson.reply, [NOTHING]))
+    for _, (lesson, prompted) in zip(counted, prompted_log_probs(reader, lessons), strict=True):
+        bare = next(reply_log_probs(reader, lesson.bare, lesson.reply, [NOTHING]))
         compared[PROMPT].append((lesson, Rows.of(prompted, bare, prompted)))
         for name, carrier in carried.items():
             read = carrier.log_probs(lesson.bare, lesson.reply)

@@ -39,7 +39,7 @@ class Timed:
     def held(self) -> float:
         """Return the seconds to the first token behind what is held."""
         rows = reply_rows(self.before, (), self.carrier.mix)
-        self.carrier.cells.hold(rows)
+        self.carrier.reader.hold(rows)
         return self._first()
 
     def new(self) -> float:

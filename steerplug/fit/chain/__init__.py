@@ -52,7 +52,7 @@ class Chain:
 
 def fit_chain(
     chain: Chain,
-    cells: Reader,
+    reader: Reader,
     lessons: Sequence[Lesson],
     layers: Sequence[int],
     *,
@@ -64,7 +64,7 @@ def fit_chain(
 
     Args:
         chain: what is distilled.
-        cells: of a context on the model.
+        reader: of a context on the model.
         lessons: replies of the prompted model.
         layers: the blocks to steer, rising.
         rank: k.
@@ -78,15 +78,15 @@ def fit_chain(
     left = [il for il in layers if il not in deltas]
     for begin in range(0, len(left), at_once):
         some = left[begin : begin + at_once]
-        wanted = _prompted(chain, cells, lessons, some, report)
+        wanted = _prompted(chain, reader, lessons, some, report)
         for i, il in enumerate(some):
             report("distilling block by block", len(layers) - len(left) + begin + i, len(layers))
             below = _mix(chain, {lower: deltas[lower] for lower in layers if lower < il})
             prompted = [rows[i] for rows in wanted]
-            read = partial(_steered, chain, cells, common=common, mix=below, il=il)
+            read = partial(_steered, chain, reader, common=common, mix=below, il=il)
             is_last = il == chain.n_layer - 1
             fitted = _by_prediction if is_last else partial(_by_regression, rank=rank)
-            deltas[il] = fitted(cells, lessons, prompted, read)
+            deltas[il] = fitted(reader, lessons, prompted, read)
     report("distilling block by block", len(layers), len(layers))
     return Steering(
         chain.name, chain.n_embd, chain.n_layer, {il: deltas[il] for il in layers}, chain.scope
@@ -94,7 +94,7 @@ def fit_chain(
 
 
 def _by_regression(
-    _cells: Reader, lessons: Sequence[Lesson], prompted: Sequence[Array], read: Read, rank: int
+    _reader: Reader, lessons: Sequence[Lesson], prompted: Sequence[Array], read: Read, rank: int
 ) -> Delta:
     parts = []
     for part in range(min(_PARTS, len(lessons))):
@@ -104,11 +104,11 @@ def _by_regression(
 
 
 def _by_prediction(
-    cells: Reader, lessons: Sequence[Lesson], prompted: Sequence[Array], read: Read
+    reader: Reader, lessons: Sequence[Lesson], prompted: Sequence[Array], read: Read
 ) -> Delta:
     present = [read(lesson)[-lesson.n_rows :] for lesson in lessons]
     wanted = [rows[-lesson.n_rows :] for rows, lesson in zip(prompted, lessons, strict=True)]
-    return fit_prediction(head_of(cells, lessons), present, wanted)
+    return fit_prediction(head_of(reader, lessons), present, wanted)
 
 
 def n_read_together(n_rows: int, n_embd: int) -> int:
@@ -139,18 +139,18 @@ def _n_paired(chain: Chain, lesson: Lesson) -> int:
 
 
 def _prompted(
-    chain: Chain, cells: Reader, lessons: Sequence[Lesson], layers: Sequence[int], report: Report
+    chain: Chain, reader: Reader, lessons: Sequence[Lesson], layers: Sequence[int], report: Report
 ) -> list[Array]:
     """Return the prompted activations of each lesson's rows: (n_blocks, n_rows, n_embd)."""
     return [
-        capture(cells, (*lesson.prompted.tokens, *lesson.reply), layers,
+        capture(reader, (*lesson.prompted.tokens, *lesson.reply), layers,
                 len(lesson.prompted.tokens) + len(lesson.reply) - _n_paired(chain, lesson))
         for lesson in steps(lessons, "reading the prompted model", report)
     ]  # fmt: skip
 
 
 def _steered(
-    chain: Chain, cells: Reader, lesson: Lesson, *, common: int, mix: Mix, il: int
+    chain: Chain, reader: Reader, lesson: Lesson, *, common: int, mix: Mix, il: int
 ) -> Array:
     """Return the bare chat's rows at block il under `mix`: (n_rows of the lesson, n_embd).
 
@@ -162,5 +162,5 @@ def _steered(
     # The last block computes only the rows whose logits are asked for.
     output_from = first if il == chain.n_layer - 1 else None
     rows = reply_rows(lesson.bare, lesson.reply, mix, output_from)
-    cells.hold(rows[:first])
-    return cells.peek(rows[first:], il)[-n_rows:]
+    reader.hold(rows[:first])
+    return reader.peek(rows[first:], il)[-n_rows:]

@@ -70,11 +70,11 @@ class Head:
         return float(kl), np.asarray((v - y * (v * y).mean(axis=1, keepdims=True)) / size)
 
 
-def head_of(cells: Reader, lessons: Sequence[Lesson]) -> Head:
+def head_of(reader: Reader, lessons: Sequence[Lesson]) -> Head:
     """Regress the head on rows of both chats of as many lessons as it takes."""
-    model = cells.context.model
+    model = reader.context.model
     mass = np.zeros(model.vocab.n_tokens)
-    for _, logits in _both_chats(cells, spread(lessons, _LOOKED_AT)):
+    for _, logits in _both_chats(reader, spread(lessons, _LOOKED_AT)):
         mass += np.exp(log_softmax(logits)).sum(axis=0)
     words, others = np.split(np.argsort(-mass), [_N_WORDS])
     drawn = np.random.default_rng(0).permutation(others)[:_N_WORDS]
@@ -83,7 +83,7 @@ def head_of(cells: Reader, lessons: Sequence[Lesson]) -> Head:
     n_rows = 2 * sum(lesson.n_rows for lesson in lessons)
     some = spread(lessons, math.ceil(_ROWS_A_VALUE * model.n_embd / n_rows * len(lessons)))
     rows, said = [], []
-    for h, logits in _both_chats(cells, some):
+    for h, logits in _both_chats(reader, some):
         rows.append(h)
         said.append(logits[:, words])
     x, wanted = _normed(np.concatenate(rows)).astype(np.float64), np.concatenate(said)
@@ -137,7 +137,7 @@ def fit_prediction(head: Head, rows: Sequence[Array], wanted: Sequence[Array]) -
     return Delta.gated(kept["W"], kept["b"], scale * kept["Z"])
 
 
-def _both_chats(cells: Reader, lessons: Sequence[Lesson]) -> Iterator[tuple[Array, Array]]:
+def _both_chats(reader: Reader, lessons: Sequence[Lesson]) -> Iterator[tuple[Array, Array]]:
     """Yield rows at the last block and their logits: of all prompted chats, then of the bare ones.
 
     One side after the other, because all prompts of a side begin alike.
@@ -147,11 +147,11 @@ def _both_chats(cells: Reader, lessons: Sequence[Lesson]) -> Iterator[tuple[Arra
             prompt = lesson.prompted if side == "prompted" else lesson.bare
             first = prompt.boundary
             text = reply_rows(prompt, lesson.reply, NOTHING, first)
-            cells.hold(text[:first])
+            reader.hold(text[:first])
             captured, logits = [], []
-            for batch in cells.decode(text[first:], [cells.context.model.n_layer - 1]):
+            for batch in reader.decode(text[first:], [reader.context.model.n_layer - 1]):
                 captured += [] if batch.captured is None else [batch.captured[0]]
-                logits += [cells.context.logits(row) for row in range(batch.end - batch.begin)]
+                logits += [reader.context.logits(row) for row in range(batch.end - batch.begin)]
             yield np.concatenate(captured), np.stack(logits)
 
 

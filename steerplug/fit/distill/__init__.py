@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from steerplug.fit.distill.training import Schedule
 
 
-def student_of(name: str, method: MethodName, model: Model, cells: Reader) -> "Student":
+def student_of(name: str, method: MethodName, model: Model, reader: Reader) -> "Student":
     """Return the torch copy of a model that a preset's method trains through.
 
     Args:
         name: the preset.
         method: its method.
         model: the model; its file is read again, as torch weights.
-        cells: of a context on the model, to compare with; what they held is dropped.
+        reader: of a context on the model, to compare with; what it held is dropped.
 
     Raises:
         TorchCopyError: a package is missing, torch cannot read this model or computes something
@@ -50,7 +50,7 @@ def student_of(name: str, method: MethodName, model: Model, cells: Reader) -> "S
     check_readable(model)
     from steerplug.fit.distill.agreement import read_student
 
-    return read_student(model, cells)
+    return read_student(model, reader)
 
 
 def distill(

@@ -45,20 +45,20 @@ class Agreement(NamedTuple):
         return self.kl <= MAX_KL and (coarse or self.error <= MAX_ERROR)
 
 
-def read_student(model: Model, cells: Reader) -> Student:
+def read_student(model: Model, reader: Reader) -> Student:
     """Return the torch copy of a model, which computes what llama.cpp does.
 
     Args:
         model: the model; its file is read again.
-        cells: of a context on it; what they held is dropped.
+        reader: of a context on it; what it held is dropped.
 
     Raises:
         TorchCopyError: transformers cannot read it, or computes something else.
     """
-    weights, device = read_weights(model, cells.context.n_ctx)
+    weights, device = read_weights(model, reader.context.n_ctx)
     student = Student(weights, device, is_recurrent=model.is_recurrent)
     with quietly():
-        found = agreement(student, model, cells)
+        found = agreement(student, model, reader)
     if len(student.blocks) != model.n_layer or not found.holds(coarse=model.header.is_coarse):
         raise TorchCopyError(
             f"the torch copy of {model.path.name} ({model.architecture}) is another model: its "
@@ -68,17 +68,17 @@ def read_student(model: Model, cells: Reader) -> Student:
     return student
 
 
-def agreement(student: Student, model: Model, cells: Reader) -> Agreement:
+def agreement(student: Student, model: Model, reader: Reader) -> Agreement:
     """Return how far the logits of a student are from llama.cpp's.
 
     Args:
         student: the torch copy.
         model: what it is a copy of.
-        cells: of a context on the model; what they held is dropped.
+        reader: of a context on the model; what it held is dropped.
     """
-    tokens = _text(model)[: min(N_TOKENS, cells.context.n_ctx)]
+    tokens = _text(model)[: min(N_TOKENS, reader.context.n_ctx)]
     rows = range(_EACH - 1, len(tokens), _EACH)
-    p, q = _of_llama(cells, tokens, rows), _of_torch(student, tokens, rows)
+    p, q = _of_llama(reader, tokens, rows), _of_torch(student, tokens, rows)
     apart = [_apart(p[i : i + 1], q[i : i + 1]) for i in range(len(p))]
     kl, error = np.transpose(apart)
     return Agreement(float(kl.mean()), float(np.median(error)))
@@ -96,13 +96,13 @@ def _text(model: Model) -> list[int]:
     return [*model.vocab.start, *model.vocab.tokenize("\n".join(general_prompts("fit")))]
 
 
-def _of_llama(cells: Reader, tokens: Sequence[int], rows: Sequence[int]) -> Array:
+def _of_llama(reader: Reader, tokens: Sequence[int], rows: Sequence[int]) -> Array:
     wanted = set(rows)
     laid = [Row(token, i, i in wanted) for i, token in enumerate(tokens)]
-    cells.reuse([])
+    reader.reuse([])
     return np.stack([
-        cells.context.logits(row - batch.begin)
-        for batch in cells.decode(laid)
+        reader.context.logits(row - batch.begin)
+        for batch in reader.decode(laid)
         for row in rows if batch.begin <= row < batch.end
     ])  # fmt: skip
 
