@@ -295,7 +295,7 @@ def _taught(
     steering = fit_teacher(preset, engine, reader, kept, report, after)
     stated = preset.strength.stated
     measured = measure_steering(
-        preset, steering, engine, reader, asked, known=kept.replies, report=report,
+        preset, steering, engine, reader, asked, cache=kept.replies, report=report,
         mix=None if stated is None else stated * steering,
     )  # fmt: skip
     check_gap_closed(preset.name, measured.fidelity.gap_closed.value)
@@ -310,6 +310,6 @@ def _taught_quickly(
     strength = preset.strength.default
     after = partial(plan_glance, preset, engine.model)
     steering = fit_teacher(preset, engine, reader, kept, report, after, quick=True)
-    seen = glance(preset, strength * steering, engine, reader, known=kept.replies, report=report)
+    seen = glance(preset, strength * steering, engine, reader, cache=kept.replies, report=report)
     check_gap_closed(preset.name, seen.gap_closed.value)
     return steering, strength, {**seen.as_dict(), "strength": strength, "quick": True}

@@ -36,7 +36,7 @@ STRENGTHS = (1.0, 0.8, 0.6, 0.4)
 QUESTIONS = ("What is rain?", "How do I cook rice?", "Tell me about the moon.", "I lost my keys.")
 N_ALONE = 12
 TURN = 15.0
-Said = dict[tuple[str, str], list[tuple[str, str]]]
+Transcript = dict[tuple[str, str], list[tuple[str, str]]]
 """What was said to a mix and a question, each with the digest of its receipt."""
 ROOT = Path(__file__).parent.parent
 
@@ -64,7 +64,7 @@ class Direct:
     """The same load without a server."""
 
     def __init__(self) -> None:
-        self.session, self.n_tokens, self.said = model(), 0, Said()
+        self.session, self.n_tokens, self.transcript = model(), 0, Transcript()
         self.mixes = [self.session.steering(mix(i))[0] for i in range(N_CLIENTS)]
         chats = {text: [{"role": "user", "content": text}] for text in QUESTIONS}
         self.prompts = {text: self.session.template.prompt(chat) for text, chat in chats.items()}
@@ -80,7 +80,7 @@ class Direct:
                     text += piece.text
                     self.n_tokens += bool(piece.text) and time.perf_counter() < until
             digest = applied.digest if applied else ""
-            self.said.setdefault((mix(i), asked), []).append((text, digest))
+            self.transcript.setdefault((mix(i), asked), []).append((text, digest))
             n += 1
 
     async def drive(self, seconds: float) -> float:
@@ -98,7 +98,7 @@ class Stream(asyncio.Protocol):
 
     def __init__(self, load: "Load", body: bytes, until: float) -> None:
         self.load, self.body, self.until = load, body, until
-        self.said, self.ended = bytearray(), asyncio.get_running_loop().create_future()
+        self.received, self.ended = bytearray(), asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.write(
@@ -108,7 +108,7 @@ class Stream(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        self.said += data
+        self.received += data
         if time.perf_counter() < self.until:
             self.load.n_tokens += data.count(b'{"content":')
 
@@ -121,7 +121,7 @@ class Load:
 
     def __init__(self, port: int) -> None:
         self.port, self.n_tokens, self.n_replies = port, 0, 0
-        self.said = Said()
+        self.transcript = Transcript()
         self.wrong: list[str] = []
         self.waits: dict[str, list[float]] = {"/health": [], "/v1/models": []}
         self.streams: list[tuple[int, str, bytes]] = []
@@ -136,7 +136,7 @@ class Load:
         stream = Stream(self, body, until)
         await asyncio.get_running_loop().create_connection(lambda: stream, "127.0.0.1", self.port)
         await stream.ended
-        self.streams.append((i, messages[0]["content"], bytes(stream.said)))
+        self.streams.append((i, messages[0]["content"], bytes(stream.received)))
 
     def check(self) -> int:
         """Read the streams, once the time is over, and return how many tokens they hold."""
@@ -152,7 +152,7 @@ class Load:
                 continue
             text = "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
             digest = parts[-1]["steering"]["digest"]
-            self.said.setdefault((mix(i), asked), []).append((text, digest))
+            self.transcript.setdefault((mix(i), asked), []).append((text, digest))
             self.n_replies += 1
             n_tokens += sum("content" in part["choices"][0]["delta"] for part in parts) - 1
         return n_tokens
@@ -211,19 +211,19 @@ def loop_seconds(pid: int) -> float:
     return float(first.user_time + first.system_time)
 
 
-def compare(said: Said, wrong: list[str]) -> dict[str, Any]:
+def compare(transcript: Transcript, wrong: list[str]) -> dict[str, Any]:
     """Return how replies compare with those that the same questions get alone.
 
     `wrong` is told of receipts that are somebody else's.
     """
     session, same, total, shared = model(), 0, 0, list[float]()
     settings = Settings(Sampling(0), max_tokens=N_TOKENS)
-    for i, ((words, text), replies) in enumerate(said.items()):
+    for i, ((words, text), replies) in enumerate(transcript.items()):
         applied, _ = session.steering(words)
         expected = applied.digest if applied else ""
         others = [digest for _, digest in replies if digest != expected]
         wrong += [f"{words}: the receipt is that of {digest}" for digest in others]
-        if i % max(len(said) // N_ALONE, 1):
+        if i % max(len(transcript) // N_ALONE, 1):
             continue
         alone = session.chat([{"role": "user", "content": text}], words, settings)
         for reply, _ in replies:
@@ -252,7 +252,7 @@ def main() -> int:
             own, its = own + time.thread_time(), its + loop_seconds(pid)
     direct.session.close()
     n_tokens = seen.check()
-    alike, noise = compare(seen.said, seen.wrong), compare(direct.said, [])
+    alike, noise = compare(seen.transcript, seen.wrong), compare(direct.transcript, [])
     waits = {path: round(1000 * statistics.median(all), 1) for path, all in seen.waits.items()}
     ratios = [round(a / b, 3) for a, b in zip(served, driven, strict=True)]
     print(json.dumps({

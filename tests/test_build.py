@@ -23,10 +23,10 @@ from steerplug.evaluate.questions import unseen
 from steerplug.fit import difference, measure
 from steerplug.fit import fit as fitting
 from steerplug.fit import teacher as teaching
-from steerplug.fit.asked import Said
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable
 from steerplug.fit.questions import for_choosing, general_prompts
+from steerplug.fit.reply_cache import Reply
 from steerplug.preset import Preset
 from steerplug.preset.methods import CHOICES, METHODS, MethodName
 from steerplug.steering.file import read_steering
@@ -387,18 +387,18 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     kept.load()
     assert (len(kept.replies), list(kept.deltas)) == (3, [1, 2])
 
-    known: list[dict[str, Said]] = []
+    caches: list[dict[str, Reply]] = []
     told: list[tuple[str, float]] = []
 
     def teach(*given: Any, **rest: Any) -> Any:
-        known.append(dict(rest.get("known") or {}))
+        caches.append(dict(rest.get("cache") or {}))
         return teaching.teach(*given, **rest)
 
     monkeypatch.setattr("steerplug.fit.fit.teach", teach)
     built = build_preset(
         wanted, tiny, store=store, report=lambda what, done, _: told.append((what, done))
     )
-    assert known[0] == kept.replies
+    assert caches[0] == kept.replies
     assert [done for what, done in told if what.startswith("distilling")] == [2, 3]
     for il in (1, 2):
         assert np.array_equal(built.steering.layers[il].W, kept.deltas[il].W)
@@ -412,13 +412,13 @@ def test_replies_that_were_paid_for_outlive_a_refusal_of_the_torch_copy(
     kept = Checkpoint(store.path(store_key(wanted, tiny)))
     store.folder.mkdir(parents=True, exist_ok=True)
     kept.load()
-    kept.replies["0"] = Said((5, 6, 7), "")
+    kept.replies["0"] = Reply((5, 6, 7), "")
     monkeypatch.setattr(readable, "_WORKING_BYTES", 2**60)
     with pytest.raises(TorchCopyError, match=r"GB of memory, and [\d.]+ GB are free"):
         build_preset(wanted, tiny, store=store)
     again = Checkpoint(store.path(store_key(wanted, tiny)))
     again.load()
-    assert again.replies == {"0": Said((5, 6, 7), "")}
+    assert again.replies == {"0": Reply((5, 6, 7), "")}
 
 
 def test_an_unfinished_fit_waits_while_memory_lasts_for_another_method_alone(

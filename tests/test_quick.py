@@ -12,11 +12,10 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
 from steerplug.evaluate import fidelity, glance, replies
-from steerplug.fit import asked as asking
 from steerplug.fit import distill as trainer
-from steerplug.fit import effort, measure
+from steerplug.fit import effort, measure, reply_cache
 from steerplug.fit import fit as fitting
-from steerplug.fit.asked import Known, Said, name_of
+from steerplug.fit.reply_cache import Reply, ReplyCache, name_of
 from steerplug.fit.teacher import Lesson
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
@@ -62,24 +61,24 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What has been asked and answered."""
     names: list[str] = []
 
-    def ask(engine: Engine, request: Request, known: Known | None = None, *rest: Any) -> Said:
-        said = before(engine, request, known, *rest)
+    def ask(engine: Engine, request: Request, cache: ReplyCache | None = None, *rest: Any) -> Reply:
+        reply = before(engine, request, cache, *rest)
         names.append(name_of(request))
-        return said
+        return reply
 
-    before = asking.ask
-    for module in (asking, replies):
+    before = reply_cache.ask
+    for module in (reply_cache, replies):
         monkeypatch.setattr(module, "ask", ask)
     return names
 
 
 def preset(**changes: Any) -> Preset:
-    said = {
+    reply = {
         "schema": "steerplug/preset-v1", "name": "glad", "version": "1.0.0", "description": "Glad.",
         "license": "MIT", "teacher": {"system": "Be glad."},
         "fit": {"method": "chain", "layers": [1, 2]},
     }  # fmt: skip
-    return Preset.from_mapping({key: value for key, value in {**said, **changes}.items() if value})
+    return Preset.from_mapping({key: value for key, value in {**reply, **changes}.items() if value})
 
 
 def test_the_full_fit_goes_on_from_the_replies_of_the_quick_one_and_takes_its_place(

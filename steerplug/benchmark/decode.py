@@ -16,7 +16,7 @@ from steerplug.benchmark.peers import ControlVector
 from steerplug.benchmark.turns import Task, Way
 from steerplug.engine import routes
 from steerplug.engine.context import Context, Row
-from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.steering.value import Mix
 
@@ -34,7 +34,7 @@ class _Walk:
     """
 
     def __init__(
-        self, opened: Callable[[], Context], steering: Callable[[int], Applied | None]
+        self, opened: Callable[[], Context], steering: Callable[[int], RowSteering | None]
     ) -> None:
         self._opened, self._steering = opened, steering
         self._context: Context | None = None

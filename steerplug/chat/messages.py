@@ -23,7 +23,7 @@ from steerplug.chat.tool import ToolCall
 from steerplug.chat.values import thoughts_of
 from steerplug.errors import RequestError
 
-Said = str | Sequence[Mapping[str, Any]]
+ChatInput = str | Sequence[Mapping[str, Any]]
 """What a caller may give as a chat."""
 
 _ROLES = {"developer": "system", "human": "user", "ai": "assistant", "function": "tool"}
@@ -31,7 +31,7 @@ _READ = ("role", "content", "tool_calls", "invalid_tool_calls", "function_call",
 _ARGUMENTS = ("arguments", "args", "input")
 
 
-def to_messages(chat: Said) -> list[dict[str, Any]]:
+def to_messages(chat: ChatInput) -> list[dict[str, Any]]:
     """Return a chat as templates are given it; one that is so already stays as it is.
 
     Raises:

@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from steerplug.cluster import failures
 from steerplug.cluster.replica import node_name
 from steerplug.errors import SteerplugError
-from steerplug.fit.whole import Standing, Whole
+from steerplug.fit.estimated_progress import EstimatedProgress, Standing
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Board:
 
 
 def farm(
-    work: Callable[[Job, Whole], Result], jobs: Sequence[Job], n_cpus: int,
+    work: Callable[[Job, EstimatedProgress], Result], jobs: Sequence[Job], n_cpus: int,
     show: Callable[[Job, Standing], None],
 ) -> Iterator[Done[Job, Result]]:  # fmt: skip
     """Yield jobs as they end, however they do; one that fails stops no other.
@@ -89,13 +89,14 @@ def farm(
 
 
 def _do(
-    work: Callable[[Job, Whole], Result], job: Job, number: int, board: Any
+    work: Callable[[Job, EstimatedProgress], Result], job: Job, number: int, board: Any
 ) -> tuple[Result | None, str | None]:
     """Do a job; an error is a sentence that names the node."""
     node = node_name()
     board.begin.remote(number, node)
     try:
-        return work(job, Whole(lambda standing: board.write.remote(number, standing))), None
+        progress = EstimatedProgress(lambda standing: board.write.remote(number, standing))
+        return work(job, progress), None
     except SteerplugError as error:
         return None, f"node {node}: {error}"
     except Exception as error:

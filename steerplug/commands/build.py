@@ -30,7 +30,7 @@ from steerplug.store.figures import (
 )
 
 if TYPE_CHECKING:
-    from steerplug.fit.whole import Whole
+    from steerplug.fit.estimated_progress import EstimatedProgress
     from steerplug.preset import Preset
     from steerplug.session import Session
 
@@ -116,7 +116,7 @@ def _build(
 
 
 def report_of(
-    session: "Session", preset: "Preset", report: "Whole", *, force: bool = False,
+    session: "Session", preset: "Preset", report: "EstimatedProgress", *, force: bool = False,
     method: MethodName | None = None, quick: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Build a preset, unless it is kept, and return what `--json` says of it."""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from steerplug.commands.output import put, screen
 from steerplug.commands.stopping import ending_soon
-from steerplug.fit.whole import Plan, Standing, Whole
+from steerplug.fit.estimated_progress import EstimatedProgress, Plan, Standing
 
 
 def can_ask() -> bool:
@@ -54,9 +54,9 @@ class Building:
         self._console = screen(stderr=True)
         self._at_the_end = ExitStack()
 
-    def __enter__(self) -> Whole:
+    def __enter__(self) -> EstimatedProgress:
         self._at_the_end.enter_context(ending_soon())
-        return Whole(self._show, agree=self._agree)
+        return EstimatedProgress(self._show, agree=self._agree)
 
     def __exit__(
         self,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from steerplug.build import Built
     from steerplug.evaluate.questions import Questions
     from steerplug.evaluate.report import Measured
-    from steerplug.fit.whole import Whole
+    from steerplug.fit.estimated_progress import EstimatedProgress
     from steerplug.preset import Preset
     from steerplug.session import Session
     from steerplug.session.receipt import AppliedPreset
@@ -146,7 +146,9 @@ def _in_words(part: "AppliedPreset") -> str:
     return f"{part.name}{' (quick)' if part.quick else ''} at {part.strength:g}"
 
 
-def measured_alone(session: "Session", preset: "Preset", report: "Whole") -> dict[str, Any]:
+def measured_alone(
+    session: "Session", preset: "Preset", report: "EstimatedProgress"
+) -> dict[str, Any]:
     """Return what is measured of a preset at its default strength.
 
     `file` is its compiled file in the store's folder, or empty if it came with the preset.
@@ -185,13 +187,13 @@ def _measured(
 
 def _measure(
     session: "Session", preset: "Preset", unit: "Mix", mix: "Mix", questions: "Questions",
-    report: "Whole",
+    report: "EstimatedProgress",
 ) -> "Measured":  # fmt: skip
     from steerplug.engine.reader import reading
     from steerplug.evaluate.plan import plan_report
     from steerplug.evaluate.report import measure_steering
+    from steerplug.fit.estimated_progress import Plan
     from steerplug.fit.plan import Pace
-    from steerplug.fit.whole import Plan
 
     engine = session.engine
     with reading(session.model, engine.context.n_ctx) as reader:

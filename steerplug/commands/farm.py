@@ -25,7 +25,7 @@ from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
 from steerplug.files.cache_folder import usable
 from steerplug.files.whole_file import write_whole
-from steerplug.fit.whole import Standing, Whole
+from steerplug.fit.estimated_progress import EstimatedProgress, Standing
 from steerplug.steering.header import kept_files
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _keep(files: Files) -> None:
             write_whole(folder / name, content)
 
 
-def _work(job: Job, report: Whole) -> tuple[dict[str, Any], Files]:
+def _work(job: Job, report: EstimatedProgress) -> tuple[dict[str, Any], Files]:
     """Do a job where it is to be done; return its report, and the compiled files of its preset."""
     _keep({name: file for name, file in job.kept.items() if not (_folder() / name).exists()})
     with opened(job.model, job.loading) as session:

@@ -11,7 +11,7 @@ from rich.text import Text
 from steerplug.commands.output import screen, visible
 
 if TYPE_CHECKING:
-    from steerplug.chat.messages import Said
+    from steerplug.chat.messages import ChatInput
     from steerplug.session import Session, Settings
     from steerplug.session.receipt import Reply
 
@@ -50,7 +50,7 @@ class Columns:
 
 
 def telling(
-    session: "Session", messages: "Said", steering: str | None, settings: "Settings"
+    session: "Session", messages: "ChatInput", steering: str | None, settings: "Settings"
 ) -> Told:
     """Yield the answer to a chat as it comes, without its thoughts, and then the reply."""
     from steerplug.chat.tool import CallPiece

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from steerplug.engine.constraint import Lark
 from steerplug.engine.openings import Mark, Opening, find_opening, n_held
-from steerplug.engine.thoughts import Said, Thinking
+from steerplug.engine.thoughts import Segment, Thinking
 from steerplug.engine.vocab import Vocab
 
 
@@ -116,16 +116,16 @@ class Turn:
         """Return the turn with one more token."""
         if self.tail is None:
             return self
-        said = self.vocab.piece(token, True).decode("latin-1")
+        piece = self.vocab.piece(token, True).decode("latin-1")
         is_text = not (self.in_call or self.fresh or self.tail)
-        if is_text and not self.calls.begin_later.search(said):
+        if is_text and not self.calls.begin_later.search(piece):
             return self
-        turn = replace(self, tail=self.tail + said)
+        turn = replace(self, tail=self.tail + piece)
         while (further := turn._past_a_mark()) is not None:
             turn = further
         return turn._trimmed()
 
-    def passing(self, token: int, thinking: Thinking | None) -> "tuple[Turn, list[Said]]":
+    def passing(self, token: int, thinking: Thinking | None) -> "tuple[Turn, list[Segment]]":
         """Go on past a token, and so does what follows the thoughts of the turn.
 
         Args:
@@ -138,10 +138,10 @@ class Turn:
         turn = self if was_in_thought else self.after(token)
         if turn.way and (self.in_call or turn.in_call):
             data = self.vocab.piece(token, True)
-            return turn, [Said(False, thinking.read_call(data, turn.way.opening.marks))]
-        said = thinking.read(token)
+            return turn, [Segment(False, thinking.read_call(data, turn.way.opening.marks))]
+        segments = thinking.read(token)
         is_anew = was_in_thought or thinking.in_thought
-        return (replace(turn, tail="", fresh=True) if is_anew else turn), said
+        return (replace(turn, tail="", fresh=True) if is_anew else turn), segments
 
     def _past_a_mark(self) -> "Turn | None":
         """Return the turn behind the next mark in its tail, if there is one."""

@@ -15,7 +15,7 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml, log, row_order, threads
 from steerplug.engine.device_route import DeviceRoute
-from steerplug.engine.hook import Applied, Capture, Hook
+from steerplug.engine.hook import Capture, Hook, RowSteering
 from steerplug.engine.kv_cache import check_memory
 from steerplug.engine.model import Model
 from steerplug.engine.params import set_context_params
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     token: int
     position: int
     output: bool = False
-    applied: Applied | None = None
+    steering: RowSteering | None = None
     sequence: int = 0
 
 
@@ -206,10 +206,10 @@ class Context(Sequences):
         """Refuse a model whose rows llama.cpp regroups; see `row_order`."""
         token = max(self.model.vocab.bos, 0)
 
-        def decode(applied: Sequence[Applied | None]) -> list[Array]:
+        def decode(steering: Sequence[RowSteering | None]) -> list[Array]:
             self.clear()
-            self.decode([Row(token, 0, True, what, i) for i, what in enumerate(applied)])
-            return [self.logits(i) for i in range(len(applied))]
+            self.decode([Row(token, 0, True, what, i) for i, what in enumerate(steering)])
+            return [self.logits(i) for i in range(len(steering))]
 
         try:
             row_order.prove(self.model, self.n_seq, decode)
@@ -252,9 +252,9 @@ class Context(Sequences):
             batch.seq_id[i][0] = row.sequence
             batch.logits[i] = row.output
         captured = None
-        if watch_all or capture is not None or any(row.applied for row in rows):
+        if watch_all or capture is not None or any(row.steering for row in rows):
             captured = self.hook.arm(
-                [row.applied for row in rows], [row.output for row in rows], capture,
+                [row.steering for row in rows], [row.output for row in rows], capture,
                 watch_all=watch_all,
             )
         elif self._hooked:

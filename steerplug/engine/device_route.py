@@ -12,9 +12,9 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import ggml
-from steerplug.engine.applied import Applied
 from steerplug.engine.device_memory import DeviceFullError, DeviceMemory, alignment
 from steerplug.engine.device_units import DeviceUnits
+from steerplug.engine.row_steering import RowSteering
 from steerplug.engine.units import KINDS
 
 _Pointer = ctypes.c_void_p
@@ -148,22 +148,22 @@ class DeviceRoute:
         """Have the next decode build its graph anew."""
         self.state.rebuild = 1
 
-    def ask(self, applied: Sequence[Applied | None], outputs: Sequence[bool]) -> None:
+    def ask(self, steering: Sequence[RowSteering | None], outputs: Sequence[bool]) -> None:
         """Set the strengths of the next decode, and place units that are not there yet.
 
         Raises:
             EngineError: there is no memory for all of them.
         """
-        asked = [what for what in dict.fromkeys(applied) if what is not None]
+        asked = [what for what in dict.fromkeys(steering) if what is not None]
         self._place(asked)
-        columns = list(applied)
+        columns = list(steering)
         if not all(outputs):
-            columns += [what for what, is_one in zip(applied, outputs, strict=True) if is_one]
+            columns += [what for what, is_one in zip(steering, outputs, strict=True) if is_one]
         self._darken(len(columns))
         for what in asked:
             rows = [i for i, other in enumerate(columns) if other is what]
-            for (steering, position), (_, strength) in zip(what.parts, what.terms, strict=True):
-                places = self._units.places[steering.digest, position]
+            for (part, position), (_, strength) in zip(what.parts, what.terms, strict=True):
+                places = self._units.places[part.digest, position]
                 self._strengths[np.ix_(rows, places)] = strength
         self._lit = len(columns)
 
@@ -178,7 +178,7 @@ class DeviceRoute:
         self._strengths[: self._lit] = 0
         self.state.n_columns, self.state.upload = max(self._lit, n_columns), 1
 
-    def _place(self, asked: Sequence[Applied]) -> None:
+    def _place(self, asked: Sequence[RowSteering]) -> None:
         wanted = {
             (steering.digest, position): steering
             for what in asked for steering, position in what.parts

@@ -20,7 +20,7 @@ from steerplug.engine.likelihood import likelihood
 from steerplug.engine.openings import Opening
 from steerplug.engine.request import Logprobs, Request
 from steerplug.engine.sampler import Sampler
-from steerplug.engine.thoughts import Said, Thinking
+from steerplug.engine.thoughts import Segment, Thinking
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import RequestError
 
@@ -142,28 +142,28 @@ class Drawing:
         """Whether a token is a mark of calls, which is shown even where it is a control token."""
         return self._turn is not None and token in self._turn.shown
 
-    def accept(self, token: int) -> tuple[bool, list[Said]]:
+    def accept(self, token: int) -> tuple[bool, list[Segment]]:
         """Go on past a token of the reply; return whether it is part of a call, and what it says.
 
         What it says is told where the model thinks.
         """
         was_in_call, thinking = self.in_call, self._leading.thinking if self._leading else None
         was_in_thought = thinking is not None and thinking.in_thought
-        said: list[Said] = []
+        segments: list[Segment] = []
         if self._turn is not None:
-            self._turn, said = self._turn.passing(token, thinking)
+            self._turn, segments = self._turn.passing(token, thinking)
             self._note_repeat(self._turn, token)
         elif thinking is not None:
-            said = thinking.read(token)
+            segments = thinking.read(token)
         if self._leading and self._owed and was_in_thought:
             self._leading.lead_on(token)
-        return was_in_call or self.in_call, said
+        return was_in_call or self.in_call, segments
 
     def _note_repeat(self, turn: Turn, token: int) -> None:
         """Note whether a token ends a call that was made before."""
         if turn.way and _MAY_END_A_CALL.search(self._vocab.piece(token, True)):
-            said = self._vocab.text([*self._reply(), token], special=True)
-            calls = list(turn.way.calls(said))
+            text = self._vocab.text([*self._reply(), token], special=True)
+            calls = list(turn.way.calls(text))
             self.repeats = calls[-1:] != [] and calls[-1] in calls[:-1]
 
     def look_ahead(self) -> None:

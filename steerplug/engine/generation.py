@@ -19,7 +19,7 @@ from steerplug.engine.request import Piece, Progress, Request
 from steerplug.engine.scope import Begin, plan
 from steerplug.engine.telling import Telling
 from steerplug.engine.thought_marks import ThoughtMarks
-from steerplug.engine.thoughts import Said, Thinking
+from steerplug.engine.thoughts import Segment, Thinking
 from steerplug.engine.vocab import Vocab
 from steerplug.errors import ReplyTimeout, RequestError
 
@@ -192,8 +192,8 @@ class Generation:
     def count(self) -> None:
         """Count steered tokens that were decoded, each of them once."""
         if self.n_missing == 0:
-            for applied in self._steering[self._counted :]:
-                self.progress.n_steered += applied is not None
+            for steering in self._steering[self._counted :]:
+                self.progress.n_steered += steering is not None
             self._counted = len(self._steering)
 
     @property
@@ -227,9 +227,9 @@ class Generation:
             if self._tells_end:
                 self.deliver(Piece("", token, moved, logprobs))
         else:
-            is_mark, (in_call, said) = self._drawing.is_mark(token), self._append(token)
+            is_mark, (in_call, segments) = self._drawing.is_mark(token), self._append(token)
             data = self._vocab.piece(token, is_mark or in_call)
-            pieces = self._telling.pieces(data, said, in_call=in_call)
+            pieces = self._telling.pieces(data, segments, in_call=in_call)
             progress.finish_reason = self._why_it_ends()
             for i, (text, in_thought) in enumerate(pieces):
                 piece = Piece(text, None, 0.0) if i else Piece(text, token, moved, logprobs)
@@ -246,20 +246,20 @@ class Generation:
         """Draw the next token from the logits of batch row `row`; see `Drawing.draw`."""
         return self._drawing.draw(context, row)
 
-    def _append(self, token: int) -> tuple[bool, list[Said]]:
+    def _append(self, token: int) -> tuple[bool, list[Segment]]:
         """Add a drawn token, to be decoded next; return what `Drawing.accept` does."""
         thinking, progress = self._thinking, self.progress
-        is_of_call, said = self._drawing.accept(token)
+        is_of_call, segments = self._drawing.accept(token)
         is_thought = thinking is not None and thinking.is_ahead and self._leaves_thoughts
         is_left_out = is_thought or (self._drawing.in_call and self._leaves_calls)
-        applied = None if is_left_out else self._generated
+        steering = None if is_left_out else self._generated
         progress.left_out |= is_left_out and self._generated is not None
         progress.n_thought = thinking.n_thought if thinking is not None else 0
         self.tokens.append(token)
-        self._steering.append(applied)
-        self.keys.append(self._cache.key(token, applied, self._partition))
+        self._steering.append(steering)
+        self.keys.append(self._cache.key(token, steering, self._partition))
         progress.n_generated += 1
-        return is_of_call, said
+        return is_of_call, segments
 
     def _why_it_ends(self) -> str | None:
         if self._telling.is_stopped:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine.applied import Applied as Applied
-from steerplug.engine.applied import lay_out as lay_out
 from steerplug.engine.block_output import BlockOutput
 from steerplug.engine.device_route import PAST, DeviceRoute
 from steerplug.engine.effects import NOT_FIRED, Effects, failure
 from steerplug.engine.hook_state import TERM, hook_state
 from steerplug.engine.native import library
+from steerplug.engine.row_steering import RowSteering as RowSteering
+from steerplug.engine.row_steering import lay_out as lay_out
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array
 
@@ -39,7 +39,7 @@ class Capture:
     only: bool = False
 
 
-_Table = tuple[tuple[Applied | None, ...], tuple[bool, ...], bool]
+_Table = tuple[tuple[RowSteering | None, ...], tuple[bool, ...], bool]
 
 
 class Hook:
@@ -86,7 +86,7 @@ class Hook:
                      "capture_row", "moved", "steered", "seen"):
             setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
         self._table: _Table | None = None
-        self._alive: tuple[Applied | None, ...] = ()
+        self._alive: tuple[RowSteering | None, ...] = ()
         self._begin, self._stand_by = library().sp_begin, library().sp_stand_by
         self._end = library().sp_end
         self._late: list[Effects] = []
@@ -164,7 +164,7 @@ class Hook:
 
     def arm(
         self,
-        applied: Sequence[Applied | None],
+        steering: Sequence[RowSteering | None],
         outputs: Sequence[bool],
         capture: Capture | None = None,
         *,
@@ -173,12 +173,12 @@ class Hook:
         """Set up the next decode; return the array that will hold the captured activations.
 
         Args:
-            applied: what steers each row, in batch order.
+            steering: what steers each row, in batch order.
             outputs: for each row, whether its logits are asked for.
             capture: activations to hand over.
             watch_all: meet every block even where there is nothing to do, to count them.
         """
-        table = (tuple(applied), tuple(outputs), watch_all)
+        table = (tuple(steering), tuple(outputs), watch_all)
         captured = None
         is_as_before = capture is None and table == self._table
         if self.route:
@@ -187,23 +187,23 @@ class Hook:
                 self.settle()
         if not is_as_before:
             captured = self._fill(table, capture)
-        self._begin(self._reference, len(applied))
+        self._begin(self._reference, len(steering))
         return captured
 
     def _fill(self, table: _Table, capture: Capture | None) -> Array | None:
         """Tell the state what to do; needless where the next token is steered like the last."""
-        applied, outputs, watch_all = table
+        steering, outputs, watch_all = table
         self._table = None
         self._watched.fill(watch_all)
-        self._check(applied)
+        self._check(steering)
         if self.route:
-            self.route.ask(applied, outputs)
+            self.route.ask(steering, outputs)
             if capture is not None:
                 self.route.keep(capture.layers, len(outputs))
         self._output[: len(outputs)] = outputs
-        self._fill_terms(applied)
+        self._fill_terms(steering)
         captured = self._fill_capture(capture, outputs) if capture is not None else None
-        self._alive = applied  # the state points into these
+        self._alive = steering  # the state points into these
         state = self._state
         state.captured = None if captured is None else captured.ctypes.data
         state.n_captured_rows = 0 if captured is None else captured.shape[1]
@@ -219,19 +219,19 @@ class Hook:
             self.route.ask_nothing()
         self._stand_by(self._reference, n_rows)
 
-    def _check(self, applied: Sequence[Applied | None]) -> None:
-        for what in applied:
+    def _check(self, steering: Sequence[RowSteering | None]) -> None:
+        for what in steering:
             if what and (what.n_embd, what.n_layer) != (self.n_embd, self.n_layer):
                 raise SteeringError(
                     f"the steering is for {what.n_layer} blocks of {what.n_embd} values, the "
                     f"model has {self.n_layer} of {self.n_embd}; build it for this model."
                 )
 
-    def _fill_terms(self, applied: Sequence[Applied | None]) -> None:
+    def _fill_terms(self, steering: Sequence[RowSteering | None]) -> None:
         first = self._first
         terms: list[tuple[int, float]] = []
         layers: set[int] = set()
-        for row, what in enumerate(applied):
+        for row, what in enumerate(steering):
             if what is not None:
                 terms.extend(what.terms)
                 layers |= what.layers

@@ -24,7 +24,7 @@ from itertools import count
 import numpy as np
 
 from steerplug.engine.context import Context
-from steerplug.engine.hook import Applied
+from steerplug.engine.hook import RowSteering
 from steerplug.errors import EngineError
 
 _MAX_NAMES = 4096
@@ -116,26 +116,26 @@ class PrefixCache:
         return int(taken.sum())
 
     def keys(
-        self, tokens: Items[int], steering: Items[Applied | None], partition: str = ""
+        self, tokens: Items[int], steering: Items[RowSteering | None], partition: str = ""
     ) -> "array[int]":
         """Return the key of each cell: the token, and a number for what steers it.
 
         Cells of different partitions have different keys, whatever they hold.
         """
-        named = {id(applied): self._number(applied, partition) for applied in set(steering)}
-        steered = np.fromiter((named[id(a)] for a in steering), np.int64, len(tokens))
+        named = {id(each): self._number(each, partition) for each in set(steering)}
+        steered = np.fromiter((named[id(each)] for each in steering), np.int64, len(tokens))
         return array("q", ((steered << 32) | np.asarray(tokens, np.int64)).tobytes())
 
-    def key(self, token: int, applied: Applied | None, partition: str = "") -> int:
+    def key(self, token: int, steering: RowSteering | None, partition: str = "") -> int:
         """Return the key of one cell."""
-        return self._number(applied, partition) << 32 | token
+        return self._number(steering, partition) << 32 | token
 
-    def _number(self, applied: Applied | None, partition: str) -> int:
-        if applied is None and not partition:
+    def _number(self, steering: RowSteering | None, partition: str) -> int:
+        if steering is None and not partition:
             return 0
         if len(self._names) > _MAX_NAMES:
             self._names = {}  # numbers are never given twice, so this loses hits and nothing else
-        name = partition, applied.key if applied else ""
+        name = partition, steering.key if steering else ""
         return self._names.get(name) or self._names.setdefault(name, next(self._numbers))
 
     def find(self, keys: "array[int]") -> tuple[Held, int]:

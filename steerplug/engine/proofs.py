@@ -11,7 +11,7 @@ import numpy as np
 
 from steerplug.engine import ggml, routes
 from steerplug.engine.context import Context, Row
-from steerplug.engine.hook import Applied, Capture, lay_out
+from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
 from steerplug.engine.row_order import ONE_AT_A_TIME
@@ -198,9 +198,9 @@ class Proofs:
         self, mix: Mix | None, capture: Capture | None = None, *, watch_all: bool = False
     ) -> Array | None:
         """Decode the tokens afresh, every other row steered by `mix`."""
-        applied: Applied | None = lay_out(mix) if mix else None
+        steering: RowSteering | None = lay_out(mix) if mix else None
         rows = [
-            Row(token, i, output=True, applied=applied if i % 2 else None)
+            Row(token, i, output=True, steering=steering if i % 2 else None)
             for i, token in enumerate(self.tokens)
         ]
         self.context.clear()

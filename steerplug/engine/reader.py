@@ -46,9 +46,9 @@ def reply_rows(
     """
     tokens = (*prompt.tokens, *reply)
     laid = plan(mix, prompt)
-    applied = [*laid.prompt, *[laid.generated] * len(reply)]
+    steering = [*laid.prompt, *[laid.generated] * len(reply)]
     first = len(tokens) if output_from is None else output_from
-    return [Row(token, i, i >= first, applied[i]) for i, token in enumerate(tokens)]
+    return [Row(token, i, i >= first, steering[i]) for i, token in enumerate(tokens)]
 
 
 @contextmanager
@@ -171,4 +171,4 @@ class Reader:
 
 
 def _cell(row: Row) -> tuple[int, str | None]:
-    return row.token, row.applied.key if row.applied else None
+    return row.token, row.steering.key if row.steering else None

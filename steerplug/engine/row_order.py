@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array, Delta, Mix, Steering
@@ -19,7 +19,7 @@ ONE_AT_A_TIME = frozenset({"plamo2"})
 
 _MOST = 4
 
-Decode = Callable[[Sequence[Applied | None]], list[Array]]
+Decode = Callable[[Sequence[RowSteering | None]], list[Array]]
 """Decodes one token for each of as many sequences, steered so, and returns their logits."""
 
 

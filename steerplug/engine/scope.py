@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from steerplug.engine.call_marks import Turn
-from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.thought_marks import ThoughtMarks
 from steerplug.engine.thoughts import Thinking
 from steerplug.steering.terms import Phase as Phase
@@ -55,8 +55,8 @@ class Prompt:
 class Plan:
     """What steers each prompt token, and what steers each generated one."""
 
-    prompt: tuple[Applied | None, ...]
-    generated: Applied | None
+    prompt: tuple[RowSteering | None, ...]
+    generated: RowSteering | None
 
 
 def plan(
@@ -81,7 +81,7 @@ def plan(
                 default=0)
 
     @cache
-    def at(position: int, response: bool, after_bos: bool) -> Applied | None:
+    def at(position: int, response: bool, after_bos: bool) -> RowSteering | None:
         terms = tuple(t for t in mix.terms if _acts(t.steering, position, response, after_bos))
         return lay_out(Mix(terms), position)
 

@@ -6,7 +6,7 @@ Stop strings end the answer: a thought may hold them.
 from collections.abc import Iterable, Iterator, Sequence
 
 from steerplug.engine.detokenizer import Detokenizer
-from steerplug.engine.thoughts import Place, Said, Thinking
+from steerplug.engine.thoughts import Place, Segment, Thinking
 
 
 class Telling:
@@ -27,17 +27,19 @@ class Telling:
         """Whether a stop string ended it."""
         return self._answer.stopped_by is not None
 
-    def pieces(self, data: bytes, said: Iterable[Said], *, in_call: bool) -> list[tuple[str, bool]]:
+    def pieces(
+        self, data: bytes, segments: Iterable[Segment], *, in_call: bool
+    ) -> list[tuple[str, bool]]:
         """Return what one token tells: texts, each with whether it is a thought's.
 
         Args:
             data: the token's bytes, as they are shown.
-            said: what was found to be certain at this token, of which kind.
+            segments: what was found to be certain at this token, of which kind.
             in_call: whether it is part of a tool call, which no stop string ends.
         """
         if self._thinking is None:
             return [(self._answer.feed(data, stops=not in_call), False)]
-        told = [(self._text(part, stops=not in_call), part.of_thought) for part in said]
+        told = [(self._text(part, stops=not in_call), part.of_thought) for part in segments]
         is_apart = self._thinking.is_ahead or self._thinking.place is Place.FRAME
         return told or [("", is_apart and not in_call)]
 
@@ -49,7 +51,7 @@ class Telling:
         if rest := self._answer.finish():
             yield rest, False
 
-    def _text(self, part: Said, *, stops: bool) -> str:
+    def _text(self, part: Segment, *, stops: bool) -> str:
         if part.of_thought:
             return self._thought.feed(part.data)
         return self._answer.feed(part.data, stops=stops)

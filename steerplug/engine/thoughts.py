@@ -28,7 +28,7 @@ class Place(Enum):
     START, THOUGHT, FRAME, ANSWER = range(4)
 
 
-class Said(NamedTuple):
+class Segment(NamedTuple):
     """Bytes that are certain now, of a thought or of the answer."""
 
     of_thought: bool
@@ -109,19 +109,19 @@ class Thinking:
         """Tell nothing of what was read until now: the prompt has it."""
         self.n_thought, self._n_skipped = 0, len(self._held)
 
-    def read(self, token: int) -> list[Said]:
+    def read(self, token: int) -> list[Segment]:
         """Go on past a token; return what is certain now."""
         self.n_thought += self.in_thought
         data = self._seen(token)
         if self.place is Place.ANSWER and not (self._held or any(x in data for x in self._first)):
             self._note_line(data)
-            return [Said(False, data)] if data else []
+            return [Segment(False, data)] if data else []
         self._characters.decode(data)
         self._held += data
-        said: list[Said] = []
-        while self._step(said):
+        segments: list[Segment] = []
+        while self._step(segments):
             pass
-        return said
+        return segments
 
     def read_call(self, data: bytes, openings: Sequence[str]) -> bytes:
         """Go on past a token of a tool call; return its bytes with those held back before it.
@@ -135,14 +135,14 @@ class Thinking:
         begins = [held.rfind(mark.encode()) for mark in openings if in_frame]
         return held[max([0, *begins]) :]
 
-    def finish(self) -> list[Said]:
+    def finish(self) -> list[Segment]:
         """Return what was held back; nothing more will come."""
         held, self._held = self._held, b""
         if self.place is Place.FRAME:
             return []
-        said: list[Said] = []
-        self._say(said, held.rstrip(_SPACE) if self.in_thought else held)
-        return said
+        segments: list[Segment] = []
+        self._say(segments, held.rstrip(_SPACE) if self.in_thought else held)
+        return segments
 
     def _seen(self, token: int) -> bytes:
         text = self._vocab.piece(token)
@@ -151,21 +151,21 @@ class Thinking:
         control = self._vocab.piece(token, True)
         return control if control in self._controls else b""
 
-    def _say(self, said: list[Said], data: bytes) -> None:
+    def _say(self, segments: list[Segment], data: bytes) -> None:
         n, self._n_skipped = self._n_skipped, max(self._n_skipped - len(data), 0)
         data = data[n:]
         for control in self._controls:
             data = data.replace(control, b"")
         if data:
-            said.append(Said(self.in_thought, data))
+            segments.append(Segment(self.in_thought, data))
 
-    def _step(self, said: list[Said]) -> bool:
+    def _step(self, segments: list[Segment]) -> bool:
         """Take what can be told of what is held; return whether there may be more."""
         if self.place is Place.START:
             return self._start()
         if self.place is Place.THOUGHT:
-            return self._thought(said)
-        return self._frame() if self.place is Place.FRAME else self._answer(said)
+            return self._thought(segments)
+        return self._frame() if self.place is Place.FRAME else self._answer(segments)
 
     def _start(self) -> bool:
         text = self._held.lstrip(_SPACE)
@@ -183,17 +183,17 @@ class Thinking:
             self._go(Place.ANSWER, self._held)
         return True
 
-    def _thought(self, said: list[Said]) -> bool:
+    def _thought(self, segments: list[Segment]) -> bool:
         if self._is_fresh:
             self._held = self._held.lstrip(_SPACE)
             self._is_fresh = not self._held
         begin = self._held.find(self._closing)
         if begin >= 0:
-            self._say(said, self._held[:begin].rstrip(_SPACE))
+            self._say(segments, self._held[:begin].rstrip(_SPACE))
             self._go(Place.FRAME, self._held[begin + len(self._closing) :])
             return True
         certain = self._held[: len(self._held) - overlap(self._held, self._closing)]
-        self._emit(said, len(certain.rstrip(_SPACE)))
+        self._emit(segments, len(certain.rstrip(_SPACE)))
         return False
 
     def _frame(self) -> bool:
@@ -214,12 +214,12 @@ class Thinking:
         self._go(Place.THOUGHT if frame.endswith(self._opening) else Place.ANSWER, rest)
         return True
 
-    def _answer(self, said: list[Said]) -> bool:
+    def _answer(self, segments: list[Segment]) -> bool:
         found = [(self._held.index(mark), mark) for mark in self._again if mark in self._held]
         for begin, mark in sorted(found):
             if mark == self._opening and not self._may_open(begin):
                 continue
-            self._emit(said, begin)
+            self._emit(segments, begin)
             if mark == self._opening:
                 self._go(Place.THOUGHT, self._held[len(mark) :])
             elif mark == self._closing and not self._begin:
@@ -228,7 +228,7 @@ class Thinking:
                 self.place, self._is_fresh = Place.FRAME, False
             return True
         keep = max((overlap(self._held, mark) for mark in self._again), default=0)
-        self._emit(said, len(self._held) - keep)
+        self._emit(segments, len(self._held) - keep)
         return False
 
     def _may_open(self, begin: int) -> bool:
@@ -236,11 +236,11 @@ class Thinking:
         before = self._held[:begin].rstrip(b" \t")
         return self._opens_anywhere or before.endswith(b"\n") or (not before and self._at_line)
 
-    def _emit(self, said: list[Said], n: int) -> None:
+    def _emit(self, segments: list[Segment], n: int) -> None:
         """Say the first n bytes of what is held."""
         data, self._held = self._held[:n], self._held[n:]
         self._note_line(data)
-        self._say(said, data)
+        self._say(segments, data)
 
     def _note_line(self, data: bytes) -> None:
         if text := data.rstrip(b" \t"):

@@ -14,8 +14,8 @@ from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.arms import Arm
 from steerplug.evaluate.kept import key_of
-from steerplug.fit.asked import Known, Said, ask
 from steerplug.fit.measure import divergence, reply_log_probs
+from steerplug.fit.reply_cache import Reply, ReplyCache, ask
 from steerplug.steering.value import Array
 
 
@@ -24,7 +24,7 @@ class Dialogue:
     """A chat that was had: what the user said, and the replies; turns are counted from 0."""
 
     questions: tuple[str, ...]
-    replies: tuple[Said, ...] = ()
+    replies: tuple[Reply, ...] = ()
 
     def prompt(self, turn: int, arm: Arm, template: ChatTemplate) -> Prompt:
         """Return the tokens that the reply of a turn follows, a preset brought in by this arm."""
@@ -46,7 +46,7 @@ def converse(
     arms: Sequence[Arm],
     *,
     n_tokens: int,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
 ) -> Dialogue:
     """Have a chat, with greedy replies.
 
@@ -56,7 +56,7 @@ def converse(
         questions: what the user says, turn by turn.
         arms: how the preset is brought in, turn by turn.
         n_tokens: most tokens of a reply.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
     """
     chat = Dialogue(questions)
     for turn, arm in enumerate(arms):
@@ -64,7 +64,7 @@ def converse(
             chat.prompt(turn, arm, template), arm.mix, Sampling(temperature=0),
             max_tokens=n_tokens, thinking_budget=0,
         )  # fmt: skip
-        chat = Dialogue(questions, (*chat.replies, ask(engine, request, known)))
+        chat = Dialogue(questions, (*chat.replies, ask(engine, request, cache)))
     return chat
 
 
@@ -73,7 +73,7 @@ def longest(
 ) -> int:
     """Return how many tokens the longest of these chats may have, with replies of `n_tokens`."""
     def asked(script: tuple[str, ...], arm: Arm) -> Prompt:
-        unanswered = Dialogue(script, (Said((), " "),) * len(script))
+        unanswered = Dialogue(script, (Reply((), " "),) * len(script))
         return unanswered.prompt(len(script) - 1, arm, template)
 
     return max(
@@ -106,13 +106,13 @@ def distances(
         for name, other in others.items()
     }
     if any(key not in kept for key in keys.values()):
-        known = list(_read(reader, template, own, turns, replies))
+        log_probs = list(_read(reader, template, own, turns, replies))
         for name, other in others.items():
             if keys[name] not in kept:
                 kept[keys[name]] = [
                     float(divergence(np.exp(p), p, q).sum())
                     for p, q in zip(
-                        known, _read(reader, template, other, turns, replies), strict=True
+                        log_probs, _read(reader, template, other, turns, replies), strict=True
                     )
                 ]
     return {name: list(kept[key]) for name, key in keys.items()}

@@ -40,11 +40,11 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share
 from steerplug.evaluate.questions import Questions
-from steerplug.evaluate.replies import Quality, Reply, all_greedy, read, schema_of
+from steerplug.evaluate.replies import JudgedReply, Quality, all_greedy, read, schema_of
 from steerplug.evaluate.rows import Rows, compare, per_prompt
-from steerplug.fit.asked import Known
 from steerplug.fit.measure import check_gap, dial_and_damage, probes
 from steerplug.fit.progress import Report, silent, steps
+from steerplug.fit.reply_cache import ReplyCache
 from steerplug.fit.teacher import ASKING_STEERED, Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
@@ -120,7 +120,7 @@ def measure_fidelity(
     questions: Questions,
     *,
     seed: int = 0,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
     report: Report = silent,
 ) -> Fidelity:
     """Return the fidelity report of steering for a preset on the engine's model.
@@ -132,7 +132,7 @@ def measure_fidelity(
         reader: of another context on the same model, as large as the engine's.
         questions: what is asked; nothing that the preset was fitted on.
         seed: of the sampled replies.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
 
     Raises:
@@ -142,7 +142,7 @@ def measure_fidelity(
     template = ChatTemplate.of(model)
     asked = [*questions.compared, *questions.further]
     bare = [template.asked(question) for question in asked]
-    ask = partial(all_greedy, engine, bare, n_tokens=REPLY_TOKENS, known=known, report=report)
+    ask = partial(all_greedy, engine, bare, n_tokens=REPLY_TOKENS, cache=cache, report=report)
     replies = {
         BARE: ask(what="asking the bare model"),
         STEERED: ask(mix, schema=schema_of(preset, mix), what=ASKING_STEERED),
@@ -150,7 +150,7 @@ def measure_fidelity(
     figures: dict[str, Any] = {}
     if preset.teacher is not None:
         taught = partial(
-            teach, engine, template, preset.teacher, n_tokens=REPLY_TOKENS, known=known,
+            teach, engine, template, preset.teacher, n_tokens=REPLY_TOKENS, cache=cache,
             report=report,
         )  # fmt: skip
         greedily = partial(taught, seed=seed, temperature=0.0)
@@ -243,12 +243,12 @@ def _flipped(rows: Rows) -> Any:
     return rows.prompted != rows.bare
 
 
-def _reply(model: Model, lesson: Lesson) -> Reply:
+def _reply(model: Model, lesson: Lesson) -> JudgedReply:
     text = Detokenizer().feed(b"".join(map(model.vocab.piece, lesson.reply)))
-    return Reply(lesson.bare, lesson.reply, text)
+    return JudgedReply(lesson.bare, lesson.reply, text)
 
 
-def _checked(preset: Preset, replies: Mapping[str, Sequence[Reply]], n: int) -> Ways:
+def _checked(preset: Preset, replies: Mapping[str, Sequence[JudgedReply]], n: int) -> Ways:
     """Return the share of n questions whose reply passes all checks; unanswered ones do not."""
     passed = {
         way: [preset.passes(reply.text) for reply in some]

@@ -14,13 +14,13 @@ from steerplug.engine.reader import Reader
 from steerplug.evaluate import fidelity
 from steerplug.evaluate.fidelity import Fidelity, row_figures
 from steerplug.evaluate.questions import reported_on
-from steerplug.fit.asked import Known
+from steerplug.fit.estimated_progress import Stage
 from steerplug.fit.measure import READ_TOGETHER
 from steerplug.fit.plan import Lengths, Pace, compared
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.questions import spread
+from steerplug.fit.reply_cache import ReplyCache
 from steerplug.fit.teacher import ASKING, teach
-from steerplug.fit.whole import Stage
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix
 
@@ -34,7 +34,7 @@ def glance(
     engine: Engine,
     reader: Reader,
     *,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
     report: Report = silent,
 ) -> Fidelity:
     """Return the figures that compare rows, and no others.
@@ -44,7 +44,7 @@ def glance(
         mix: what was fitted, at the strength it will be used at.
         engine: the model, to ask.
         reader: of another context on it, to read.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
 
     Raises:
@@ -55,7 +55,7 @@ def glance(
     some = spread(range(len(questions)), GLANCED)
     lessons = teach(
         engine, ChatTemplate.of(engine.model), preset.teacher, questions, seed=preset.fit.seed,
-        temperature=0.0, n_tokens=fidelity.REPLY_TOKENS, some=some, known=known, report=report,
+        temperature=0.0, n_tokens=fidelity.REPLY_TOKENS, some=some, cache=cache, report=report,
     )  # fmt: skip
     figures: dict[str, Any] = row_figures(reader, lessons, [], mix, report)
     return Fidelity(

@@ -102,11 +102,11 @@ def read_tasks(path: Path) -> list[Task]:
 
 def _task(row: Mapping[str, Any]) -> Task | None:
     (kind,), (kwargs,) = row["instruction_id_list"], row["kwargs"]
-    said = {key: value for key, value in kwargs.items() if value is not None}
-    for name, known in _known().items():
-        if known["id"] == kind and known.get("with", {}) == said:
+    arguments = {key: value for key, value in kwargs.items() if value is not None}
+    for name, instruction in _known().items():
+        if instruction["id"] == kind and instruction.get("with", {}) == arguments:
             bare = _text(row, "prompt_without_instruction")
-            return Task(name, _text(row, "prompt"), bare, kind, said)
+            return Task(name, _text(row, "prompt"), bare, kind, arguments)
     return None
 
 
@@ -179,7 +179,7 @@ def measure_instructions(
     n_cells = longest(template, [(task.prompt,) for task in tasks], [plain], REPLY_TOKENS)
     with closing(Engine(model, n_ctx=max(n_cells, model.loading.n_ctx))) as engine:
         talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS,
-                       known=kept_replies(model.fingerprint))  # fmt: skip
+                       cache=kept_replies(model.fingerprint))  # fmt: skip
         had = {
             name: at_once(lambda one: talk((one[0],), [one[1]]), some, f"asking: {name}", report)
             for name, some in arms.items()
@@ -211,8 +211,8 @@ def measure_instructions(
 
 def _first(chat: Dialogue) -> Dialogue:
     """Return a chat with the beginning of its reply alone."""
-    said = chat.replies[0]
-    return Dialogue(chat.questions, (said._replace(tokens=said.tokens[:COMPARED_TOKENS]),))
+    reply = chat.replies[0]
+    return Dialogue(chat.questions, (reply._replace(tokens=reply.tokens[:COMPARED_TOKENS]),))
 
 
 def _figures(

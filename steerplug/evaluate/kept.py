@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from steerplug.files.cache_folder import cache_folder, usable
-from steerplug.fit.asked import Said
+from steerplug.fit.reply_cache import Reply
 from steerplug.version import __version__
 
 Value = TypeVar("Value")
@@ -51,9 +51,9 @@ class Kept(dict[str, Value], Generic[Value]):
             super().__setitem__(key, value)
 
 
-def kept_replies(fingerprint: str) -> Kept[Said]:
+def kept_replies(fingerprint: str) -> Kept[Reply]:
     """Return the replies kept of a model, by what was asked."""
-    return Kept(_file(fingerprint, "replies"), lambda said: Said(tuple(said[0]), str(said[1])))
+    return Kept(_file(fingerprint, "replies"), lambda reply: Reply(tuple(reply[0]), str(reply[1])))
 
 
 def kept_figures(fingerprint: str) -> Kept[Any]:

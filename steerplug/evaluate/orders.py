@@ -66,7 +66,7 @@ def measure_orders(
     n_cells = longest(template, questions, arms.values(), REPLY_TOKENS)
     with closing(Engine(model)) as engine:
         talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS,
-                       known=kept_replies(model.fingerprint))  # fmt: skip
+                       cache=kept_replies(model.fingerprint))  # fmt: skip
         had = {
             name: at_once(partial(talk, arms=[arm]), questions, f"asking: {name}", part)
             for name, arm, part in in_turn(arms, report)

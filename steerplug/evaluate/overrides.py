@@ -21,8 +21,8 @@ from steerplug.evaluate.arms import ANSWER_ONLY, PARAPHRASED, Arm, arms_of
 from steerplug.evaluate.estimate import as_json, share, share_change
 from steerplug.evaluate.kept import kept_replies
 from steerplug.evaluate.scripts import overrides
-from steerplug.fit.asked import ask
 from steerplug.fit.progress import Report, at_once, in_turn, silent
+from steerplug.fit.reply_cache import ask
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix
 
@@ -44,7 +44,7 @@ def measure_overrides(
         ModelError: the model has no chat template.
         StoreError: the replies cannot be kept.
     """
-    some, template, known = overrides(), ChatTemplate.of(model), kept_replies(model.fingerprint)
+    some, template, cache = overrides(), ChatTemplate.of(model), kept_replies(model.fingerprint)
     arms = arms_of(preset, mix)
     for name in (PARAPHRASED, ANSWER_ONLY):
         arms.pop(name, None)
@@ -57,7 +57,7 @@ def measure_overrides(
                 arm.prompt(template, [message]), arm.mix, Sampling(temperature=0),
                 max_tokens=REPLY_TOKENS, thinking_budget=0,
             )  # fmt: skip
-            reply = ask(engine, request, known).text
+            reply = ask(engine, request, cache).text
             return preset.passes(reply)
 
         passed = {

@@ -4,11 +4,11 @@ from steerplug.engine.model import Model
 from steerplug.evaluate import fidelity
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import strengths_of
+from steerplug.fit.estimated_progress import Stage
 from steerplug.fit.measure import READ_TOGETHER
-from steerplug.fit.plan import Lengths, Pace, compared, said
+from steerplug.fit.plan import Lengths, Pace, compared, expected_tokens
 from steerplug.fit.questions import SWEPT
 from steerplug.fit.teacher import ASKING, ASKING_STEERED, REPLY_TOKENS
-from steerplug.fit.whole import Stage
 from steerplug.preset import Preset
 
 
@@ -23,10 +23,11 @@ def plan_report(preset: Preset, model: Model, questions: Questions, pace: Pace) 
         return Stage(what, "ask", seconds)
 
     n_compared = 2 * len(questions.compared) + len(questions.neutral)
-    prompted, rows = lengths.prompted / READ_TOGETHER, said(REPLY_TOKENS)
-    tried = prompted + (n_strengths + 1) * rows + n_strengths * said(n_reply)
+    prompted, rows = lengths.prompted / READ_TOGETHER, expected_tokens(REPLY_TOKENS)
+    n_rows = expected_tokens(n_reply)
+    tried = prompted + (n_strengths + 1) * rows + n_strengths * n_rows
     each = tried * pace.read + pace.asked(n_strengths, 0, n_reply)
-    reading = Stage("reading replies", "read", len(asked) * said(n_reply) * pace.scored, 4)
+    reading = Stage("reading replies", "read", len(asked) * n_rows * pace.scored, 4)
     rounds = (len(questions.compared), len(questions.further), len(questions.compared),
               len(questions.neutral))  # fmt: skip
     return [

@@ -21,9 +21,9 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.estimate import Estimate, ratio
-from steerplug.fit.asked import Known, ask, ask_all
 from steerplug.fit.measure import reply_log_probs
 from steerplug.fit.progress import Report, silent
+from steerplug.fit.reply_cache import ReplyCache, ask, ask_all
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Mix
 
@@ -31,7 +31,7 @@ _N = 4
 
 
 @dataclass(frozen=True)
-class Reply:
+class JudgedReply:
     """What a model said.
 
     Args:
@@ -84,8 +84,8 @@ def greedy(
     *,
     n_tokens: int,
     schema: Mapping[str, Any] | None = None,
-    known: Known | None = None,
-) -> Reply:
+    cache: ReplyCache | None = None,
+) -> JudgedReply:
     """Return the model's reply to a prompt, the likeliest token at every step.
 
     Args:
@@ -94,9 +94,9 @@ def greedy(
         mix: how the reply is steered.
         n_tokens: most tokens of the reply.
         schema: a JSON Schema that the reply must follow.
-        known: replies that are not asked for again; a new one is put in.
+        cache: replies that are not asked for again; a new one is put in.
     """
-    return Reply(prompt, *ask(engine, _greedy(prompt, mix, n_tokens, schema), known))
+    return JudgedReply(prompt, *ask(engine, _greedy(prompt, mix, n_tokens, schema), cache))
 
 
 def all_greedy(
@@ -106,10 +106,10 @@ def all_greedy(
     *,
     n_tokens: int,
     schema: Mapping[str, Any] | None = None,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
     what: str = "",
     report: Report = silent,
-) -> list[Reply]:
+) -> list[JudgedReply]:
     """Return the same of several prompts, made side by side.
 
     Args:
@@ -118,13 +118,13 @@ def all_greedy(
         mix: how the replies are steered.
         n_tokens: most tokens of a reply.
         schema: a JSON Schema that the replies must follow.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         what: it is called in reports.
         report: told how far the work is.
     """
     requests = [_greedy(prompt, mix, n_tokens, schema) for prompt in prompts]
-    said = ask_all(engine, requests, known, what, report)
-    return [Reply(prompt, *each) for prompt, each in zip(prompts, said, strict=True)]
+    replies = ask_all(engine, requests, cache, what, report)
+    return [JudgedReply(prompt, *each) for prompt, each in zip(prompts, replies, strict=True)]
 
 
 def _greedy(
@@ -136,7 +136,7 @@ def _greedy(
     )  # fmt: skip
 
 
-def read(reader: Reader, reply: Reply) -> Reading:
+def read(reader: Reader, reply: JudgedReply) -> Reading:
     """Let the bare model read a reply."""
     log_prob = 0.0
     if reply.tokens:

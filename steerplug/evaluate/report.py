@@ -12,9 +12,9 @@ from steerplug.engine.reader import Reader
 from steerplug.evaluate.fidelity import Fidelity, measure_fidelity
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.sweep import Chosen, Sweep, as_dict, choose_strength, lessons_of, sweep
-from steerplug.fit.asked import Known
 from steerplug.fit.progress import Report, silent
 from steerplug.fit.questions import SWEPT, for_choosing
+from steerplug.fit.reply_cache import ReplyCache
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix, Steering
 
@@ -40,7 +40,7 @@ def measure_steering(
     questions: Questions,
     *,
     mix: Mix | None = None,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
     report: Report = silent,
 ) -> Measured:
     """Return the report on what steers like a preset.
@@ -52,14 +52,14 @@ def measure_steering(
         reader: of a context on it.
         questions: what is asked.
         mix: at what fidelity is measured; default: the unit at the strength that serves best.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         report: told how far it is.
     """
-    lessons = lessons_of(preset, engine, for_choosing(preset, SWEPT), report, known)
-    swept = sweep(preset, unit, engine, reader, lessons, known=known, report=report)
+    lessons = lessons_of(preset, engine, for_choosing(preset, SWEPT), report, cache)
+    swept = sweep(preset, unit, engine, reader, lessons, cache=cache, report=report)
     chosen = choose_strength(swept)
     fidelity = measure_fidelity(
         preset, chosen.default * unit if mix is None else mix, engine, reader, questions,
-        seed=preset.fit.seed, known=known, report=report,
+        seed=preset.fit.seed, cache=cache, report=report,
     )  # fmt: skip
     return Measured(fidelity, swept, chosen)

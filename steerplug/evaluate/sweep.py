@@ -19,10 +19,10 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio
-from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, schema_of
-from steerplug.fit.asked import Known
+from steerplug.evaluate.replies import JudgedReply, Quality, Reading, greedy, read, schema_of
 from steerplug.fit.measure import divergence, prompted_log_probs, reply_log_probs
 from steerplug.fit.progress import Report, at_once, silent, steps
+from steerplug.fit.reply_cache import ReplyCache
 from steerplug.fit.teacher import REPLY_TOKENS, Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING, Array, Mix, Steering
@@ -97,7 +97,7 @@ def lessons_of(
     engine: Engine,
     questions: Sequence[str],
     report: Report = silent,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
 ) -> list[Lesson]:
     """Return what a sweep compares with: the prompted model's greedy replies to questions.
 
@@ -107,12 +107,12 @@ def lessons_of(
     template = ChatTemplate.of(model)
     if preset.teacher is not None:
         return teach(
-            engine, template, preset.teacher, questions, seed=0, temperature=0.0, known=known,
+            engine, template, preset.teacher, questions, seed=0, temperature=0.0, cache=cache,
             report=report,
         )  # fmt: skip
     bare = [template.asked(question) for question in questions]
     return [
-        Lesson(prompt, prompt, greedy(engine, prompt, n_tokens=REPLY_TOKENS, known=known).tokens)
+        Lesson(prompt, prompt, greedy(engine, prompt, n_tokens=REPLY_TOKENS, cache=cache).tokens)
         for prompt in steps(bare, "asking the bare model", report)
     ]
 
@@ -125,7 +125,7 @@ def sweep(
     lessons: Sequence[Lesson],
     *,
     strengths: Sequence[float] | None = None,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
     report: Report = silent,
 ) -> Sweep:
     """Return what steering does at each strength.
@@ -137,7 +137,7 @@ def sweep(
         reader: of another context on the same model, as large as the engine's.
         lessons: the prompted model's replies; greedy ones, as the steered are.
         strengths: default: `strengths_of` the preset.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
     """
     strengths = strengths_of(preset) if strengths is None else strengths
@@ -149,8 +149,8 @@ def sweep(
     taught = prompted_log_probs(reader, lessons)
     for (i, _), (lesson, prompted) in zip(counted, taught, strict=True):
         gap[i], closed[:, i] = _gap_and_closed(reader, lesson, prompted, mixes)
-        own.append(read(reader, Reply(lesson.bare, lesson.reply, "")))
-        replies = at_once(partial(_say, preset, engine, lesson, known), mixes)
+        own.append(read(reader, JudgedReply(lesson.bare, lesson.reply, "")))
+        replies = at_once(partial(_say, preset, engine, lesson, cache), mixes)
         for reply, readings_of_mix in zip(replies, readings, strict=True):
             readings_of_mix.append(read(reader, reply))
     points = tuple(
@@ -167,10 +167,10 @@ def sweep(
 
 
 def _say(
-    preset: Preset, engine: Engine, lesson: Lesson, known: Known | None, mix: Mix
-) -> Reply:
+    preset: Preset, engine: Engine, lesson: Lesson, cache: ReplyCache | None, mix: Mix
+) -> JudgedReply:
     schema = schema_of(preset, mix)
-    return greedy(engine, lesson.bare, mix, schema=schema, n_tokens=REPLY_TOKENS, known=known)
+    return greedy(engine, lesson.bare, mix, schema=schema, n_tokens=REPLY_TOKENS, cache=cache)
 
 
 def _gap_and_closed(

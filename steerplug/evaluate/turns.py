@@ -150,9 +150,9 @@ def _had(
     n_cells: int, report: Report,
 ) -> Had:  # fmt: skip
     """Have all chats, those of one course side by side, with room for all of these at once."""
-    template, known = ChatTemplate.of(model), kept_replies(model.fingerprint)
+    template, cache = ChatTemplate.of(model), kept_replies(model.fingerprint)
     engine = Engine(model, n_ctx=n_cells, n_cells=min(len(scripts), AT_ONCE) * n_cells)
-    talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS, known=known)
+    talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS, cache=cache)
     with closing(engine):
         return {
             name: at_once(partial(talk, arms=arms), scripts, f"chatting: {name}", part)
@@ -162,20 +162,21 @@ def _had(
 
 def _replies(preset: Preset, chats: Sequence[Dialogue], n_turns: int) -> dict[str, Any]:
     """Return the figures of an arm's replies, turn by turn."""
-    said = [[chat.replies[turn] for chat in chats] for turn in range(n_turns)]
-    grams = [[repeated(reply.tokens) for reply in some] for some in said]
+    replies = [[chat.replies[turn] for chat in chats] for turn in range(n_turns)]
+    grams = [[repeated(reply.tokens) for reply in some] for some in replies]
     asked = by_script(np.ones(len(chats)))
 
     def shares(answers: Sequence[Sequence[bool]]) -> list[Estimate]:
         return [share(by_script(some), asked) for some in answers]
 
     figures: dict[str, Any] = {
-        "limit": shares([[len(reply.tokens) >= REPLY_TOKENS for reply in some] for some in said]),
+        "limit": shares([[len(reply.tokens) >= REPLY_TOKENS for reply in some]
+                         for some in replies]),
         "repetition": [ratio(*map(by_script, zip(*some, strict=True))) for some in grams],
         "again": shares([[_said_before(chat, turn) for chat in chats] for turn in range(n_turns)]),
     }
     if preset.checks:
-        passed = [[preset.passes(reply.text) for reply in some] for some in said]
+        passed = [[preset.passes(reply.text) for reply in some] for some in replies]
         first, last = by_script(passed[0]), by_script(passed[-1])
         figures["checks"] = shares(passed)
         figures["checks_over_all"] = share(by_script(np.sum(passed, axis=0)), n_turns * asked)

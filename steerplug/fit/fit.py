@@ -28,12 +28,12 @@ from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
 from steerplug.fit.distill import distill, give_back, student_of
 from steerplug.fit.effort import Effort, effort
+from steerplug.fit.estimated_progress import Plan, Stage, expect
 from steerplug.fit.measure import Probe
 from steerplug.fit.plan import LOOKED_AT, LOOKING, OPENING, Pace, plan_fit
 from steerplug.fit.progress import Report
 from steerplug.fit.questions import SWEPT, for_choosing
 from steerplug.fit.teacher import Lesson, teach
-from steerplug.fit.whole import Plan, Stage, expect
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
 from steerplug.steering.value import Steering
@@ -142,7 +142,7 @@ def _imitation(
     fit, blocks = preset.fit, blocks_of(preset, model)
     ask = partial(
         teach, engine, ChatTemplate.of(model), preset.teacher,
-        schema=ANY_JSON if preset.format else None, known=kept.replies, report=report,
+        schema=ANY_JSON if preset.format else None, cache=kept.replies, report=report,
     )  # fmt: skip
     lessons = given.cut(ask(given.questions, seed=fit.seed, some=given.some))
     some = lessons[:: -(-len(lessons) // LOOKED_AT)]
@@ -162,7 +162,7 @@ def _imitation(
     if fit.method == "chain":
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)
         steered = _steered(preset, model, blocks)
-        return fit_chain(chain, reader, lessons, steered, known=kept.deltas, report=report)
+        return fit_chain(chain, reader, lessons, steered, deltas=kept.deltas, report=report)
     unused = ask(for_choosing(preset, SWEPT), seed=fit.seed + 1)
     directions = _directions(preset, activations.of_lessons(reader, lessons, blocks, report))
     return _chosen(preset, model, directions, _by_gap(reader, unused, report))[0]

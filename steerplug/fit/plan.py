@@ -1,8 +1,8 @@
 """What a fit will do, stage by stage, and how long it should take here: guessed, then corrected.
 
 One batch that is read, and for `psr` and `const` one that is trained on, are timed in the first
-seconds. All else follows from how many tokens there will be; where the guess is wrong, `whole`
-corrects it as stages are gone through.
+seconds. All else follows from how many tokens there will be; where the guess is wrong,
+`estimated_progress` corrects it as stages are gone through.
 """
 
 import time
@@ -20,11 +20,11 @@ from steerplug.fit.chain import prediction
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable, time_training
 from steerplug.fit.effort import Effort
+from steerplug.fit.estimated_progress import Plan, Stage
 from steerplug.fit.measure import MEASURING, READ_TOGETHER
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT, general_prompts
 from steerplug.fit.teacher import ASKING, ASKING_STEERED, REPLY_TOKENS, prompted_chat
-from steerplug.fit.whole import Plan, Stage
 from steerplug.preset import Preset, Teacher
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ class Pace:
     def asked(self, n: int, n_read: float, n_reply: float, at_once: int = AT_ONCE) -> float:
         """Return the seconds of n replies, before each of which some tokens are read."""
         each = self.read * _ASKED_PER_READ * (1 + 2 / min(n, at_once))
-        return n * (n_read * self.read + said(n_reply) * each)
+        return n * (n_read * self.read + expected_tokens(n_reply) * each)
 
 
-def said(n_reply: float) -> float:
+def expected_tokens(n_reply: float) -> float:
     """Return how many tokens a reply has on average that may have n_reply."""
     return min(n_reply, _SAID)
 
@@ -172,7 +172,7 @@ def compared(pace: Pace, lengths: Lengths, n: int, n_reply: int, n_mixes: int) -
     What all prompted chats begin with, or all bare ones, is read once for those read together.
     """
     fronts = -(-n // READ_TOGETHER) * (lengths.prompted + lengths.bare)
-    rows = n * (1 + n_mixes) * said(n_reply)
+    rows = n * (1 + n_mixes) * expected_tokens(n_reply)
     return (fronts + 2 * n * lengths.question) * pace.read + rows * pace.scored
 
 
@@ -190,7 +190,7 @@ def training(
         n_reply: most tokens of a reply.
         n_rounds: how many there are with this one.
     """
-    rows = said(n_reply) + 1
+    rows = expected_tokens(n_reply) + 1
     tokens = lengths.prompted + n * (lengths.bare + lengths.question + rows)
     read = tokens * seconds_a_row * _ROWS_READ
     each = n_rounds * n * rows * seconds_a_row * _TRAINED
@@ -207,8 +207,8 @@ def chaining(
 ) -> list[Stage]:  # fmt: skip
     """Return the stages of a chain over some blocks."""
     stages = []
-    tokens = lengths.question + said(n_reply)
-    head = 2 * prediction.n_read(n, said(n_reply), model.n_embd) * tokens * pace.scored
+    tokens = lengths.question + expected_tokens(n_reply)
+    head = 2 * prediction.n_read(n, expected_tokens(n_reply), model.n_embd) * tokens * pace.scored
     group = chain.n_read_together(n * (n_reply + 1), model.n_embd)
     for begin in range(0, len(layers), group):
         read = n * tokens * pace.read
@@ -223,7 +223,7 @@ def chaining(
 
 def differing(pace: Pace, lengths: Lengths, n: int, n_unused: int) -> list[Stage]:
     """Return the stages of a difference of activations, whose block is chosen."""
-    n_reply = said(REPLY_TOKENS)
+    n_reply = expected_tokens(REPLY_TOKENS)
     read = n * (lengths.question + n_reply) * pace.read
 
     def measured(n_mixes: int) -> Stage:

@@ -19,8 +19,8 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
-from steerplug.fit.asked import Known, ask_all, name_of
 from steerplug.fit.progress import Report, silent
+from steerplug.fit.reply_cache import ReplyCache, ask_all, name_of
 from steerplug.preset import Teacher
 from steerplug.steering.value import NOTHING, Mix
 
@@ -75,7 +75,7 @@ def teach(
     schema: Mapping[str, Any] | None = None,
     some: Sequence[int] | None = None,
     steered: Mix | None = None,
-    known: Known | None = None,
+    cache: ReplyCache | None = None,
     report: Report = silent,
 ) -> list[Lesson]:
     """Sample one reply of the teacher to each question; questions it leaves unanswered are skipped.
@@ -91,7 +91,7 @@ def teach(
         schema: a JSON Schema that the replies must follow.
         some: the numbers of those that are asked; default: all.
         steered: how the bare model is steered that replies in the teacher's place.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         report: told how far the work is.
 
     Raises:
@@ -113,14 +113,14 @@ def teach(
             thinking_budget=0,
         )
 
-    replies: Known = {} if known is None else known
+    cache = {} if cache is None else cache
     requests = {i: request(i) for i in (range(len(questions)) if some is None else some)}
-    left = [each for each in requests.values() if name_of(each) not in replies]
+    left = [each for each in requests.values() if name_of(each) not in cache]
     before = len(requests) - len(left)
     what = ASKING if steered is None else ASKING_STEERED
-    ask_all(engine, left, replies, what, report, before=before)
-    said = {i: replies[name_of(each)].tokens for i, each in requests.items()}
-    lessons = [Lesson(*prompts(i), reply) for i, reply in said.items() if reply]
+    ask_all(engine, left, cache, what, report, before=before)
+    replies = {i: cache[name_of(each)].tokens for i, each in requests.items()}
+    lessons = [Lesson(*prompts(i), reply) for i, reply in replies.items() if reply]
     if not lessons and steered is None:
         raise FitError(
             f"the prompted model answers none of {len(requests)} questions; "

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from steerplug.session import Settings
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Whole = Annotated[int, Field(strict=True)]
+_Integer = Annotated[int, Field(strict=True)]
 _PASSED_ON_BY_CORE = ("stream", "ls_structured_output_format")
 
 
@@ -56,7 +56,7 @@ class Arguments(SamplingFields):
     logit_bias: dict[int, Annotated[_Number, Field(ge=-100, le=100)]] | None = None
     """What is added to the logits of single tokens."""
 
-    max_tokens: _Whole | None = None
+    max_tokens: _Integer | None = None
     """Most tokens of a reply; None or -1: as many as the context holds."""
 
     stop: list[str] | str | None = None
@@ -68,7 +68,7 @@ class Arguments(SamplingFields):
     logprobs: StrictBool | None = None
     """Whether to tell the log-probability of each token, in `response_metadata["logprobs"]`."""
 
-    top_logprobs: Annotated[_Whole, Field(ge=0, le=100)] | None = None
+    top_logprobs: Annotated[_Integer, Field(ge=0, le=100)] | None = None
     """How many of the likeliest tokens to tell with it."""
 
     unsteered: list[Literal["thinking", "constrained"]] | None = None

@@ -14,7 +14,7 @@ from typing import Any
 from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
 from steerplug.chat.calls.stream import CallStream
-from steerplug.chat.messages import Said, to_messages
+from steerplug.chat.messages import ChatInput, to_messages
 from steerplug.chat.promise import Promise
 from steerplug.chat.template import ChatTemplate, check_messages
 from steerplug.chat.tool import AUTO, NONE
@@ -56,7 +56,7 @@ class Asking:
         self._resolver, self._prompts = resolver, prompts
 
     def chat(
-        self, messages: Said, steering: SteeringWords, settings: Settings | None
+        self, messages: ChatInput, steering: SteeringWords, settings: Settings | None
     ) -> Task:
         """Return the task of the assistant's next message; errors are those of `Session.chat`."""
         settings = settings or Settings()

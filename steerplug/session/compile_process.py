@@ -17,7 +17,7 @@ from typing import Any
 
 from steerplug.build import build_preset
 from steerplug.errors import FitError, SteerplugError
-from steerplug.fit.whole import Standing, Whole
+from steerplug.fit.estimated_progress import EstimatedProgress, Standing
 from steerplug.library.presets import load_preset
 from steerplug.session.session import Session
 from steerplug.store.store import Store
@@ -37,8 +37,8 @@ def main() -> None:
         session = Session(order["model"], store=store, **order["loading"])
         build = partial(build_preset, preset, session.engine, store=store, near=False)
         with suppress(FitError):  # what a few replies do not tell, many may
-            build(quick=True, report=Whole(_report_quick, clock=_Working()))
-        build(report=Whole(_report, clock=_Working()))
+            build(quick=True, report=EstimatedProgress(_report_quick, clock=_Working()))
+        build(report=EstimatedProgress(_report, clock=_Working()))
     except SteerplugError as error:
         _tell(state="failed", problem=str(error))
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steerplug.build import Built, build_preset
-from steerplug.chat.messages import Said
+from steerplug.chat.messages import ChatInput
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine import fork
 from steerplug.engine.engine import Engine
@@ -80,7 +80,7 @@ class Session:
 
     def chat(
         self,
-        messages: Said,
+        messages: ChatInput,
         steering: SteeringWords = None,
         settings: Settings | None = None,
     ) -> Reply:
@@ -99,7 +99,7 @@ class Session:
 
     def stream_chat(
         self,
-        messages: Said,
+        messages: ChatInput,
         steering: SteeringWords = None,
         settings: Settings | None = None,
         *,
@@ -138,7 +138,7 @@ class Session:
 
     async def achat(
         self,
-        messages: Said,
+        messages: ChatInput,
         steering: SteeringWords = None,
         settings: Settings | None = None,
     ) -> Reply:
@@ -147,7 +147,7 @@ class Session:
 
     async def astream_chat(
         self,
-        messages: Said,
+        messages: ChatInput,
         steering: SteeringWords = None,
         settings: Settings | None = None,
         *,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steerplug.errors import SteerplugError, StoreError
-from steerplug.fit.whole import Whole
+from steerplug.fit.estimated_progress import EstimatedProgress
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # of Ray's
 
@@ -72,7 +72,7 @@ class _Class:
         return Actor()
 
 
-def work(job: str, _report: Whole) -> str:
+def work(job: str, _report: EstimatedProgress) -> str:
     """Do a job by its name."""
     if job == "refused":
         raise StoreError("the cache is full; make space.")

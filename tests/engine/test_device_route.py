@@ -13,7 +13,7 @@ from steerplug.engine import context as contexts
 from steerplug.engine import device_route, device_units
 from steerplug.engine.context import Context, Row
 from steerplug.engine.device_memory import DeviceFullError, DeviceMemory
-from steerplug.engine.hook import Applied, Capture, lay_out
+from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
@@ -81,13 +81,13 @@ def mixes(model: Model) -> list[Mix]:
 
 
 def decode(
-    context: Context, applied: Sequence[Applied | None], outputs: Sequence[int] | None = None,
+    context: Context, steering: Sequence[RowSteering | None], outputs: Sequence[int] | None = None,
     capture: Capture | None = None,
 ) -> tuple[Array, Array | None]:  # fmt: skip
     """Decode rows anew, as many as are steered; return logits, of some rows, and what is caught."""
     context.clear()
-    asked = range(len(applied)) if outputs is None else outputs
-    rows = [Row(5 + i, i, i in asked, what) for i, what in enumerate(applied)]
+    asked = range(len(steering)) if outputs is None else outputs
+    rows = [Row(5 + i, i, i in asked, what) for i, what in enumerate(steering)]
     captured = context.decode(rows, capture)
     return np.stack([context.logits(i) for i in asked]), captured
 
@@ -117,11 +117,11 @@ def test_rows_of_a_batch_with_mixes_of_their_own_are_steered_as_by_the_node(
     device: Context, node: Context, tiny: Model, outputs: Sequence[int] | None
 ) -> None:
     asked = [lay_out(mix) for mix in mixes(tiny)]
-    applied = [asked[(i * i + 1) % len(asked)] for i in range(N_ROWS)]  # no two orders alike
+    steering = [asked[(i * i + 1) % len(asked)] for i in range(N_ROWS)]  # no two orders alike
     rows = [8] if outputs == (8,) else [2, 5]
     wanted = Capture([tiny.n_layer - 1, 0], rows)
-    got, captured = decode(device, applied, outputs, wanted)
-    want, wanted_captured = decode(node, applied, outputs, wanted)
+    got, captured = decode(device, steering, outputs, wanted)
+    want, wanted_captured = decode(node, steering, outputs, wanted)
     assert relative(got, want) < 1e-5
     assert captured is not None
     assert wanted_captured is not None
@@ -175,8 +175,8 @@ def test_more_presets_than_places_find_room_and_those_that_gave_way_come_back(
     device = new_context(tiny, on_device=True)
     gates = [lay_out(Mix.of(a_gate(tiny, seed=seed))) for seed in range(6)]  # of two units each
     for batch in ([0], [1, 2], [3], [4], [0], [5], [1], range(6), [2]):
-        applied = [gates[i] for i in batch]
-        assert relative(decode(device, applied)[0], decode(node, applied)[0]) < 1e-5, batch
+        steering = [gates[i] for i in batch]
+        assert relative(decode(device, steering)[0], decode(node, steering)[0]) < 1e-5, batch
     device.close()
 
 
@@ -193,8 +193,8 @@ def test_where_the_device_is_full_what_gives_way_makes_room_and_too_much_is_one_
     device = new_context(tiny, on_device=True)
     gates = [lay_out(Mix.of(a_gate(tiny, seed=seed))) for seed in range(6)]
     for batch in ([0], [1, 2, 3], [4], [5], [0, 5]):
-        applied = [gates[i] for i in batch]
-        assert relative(decode(device, applied)[0], decode(node, applied)[0]) < 1e-5, batch
+        steering = [gates[i] for i in batch]
+        assert relative(decode(device, steering)[0], decode(node, steering)[0]) < 1e-5, batch
     with pytest.raises(EngineError, match=r"takes 12 units .* memory for 8; ask for fewer"):
         decode(device, gates)
     assert relative(decode(device, gates[:4])[0], decode(node, gates[:4])[0]) < 1e-5
@@ -263,8 +263,8 @@ def test_a_build_that_does_not_tell_where_blocks_lie_leaves_steering_to_the_call
 def check_callback(context: Context, node: Context, model: Model, why: str) -> None:
     assert context.route == "callback"
     assert why in context.why
-    applied = [lay_out(mix) for mix in mixes(model)]
-    assert same_bits(decode(context, applied)[0], decode(node, applied)[0])
+    steering = [lay_out(mix) for mix in mixes(model)]
+    assert same_bits(decode(context, steering)[0], decode(node, steering)[0])
     context.close()
 
 

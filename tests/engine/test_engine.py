@@ -16,7 +16,7 @@ from llama_cpp._internals import LlamaSampler
 
 from steerplug.engine import scope
 from steerplug.engine.engine import Engine, Piece, Progress, Request
-from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
@@ -223,9 +223,9 @@ def test_a_planted_wrong_cache_hit_would_be_noticed(
     mixes = the_mixes(tiny, "response")
     fresh = generate(new_tiny(), asks(tiny_talk, mixes["a"]))
 
-    def lay_out_with_one_key(mix: Mix, position: int = 0) -> Applied | None:
-        applied = lay_out(mix, position)
-        return replace(applied, key="always the same") if applied else None
+    def lay_out_with_one_key(mix: Mix, position: int = 0) -> RowSteering | None:
+        row_steering = lay_out(mix, position)
+        return replace(row_steering, key="always the same") if row_steering else None
 
     monkeypatch.setattr(scope, "lay_out", lay_out_with_one_key)
     used = new_tiny()

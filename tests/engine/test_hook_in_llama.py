@@ -12,7 +12,7 @@ import pytest
 from steerplug.benchmark.peers import ControlVector
 from steerplug.engine import threads
 from steerplug.engine.context import Context, Row
-from steerplug.engine.hook import Applied, Capture, lay_out
+from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
 from steerplug.errors import EngineError, SteeringError
@@ -53,7 +53,7 @@ def a_gate(model: Model, offset: float = 0.4, seed: int = 32) -> Steering:
 
 def run(
     context: Context,
-    applied: Sequence[Applied | None],
+    steering: Sequence[RowSteering | None],
     capture: Capture | None = None,
     *,
     watch_all: bool = False,
@@ -62,17 +62,17 @@ def run(
     context.clear()
     tokens = [token % context.model.vocab.n_tokens for token in TOKENS]
     captured = context.decode(
-        [Row(t, i, True, a) for i, (t, a) in enumerate(zip(tokens, applied, strict=True))],
+        [Row(t, i, True, a) for i, (t, a) in enumerate(zip(tokens, steering, strict=True))],
         capture, watch_all=watch_all,
     )  # fmt: skip
     return np.stack([context.logits(i) for i in range(len(TOKENS))]), captured
 
 
-def on_all(mix: Mix | Steering) -> list[Applied | None]:
+def on_all(mix: Mix | Steering) -> list[RowSteering | None]:
     return [lay_out(Mix.of(mix))] * len(TOKENS)
 
 
-def on_none() -> list[Applied | None]:
+def on_none() -> list[RowSteering | None]:
     return [None] * len(TOKENS)
 
 
@@ -144,9 +144,9 @@ def agree(one: Context, other: Context, model: Model) -> None:
     layers = (model.n_layer // 6, model.n_layer * 2 // 3)
     mix = 0.7 * a_constant(model, *layers) + -1.0 * a_gate(model)
     everything = Capture(range(model.n_layer), range(len(TOKENS)))
-    for applied in (on_none(), on_all(mix)):
-        logits, captured = run(one, applied, everything)
-        logits_there, captured_there = run(other, applied, everything)
+    for steering in (on_none(), on_all(mix)):
+        logits, captured = run(one, steering, everything)
+        logits_there, captured_there = run(other, steering, everything)
         assert captured is not None
         assert captured_there is not None
         assert same_bits(captured, captured_there)
@@ -263,16 +263,16 @@ def test_rows_before_the_first_steered_row_are_bit_identical(
     context: Context, model: Model
 ) -> None:
     bare, _ = run(context, on_none())
-    applied = on_none()
-    applied[6] = lay_out(Mix.of(a_constant(model, 2, 10)))
-    steered, _ = run(context, applied)
+    steering = on_none()
+    steering[6] = lay_out(Mix.of(a_constant(model, 2, 10)))
+    steered, _ = run(context, steering)
     assert same_bits(steered[:6], bare[:6])
     for row in range(6, len(TOKENS)):
         assert not same_bits(steered[row], bare[row])
 
 
 def two_sequences(
-    context: Context, first: Applied | None, second: Applied | None
+    context: Context, first: RowSteering | None, second: RowSteering | None
 ) -> tuple[Array, Array]:
     """Both sequences token by token in the same batches, interleaved; the logits of each."""
     context.clear()
@@ -285,9 +285,11 @@ def two_sequences(
     return logits[0::2], logits[1::2]
 
 
-def alone(context: Context, tokens: Sequence[int], applied: Applied | None, sequence: int) -> Array:
+def alone(
+    context: Context, tokens: Sequence[int], steering: RowSteering | None, sequence: int
+) -> Array:
     context.clear()
-    context.decode([Row(t, i, True, applied, sequence) for i, t in enumerate(tokens)])
+    context.decode([Row(t, i, True, steering, sequence) for i, t in enumerate(tokens)])
     return np.stack([context.logits(i) for i in range(len(tokens))])
 
 
@@ -322,9 +324,9 @@ def test_how_far_a_row_was_moved_is_the_change_over_its_length(
 ) -> None:
     steering = a_constant(model, 8)
     _, before = run(context, on_none(), Capture([8], range(len(TOKENS))))
-    applied = on_all(2.0 * steering)
-    applied[0] = None
-    run(context, applied)
+    rows = on_all(2.0 * steering)
+    rows[0] = None
+    run(context, rows)
     assert before is not None
     want = 2 * 20.0 / np.linalg.norm(before[0], axis=1)
     want[0] = 0

@@ -50,10 +50,10 @@ def decoded(model: Model, prompt: Prompt, mix: Mix) -> Array:
     """The log-probabilities after each token, by one context of its own, token by token."""
     context = Context(model, n_ctx=256, n_threads=1)
     rows = []
-    for i, (token, applied) in enumerate(
+    for i, (token, row_steering) in enumerate(
         zip(prompt.tokens, plan(mix, prompt).prompt, strict=True)
     ):
-        context.decode([Row(token, i, True, applied)])
+        context.decode([Row(token, i, True, row_steering)])
         rows.append(context.logits(0))
     context.close()
     return log_softmax(np.stack(rows))

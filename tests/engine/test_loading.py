@@ -57,8 +57,8 @@ def loaded() -> Iterator[Callable[..., Model]]:
 
 def logits(model: Model, mix: Mix | None = None) -> Array:
     """Return all rows, (n_tokens, n_vocab), of batches as large as the model was loaded for."""
-    context, applied = Context(model, n_ctx=64), lay_out(mix) if mix else None
-    rows = [Row(token, i, True, applied) for i, token in enumerate(TOKENS)]
+    context, row_steering = Context(model, n_ctx=64), lay_out(mix) if mix else None
+    rows = [Row(token, i, True, row_steering) for i, token in enumerate(TOKENS)]
     said = []
     for begin in range(0, len(rows), context.n_batch):
         part = rows[begin : begin + context.n_batch]

@@ -51,8 +51,8 @@ def native_row(h: Array, mix: Mix, il: int = 0) -> tuple[Array, float]:
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p,
         ctypes.c_int32,
     ]  # fmt: skip
-    applied = lay_out(mix)
-    terms = np.array(list(applied.terms) if applied else [], TERM)
+    row_steering = lay_out(mix)
+    terms = np.array(list(row_steering.terms) if row_steering else [], TERM)
     row, scratch = h.copy(), np.full_like(h, np.nan)
     moved = function(
         row.ctypes.data, terms.ctypes.data, len(terms), il, scratch.ctypes.data, len(h)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steerplug.engine.context import Context, Row
-from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.errors import EngineError
@@ -36,13 +36,13 @@ def mix(model: Model, seed: int) -> Mix:
     return Mix.of(Steering(f"seed {seed}", model.n_embd, model.n_layer, deltas))
 
 
-def rows(tokens: Sequence[int], *spans: tuple[int, int, Applied | None]) -> list[Row]:
+def rows(tokens: Sequence[int], *spans: tuple[int, int, RowSteering | None]) -> list[Row]:
     """The tokens as rows, the last one asking for logits; spans (begin, end, steering)."""
-    applied: list[Applied | None] = [None] * len(tokens)
+    steering: list[RowSteering | None] = [None] * len(tokens)
     for begin, end, what in spans:
-        applied[begin:end] = [what] * (end - begin)
+        steering[begin:end] = [what] * (end - begin)
     last = len(tokens) - 1
-    return [Row(token, i, i == last, applied[i]) for i, token in enumerate(tokens)]
+    return [Row(token, i, i == last, steering[i]) for i, token in enumerate(tokens)]
 
 
 def run(reader: Reader, wanted: Sequence[Row]) -> tuple[int, Array]:

@@ -224,7 +224,7 @@ def test_rows_in_another_order_are_refused(
         if len(rows) > 1 and order == "split":
             raise EngineError("block 0 hands out 2 rows for a batch of 4")
         others = rows[::-1] if order == "reversed" else [*rows[1:], rows[0]]
-        rows = [row._replace(applied=other.applied)
+        rows = [row._replace(steering=other.steering)
                 for row, other in zip(rows, others, strict=True)]
         return decode(self, rows, *args, **named)  # type: ignore[arg-type]
 

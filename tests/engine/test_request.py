@@ -145,7 +145,7 @@ THOUGHTS = ThoughtMarks(OPEN, CLOSE)
 
 def steered(model: Model, prompt: Prompt, thoughts: ThoughtMarks | None) -> list[bool]:
     begin = partial(Thinking, thoughts, model.vocab) if thoughts else None
-    return [applied is not None for applied in plan(steering(model), prompt, begin).prompt]
+    return [each is not None for each in plan(steering(model), prompt, begin).prompt]
 
 
 def test_thinking_is_left_out_of_earlier_turns_and_of_the_prompt_s_end(model: Model) -> None:

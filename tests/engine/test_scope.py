@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.scope import Plan, Prompt, plan
 from steerplug.steering.value import NOTHING, Delta, Mix, Scope, Steering
 
@@ -160,7 +160,7 @@ def test_sending_a_conversation_again_steers_it_as_generating_it_did(
         now = [a.key if a else None for a in laid.prompt]
         assert now[: len(grown)] == grown
         generated = laid.generated
-        assert isinstance(generated, Applied)
+        assert isinstance(generated, RowSteering)
         grown = now + [generated.key] * n_reply
         responses.append((len(tokens) - 1, len(tokens) + n_reply))
         tokens += [7] * n_reply

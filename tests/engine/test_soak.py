@@ -15,7 +15,7 @@ import pytest
 from steerplug.engine import scope
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Piece, Progress, Request
-from steerplug.engine.hook import Applied, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
@@ -214,9 +214,9 @@ def test_a_planted_wrong_cache_hit_is_far_beyond_the_noise(
 ) -> None:
     """With one key for all steering, tokens alone are compared."""
 
-    def lay_out_with_one_key(mix: Mix, position: int = 0) -> Applied | None:
-        applied = lay_out(mix, position)
-        return replace(applied, key="always the same") if applied else None
+    def lay_out_with_one_key(mix: Mix, position: int = 0) -> RowSteering | None:
+        row_steering = lay_out(mix, position)
+        return replace(row_steering, key="always the same") if row_steering else None
 
     talk = chat(
         model, "Name a colour.", "My favourite colour is a deep, deep blue, as of the sea in the "

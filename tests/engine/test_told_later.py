@@ -15,7 +15,7 @@ from steerplug.engine import ggml
 from steerplug.engine.context import Context, Row
 from steerplug.engine.device_route import PAST
 from steerplug.engine.effects import Effects
-from steerplug.engine.hook import Applied, Capture, lay_out
+from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.routes import buffer_types
 from steerplug.errors import EngineError
@@ -56,11 +56,13 @@ def node(tiny: Model) -> Iterator[Context]:
     context.close()
 
 
-def decode(context: Context, batches: Sequence[Sequence[Applied | None]]) -> list[list[Effects]]:
+def decode(
+    context: Context, batches: Sequence[Sequence[RowSteering | None]]
+) -> list[list[Effects]]:
     """Decode these batches of one token for each of some sequences; return what each one tells."""
     told = []
-    for i, applied in enumerate(batches):
-        rows = [Row(5 + i + 7 * s, i, True, what, s) for s, what in enumerate(applied)]
+    for i, steering in enumerate(batches):
+        rows = [Row(5 + i + 7 * s, i, True, what, s) for s, what in enumerate(steering)]
         context.hook.tells_later = True
         context.decode(rows)
         told.append(context.hook.untold())
@@ -197,7 +199,7 @@ def gate_of_one(activations: np.ndarray, which: int, n_layer: int, size: float) 
 
 
 @pytest.fixture
-def batches(node: Context, tiny: Model) -> list[list[Applied | None]]:
+def batches(node: Context, tiny: Model) -> list[list[RowSteering | None]]:
     """Two rows each; in the last of these, what steers the second makes it infinite at block 0."""
     captured = node.decode([Row(5 + i + 7, i, True) for i in range(12)], Capture([0], range(12)))
     assert captured is not None
@@ -207,7 +209,7 @@ def batches(node: Context, tiny: Model) -> list[list[Applied | None]]:
 
 
 def test_an_activation_that_becomes_infinite_is_the_fault_of_its_row_alone(
-    device: Context, node: Context, batches: list[list[Applied | None]]
+    device: Context, node: Context, batches: list[list[RowSteering | None]]
 ) -> None:
     wanted = decode(node, [[good, None] for good, _ in batches])
     told = [effects for each in decode(device, batches) for effects in each]
@@ -219,7 +221,7 @@ def test_an_activation_that_becomes_infinite_is_the_fault_of_its_row_alone(
 
 
 def test_where_a_node_fails_at_once_what_was_before_is_still_told(
-    partly: Context, node: Context, batches: list[list[Applied | None]]
+    partly: Context, node: Context, batches: list[list[RowSteering | None]]
 ) -> None:
     wanted = decode(node, [[good, None] for good, _ in batches])
     (told, *_) = decode(partly, batches[:1])

@@ -20,7 +20,15 @@ from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, ratio, share, sha
 from steerplug.evaluate.fidelity import measure_fidelity, row_figures
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import Questions
-from steerplug.evaluate.replies import Quality, Reading, Reply, greedy, read, repeated, schema_of
+from steerplug.evaluate.replies import (
+    JudgedReply,
+    Quality,
+    Reading,
+    greedy,
+    read,
+    repeated,
+    schema_of,
+)
 from steerplug.fit import measure
 from steerplug.fit.teacher import Lesson
 from steerplug.library.presets import load_preset
@@ -153,10 +161,10 @@ def test_a_reply_is_read_by_the_bare_model(
     logits = torch.from_numpy(plain_logits([*bare.tokens, *tokens]).astype(np.float64))
     rows = torch.log_softmax(logits, -1)[len(bare.tokens) - 1 : -1]
     expected = float(rows[range(len(tokens)), list(tokens)].sum())
-    reading = read(Reader(context), Reply(bare, tokens, ""))
+    reading = read(Reader(context), JudgedReply(bare, tokens, ""))
     assert reading.log_prob == pytest.approx(expected, abs=0.05)
     assert (reading.n_tokens, reading.n_grams) == (len(tokens), len(tokens) - 3)
-    assert read(Reader(context), Reply(bare, (), "")) == Reading(0.0, 0, 0, 0)
+    assert read(Reader(context), JudgedReply(bare, (), "")) == Reading(0.0, 0, 0, 0)
     reply = greedy(engine, bare, n_tokens=4)
     assert len(reply.tokens) == 4
     assert reply.text == vocab.text(list(reply.tokens))

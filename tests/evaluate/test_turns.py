@@ -34,8 +34,8 @@ from steerplug.evaluate.overrides import measure_overrides
 from steerplug.evaluate.scripts import Override, by_script, chats, reworded
 from steerplug.evaluate.scripts import overrides as all_overrides
 from steerplug.evaluate.turns import measure_turns
-from steerplug.fit.asked import Known, Said
 from steerplug.fit.questions import general_prompts
+from steerplug.fit.reply_cache import Reply, ReplyCache
 from steerplug.library.presets import load_preset, shipped_folder
 from steerplug.preset import Preset
 from steerplug.steering.value import Delta, Mix, Scope, Steering
@@ -200,8 +200,8 @@ def whole_chat(
         len(chat.prompt(turn, arm, template).tokens) - 1 for turn in range(len(chat.questions))
     ]
     return [
-        found[begin : begin + len(said.tokens) + 1]
-        for begin, said in zip(begins, chat.replies, strict=True)
+        found[begin : begin + len(each.tokens) + 1]
+        for begin, each in zip(begins, chat.replies, strict=True)
     ]
 
 
@@ -210,7 +210,7 @@ def test_distances_are_those_of_one_reading_of_the_whole_chat(
 ) -> None:
     vocab = model.vocab
     said = [vocab.tokenize(text) for text in (" a b c", " d e", " f")]
-    chat = Dialogue(SCRIPTS[0][:3], tuple(Said(tuple(x), vocab.text(x)) for x in said))
+    chat = Dialogue(SCRIPTS[0][:3], tuple(Reply(tuple(x), vocab.text(x)) for x in said))
     arms = arms_of(PRESET, planted(model))
     others = {name: (chat, arms[name]) for name in (BARE, STEERED, ANSWER_ONLY, PROMPTED)}
     kept: dict[str, Any] = {}
@@ -232,7 +232,7 @@ def test_distances_are_those_of_one_reading_of_the_whole_chat(
 
 
 def test_what_is_kept_is_not_read_again(model: Model, template: ChatTemplate) -> None:
-    chat = Dialogue(SCRIPTS[0][:1], (Said((5, 6), "x"),))
+    chat = Dialogue(SCRIPTS[0][:1], (Reply((5, 6), "x"),))
     arms, kept = arms_of(PRESET, planted(model)), dict[str, Any]()
     with reading(model, 256) as reader:
         ask = (reader, template, (chat, arms[PROMPTED]), {"a": (chat, arms[BARE])}, range(1), kept)
@@ -251,18 +251,18 @@ def test_what_is_kept_is_not_read_again(model: Model, template: ChatTemplate) ->
 def test_a_chat_hears_its_own_replies_and_is_steered_turn_by_turn(
     model: Model, template: ChatTemplate
 ) -> None:
-    arms, known = arms_of(PRESET, planted(model)), dict[str, Said]()
+    arms, cache = arms_of(PRESET, planted(model)), dict[str, Reply]()
     with closing(Engine(model, n_ctx=512, n_threads=1)) as engine:
         def chat(*names: str) -> Dialogue:
             return converse(
                 engine, template, SCRIPTS[0][: len(names)], [arms[name] for name in names],
-                n_tokens=N_TOKENS, known=known,
+                n_tokens=N_TOKENS, cache=cache,
             )  # fmt: skip
 
         bare, steered = chat(BARE, BARE), chat(STEERED, STEERED)
         assert bare.replies[0] != steered.replies[0]
         assert chat(STEERED, BARE).replies[0] == steered.replies[0]
-        assert len(known) == 5
+        assert len(cache) == 5
     heard: list[Message] = [
         {"role": "user", "content": SCRIPTS[0][0]},
         {"role": "assistant", "content": bare.replies[0].text},
@@ -275,15 +275,15 @@ def test_a_reply_is_not_that_of_an_arm_which_steers_elsewhere_in_the_same_text(
     model: Model, template: ChatTemplate
 ) -> None:
     """Earlier answers are steered by the one arm, and by the other not."""
-    arms, known = arms_of(PRESET, planted(model)), dict[str, Said]()
+    arms, cache = arms_of(PRESET, planted(model)), dict[str, Reply]()
     with closing(Engine(model, n_ctx=512, n_threads=1)) as engine:
         steered, only = (
-            converse(engine, template, SCRIPTS[0], [arms[name]] * 4, n_tokens=N_TOKENS, known=known)
+            converse(engine, template, SCRIPTS[0], [arms[name]] * 4, n_tokens=N_TOKENS, cache=cache)
             for name in (STEERED, ANSWER_ONLY)
         )
     prompts = [chat.prompt(3, arms[STEERED], template).tokens for chat in (steered, only)]
     assert prompts[0] == prompts[1]
-    assert len(known) == 7  # the first reply has nothing before it
+    assert len(cache) == 7  # the first reply has nothing before it
 
 
 def interval_ends(told: Any, *, inside: bool = False) -> Iterator[float]:
@@ -307,7 +307,7 @@ def twice(some: Sequence[Any]) -> list[Any]:
 
 def test_what_a_script_says_twice_is_said_once() -> None:
     """Its two ways are no two draws: were they alike, intervals would be those of one."""
-    chat = Dialogue(SCRIPTS[0][:2], (Said((1, 2, 3), "a"), Said((1,), "b")))
+    chat = Dialogue(SCRIPTS[0][:2], (Reply((1, 2, 3), "a"), Reply((1,), "b")))
     apart, left = (np.array([gap[of] for gap in GAPS]) for of in (turns.APART, "x"))
     closed, gap = (apart - left).T, apart.T
     found = turns._closed("x", [chat] * 6, twice(GAPS), 2)
@@ -321,8 +321,8 @@ def test_what_a_script_says_twice_is_said_once() -> None:
 
 def test_checks_that_are_always_kept_leave_doubt() -> None:
     """Of two scripts, however many replies each has."""
-    said = Said((1, 2, 3, 4, 1, 2, 3, 4), "few words")
-    chats = [Dialogue(SCRIPTS[0], (said,) * 4)] * 4
+    reply = Reply((1, 2, 3, 4, 1, 2, 3, 4), "few words")
+    chats = [Dialogue(SCRIPTS[0], (reply,) * 4)] * 4
     found = turns._replies(PRESET, chats, 4)
     assert found["checks_over_all"] == share([1, 1])
     assert found["checks"] == [share([1, 1])] * 4
@@ -397,10 +397,10 @@ def test_overrides_count_what_is_kept_alone_and_behind_them(
             Override("b", "What?", "No.")]  # fmt: skip
     monkeypatch.setattr(overrides, "overrides", lambda: some)
 
-    def answer(_engine: Engine, request: Any, _known: Known) -> Said:
+    def answer(_engine: Engine, request: Any, _cache: ReplyCache) -> Reply:
         asked = model.vocab.text(list(request.prompt.tokens))
         kept = bool(request.mix) or "Please" not in asked
-        return Said((1,), "few words" if kept else "so many words that it fails")
+        return Reply((1,), "few words" if kept else "so many words that it fails")
 
     monkeypatch.setattr(overrides, "ask", answer)
     told = measure_overrides(PRESET, planted(model), model)
@@ -416,9 +416,9 @@ def test_overrides_count_what_is_kept_alone_and_behind_them(
 def test_what_is_kept_is_of_one_model(short: Path) -> None:
     """Two quantisations differ in the hash alone, behind architecture and sizes."""
     one, other = (f"qwen3next-2048x48-{digit * 64}" for digit in "ab")
-    kept_replies(one)["x"] = Said((1, 2), "hi")
+    kept_replies(one)["x"] = Reply((1, 2), "hi")
     kept_figures(one)["y"] = 1.5
-    assert kept_replies(one) == {"x": Said((1, 2), "hi")}
+    assert kept_replies(one) == {"x": Reply((1, 2), "hi")}
     assert kept_figures(one) == {"y": 1.5}
     assert kept_replies(other) == kept_figures(other) == {}
     assert len(list((short / "measuring").iterdir())) == 2

@@ -190,13 +190,13 @@ def random() -> list[Lesson]:
 
 def test_blocks_that_are_known_are_not_fitted_again(tiny: Reader, random: list[Lesson]) -> None:
     chain = Chain("pirate", 64, 5, "response")
-    known: dict[int, Delta] = {}
-    whole = fit_chain(chain, tiny, random, [0, 2, 4], known=known)
-    assert list(known) == [0, 2, 4]  # the first and the last of five among them
+    deltas: dict[int, Delta] = {}
+    whole = fit_chain(chain, tiny, random, [0, 2, 4], deltas=deltas)
+    assert list(deltas) == [0, 2, 4]  # the first and the last of five among them
     told: list[tuple[str, int, int]] = []
-    del known[4]
+    del deltas[4]
     again = fit_chain(
-        chain, tiny, random, [0, 2, 4], known=known, report=lambda *step: told.append(step)
+        chain, tiny, random, [0, 2, 4], deltas=deltas, report=lambda *step: told.append(step)
     )
     assert again.digest == whole.digest
     assert [done for what, done, _ in told if what.startswith("distilling")] == [2, 3]

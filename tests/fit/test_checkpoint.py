@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from steerplug.errors import StoreError
-from steerplug.fit.asked import Said
 from steerplug.fit.checkpoint import Checkpoint
+from steerplug.fit.reply_cache import Reply
 from steerplug.steering.value import Delta
 
 RNG = np.random.default_rng(0)
 z, W, b, Z = (RNG.normal(size=n).astype(np.float32) for n in ((1, 6), (2, 6), (2,), (2, 6)))
-ONE, TWO, NONE = Said((5, 6, 7), "Ahoy, \N{ANCHOR}!"), Said((2,), "b"), Said((), "")
+ONE, TWO, NONE = Reply((5, 6, 7), "Ahoy, \N{ANCHOR}!"), Reply((2,), "b"), Reply((), "")
 DELTA = Delta(z, W, b, Z, act="identity", norm="rms")
 
 

@@ -11,7 +11,7 @@ from steerplug.build import build_preset
 from steerplug.engine.context import Context
 from steerplug.evaluate import fidelity
 from steerplug.fit import measure, plan
-from steerplug.fit.whole import Plan, Whole
+from steerplug.fit.estimated_progress import EstimatedProgress, Plan
 from steerplug.library.presets import load_preset
 from steerplug.preset.methods import METHODS
 from steerplug.store.store import Store
@@ -48,11 +48,11 @@ def test_a_quick_build_reads_what_was_planned(
 
     decode_rows = Context.decode
     monkeypatch.setattr(Context, "decode", decode)
-    whole = Whole(lambda at: now.__setitem__(0, at.what), agree=agree)
+    progress = EstimatedProgress(lambda at: now.__setitem__(0, at.what), agree=agree)
     with small_builds.tiny_engine("llama") as engine:
         build_preset(
             load_preset("pirate"), engine, store=Store(tmp_path), method="chain", quick=True,
-            near=False, report=whole,
+            near=False, report=progress,
         )  # fmt: skip
     for what in READ:
         assert 0.85 < planned[what] / read[what] < 1.15, (what, planned, read)

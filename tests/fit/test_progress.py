@@ -10,8 +10,8 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.fit import progress
-from steerplug.fit.asked import ask_all
 from steerplug.fit.progress import at_once, in_turn, steps
+from steerplug.fit.reply_cache import ask_all
 from steerplug.steering.value import NOTHING
 from tests.helpers.tiny_models import tiny_model
 

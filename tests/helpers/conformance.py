@@ -96,8 +96,8 @@ def run(
 ) -> tuple[Array, Array | None]:
     """Decode some tokens anew; return the logits of all, and what leaves some blocks."""
     context.clear()
-    applied = lay_out(mix) if mix else None
-    rows = [Row(token, i, output=True, applied=applied) for i, token in enumerate(tokens)]
+    row_steering = lay_out(mix) if mix else None
+    rows = [Row(token, i, output=True, steering=row_steering) for i, token in enumerate(tokens)]
     size = size or len(rows)
     logits, captured = [], None
     for begin in range(0, len(rows), size):
@@ -214,7 +214,7 @@ def batches_are_alone(model: Model) -> None:
         alone = [run(context, text, mix)[0] for text, mix in zip(texts, mixes, strict=True)]
         context.clear()
         context.decode([
-            Row(texts[seq][i], i, output=True, applied=lay_out(mixes[seq]), sequence=seq)
+            Row(texts[seq][i], i, output=True, steering=lay_out(mixes[seq]), sequence=seq)
             for i in range(len(texts[0])) for seq in (0, 1)
         ])  # fmt: skip
         for seq in (0, 1):

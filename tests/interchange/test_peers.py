@@ -45,9 +45,9 @@ class Pair:
     def ours(self, mix: Mix, has_bos: bool) -> Array:
         """Logits of all tokens; those behind the prompt count as generated."""
         laid = plan(mix, Prompt(TOKENS[:N_PROMPT], has_bos=has_bos))
-        applied = [*laid.prompt, *[laid.generated] * (len(TOKENS) - N_PROMPT)]
+        steering = [*laid.prompt, *[laid.generated] * (len(TOKENS) - N_PROMPT)]
         self.context.clear()
-        self.context.decode([Row(t, i, True, applied[i]) for i, t in enumerate(TOKENS)])
+        self.context.decode([Row(t, i, True, steering[i]) for i, t in enumerate(TOKENS)])
         return np.stack([self.context.logits(i) for i in range(len(TOKENS))])
 
     def theirs(self, vectors: Mapping[int, Array], tokens: list[bool]) -> Array:

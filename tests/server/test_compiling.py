@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from steerplug.errors import FitError
-from steerplug.fit.whole import Plan, Stage, Whole
+from steerplug.fit.estimated_progress import EstimatedProgress, Plan, Stage
 from steerplug.server.catalog import Catalog
 from steerplug.session import Session, Settings, compile_process
 from steerplug.session.compiler import Compiler
@@ -136,7 +136,7 @@ def test_two_servers_that_compile_the_same_make_it_once(client: Client, own: Ses
 def test_a_quick_fit_comes_first_and_then_the_full_one(
     fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def build(_preset: object, _engine: object, *, quick: bool = False, report: Whole,
+    def build(_preset: object, _engine: object, *, quick: bool = False, report: EstimatedProgress,
               **_: Any) -> None:  # fmt: skip
         report.expect(Plan("chain", (Stage("asking", "ask", 1.0),), 0))
         report("asking", 0, 4)

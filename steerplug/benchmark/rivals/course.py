@@ -17,7 +17,6 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine import requantised
 from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
-from steerplug.fit.asked import Known
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.exercises import Exercises, prepare, sizes
 from steerplug.fit.distill.linear import Part
@@ -26,6 +25,7 @@ from steerplug.fit.distill.training import FULL, QUICK
 from steerplug.fit.effort import effort
 from steerplug.fit.method import by_method
 from steerplug.fit.progress import Report
+from steerplug.fit.reply_cache import ReplyCache
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Steering
@@ -35,24 +35,25 @@ RATES: dict[Kind, float] = {"soft prompt": 1.0, "K/V prefix": 0.3, "LoRA": 3e-3}
 
 
 def lessons_of(
-    preset: Preset, engine: Engine, reader: Reader, known: Known, report: Report, *, quick: bool
-) -> list[Lesson]:
+    preset: Preset, engine: Engine, reader: Reader, cache: ReplyCache, report: Report, *,
+    quick: bool,
+) -> list[Lesson]:  # fmt: skip
     """Return the lessons that a build by `psr` has.
 
     Args:
         preset: one with a teacher.
         engine: the model, to ask.
         reader: of another context on it.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         report: told how far it is.
         quick: whether to take the few of a quick fit.
     """
     assert preset.teacher is not None
     given = effort(by_method(preset, "psr"), quick=quick)
-    with requantised.quick(engine, reader) as (quickly, _):
+    with requantised.quick(engine, reader) as (quick_engine, _):
         return given.cut(teach(
-            quickly, ChatTemplate.of(engine.model), preset.teacher, given.questions,
-            seed=preset.fit.seed, some=given.some, known=known, report=report,
+            quick_engine, ChatTemplate.of(engine.model), preset.teacher, given.questions,
+            seed=preset.fit.seed, some=given.some, cache=cache, report=report,
         ))  # fmt: skip
 
 

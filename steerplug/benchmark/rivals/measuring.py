@@ -18,9 +18,9 @@ from steerplug.evaluate.estimate import NO_ESTIMATE, Estimate, share
 from steerplug.evaluate.fidelity import REPLY_TOKENS, figures_of
 from steerplug.evaluate.questions import Questions
 from steerplug.evaluate.rows import Rows
-from steerplug.fit.asked import Known
 from steerplug.fit.measure import prompted_log_probs, reply_log_probs
 from steerplug.fit.progress import Report, steps
+from steerplug.fit.reply_cache import ReplyCache
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import NOTHING
@@ -50,7 +50,7 @@ class Asked:
 
     @staticmethod
     def of(
-        preset: Preset, engine: Engine, questions: Questions, known: Known, report: Report
+        preset: Preset, engine: Engine, questions: Questions, cache: ReplyCache, report: Report
     ) -> "Asked":
         """Ask it."""
         assert preset.teacher is not None
@@ -59,7 +59,7 @@ class Asked:
         def ask(some: Sequence[str], temperature: float) -> list[Lesson]:
             return teach(
                 engine, template, teacher, some, seed=seed, temperature=temperature,
-                n_tokens=REPLY_TOKENS, known=known, report=report,
+                n_tokens=REPLY_TOKENS, cache=cache, report=report,
             ) if some else []  # fmt: skip
 
         first, sampled = ask(questions.compared, 0.0), ask(questions.compared, 0.7)

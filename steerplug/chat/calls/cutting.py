@@ -18,8 +18,8 @@ _PLACED, _NAME_OR_PLACE = re.compile(f"[{ID}{NUMBER}]"), re.compile(rf"[\w.{ID}{
 _ID_MEMBER = re.compile(rf',\s*"\w+":\s*"{ID}"')
 
 
-class Reply:
-    """An assistant's turn with calls, and the same with an answer in their place.
+class PlantedReply:
+    """An assistant's turn with planted calls, and the same with an answer in their place.
 
     Args:
         text: a chat that ends in a turn with calls.

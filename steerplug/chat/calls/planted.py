@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
-from steerplug.chat.calls.cutting import ANSWER, Reply, numbered, whole
+from steerplug.chat.calls.cutting import ANSWER, PlantedReply, numbered, whole
 from steerplug.chat.calls.form import (
     BARE,
     CHANNEL,
@@ -70,13 +70,13 @@ def find_form(
 
 def _shown(
     render: Render, is_end: Callable[[str], bool], calls: Sequence[ToolCall], sign: str
-) -> Reply | None:
+) -> PlantedReply | None:
     """Return a turn with calls in the first chat that shows them, as their sign tells."""
     for chat, answered in _chats(calls):
         text = _rendered(render, chat)
         if text is not None and sign in text:
             ids = [call.id for call in calls]
-            return Reply(text, _rendered(render, answered) or "", ids, is_end)
+            return PlantedReply(text, _rendered(render, answered) or "", ids, is_end)
     return None
 
 
@@ -125,7 +125,7 @@ def _told(text: str, is_token: Callable[[str], bool]) -> Form | None:
     return next(iter(known), LIQUID if is_token(LIQUID.opening) else None)
 
 
-def _read(reply: Reply) -> Form | None:
+def _read(reply: PlantedReply) -> Form | None:
     """Return the form of calls whose arguments are JSON objects, if they can be read back."""
     first = _around(reply.text, _CALLS[0])
     if first is None or reply.end(first[0], reply.after[:1]) >= 0:

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-from steerplug.chat.calls.cutting import Reply, numbered, whole
+from steerplug.chat.calls.cutting import PlantedReply, numbered, whole
 from steerplug.chat.calls.form import Form
 from steerplug.chat.calls.members import Members
 from steerplug.chat.common import n_common
@@ -37,7 +37,7 @@ class _Seen(NamedTuple):
     is_quoted: bool
 
 
-def read_members(reply: Reply) -> Form | None:
+def read_members(reply: PlantedReply) -> Form | None:
     """Return the form of the calls in a reply, if they can be read back."""
     lead, _, behind = reply.text.partition(MEMBERED[0].name)
     seen = _seen(behind)

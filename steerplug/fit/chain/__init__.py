@@ -57,7 +57,7 @@ def fit_chain(
     layers: Sequence[int],
     *,
     rank: int = RANK,
-    known: MutableMapping[int, Delta] | None = None,
+    deltas: MutableMapping[int, Delta] | None = None,
     report: Report = silent,
 ) -> Steering:
     """Return the steering that brings the bare chat to the prompted one, block after block.
@@ -68,10 +68,10 @@ def fit_chain(
         lessons: replies of the prompted model.
         layers: the blocks to steer, rising.
         rank: k.
-        known: blocks that are fitted already; each new one is put in.
+        deltas: blocks that are fitted already; each new one is put in.
         report: told how far the work is.
     """
-    deltas = {} if known is None else known
+    deltas = {} if deltas is None else deltas
     rows = sum(_n_paired(chain, lesson) for lesson in lessons)
     at_once = n_read_together(rows, chain.n_embd)
     common = n_common([lesson.bare.tokens for lesson in lessons])

@@ -82,16 +82,16 @@ def head_of(reader: Reader, lessons: Sequence[Lesson]) -> Head:
     words = np.concatenate([np.sort(words), np.sort(drawn)])
     n_rows = 2 * sum(lesson.n_rows for lesson in lessons)
     some = spread(lessons, math.ceil(_ROWS_A_VALUE * model.n_embd / n_rows * len(lessons)))
-    rows, said = [], []
+    rows, scores = [], []
     for h, logits in _both_chats(reader, some):
         rows.append(h)
-        said.append(logits[:, words])
-    x, wanted = _normed(np.concatenate(rows)).astype(np.float64), np.concatenate(said)
+        scores.append(logits[:, words])
+    x, wanted = _normed(np.concatenate(rows)).astype(np.float64), np.concatenate(scores)
     wanted -= wanted.mean(axis=1, keepdims=True)
     xx = x.T @ x
     xx[np.diag_indices_from(xx)] += 1e-6 * np.trace(xx) / len(xx)
-    found = np.linalg.solve(xx, x.T @ wanted).astype(np.float32)
-    return Head(found, np.log(stands_for).astype(np.float32))
+    weights = np.linalg.solve(xx, x.T @ wanted).astype(np.float32)
+    return Head(weights, np.log(stands_for).astype(np.float32))
 
 
 def n_read(n_lessons: int, n_rows: float, n_embd: int) -> float:

@@ -68,8 +68,8 @@ class Standing:
     plan: Plan | None = None
 
 
-class Whole:
-    """A report that knows the whole.
+class EstimatedProgress:
+    """A report that estimates how far the whole is.
 
     Args:
         tell: called with how far the whole is, at every step.
@@ -126,7 +126,7 @@ class Whole:
 
 def expect(report: Report, plan: Plan) -> None:
     """Tell a report what will come, if it can use that."""
-    if isinstance(report, Whole):
+    if isinstance(report, EstimatedProgress):
         report.expect(plan)
 
 

@@ -15,7 +15,7 @@ from steerplug.fit.progress import Report, at_once, silent
 from steerplug.steering.value import Mix
 
 
-class Said(NamedTuple):
+class Reply(NamedTuple):
     """A reply: its tokens, and the text of its answer."""
 
     tokens: tuple[int, ...]
@@ -25,7 +25,7 @@ class Said(NamedTuple):
 IDLE = frozenset({"logprobs", "timeout", "partition", "must_fit", "scored", "tells_moved"})
 """Fields of a request that tell more of a reply, or refuse it, and never make it another one."""
 
-Known = MutableMapping[str, Said]
+ReplyCache = MutableMapping[str, Reply]
 """Replies by what was asked; see `name_of`."""
 
 _READING = 0.2
@@ -51,12 +51,12 @@ def _told(value: Any) -> Any:
 def ask_all(
     engine: Engine,
     requests: Sequence[Request],
-    known: Known | None,
+    cache: ReplyCache | None,
     what: str,
     report: Report = silent,
     *,
     before: int = 0,
-) -> list[Said]:
+) -> list[Reply]:
     """Return the replies to requests, made side by side and told token by token.
 
     They end at about the same time: told one by one, nothing would move until then.
@@ -64,14 +64,14 @@ def ask_all(
     Args:
         engine: the model.
         requests: what is asked.
-        known: replies that are not asked for again; new ones are put in.
+        cache: replies that are not asked for again; new ones are put in.
         what: it is called in reports.
         report: told how far the work is.
         before: how many more there are, which had been asked earlier.
     """
     running = [(request, Progress()) for request in requests]
     return at_once(
-        lambda each: ask(engine, each[0], known, each[1]), running, what, report,
+        lambda each: ask(engine, each[0], cache, each[1]), running, what, report,
         before=before, part=_part,
     )  # fmt: skip
 
@@ -85,15 +85,16 @@ def _part(running: tuple[Request, Progress]) -> float:
 
 
 def ask(
-    engine: Engine, request: Request, known: Known | None = None, progress: Progress | None = None
-) -> Said:
-    """Return the reply to a request, which is put among those that are known."""
+    engine: Engine, request: Request, cache: ReplyCache | None = None,
+    progress: Progress | None = None,
+) -> Reply:
+    """Return the reply to a request, which is put into the cache."""
     name = name_of(request)
-    if known is not None and name in known:
-        return known[name]
+    if cache is not None and name in cache:
+        return cache[name]
     pieces = list(engine.generate(request, progress, whole=True))
     text = "".join(piece.text for piece in pieces if not piece.in_thought)
-    said = Said(tokens_of(pieces), text)
-    if known is not None:
-        known[name] = said
-    return said
+    reply = Reply(tokens_of(pieces), text)
+    if cache is not None:
+        cache[name] = reply
+    return reply

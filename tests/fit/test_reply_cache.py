@@ -12,8 +12,8 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.engine.thought_marks import ThoughtMarks
-from steerplug.fit import asked
-from steerplug.fit.asked import IDLE, name_of
+from steerplug.fit import reply_cache
+from steerplug.fit.reply_cache import IDLE, name_of
 from steerplug.steering.value import Delta, Mix, Steering
 
 REQUEST = Request(Prompt((1, 2, 3, 4)))
@@ -51,5 +51,5 @@ def test_what_says_nothing_of_a_reply_is_a_field_of_its_request() -> None:
 def test_a_reply_has_one_name_in_every_process() -> None:
     """The order of a set is another in each, and an object's place in memory as well."""
     phases = replace(REQUEST, unsteered=frozenset({"thinking", "constrained"}))
-    assert asked._told(phases.unsteered) == ["constrained", "thinking"]
-    assert asked._told(MIX) == MIX.digest
+    assert reply_cache._told(phases.unsteered) == ["constrained", "thinking"]
+    assert reply_cache._told(MIX) == MIX.digest

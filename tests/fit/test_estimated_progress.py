@@ -1,6 +1,6 @@
 """How long a build will take: corrected by what was seen, and told without standing still."""
 
-from steerplug.fit.whole import Plan, Stage, Standing, Whole
+from steerplug.fit.estimated_progress import EstimatedProgress, Plan, Stage, Standing
 
 ASKING = Stage("asking", "ask", 100.0, 32)
 STAGES = (
@@ -15,8 +15,10 @@ class Build:
 
     def __init__(self, plan: Plan, slower: dict[str, float]) -> None:
         self.now, self.told = 0.0, list[tuple[float, Standing]]()
-        self.whole = Whole(lambda at: self.told.append((self.now, at)), clock=lambda: self.now)
-        self.whole.expect(plan)
+        self.progress = EstimatedProgress(
+            lambda at: self.told.append((self.now, at)), clock=lambda: self.now
+        )
+        self.progress.expect(plan)
         self._slower = slower
 
     def run(self, stage: Stage, begin: int = 0) -> None:
@@ -28,7 +30,7 @@ class Build:
             if done > begin and stage.what == "asking":  # a wave of 32 ends at once
                 passed = whole * min(-(-(done - begin) // 32) * 32, n - begin) / n
             self.now = started + passed
-            self.whole(stage.what, done, n)
+            self.progress(stage.what, done, n)
 
 
 def test_after_a_tenth_of_the_work_the_time_left_is_right() -> None:

@@ -24,7 +24,7 @@ _Tables = tuple[ctypes.Array[_Delta], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Applied:
+class RowSteering:
     """What steers one row: terms ready for C, and the key under which its KV cell may be reused.
 
     Of each term, `parts` has the steering, and which position of it. What the terms point to is
@@ -43,7 +43,7 @@ class Applied:
 _laid: "WeakKeyDictionary[Steering, _Tables]" = WeakKeyDictionary()
 
 
-def lay_out(mix: Mix, position: int = 0) -> Applied | None:
+def lay_out(mix: Mix, position: int = 0) -> RowSteering | None:
     """Return what `mix` does to a row, or None for nothing.
 
     A term in scope "front" contributes its row `position`; the others are the same at any position.
@@ -66,7 +66,7 @@ def lay_out(mix: Mix, position: int = 0) -> Applied | None:
     if not terms:
         return None
     first = mix.terms[0].steering
-    return Applied(
+    return RowSteering(
         "/".join(key), tuple(terms), tuple(parts), frozenset(layers), first.n_embd, first.n_layer,
         tuple(alive),
     )
