@@ -21,7 +21,7 @@ from steerplug.engine.loading import (
     Loading,
 )
 from steerplug.engine.model import Model
-from steerplug.engine.pairs import parsed
+from steerplug.engine.setting_values import parsed
 from steerplug.errors import EngineError, FitError
 
 

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     from steerplug.commands.app import command_line
-    from steerplug.engine.elsewhere import SHORT_FLAGS, sentence
+    from steerplug.engine.unknown_settings import SHORT_FLAGS, sentence
 
     for word in sys.argv[1:] if arguments is None else arguments:
         if word in SHORT_FLAGS:

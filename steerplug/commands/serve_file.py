@@ -16,8 +16,8 @@ from typing import Any
 import typer
 
 from steerplug.commands.server_options import given, names_of
-from steerplug.engine.elsewhere import sentence
 from steerplug.engine.loading import SETTINGS as LOADING
+from steerplug.engine.unknown_settings import sentence
 from steerplug.errors import SteerplugError, nearest, unreadable
 from steerplug.server.config import ModelConfig
 
@@ -121,8 +121,8 @@ def _settings(
         name = str(key).replace("-", "_")
         name = name if name in known else spelled.get(name, name)
         if name not in known:
-            if elsewhere := sentence(str(key)):
-                raise SteerplugError(f"{where}: {elsewhere}")
+            if hint := sentence(str(key)):
+                raise SteerplugError(f"{where}: {hint}")
             guess = nearest(str(key), [option.replace("_", "-") for option in known]) or "."
             raise SteerplugError(f"{where}: there is no setting `{key}`{guess}")
         many = getattr(known[name], "multiple", False)

@@ -27,11 +27,11 @@ def usage(error: Exception) -> str:
     if describe is None:
         raise error
 
-    from steerplug.engine.elsewhere import sentence
+    from steerplug.engine.unknown_settings import sentence
 
     option = getattr(error, "option_name", "")
-    if elsewhere := sentence(option):
-        return elsewhere
+    if hint := sentence(option):
+        return hint
     if hasattr(error, "possibilities") and option:
         complaint = f"there is no option `{option}`{nearest(option, error.possibilities or [])}"
     else:

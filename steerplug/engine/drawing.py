@@ -2,7 +2,7 @@
 
 A grammar holds a reply from its beginning, or from the mark on that opens a tool call. It is closed
 in time, so that the reply is whole when its room ends; see `closing`. Where a thought comes first
-it is free, and the grammar holds the answer; see `leading`.
+it is free, and the grammar holds the answer; see `forced_tokens`.
 """
 
 import re
@@ -15,7 +15,7 @@ from steerplug.engine.call_marks import Turn
 from steerplug.engine.closing import Closing
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.context import Context
-from steerplug.engine.leading import Leading
+from steerplug.engine.forced_tokens import ForcedTokens
 from steerplug.engine.likelihood import likelihood
 from steerplug.engine.openings import Opening
 from steerplug.engine.request import Logprobs, Request
@@ -62,9 +62,9 @@ class Drawing:
         self._turn, self._logprobs = turn, request.logprobs
         self.repeats = False
         """Whether the last call of the reply is one that it made before."""
-        self._leading: Leading | None = None
+        self._forced: ForcedTokens | None = None
         if thinking is not None:
-            self._leading = Leading(thinking, vocab, request.thinking_budget)
+            self._forced = ForcedTokens(thinking, vocab, request.thinking_budget)
         room = n_ctx - self._n_prompt
         self._budget = room if request.max_tokens is None else min(request.max_tokens, room)
         self._no_room = partial(request.no_room, n_ctx) if request.must_fit else None
@@ -80,8 +80,8 @@ class Drawing:
         """Return what the reply is held to from its beginning; None where that is its answer."""
         assert request.grammar is not None
         constraint = Constraint(self._vocab, request.grammar)
-        if self._leading is not None and self._leading.thinking.is_ahead:
-            self._owe(constraint, self._leading.n_around + 1)
+        if self._forced is not None and self._forced.thinking.is_ahead:
+            self._owe(constraint, self._forced.n_around + 1)
             return None
         begun = self._tokens[self._first :]
         if begun and not constraint.replay(begun):
@@ -115,7 +115,7 @@ class Drawing:
     def is_free(self) -> bool:
         """Whether any token may follow, and nothing more is to be told of it than itself."""
         is_held = self._closing or self._turn or self._owed
-        is_led = self._leading is not None and not self._leading.is_free
+        is_led = self._forced is not None and not self._forced.is_free
         return not (is_held or is_led) and self._logprobs is None and self._budget > 0
 
     @property
@@ -147,7 +147,7 @@ class Drawing:
 
         What it says is told where the model thinks.
         """
-        was_in_call, thinking = self.in_call, self._leading.thinking if self._leading else None
+        was_in_call, thinking = self.in_call, self._forced.thinking if self._forced else None
         was_in_thought = thinking is not None and thinking.in_thought
         segments: list[Segment] = []
         if self._turn is not None:
@@ -155,8 +155,8 @@ class Drawing:
             self._note_repeat(self._turn, token)
         elif thinking is not None:
             segments = thinking.read(token)
-        if self._leading and self._owed and was_in_thought:
-            self._leading.lead_on(token)
+        if self._forced and self._owed and was_in_thought:
+            self._forced.lead_on(token)
         return was_in_call or self.in_call, segments
 
     def _note_repeat(self, turn: Turn, token: int) -> None:
@@ -191,8 +191,8 @@ class Drawing:
         return Drawn(token, likelihood(logits, token, self._logprobs))
 
     def _draw_token(self, context: Context, row: int) -> int:
-        if self._leading is not None and (forced := self._lead(self._leading)) is not None:
-            return self._force(forced)
+        if self._forced is not None and (token := self._next_forced(self._forced)) is not None:
+            return self._force(token)
         if self._closing is not None:
             self._closing.constraint.restrict(context.logits_in_place(row))
             drawn = self._sampler.draw(context, row)
@@ -201,8 +201,8 @@ class Drawing:
                 self._sampler.remember([*self._tokens, token])
             return token
         token = self._sampler.draw(context, row)
-        if self._leading and self._owed and self._vocab.ends_generation(token):
-            return self._force(self._leading.end(self._tokens[-1]))  # the thought ends, no more
+        if self._forced and self._owed and self._vocab.ends_generation(token):
+            return self._force(self._forced.end(self._tokens[-1]))  # the thought ends, no more
         return self._draw_opening(token, context, row) if self._opens_call(token) else token
 
     def _force(self, token: int) -> int:
@@ -210,18 +210,18 @@ class Drawing:
         self._sampler.remember([*self._tokens, token])
         return token
 
-    def _lead(self, leading: Leading) -> int | None:
+    def _next_forced(self, forced_tokens: ForcedTokens) -> int | None:
         """Return the token that comes next whatever is drawn; hold the answer if it begins here."""
         n_left = None if self._owed is None else self.n_left - self._n_owed
-        token = leading.next(self._tokens[-1], n_left)
-        if token is None and self._owed is not None and not leading.thinking.is_ahead:
+        token = forced_tokens.next(self._tokens[-1], n_left)
+        if token is None and self._owed is not None and not forced_tokens.thinking.is_ahead:
             self._first = len(self._tokens)
             self._closing = Closing(self._owed, self._vocab, self.n_left, self._may_close)
             self._owed = None
         return token
 
     def _opens_call(self, token: int) -> bool:
-        if self._turn is None or (self._leading and self._leading.thinking.in_thought):
+        if self._turn is None or (self._forced and self._forced.thinking.in_thought):
             return False
         return self._turn.after(token).in_call
 

@@ -15,9 +15,9 @@ from steerplug.engine.context import Context, Row
 from steerplug.engine.drawing import Drawing, Drawn
 from steerplug.engine.likelihood import PromptScores
 from steerplug.engine.prefix_cache import Held, PrefixCache
+from steerplug.engine.reply_text import ReplyText
 from steerplug.engine.request import Piece, Progress, Request
 from steerplug.engine.scope import Begin, plan
-from steerplug.engine.telling import Telling
 from steerplug.engine.thought_marks import ThoughtMarks
 from steerplug.engine.thoughts import Segment, Thinking
 from steerplug.engine.vocab import Vocab
@@ -75,7 +75,7 @@ class Generation:
         if request.scored:
             self._scores = PromptScores(self.tokens, request.logprobs or 0, progress.scores)
         turn, self._thinking = self._lay_out(request)
-        self._telling = Telling(request.stop, self._thinking)
+        self._text = ReplyText(request.stop, self._thinking)
         self._drawing = Drawing(request, self.tokens, turn, self._thinking, vocab, n_ctx)
         is_alike = not (self._leaves_thoughts and self._generated)
         self.runs_on = whole and self._drawing.is_free and not request.stop and is_alike
@@ -229,7 +229,7 @@ class Generation:
         else:
             is_mark, (in_call, segments) = self._drawing.is_mark(token), self._append(token)
             data = self._vocab.piece(token, is_mark or in_call)
-            pieces = self._telling.pieces(data, segments, in_call=in_call)
+            pieces = self._text.pieces(data, segments, in_call=in_call)
             progress.finish_reason = self._why_it_ends()
             for i, (text, in_thought) in enumerate(pieces):
                 piece = Piece(text, None, 0.0) if i else Piece(text, token, moved, logprobs)
@@ -238,7 +238,7 @@ class Generation:
             self._drawing.look_ahead()
             return False
         progress.cut_short = self._drawing.cut_short
-        for text, in_thought in self._telling.finish():
+        for text, in_thought in self._text.finish():
             self.deliver(Piece(text, None, 0.0, in_thought=in_thought))
         return True
 
@@ -262,7 +262,7 @@ class Generation:
         return is_of_call, segments
 
     def _why_it_ends(self) -> str | None:
-        if self._telling.is_stopped:
+        if self._text.is_stopped:
             return "stop"
         if self._drawing.is_complete:
             return self._why_complete()

@@ -3,17 +3,25 @@
 Each setting stands here once, with its default, its range, its meaning and its flags. Names and
 defaults are llama.cpp's, but where steering needs another: one decode is one batch, so `n_batch` is
 llama.cpp's `n_ubatch` as well. Nothing here loads llama.cpp; `engine.params` hands it over, and
-`engine.elsewhere` has a sentence for names that are no settings here.
+`engine.unknown_settings` has a sentence for names that are no settings here.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from steerplug.engine.elsewhere import refuse
-from steerplug.engine.pairs import devices, layers, loras, overrides, placements, shares, template
 from steerplug.engine.setting import Setting, choice, real, setting, switch, whole
+from steerplug.engine.setting_values import (
+    devices,
+    layers,
+    loras,
+    overrides,
+    placements,
+    shares,
+    template,
+)
 from steerplug.engine.sizes import N_BATCH, N_CTX
+from steerplug.engine.unknown_settings import refuse
 from steerplug.errors import ModelError
 
 _MOST, _MOST_THREADS = 2**31 - 1, 4096

@@ -16,7 +16,7 @@ from steerplug.engine.loading import (
     SPLIT_MODES,
     Loading,
 )
-from steerplug.engine.pairs import parsed
+from steerplug.engine.setting_values import parsed
 from steerplug.errors import ModelError, nearest
 
 _LOAD_MODES = {

@@ -1,7 +1,7 @@
 """The batch loop: which tokens of which replies are decoded next.
 
 Every step is one `llama_decode` for all running replies: the newest token of each that generates,
-and beside them, or by turns, pieces of the prompts that are still being read (see `shares`).
+and beside them, or by turns, pieces of the prompts that are still being read (see `batching`).
 Replies join and leave between any two steps. Prompts share what a step has room for, so that a
 short one that came late is not kept waiting by a long one. Where cells run short, idle sequences
 give way first; then the reply that joined last goes back to the queue, and later goes on where it
@@ -18,12 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import nan
 
+from steerplug.engine.batching import AlternatingBatches, SharedBatches
 from steerplug.engine.decoding import Outcome, Part, decode
 from steerplug.engine.drawing import Drawn
 from steerplug.engine.effects import Effects
 from steerplug.engine.generation import Followed, Generation
 from steerplug.engine.prefix_cache import PrefixCache, common
-from steerplug.engine.shares import Shares, Turns
 from steerplug.errors import SteerplugError
 
 _MOST_ON = 15
@@ -43,7 +43,8 @@ class Scheduler:
 
     def __init__(self, cache: PrefixCache, is_called: Callable[[], bool] = lambda: False) -> None:
         self.cache, self.context, self._is_called = cache, cache.context, is_called
-        self._shares = (Turns if self.context.model.is_recurrent else Shares)(cache)
+        by_turns = self.context.model.is_recurrent
+        self._batches = AlternatingBatches(cache) if by_turns else SharedBatches(cache)
         self.waiting: deque[Generation] = deque()
         self.running: list[Generation] = []
         self.n_finished = self.n_prompt = self.n_cached = self.n_generated = 0
@@ -158,13 +159,13 @@ class Scheduler:
     def _choose(self) -> list[Part]:
         """Return what to decode next, and make room for it."""
         while self.running:
-            parts = self._shares.choose(self.running, self.context.n_batch)
+            parts = self._batches.choose(self.running, self.context.n_batch)
             needed = sum(part.n for part in parts)
             if self.cache.make_room(needed):
                 return parts
             generating = sum(part.reply.n_missing == 1 for part in parts)
             if 0 < self.cache.n_free >= generating:
-                return self._shares.choose(self.running, self.cache.n_free)
+                return self._batches.choose(self.running, self.cache.n_free)
             self._preempt()
         return []
 

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
-from steerplug.engine.elsewhere import sentence
 from steerplug.engine.loading import SETTINGS, Loading
+from steerplug.engine.unknown_settings import sentence
 from steerplug.errors import ModelError
 
 
@@ -59,8 +59,8 @@ class LoadingFields(BaseModel):
         """Say of a name that llama.cpp's users know what to do instead."""
         known = {*cls.model_fields, *(entry.alias for entry in cls.model_fields.values())}
         for name in words if isinstance(words, dict) else ():
-            if name not in known and (elsewhere := sentence(str(name))):
-                raise ModelError(elsewhere)
+            if name not in known and (hint := sentence(str(name))):
+                raise ModelError(hint)
         return words
 
     @field_validator(*SETTINGS, mode="before")

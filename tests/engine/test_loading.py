@@ -17,13 +17,13 @@ import pytest
 
 from steerplug.engine.context import Context, Row
 from steerplug.engine.devices import Device, check_devices
-from steerplug.engine.elsewhere import ELSEWHERE
 from steerplug.engine.engine import Engine
 from steerplug.engine.free_memory import available
 from steerplug.engine.hook import lay_out
 from steerplug.engine.loading import CACHE_TYPES, DEFAULT, FULL_TYPES, SETTINGS, Loading
 from steerplug.engine.model import Model
 from steerplug.engine.proofs import Proofs
+from steerplug.engine.unknown_settings import HINTS
 from steerplug.errors import ModelError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 from tests.helpers.loras import write_lora
@@ -238,7 +238,7 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(
 
 
 def test_no_setting_is_said_to_be_none() -> None:
-    assert not set(ELSEWHERE) & set(SETTINGS)
+    assert not set(HINTS) & set(SETTINGS)
 
 
 # Obeying

@@ -262,7 +262,7 @@ def test_a_running_reply_goes_on_while_a_long_prompt_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     engine = new_engine(2048)
-    monkeypatch.setattr("steerplug.engine.shares.PROMPT_ROWS_BESIDE_REPLIES", 16)
+    monkeypatch.setattr("steerplug.engine.batching.PROMPT_ROWS_BESIDE_REPLIES", 16)
     bias = Sampling(temperature=0, logit_bias={model.vocab.eos: -100.0})
     running = Reader(engine, asks(chat(model, "Hello."), max_tokens=30, sampling=bias))
     until(lambda: len(running.pieces) > 2)

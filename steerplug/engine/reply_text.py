@@ -9,7 +9,7 @@ from steerplug.engine.detokenizer import Detokenizer
 from steerplug.engine.thoughts import Place, Segment, Thinking
 
 
-class Telling:
+class ReplyText:
     """The text of one reply.
 
     Args:

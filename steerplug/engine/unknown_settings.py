@@ -22,7 +22,7 @@ _ROWS = "logits are kept where they are needed; ask for logprobs with a request"
 _EXPERTS = r"write override_tensor, such as \.ffn_(up|down|gate)_exps\.=CPU"
 _MEMORY = "write use_mmap and use_mlock, or --no-mmap and --mlock"
 
-ELSEWHERE: dict[str, str] = {
+HINTS: dict[str, str] = {
     "n_ubatch": _BATCH, "ubatch_size": _BATCH, "ub": _BATCH,
     "kv_unified": _UNIFIED, "no_kv_unified": _UNIFIED, "kvu": _UNIFIED,
     "cb_eval": _CALLBACK, "cb_eval_user_data": _CALLBACK,
@@ -73,29 +73,29 @@ SHORT_FLAGS = ("-md", "-ub", "-mm", "-np", "-kvu", "-hfd", "-lm", "-cb", "-ncmoe
 """Flags of llama.cpp among them that a shell would take for a letter's flag and its value."""
 
 
-def refuse(words: Iterable[str], known: Iterable[str]) -> None:
+def refuse(words: Iterable[str], settings: Iterable[str]) -> None:
     """Refuse the first of these names that is no setting.
 
     Args:
         words: the names that a caller said.
-        known: those that there are.
+        settings: those that there are.
 
     Raises:
         ModelError: there is one.
     """
-    known = list(known)
+    settings = list(settings)
     for word in words:
-        if word not in known:
-            raise ModelError(sentence(word) or _unknown(word, known))
+        if word not in settings:
+            raise ModelError(sentence(word) or _unknown(word, settings))
 
 
 def sentence(word: str) -> str | None:
     """Return what to say of a name, or of a flag of llama.cpp's shell; None if nothing is known."""
-    reason = ELSEWHERE.get(word.strip("-").replace("-", "_"))
+    reason = HINTS.get(word.strip("-").replace("-", "_"))
     return reason and f"`{word}` is no setting here: {reason}."
 
 
-def _unknown(word: str, known: list[str]) -> str:
+def _unknown(word: str, settings: list[str]) -> str:
     if word in _OF_REQUESTS:
         return f"`{word}` is no setting here: it belongs to each request; say it there."
-    return f"there is no setting `{word}`{nearest(word, known) or '; leave it out.'}"
+    return f"there is no setting `{word}`{nearest(word, settings) or '; leave it out.'}"

@@ -1,4 +1,4 @@
-"""What reads the settings that hold several things: LoRAs, overrides, devices, shares, a template.
+"""Reads the values of settings that hold several things: LoRAs, overrides, devices, shares, ...
 
 Each may be written as llama.cpp's shell does it (`a=b,c=d`), as a list of such texts, or as Python
 and YAML would: a mapping, or pairs.
@@ -67,8 +67,8 @@ def placements(name: str, value: Any) -> tuple[str, ...]:
     """Read where tensors are kept: patterns of their names, and a kind of buffer for each."""
     if isinstance(value, Mapping):
         value = [f"{pattern}={buffer}" for pattern, buffer in value.items()]
-    found = tuple(_texts(name, value, r"such as blk\.1\..*=CPU"))
-    for text in found:
+    texts = tuple(_texts(name, value, r"such as blk\.1\..*=CPU"))
+    for text in texts:
         pattern, _, buffer = text.rpartition("=")
         if not (pattern and buffer):
             raise ModelError(f"{name} is {text!r}; write PATTERN=BUFFER, such as blk\\.1\\..*=CPU.")
@@ -77,7 +77,7 @@ def placements(name: str, value: Any) -> tuple[str, ...]:
                 re.compile(pattern)
         except re.error as error:
             raise ModelError(f"{name} has the pattern {pattern!r} ({error}); correct it.") from None
-    return found
+    return texts
 
 
 def overrides(name: str, value: Any) -> tuple[str, ...]:
@@ -98,12 +98,12 @@ def parsed(override: str) -> tuple[str, bool | int | float | str]:
 
 def loras(name: str, value: Any) -> tuple[tuple[str, float], ...]:
     """Read LoRA adapters: files, each with its scale."""
-    found = tuple(_loras(name, value))
-    paths = [path for path, _ in found]
+    adapters = tuple(_loras(name, value))
+    paths = [path for path, _ in adapters]
     for path in paths:
         if paths.count(path) > 1:
             raise ModelError(f"{name} names {path} twice; name it once, with the sum of scales.")
-    return found
+    return adapters
 
 
 def template(name: str, value: Any) -> str | None:

@@ -11,7 +11,7 @@ PROMPT_ROWS_BESIDE_REPLIES = 128
 """Most prompt tokens in a step that others wait for to see their next token."""
 
 
-class Shares:
+class SharedBatches:
     """One row for each reply that generates, and beside them equal shares of prompts.
 
     Args:
@@ -53,7 +53,7 @@ class Shares:
         return self._cache.until_kept(reply.held, min(reply.n_missing, n))
 
 
-class Turns(Shares):
+class AlternatingBatches(SharedBatches):
     """Either one row for each reply that generates, or a piece of one prompt, by turns.
 
     llama.cpp regroups other batches of a recurrent model by sequence.

@@ -11,8 +11,8 @@ from steerplug.engine.thoughts import Place, Thinking
 from steerplug.engine.vocab import Vocab
 
 
-class Leading:
-    """What leads one reply to its answer.
+class ForcedTokens:
+    """The tokens that lead one reply from its thought to its answer.
 
     Args:
         thinking: how far its thoughts have come; read on by others.
