@@ -83,7 +83,7 @@ def placements(name: str, value: Any) -> tuple[str, ...]:
 def overrides(name: str, value: Any) -> tuple[str, ...]:
     """Read metadata in place of the file's, as texts as llama.cpp reads them: `KEY=TYPE:VALUE`."""
     if isinstance(value, Mapping):
-        value = [f"{key}={_spelled(name, key, given)}" for key, given in value.items()]
+        value = [f"{key}={_spelled(name, key, item)}" for key, item in value.items()]
         return tuple(_override(name, text) for text in value)
     example = "such as tokenizer.ggml.add_bos_token=bool:false"
     return tuple(_override(name, text) for text in _texts(name, value, example))

@@ -215,8 +215,8 @@ class Thinking:
         return True
 
     def _answer(self, segments: list[Segment]) -> bool:
-        found = [(self._held.index(mark), mark) for mark in self._again if mark in self._held]
-        for begin, mark in sorted(found):
+        starts = [(self._held.index(mark), mark) for mark in self._again if mark in self._held]
+        for begin, mark in sorted(starts):
             if mark == self._opening and not self._may_open(begin):
                 continue
             self._emit(segments, begin)

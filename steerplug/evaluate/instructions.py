@@ -181,7 +181,7 @@ def measure_instructions(
         talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS,
                        cache=kept_replies(model.fingerprint))  # fmt: skip
         had = {
-            name: at_once(lambda one: talk((one[0],), [one[1]]), some, f"asking: {name}", report)
+            name: at_once(lambda each: talk((each[0],), [each[1]]), some, f"asking: {name}", report)
             for name, some in arms.items()
         }
     kept = {
@@ -194,8 +194,8 @@ def measure_instructions(
             own = _first(chat)
             bare = Dialogue((task.bare,), own.replies)
             others = {NONE: (bare, plain), STEERING: (bare, Arm(mix=mixes[task.name]))}
-            found = distances(reader, template, (own, plain), others, range(1), figures)
-            gaps.append((found[NONE][0], found[STEERING][0]))
+            apart = distances(reader, template, (own, plain), others, range(1), figures)
+            gaps.append((apart[NONE][0], apart[STEERING][0]))
     names = list(dict.fromkeys(task.name for task in tasks))
 
     def of(*wanted: str) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _taught(
     kept: Checkpoint,
     report: Report,
     after: Callable[[Pace], Sequence[Stage]],
-    given: Effort,
+    effort: Effort,
 ) -> Steering:
     """Return what `fit_teacher` does; a torch copy is there before anything is asked."""
     method, student, model = preset.fit.method, None, engine.model
@@ -122,9 +122,9 @@ def _taught(
     with requantised.quick(engine, reader) as (quick_engine, quick_reader):
         following = after(Pace.of(reader))
         steered = _steered(preset, model, blocks)
-        plan = plan_fit(preset, model, student, Pace.of(quick_reader), steered, kept, given)
+        plan = plan_fit(preset, model, student, Pace.of(quick_reader), steered, kept, effort)
         expect(report, replace(plan, stages=(*plan.stages, *following)))
-        return _imitation(preset, model, student, quick_engine, quick_reader, kept, report, given)
+        return _imitation(preset, model, student, quick_engine, quick_reader, kept, report, effort)
 
 
 def _imitation(
@@ -135,7 +135,7 @@ def _imitation(
     reader: Reader,
     kept: Checkpoint,
     report: Report,
-    given: Effort,
+    effort: Effort,
 ) -> Steering:
     """Return what brings the bare chat to the prompted one; engine and reader may be of a copy."""
     assert preset.teacher is not None
@@ -144,20 +144,20 @@ def _imitation(
         teach, engine, ChatTemplate.of(model), preset.teacher,
         schema=ANY_JSON if preset.format else None, cache=kept.replies, report=report,
     )  # fmt: skip
-    lessons = given.cut(ask(given.questions, seed=fit.seed, some=given.some))
+    lessons = effort.cut(ask(effort.questions, seed=fit.seed, some=effort.some))
     some = lessons[:: -(-len(lessons) // LOOKED_AT)]
     measure.gaps_closed(reader, some, [], report, LOOKING)  # refuses where nothing is to be learned
     if student is not None:
 
         def replies_of(steering: Steering) -> list[Lesson]:
-            return given.cut(
-                ask(given.questions, seed=fit.seed, some=given.some, steered=1.0 * steering)
+            return effort.cut(
+                ask(effort.questions, seed=fit.seed, some=effort.some, steered=1.0 * steering)
             )
 
         return distill(
             preset.name, model, student, lessons, blocks,
-            method=fit.method, scope=preset.scope, seed=fit.seed, quick=given.is_quick,
-            replies_of=None if given.is_quick else replies_of, kept=kept, report=report,
+            method=fit.method, scope=preset.scope, seed=fit.seed, quick=effort.is_quick,
+            replies_of=None if effort.is_quick else replies_of, kept=kept, report=report,
         )  # fmt: skip
     if fit.method == "chain":
         chain = Chain(preset.name, model.n_embd, model.n_layer, preset.scope)

@@ -121,7 +121,7 @@ def plan_fit(
     pace: Pace,
     layers: Sequence[int],
     kept: Checkpoint,
-    given: Effort,
+    effort: Effort,
 ) -> Plan:
     """Return the work of a fit that imitates a teacher.
 
@@ -132,25 +132,25 @@ def plan_fit(
         pace: of what is asked and read.
         layers: the blocks that are steered.
         kept: what an earlier fit had done.
-        given: what is learned from.
+        effort: what is learned from.
     """
     assert preset.teacher is not None
     method = preset.fit.method
-    n, lengths = len(given.some), Lengths.of(model, preset.teacher, given.questions)
-    looked_at = compared(pace, lengths, min(n, LOOKED_AT), given.n_tokens, 1)
+    n, lengths = len(effort.some), Lengths.of(model, preset.teacher, effort.questions)
+    looked_at = compared(pace, lengths, min(n, LOOKED_AT), effort.n_tokens, 1)
     stages = [asking(pace, lengths, n), Stage(LOOKING, "read", looked_at, READ_TOGETHER)]
     n_bytes = _QUICK_COPY * model.n_weights if is_slow(model) else 0
     if student is not None:
-        seconds, rounds = time_training(student, layers, method, quick=given.is_quick)
+        seconds, rounds = time_training(student, layers, method, quick=effort.is_quick)
         for i, schedule in enumerate(rounds):
             if i:
-                stages.append(asking(pace, lengths, n, given.n_tokens, ASKING_STEERED))
-            stages += training(seconds, lengths, n, schedule, given.n_tokens, n_rounds=i + 1)
+                stages.append(asking(pace, lengths, n, effort.n_tokens, ASKING_STEERED))
+            stages += training(seconds, lengths, n, schedule, effort.n_tokens, n_rounds=i + 1)
         n_bytes += readable.memory_needed(model) + student.n_bytes
     elif method == "chain":
         left = [il for il in layers if il not in kept.deltas]
-        stages += chaining(pace, lengths, n, model, left, given.n_tokens)
-        n_bytes += chain.memory_needed(model.n_embd, n * (given.n_tokens + 1))
+        stages += chaining(pace, lengths, n, model, left, effort.n_tokens)
+        n_bytes += chain.memory_needed(model.n_embd, n * (effort.n_tokens + 1))
     else:
         stages += differing(pace, lengths, n, SWEPT)
         n_bytes += 8 * n * (REPLY_TOKENS + 1) * model.n_layer * model.n_embd

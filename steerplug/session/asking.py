@@ -94,15 +94,15 @@ class Asking:
         Raises:
             RequestError: the settings say two things, or ask for what the template cannot switch.
         """
-        given = settings.chat_template_kwargs
+        kwargs = settings.chat_template_kwargs
         switched = self._template.switched(settings.enable_thinking, settings.reasoning_effort)
         for name, value in switched.items():
-            if given.get(name, value) != value:
+            if kwargs.get(name, value) != value:
                 raise RequestError(
-                    f"chat_template_kwargs says {name}: {given[name]!r:.40}, and enable_thinking "
+                    f"chat_template_kwargs says {name}: {kwargs[name]!r:.40}, and enable_thinking "
                     f"or reasoning_effort asks for {value!r:.40}; set only one of them."
                 )
-        return {**switched, **given}
+        return {**switched, **kwargs}
 
     def completion(
         self, text: Text, steering: SteeringWords, settings: Settings | None
@@ -196,7 +196,7 @@ def _unsteered(
 
 
 def _no_chat(steered: Resolved) -> str:
-    first = next(one for one in steered.ingredients if one.carrier != "steering")
+    first = next(each for each in steered.ingredients if each.carrier != "steering")
     why = f" ({first.reason})" if first.reason else ""
     return (
         f"`{first.name}` is carried by its prompt here{why}, and plain text that is continued has "

@@ -60,14 +60,14 @@ class Carried:
 
     def reply(self, prompt: Prompt, n_tokens: int) -> tuple[int, ...]:
         """Return the greedy reply, of at most n_tokens."""
-        said: list[int] = []
+        reply: list[int] = []
         vocab, token = self.context.model.vocab, self.read(prompt)
         for _ in range(n_tokens):
             if vocab.ends_generation(token):
                 break
-            said.append(token)
-            token = self.next(prompt, said)
-        return tuple(said)
+            reply.append(token)
+            token = self.next(prompt, reply)
+        return tuple(reply)
 
     def read(self, prompt: Prompt) -> int:
         """Read a prompt, as far as it is not held; return the likeliest first token."""
@@ -75,10 +75,10 @@ class Carried:
         same = self.reader.reuse(rows[:-1])
         return self._likeliest(rows[same:])
 
-    def next(self, prompt: Prompt, said: Sequence[int]) -> int:
-        """Read the last token of what was said; return the likeliest after it."""
-        position = len(prompt.tokens) + len(said) - 1
-        return self._likeliest([Row(said[-1], position, True, plan(self.mix, prompt).generated)])
+    def next(self, prompt: Prompt, reply: Sequence[int]) -> int:
+        """Read the last token of a reply so far; return the likeliest after it."""
+        position = len(prompt.tokens) + len(reply) - 1
+        return self._likeliest([Row(reply[-1], position, True, plan(self.mix, prompt).generated)])
 
     def _likeliest(self, rows: Sequence[Row]) -> int:
         (*_, last) = self.reader.decode(rows)

@@ -118,8 +118,8 @@ class Fronted(Context):
 
     def save_file(self, path: Path, tokens: Sequence[int]) -> None:
         """Write the cells of sequence 0 to a file, as llama-server's slots do."""
-        given = (llama.llama_token * len(tokens))(*tokens)
-        llama.llama_state_seq_save_file(self.handle, os.fsencode(path), 0, given, len(tokens))
+        array = (llama.llama_token * len(tokens))(*tokens)
+        llama.llama_state_seq_save_file(self.handle, os.fsencode(path), 0, array, len(tokens))
 
     def load_file(self, path: Path) -> None:
         """Restore the first token and what stands behind it from a file."""
@@ -156,14 +156,14 @@ def trained_state(
     if len(blocks) != len(before):
         raise EngineError(f"llama.cpp keeps cells of {len(blocks)} blocks, not {len(before)}.")
     for block, was, becomes in zip(blocks, before, after, strict=True):
-        for cells, expected, given in zip(block, was, becomes, strict=True):
+        for cells, expected, new in zip(block, was, becomes, strict=True):
             apart = np.linalg.norm(cells[1:] - expected) / np.linalg.norm(expected)
             if not apart < _MOST_APART:
                 raise EngineError(
                     f"llama.cpp keeps keys or values otherwise than torch ({apart:.0%} apart), so "
                     "a trained K/V prefix cannot be put into this model."
                 )
-            cells[1:] = given
+            cells[1:] = new
     return state
 
 

@@ -209,18 +209,18 @@ def _timed(
     asked: Asked, carried: Mapping[str, Carried], bench: Bench, folder: Path
 ) -> tuple[dict[str, Timed], int]:
     """Return what is timed, and the bytes of the prompt's cells on disk."""
-    one, other = asked.greedy[:2]
+    first, second = asked.greedy[:2]
     path = folder / "prompt.bin"
     n = n_common([lesson.prompted.tokens for lesson in asked.greedy])
-    n_bytes = bench.written(path, one.prompted.tokens[:n])
+    n_bytes = bench.written(path, first.prompted.tokens[:n])
 
     def behind(prompt: Prompt) -> Prompt:
         return Prompt((prompt.tokens[0], *prompt.tokens[n:]))
 
-    timed = {BARE: Timed(carried[BARE], one.bare, other.bare)}
-    timed[PROMPT] = Timed(carried[BARE], one.prompted, other.prompted)
-    timed[ON_DISK] = Timed(bench.restored(path), behind(one.prompted), behind(other.prompted))
-    timed |= {name: Timed(each, one.bare, other.bare) for name, each in carried.items()}
+    timed = {BARE: Timed(carried[BARE], first.bare, second.bare)}
+    timed[PROMPT] = Timed(carried[BARE], first.prompted, second.prompted)
+    timed[ON_DISK] = Timed(bench.restored(path), behind(first.prompted), behind(second.prompted))
+    timed |= {name: Timed(each, first.bare, second.bare) for name, each in carried.items()}
     return timed, n_bytes
 
 

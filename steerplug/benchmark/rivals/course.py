@@ -49,11 +49,11 @@ def lessons_of(
         quick: whether to take the few of a quick fit.
     """
     assert preset.teacher is not None
-    given = effort(by_method(preset, "psr"), quick=quick)
+    amount = effort(by_method(preset, "psr"), quick=quick)
     with requantised.quick(engine, reader) as (quick_engine, _):
-        return given.cut(teach(
-            quick_engine, ChatTemplate.of(engine.model), preset.teacher, given.questions,
-            seed=preset.fit.seed, some=given.some, cache=cache, report=report,
+        return amount.cut(teach(
+            quick_engine, ChatTemplate.of(engine.model), preset.teacher, amount.questions,
+            seed=preset.fit.seed, some=amount.some, cache=cache, report=report,
         ))  # fmt: skip
 
 
@@ -94,8 +94,8 @@ class Course:
         else:
             tuned = self.trainer.tuned(name, make, self.steered, rate)
         assert isinstance(tuned.trained, Deltas)
-        made = Steering(name, n_embd, n_layer, tuned.trained.export(), self.preset.scope)
-        return tuned, made
+        steering = Steering(name, n_embd, n_layer, tuned.trained.export(), self.preset.scope)
+        return tuned, steering
 
     def soft_prompt(self, n: int) -> Tuned:
         """Return n embeddings."""

@@ -51,10 +51,10 @@ class Timed:
 
     def decode(self) -> float:
         """Return the seconds of a token behind the chat."""
-        said = [self.carrier.read(self.prompt)]
+        reply = [self.carrier.read(self.prompt)]
         start = time.perf_counter()
         for _ in range(DECODED):
-            said.append(self.carrier.next(self.prompt, said))
+            reply.append(self.carrier.next(self.prompt, reply))
         return (time.perf_counter() - start) / DECODED
 
     def _first(self) -> float:
