@@ -1,8 +1,7 @@
 """The page of results, from reports: `python -m steerplug.evaluate.results [FILE ...]`.
 
 A file is what a command printed with `--json`. Named ones are put into `results/` first, in the
-place of older ones of the same command; then RESULTS.md is written from all that are there. Where
-figures of one turn out to be wrong they are taken out of it, and its `left_out` says why.
+place of older ones of the same command; then RESULTS.md is written from all that are there.
 """
 
 import json
@@ -22,11 +21,11 @@ HEAD = """\
 # Results
 
 What a preset does beside its prompt. Written by `python -m steerplug.evaluate.results` from the
-reports in `results/`, each of which is what its command prints with `--json`, less what it says is
-left out; nothing here is written by hand. Replies are greedy, so there is no seed but that of the
-bootstrap, which is 0. Intervals are of 95 %, over questions, or over the scripts of chats, of which
-one alone has none. What the arms and figures are is said in [`arms.py`](arms.py),
-[`turns.py`](turns.py), [`overrides.py`](overrides.py) and their like.
+reports in `results/`, each of which is what its command prints with `--json`; nothing here is
+written by hand. Replies are greedy, so there is no seed but that of the bootstrap, which is 0.
+Intervals are of 95 %, over questions, or over the scripts of chats, of which one alone has none.
+What the arms and figures are is said in [`arms.py`](arms.py), [`turns.py`](turns.py),
+[`overrides.py`](overrides.py) and their like.
 """
 
 
@@ -47,8 +46,6 @@ def _section(report: Mapping[str, Any]) -> Iterator[str]:
     commit = f", commit {report['commit']}" if report["commit"] else ""
     by = f"`{report['command']}`, steerplug {report['version']}{commit}"
     yield f"{by}, model {report['fingerprint']}.\n"
-    if "left_out" in report:
-        yield f"{report['left_out']}\n"
     for table in tables(report):
         yield from (f"{table.about}\n", *_markdown(table), "")
 

@@ -106,7 +106,6 @@ def test_the_page_says_by_what_each_table_was_made(
     assert f'`steerplug eval "few + sea"`, steerplug 1, commit abc, model {"f" * 20}.' in page
     assert "| bare | 0% (0 to 66) |" in page
     assert "Over ten turns" not in page
-    assert "\nOne is left out.\n" in results.page([report | {"left_out": "One is left out."}])
 
 
 def test_a_report_may_lack_what_turned_out_to_be_wrong(told: dict[str, Any]) -> None:
