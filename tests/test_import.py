@@ -95,6 +95,16 @@ def test_only_the_engine_speaks_llama_cpp(file: str) -> None:
         assert not modules & {"torch", "transformers"}
 
 
+def test_c_functions_have_their_types_in_two_files() -> None:
+    """Of ggml's in one, of the native library's in the other; who calls them repeats no types."""
+    told = {
+        file
+        for file in FILES for node in ast.walk(ast.parse((PACKAGE / file).read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("argtypes", "restype")
+    }  # fmt: skip
+    assert told == {"engine/ggml.py", "engine/native.py"}
+
+
 def test_imports_run_one_way_between_the_rooms() -> None:
     """The contracts stand in pyproject.toml; `lint-imports` shows what breaks one."""
     done = subprocess.run(

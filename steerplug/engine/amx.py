@@ -119,7 +119,7 @@ def _line(output: bytes) -> str:
 
 def _are_built() -> bool:
     try:
-        return bool(ggml.function("ggml_cpu_has_amx_int8")())
+        return bool(ggml.call("ggml_cpu_has_amx_int8"))
     except EngineError:
         return False
 
@@ -134,9 +134,6 @@ def extra_buffer_types() -> list[tuple[bytes, int]]:
     device, name_of = cpu_device(), ggml.function("ggml_backend_buft_name")
     registry = ggml.function("ggml_backend_dev_backend_reg")
     find = ggml.function("ggml_backend_reg_get_proc_address")
-    registry.restype, registry.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
-    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
     address = find(registry(device), b"ggml_backend_dev_get_extra_bufts")
     if not address:
         return []
@@ -149,9 +146,7 @@ def extra_buffer_types() -> list[tuple[bytes, int]]:
 
 def cpu_device() -> int:
     """Return the address of ggml's device for the processor."""
-    by_type = ggml.function("ggml_backend_dev_by_type")
-    by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
-    return int(by_type(_CPU) or 0)
+    return int(ggml.call("ggml_backend_dev_by_type", _CPU) or 0)
 
 
 def _place() -> Path:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
-from steerplug.engine import ggml, log, row_order, threads
+from steerplug.engine import log, row_order, threads
 from steerplug.engine.device_route import DeviceRoute
+from steerplug.engine.devices import tensors_on_host
 from steerplug.engine.hook import Capture, Hook, RowSteering
 from steerplug.engine.kv_cache import check_memory
 from steerplug.engine.model import Model
@@ -86,8 +87,8 @@ class Context(Sequences):
                 raise ModelError(f"{name} is {value}; give at least 1.")
         n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
         self.n_batch = min(max(n_batch, n_seq), n_ctx)
-        host = ggml.tensors_on_host() if on_host is None else on_host
-        if ggml.tensors_on_host():
+        host = tensors_on_host() if on_host is None else on_host
+        if tensors_on_host():
             check_memory(model.whole_number, model.n_layer, n_ctx, asked)
         self._params = params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
@@ -102,7 +103,7 @@ class Context(Sequences):
         self.why = ""
         if on_device is None:
             on_device = hooked and not host
-        buffers = self._buffers(host_too=ggml.tensors_on_host()) if on_device else None
+        buffers = self._buffers(host_too=tensors_on_host()) if on_device else None
         if buffers and any(buffers):
             self._try_devices(buffers)
         if self._handle is None:

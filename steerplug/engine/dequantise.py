@@ -3,7 +3,6 @@
 ggml's table of types is a structure whose layout changes; its functions are found by their names.
 """
 
-import ctypes
 from collections.abc import Callable
 from functools import cache
 
@@ -40,7 +39,5 @@ def to_bfloat16() -> Convert:
 
 
 def _converter(name: str) -> Convert:
-    function = ggml.function(name)
-    function.restype = None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-    return function  # type: ignore[no-any-return]
+    converter: Convert = ggml.function(name)
+    return converter

@@ -1,9 +1,8 @@
 """Tensors of float32 on a device of ggml, which outlive the graphs that read and write them."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -11,10 +10,7 @@ from steerplug.engine import ggml
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array
 
-_FLOAT32 = 0
 _OF_WEIGHTS = 1
-
-_Pointer, _Size = ctypes.c_void_p, ctypes.c_size_t
 
 
 class DeviceFullError(EngineError):
@@ -36,14 +32,14 @@ class DeviceMemory:
     def __init__(
         self, buffer_type: int, shapes: Sequence[tuple[int, ...]], *, weights: bool = True
     ) -> None:
-        size = (len(shapes) + 1) * _call("ggml_tensor_overhead", _Size)()
-        self._context = _call("ggml_init", _Pointer, ggml.Memory)(ggml.Memory(size, None, True))
-        new = _call("ggml_new_tensor", _Pointer, _Pointer, ctypes.c_int, ctypes.c_int, _Pointer)
+        size = (len(shapes) + 1) * ggml.call("ggml_tensor_overhead")
+        self._context = ggml.call("ggml_init", ggml.InitParams(size, None, True))
+        new = ggml.function("ggml_new_tensor")
         self.tensors: list[int] = [
-            new(self._context, _FLOAT32, len(shape), (ctypes.c_int64 * len(shape))(*shape))
+            new(self._context, ggml.F32, len(shape), (ctypes.c_int64 * len(shape))(*shape))
             for shape in shapes
         ]
-        allocate = _call("ggml_backend_alloc_ctx_tensors_from_buft", _Pointer, _Pointer, _Pointer)
+        allocate = ggml.function("ggml_backend_alloc_ctx_tensors_from_buft")
         self.buffer = allocate(self._context, buffer_type)
         if not self.buffer:
             self.free()
@@ -53,36 +49,26 @@ class DeviceMemory:
                 "the model (n_gpu_layers), or a smaller n_ctx."
             )
         if weights:
-            _call("ggml_backend_buffer_set_usage", None, _Pointer, ctypes.c_int)(
-                self.buffer, _OF_WEIGHTS
-            )
+            ggml.call("ggml_backend_buffer_set_usage", self.buffer, _OF_WEIGHTS)
 
     def write(self, place: int, values: Array) -> None:
         """Write a whole tensor."""
         values = np.ascontiguousarray(values, np.float32)
-        _call("ggml_backend_tensor_set", None, _Pointer, _Pointer, _Size, _Size)(
+        ggml.function("ggml_backend_tensor_set")(
             self.tensors[place], values.ctypes.data, 0, values.nbytes
         )
 
     def free(self) -> None:
         """Give the memory back; graphs that use it must not be computed again."""
         if self.buffer:
-            _call("ggml_backend_buffer_free", None, _Pointer)(self.buffer)
+            ggml.call("ggml_backend_buffer_free", self.buffer)
         if self._context:
-            _call("ggml_free", None, _Pointer)(self._context)
+            ggml.call("ggml_free", self._context)
         self.buffer = self._context = None
 
 
 @cache
 def alignment(buffer_type: int) -> int:
     """Return how many float32 apart tensors may begin in a buffer."""
-    n_bytes = _call("ggml_backend_buft_get_alignment", _Size, _Pointer)(buffer_type)
+    n_bytes = ggml.call("ggml_backend_buft_get_alignment", buffer_type)
     return int(-(-n_bytes // 4))
-
-
-@cache
-def _call(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    function = ggml.function(name)
-    function.restype, function.argtypes = result, list(arguments)
-    called: Callable[..., Any] = function
-    return called

@@ -1,6 +1,5 @@
 """The devices that this build of llama.cpp finds here, and what of a loading they cannot do."""
 
-import ctypes
 from dataclasses import dataclass
 
 from llama_cpp import llama_cpp as llama
@@ -33,25 +32,33 @@ class Device:
 
 def devices() -> list[Device]:
     """Return all devices, in llama.cpp's order."""
-    count = ggml.function("ggml_backend_dev_count")
-    get, name, kind, buffer_type = (
-        ggml.function(f"ggml_backend_dev_{what}") for what in ("get", "name", "type", "buffer_type")
-    )
+    name = ggml.function("ggml_backend_dev_name")
+    buffer_type = ggml.function("ggml_backend_dev_buffer_type")
     name_of = ggml.function("ggml_backend_buft_name")
-    count.restype, kind.restype = ctypes.c_size_t, ctypes.c_int
-    get.restype = buffer_type.restype = ctypes.c_void_p
-    name.restype = name_of.restype = ctypes.c_char_p
-    get.argtypes = [ctypes.c_size_t]
-    for function in (name, kind, buffer_type, name_of):
-        function.argtypes = [ctypes.c_void_p]
     found = []
-    for address in map(get, range(count())):
+    for address in _addresses():
         buffers = buffer_type(address)
         found.append(Device(
-            name(address).decode(), address, name_of(buffers).decode(), buffers,
-            kind(address) not in (_CPU, _ACCELERATOR),
+            name(address).decode(), address, name_of(buffers).decode(), buffers, _is_gpu(address)
         ))  # fmt: skip
     return found
+
+
+def tensors_on_host() -> bool:
+    """Whether every device of this build computes in host memory, so tensors can be written there.
+
+    Devices that only speed up the CPU (BLAS, for instance) use host memory as well.
+    """
+    return not any(map(_is_gpu, _addresses()))
+
+
+def _addresses() -> list[int]:
+    get = ggml.function("ggml_backend_dev_get")
+    return [get(i) for i in range(ggml.call("ggml_backend_dev_count"))]
+
+
+def _is_gpu(address: int) -> bool:
+    return ggml.call("ggml_backend_dev_type", address) not in (_CPU, _ACCELERATOR)
 
 
 def check_devices(asked: Loading) -> None:

@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from steerplug.engine import fork, ggml
+from steerplug.engine import fork
 from steerplug.engine.context import Context
+from steerplug.engine.devices import tensors_on_host
 from steerplug.engine.generation import Deliver, Generation, Item
 from steerplug.engine.handover import at_the_end, to_loop
 from steerplug.engine.model import Model
@@ -137,7 +138,7 @@ class Engine:
         return self._own
 
     def _begin_in_child(self) -> None:
-        if not ggml.tensors_on_host():
+        if not tensors_on_host():
             raise EngineError(
                 f"{self.model.path.name} was loaded before this process was forked, and what lies "
                 "on a GPU is not carried over; load the model in the child, or start processes by "

@@ -1,12 +1,13 @@
-"""Addresses of ggml's own C functions, for the native hook and for reading a GGUF's header.
+"""ggml's C functions: which ones steerplug calls, with their types, and where they are found.
 
 ggml's functions keep their signatures while its struct layouts change, so steerplug calls functions
-and includes no header.
+and includes no header. Here are those that Python calls and that llama-cpp-python, which has all of
+llama.h, does not declare. What native code calls it declares itself (native/steer.h): it is handed
+addresses.
 """
 
 import ctypes
 import os
-import struct
 import sys
 from functools import cache
 from importlib.util import find_spec
@@ -15,8 +16,94 @@ from typing import Any
 
 from steerplug.errors import EngineError
 
-_DEVICE_CPU, _DEVICE_ACCELERATOR = 0, 3
-_FLOAT32 = 0
+F32 = 0
+"""ggml's number of the type float32."""
+
+
+class InitParams(ctypes.Structure):
+    """How much memory `ggml_init` takes, whose, and whether numbers of tensors lie elsewhere."""
+
+    _fields_ = (("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("bare", ctypes.c_bool))
+
+
+class GgufInitParams(ctypes.Structure):
+    """Whether tensors of a GGUF are made without data, and where their context is told."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+_Pointer, _Text, _Bool = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_bool
+_Size, _Int, _Long = ctypes.c_size_t, ctypes.c_int, ctypes.c_int64
+_Types = tuple[Any, list[Any]]
+"""What a function returns, and what it takes."""
+
+_ROWS: _Types = (None, [_Pointer, _Pointer, _Long])
+_KEY = [_Pointer, _Long]
+_TYPES: dict[str, _Types] = {
+    # tensors and graphs, as descriptions
+    "ggml_init": (_Pointer, [InitParams]),
+    "ggml_free": (None, [_Pointer]),
+    "ggml_tensor_overhead": (_Size, []),
+    "ggml_graph_overhead": (_Size, []),
+    "ggml_new_tensor": (_Pointer, [_Pointer, _Int, _Int, _Pointer]),
+    "ggml_new_tensor_1d": (_Pointer, [_Pointer, _Int, _Long]),
+    "ggml_new_tensor_2d": (_Pointer, [_Pointer, _Int, _Long, _Long]),
+    "ggml_get_tensor": (_Pointer, [_Pointer, _Text]),
+    "ggml_nrows": (_Long, [_Pointer]),
+    "ggml_nelements": (_Long, [_Pointer]),
+    "ggml_add": (_Pointer, [_Pointer] * 3),
+    "ggml_mul_mat": (_Pointer, [_Pointer] * 3),
+    "ggml_new_graph": (_Pointer, [_Pointer]),
+    "ggml_build_forward_expand": (None, [_Pointer] * 2),
+    # rows of numbers; so are `dequantize_row_q4_K` and its like
+    "ggml_fp16_to_fp32_row": _ROWS,
+    "ggml_bf16_to_fp32_row": _ROWS,
+    "ggml_fp32_to_bf16_row": _ROWS,
+    "ggml_quantize_chunk": (_Size, [_Int, _Pointer, _Pointer, _Long, _Long, _Long, _Pointer]),
+    # devices, their buffers, and what they compute
+    "ggml_backend_dev_count": (_Size, []),
+    "ggml_backend_dev_get": (_Pointer, [_Size]),
+    "ggml_backend_dev_by_type": (_Pointer, [_Int]),
+    "ggml_backend_dev_name": (_Text, [_Pointer]),
+    "ggml_backend_dev_type": (_Int, [_Pointer]),
+    "ggml_backend_dev_buffer_type": (_Pointer, [_Pointer]),
+    "ggml_backend_dev_backend_reg": (_Pointer, [_Pointer]),
+    "ggml_backend_dev_init": (_Pointer, [_Pointer, _Text]),
+    "ggml_backend_dev_supports_op": (_Bool, [_Pointer] * 2),
+    "ggml_backend_reg_get_proc_address": (_Pointer, [_Pointer, _Text]),
+    "ggml_backend_buft_name": (_Text, [_Pointer]),
+    "ggml_backend_buft_get_alignment": (_Size, [_Pointer]),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (_Pointer, [_Pointer] * 2),
+    "ggml_backend_buffer_set_usage": (None, [_Pointer, _Int]),
+    "ggml_backend_buffer_free": (None, [_Pointer]),
+    "ggml_backend_tensor_set": (None, [_Pointer, _Pointer, _Size, _Size]),
+    "ggml_backend_tensor_get": (None, [_Pointer, _Pointer, _Size, _Size]),
+    "ggml_backend_graph_compute": (_Int, [_Pointer] * 2),
+    # what a GGUF states
+    "gguf_init_from_file": (_Pointer, [_Text, GgufInitParams]),
+    "gguf_free": (None, [_Pointer]),
+    "gguf_get_data_offset": (_Size, [_Pointer]),
+    "gguf_get_n_kv": (_Long, [_Pointer]),
+    "gguf_get_key": (_Text, _KEY),
+    "gguf_get_kv_type": (_Int, _KEY),
+    "gguf_get_val_str": (_Text, _KEY),
+    "gguf_get_val_data": (_Pointer, _KEY),
+    "gguf_get_arr_type": (_Int, _KEY),
+    "gguf_get_arr_n": (_Size, _KEY),
+    "gguf_get_arr_data": (_Pointer, _KEY),
+    "gguf_get_n_tensors": (_Long, [_Pointer]),
+    "gguf_get_tensor_name": (_Text, _KEY),
+    "gguf_get_tensor_type": (_Int, _KEY),
+    "gguf_get_tensor_offset": (_Size, _KEY),
+    "gguf_get_tensor_size": (_Size, _KEY),
+    # the process
+    "ggml_cpu_has_amx_int8": (_Int, []),
+    "ggml_set_abort_callback": (_Pointer, [_Pointer]),
+    # not ggml's, but found with it: OpenMP's, and `dev_layer` and `select_buft` of `llama_model`
+    "omp_pause_resource_all": (_Int, [_Int]),
+    "_ZNK11llama_model9dev_layerEi": (_Pointer, [_Pointer, _Int]),
+    "_ZNK11llama_model11select_buftEi": (_Pointer, [_Pointer, _Int]),
+}
 
 
 def library_folder() -> Path:
@@ -34,22 +121,37 @@ def library_folder() -> Path:
 
 
 @cache
-def _library(stem: str) -> ctypes.CDLL | None:
-    folder = library_folder()
-    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    paths = [folder / f"{prefix}{stem}{suffix}" for prefix in ("lib", "")]
-    return next((ctypes.CDLL(str(path)) for path in paths if path.exists()), None)
-
-
-@cache
 def function(name: str) -> Any:
-    """Return ggml's C function `name` as a ctypes function.
-
-    libllama is asked first: there the linker finds the very ggml that llama.cpp runs on, while the
-    wheel's `libggml-base.so` is a second copy of it, with a log and a device list of its own.
+    """Return a C function of the table, with its types.
 
     Raises:
         EngineError: this build of llama.cpp does not export it.
+    """
+    found = _find(name)
+    types = _ROWS if name.startswith("dequantize_row_") else _TYPES[name]
+    found.restype, found.argtypes = types
+    return found
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a C function of the table; return what it does."""
+    return function(name)(*arguments)
+
+
+def address(name: str) -> int:
+    """Return the address of a C function, whether Python calls it or not.
+
+    Raises:
+        EngineError: this build of llama.cpp does not export it.
+    """
+    return int(ctypes.cast(_find(name), ctypes.c_void_p).value or 0)
+
+
+def _find(name: str) -> Any:
+    """Return a function as nobody else has it, so that its types are whoever's who asked.
+
+    libllama is asked first: there the linker finds the very ggml that llama.cpp runs on, while the
+    wheel's `libggml-base.so` is a second copy of it, with a log and a device list of its own.
     """
     for library in (_library(stem) for stem in ("llama", "ggml-base", "ggml")):
         if library is not None and hasattr(library, name):
@@ -60,48 +162,9 @@ def function(name: str) -> Any:
     )
 
 
-def address(name: str) -> int:
-    """Return the address of ggml's C function `name`."""
-    return int(ctypes.cast(function(name), ctypes.c_void_p).value or 0)
-
-
-def tensors_on_host() -> bool:
-    """Whether every device of this build computes in host memory, so tensors can be written there.
-
-    Devices that only speed up the CPU (BLAS, for instance) use host memory as well.
-    """
-    count, get, kind = (
-        function(f"ggml_backend_dev_{name}") for name in ("count", "get", "type")
-    )
-    count.restype, get.restype, kind.restype = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
-    get.argtypes, kind.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
-    return all(kind(get(i)) in (_DEVICE_CPU, _DEVICE_ACCELERATOR) for i in range(count()))
-
-
-class Memory(ctypes.Structure):
-    """How much memory `ggml_init` takes, whose, and whether numbers of tensors lie elsewhere."""
-
-    _fields_ = (("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("bare", ctypes.c_bool))
-
-
 @cache
-def sources_at() -> int:
-    """Return at which byte of a tensor ggml keeps the two tensors it is the sum of; -1: nowhere.
-
-    No function tells, and the layout changes between versions: so two are added and looked for.
-    """
-    init, new, add, overhead, free = (
-        function(f"ggml_{name}")
-        for name in ("init", "new_tensor_1d", "add", "tensor_overhead", "free")
-    )
-    init.restype, init.argtypes = ctypes.c_void_p, [Memory]
-    new.restype, new.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
-    add.restype, add.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 3
-    overhead.restype = ctypes.c_size_t
-    free.restype, free.argtypes = None, [ctypes.c_void_p]
-    memory = init(Memory(8 * overhead(), None, True))
-    try:
-        a, b = new(memory, _FLOAT32, 1), new(memory, _FLOAT32, 1)
-        return ctypes.string_at(add(memory, a, b), overhead()).find(struct.pack("2P", a, b))
-    finally:
-        free(memory)
+def _library(stem: str) -> ctypes.CDLL | None:
+    folder = library_folder()
+    suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    paths = [folder / f"{prefix}{stem}{suffix}" for prefix in ("lib", "")]
+    return next((ctypes.CDLL(str(path)) for path in paths if path.exists()), None)

@@ -25,12 +25,6 @@ _Value = Any
 """A number, a text, or a list of numbers."""
 
 
-class _InitParams(ctypes.Structure):
-    """Whether tensors are made without data, and where."""
-
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
 @dataclass(frozen=True)
 class GgufHeader:
     """The header of one file.
@@ -73,55 +67,45 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """
     with _opened(path) as (handle, tensors):
         keys = [(i, _text("gguf_get_key", handle, i))
-                for i in range(_call("gguf_get_n_kv", ctypes.c_int64, handle))]  # fmt: skip
-        kinds = {key: _call("gguf_get_kv_type", ctypes.c_int, handle, i) for i, key in keys}
+                for i in range(ggml.call("gguf_get_n_kv", handle))]  # fmt: skip
+        kinds = {key: ggml.call("gguf_get_kv_type", handle, i) for i, key in keys}
         found = ((key, _value(handle, i, kinds[key])) for i, key in keys)
         metadata = {key: value for key, value in found if value is not None}
         types, shapes, end = dict[str, int](), dict[str, tuple[int, int]](), 0
-        for i in range(_call("gguf_get_n_tensors", ctypes.c_int64, handle)):
+        for i in range(ggml.call("gguf_get_n_tensors", handle)):
             name = _text("gguf_get_tensor_name", handle, i)
-            types[name] = _call("gguf_get_tensor_type", ctypes.c_int, handle, i)
+            types[name] = ggml.call("gguf_get_tensor_type", handle, i)
             shapes[name] = _shape(tensors, name)
-            begin = _call("gguf_get_tensor_offset", ctypes.c_size_t, handle, i)
-            end = max(end, begin + _call("gguf_get_tensor_size", ctypes.c_size_t, handle, i))
-        size = _call("gguf_get_data_offset", ctypes.c_size_t, handle)
+            begin = ggml.call("gguf_get_tensor_offset", handle, i)
+            end = max(end, begin + ggml.call("gguf_get_tensor_size", handle, i))
+        size = ggml.call("gguf_get_data_offset", handle)
     return GgufHeader(metadata, types, kinds, shapes, size, size + end)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[int, int]]:
     """Give the header, and ggml's tensors, which have shapes and no data."""
-    init = ggml.function("gguf_init_from_file")
-    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _InitParams]
     log.take_over()
     tensors = ctypes.c_void_p()
-    handle = init(os.fsencode(path), _InitParams(True, ctypes.addressof(tensors)))
+    params = ggml.GgufInitParams(True, ctypes.addressof(tensors))
+    handle = ggml.call("gguf_init_from_file", os.fsencode(path), params)
     if not handle:
         raise ModelError(f"{path.name} is a damaged GGUF ({log.complaint()}); download it again.")
     try:
         yield handle, tensors.value or 0
     finally:
-        _call("gguf_free", None, handle)
-        _call("ggml_free", None, tensors.value or 0)
+        ggml.call("gguf_free", handle)
+        ggml.call("ggml_free", tensors.value or 0)
 
 
 def _shape(tensors: int, name: str) -> tuple[int, int]:
-    get = ggml.function("ggml_get_tensor")
-    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
-    tensor = get(tensors, name.encode())
-    n_rows = _call("ggml_nrows", ctypes.c_int64, tensor)
-    return _call("ggml_nelements", ctypes.c_int64, tensor) // max(n_rows, 1), n_rows
-
-
-def _call(name: str, result: Any, handle: int, *numbers: int) -> Any:
-    function = ggml.function(name)
-    function.restype = result
-    function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * len(numbers)]
-    return function(handle, *numbers)
+    tensor = ggml.call("ggml_get_tensor", tensors, name.encode())
+    n_rows = ggml.call("ggml_nrows", tensor)
+    return ggml.call("ggml_nelements", tensor) // max(n_rows, 1), n_rows
 
 
 def _text(name: str, handle: int, i: int) -> str:
-    return str(_call(name, ctypes.c_char_p, handle, i).decode("utf-8", "replace"))
+    return str(ggml.call(name, handle, i).decode("utf-8", "replace"))
 
 
 def _value(handle: int, i: int, kind: int) -> _Value:
@@ -129,11 +113,11 @@ def _value(handle: int, i: int, kind: int) -> _Value:
     if kind == _TEXT:
         return _text("gguf_get_val_str", handle, i)
     if kind in _NUMBERS:
-        at = _call("gguf_get_val_data", ctypes.c_void_p, handle, i)
+        at = ggml.call("gguf_get_val_data", handle, i)
         return _NUMBERS[kind].from_address(at).value
-    item = _call("gguf_get_arr_type", ctypes.c_int, handle, i)
+    item = ggml.call("gguf_get_arr_type", handle, i)
     if item not in _NUMBERS:
         return None
-    n = _call("gguf_get_arr_n", ctypes.c_size_t, handle, i)
-    at = _call("gguf_get_arr_data", ctypes.c_void_p, handle, i)
+    n = ggml.call("gguf_get_arr_n", handle, i)
+    at = ggml.call("gguf_get_arr_data", handle, i)
     return list((_NUMBERS[item] * n).from_address(at)) if n else []

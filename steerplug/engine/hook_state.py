@@ -1,6 +1,8 @@
 """What Python and native code share of a hook: `sp_hook` of native/steer.h, field by field."""
 
 import ctypes
+import struct
+from functools import cache
 
 import numpy as np
 
@@ -43,5 +45,21 @@ def hook_state(
     )  # fmt: skip
     return HookState(
         *map(ggml.address, functions), f"{output.tensor}-".encode(), n_embd, n_layer,
-        output.n_streams, output.mean, on_host, ggml.sources_at(), in_graph,
+        output.n_streams, output.mean, on_host, _sources_at(), in_graph,
     )  # fmt: skip
+
+
+@cache
+def _sources_at() -> int:
+    """Return at which byte of a tensor ggml keeps the two tensors it is the sum of; -1: nowhere.
+
+    No function tells, and the layout changes between versions: so two are added and looked for.
+    """
+    new, size = ggml.function("ggml_new_tensor_1d"), ggml.call("ggml_tensor_overhead")
+    memory = ggml.call("ggml_init", ggml.InitParams(8 * size, None, True))
+    try:
+        a, b = new(memory, ggml.F32, 1), new(memory, ggml.F32, 1)
+        total = ggml.call("ggml_add", memory, a, b)
+        return ctypes.string_at(total, size).find(struct.pack("2P", a, b))
+    finally:
+        ggml.call("ggml_free", memory)

@@ -8,8 +8,20 @@ import ctypes
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from steerplug.errors import EngineError
+
+_Pointer, _Int, _Bool = ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool
+_TYPES: dict[str, tuple[Any, list[Any]]] = {
+    "sp_begin": (None, [_Pointer, _Int]),
+    "sp_stand_by": (None, [_Pointer, _Int]),
+    "sp_end": (_Int, [_Pointer, _Bool]),
+    "sp_recall": (None, [_Pointer]),
+    "sp_account": (_Int, [_Pointer]),
+    "sp_allow_amx": (None, []),
+}
+"""What a function returns, and what it takes."""
 
 
 @cache
@@ -29,10 +41,7 @@ def library() -> ctypes.CDLL:
             "(`pip install .`) instead of running it from a bare checkout."
         )
     loaded = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    loaded.sp_begin.argtypes, loaded.sp_begin.restype = [ctypes.c_void_p, ctypes.c_int32], None
-    loaded.sp_stand_by.argtypes = [ctypes.c_void_p, ctypes.c_int32]
-    loaded.sp_stand_by.restype = None
-    loaded.sp_allow_amx.argtypes, loaded.sp_allow_amx.restype = [], None
-    loaded.sp_end.argtypes = [ctypes.c_void_p, ctypes.c_bool]
-    loaded.sp_end.restype = ctypes.c_int32
+    for name, (result, arguments) in _TYPES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
     return loaded

@@ -9,8 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from steerplug.engine import ggml, routes
+from steerplug.engine import routes
 from steerplug.engine.context import Context, Row
+from steerplug.engine.devices import tensors_on_host
 from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
@@ -96,7 +97,7 @@ class Proofs:
                 f"of {self._model.n_layer} blocks lie {lie}; each device steers its own as a part "
                 "of llama.cpp's graph"
             )
-        where = "in host memory" if ggml.tensors_on_host() else "on a device"
+        where = "in host memory" if tensors_on_host() else "on a device"
         because = f", because {context.why}" if context.why else ""
         return f"activations lie {where} and are steered between pieces of the graph{because}"
 
@@ -135,7 +136,7 @@ class Proofs:
         """Prove the routes that are not taken here, as far as they could be, at one block."""
         said = []
         for route in _ROUTES:
-            if route == self.context.route or (route == "node" and not ggml.tensors_on_host()):
+            if route == self.context.route or (route == "node" and not tensors_on_host()):
                 continue
             other = Proofs(self._model, route)
             try:

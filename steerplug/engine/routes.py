@@ -9,7 +9,6 @@ The first two take a llama.cpp whose functions can be replaced (Linux, loaded af
 probe decides, see context.py.
 """
 
-import ctypes
 import sys
 from typing import Literal
 
@@ -41,8 +40,6 @@ def buffer_types(model: Model, *, host_too: bool = False) -> list[int | None]:
     if model.loading.split_mode == "tensor":
         raise EngineError("each block lies on several devices (split_mode is tensor)")
     device_of, buffers_of = (ggml.function(name) for name in (_DEVICE_OF_BLOCK, _BUFFERS_OF_BLOCK))
-    for function in (device_of, buffers_of):
-        function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
     gpus = {device.address: device.name for device in devices() if device.is_gpu}
     if model.loading.n_gpu_layers and any(name.startswith("RPC") for name in gpus.values()):
         host_too = True  # llama.cpp would send a node's function to another machine, too
@@ -55,7 +52,6 @@ def buffer_types(model: Model, *, host_too: bool = False) -> list[int | None]:
 def names(model: Model) -> dict[str, int]:
     """Return how many blocks lie on each device, by its name."""
     device_of = ggml.function(_DEVICE_OF_BLOCK)
-    device_of.restype, device_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
     known = {device.address: device.name for device in devices()}
     found: dict[str, int] = {}
     for il in range(model.n_layer):

@@ -26,12 +26,10 @@ def joined() -> Iterator["subprocess.Popen[bytes]"]:
     server = subprocess.Popen([sys.executable, "-m", "tests.devices.rpc", str(port)])
     try:
         _wait_for(port)
-        add, register = _library().ggml_backend_rpc_add_server, ggml.function(
-            "ggml_backend_register"
-        )
+        add = _library().ggml_backend_rpc_add_server
         add.restype, add.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
-        register.restype, register.argtypes = None, [ctypes.c_void_p]
-        register(add(f"127.0.0.1:{port}".encode()))
+        register = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        register(ggml.address("ggml_backend_register"))(add(f"127.0.0.1:{port}".encode()))
         yield server
     finally:
         server.kill()

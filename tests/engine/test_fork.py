@@ -126,9 +126,9 @@ def test_langchain_s_models_answer_in_a_child_and_what_is_closed_stays_so() -> N
 
 def test_a_model_on_a_gpu_is_not_carried_over() -> None:
     answer = run("""
-        from steerplug.engine import ggml
+        from steerplug.engine import engine
         session = Session(TINY, n_ctx=128, n_threads=1)
-        ggml.tensors_on_host = lambda: False
+        engine.tensors_on_host = lambda: False
         print(in_child(lambda: session.chat(QUESTION, settings=GREEDY).text))
     """)
     assert answer.startswith("EngineError: ")

@@ -8,10 +8,13 @@ import textwrap
 
 def test_llama_cpp_ends_the_process_with_one_sentence() -> None:
     program = """
+        import ctypes
         from steerplug.engine import ggml, log
         log.take_over()
         log._receive(4, b"CUDA error: unspecified launch failure", None)
-        ggml.function("ggml_abort")(b"ggml-cuda.cu", 98, b"CUDA error")
+        ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)(
+            ggml.address("ggml_abort")
+        )(b"ggml-cuda.cu", 98, b"CUDA error")
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], text=True, capture_output=True

@@ -144,18 +144,11 @@ def _tokeniser() -> dict[str, tuple[Any, ...]]:
     return fields
 
 
-class _Params(ctypes.Structure):
-    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
 def _shapes(path: Path) -> Shapes:
     """Return the tensors that llama.cpp's loader wants for a file that holds metadata alone."""
     shapes: Shapes = {}
     read, free = ggml.function("gguf_init_from_file"), ggml.function("gguf_free")
-    name_of = ggml.function("ggml_get_name")
-    read.restype, read.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _Params]
-    free.restype, free.argtypes = None, [ctypes.c_void_p]
-    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    name_of = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)(ggml.address("ggml_get_name"))
 
     def take(tensor: int, _user_data: int) -> None:
         sizes = np.frombuffer(ctypes.string_at(tensor + 16, 32), np.int64).tolist()
@@ -166,7 +159,7 @@ def _shapes(path: Path) -> Shapes:
     log.take_over()
     params = llama.llama_model_default_params()
     params.use_extra_bufts = False
-    metadata = read(os.fsencode(path), _Params(True, None))
+    metadata = read(os.fsencode(path), ggml.GgufInitParams(True, None))
     model = llama.llama_model_init_from_user(
         metadata, llama.llama_model_set_tensor_data_t(take), None, params
     )
