@@ -12,9 +12,9 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
 from steerplug.evaluate import fidelity, glance, replies
-from steerplug.fit import distill as trainer
 from steerplug.fit import effort, measure, reply_cache
 from steerplug.fit import fit as fitting
+from steerplug.fit.distill import distill as trainer
 from steerplug.fit.reply_cache import Reply, ReplyCache, name_of
 from steerplug.fit.teacher import Lesson
 from steerplug.preset import Preset

@@ -22,11 +22,11 @@ from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.activations import Activations
-from steerplug.fit.chain import Chain, fit_chain
+from steerplug.fit.chain.chain import Chain, fit_chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
-from steerplug.fit.distill import distill, give_back, student_of
+from steerplug.fit.distill.distill import distill, give_back, student_of
 from steerplug.fit.effort import Effort, effort
 from steerplug.fit.estimated_progress import Plan, Stage, expect
 from steerplug.fit.measure import Probe

@@ -15,10 +15,10 @@ from steerplug.engine.context import Row
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import is_slow
-from steerplug.fit import chain
-from steerplug.fit.chain import prediction
+from steerplug.fit.chain import chain, prediction
 from steerplug.fit.checkpoint import Checkpoint
-from steerplug.fit.distill import readable, time_training
+from steerplug.fit.distill import readable
+from steerplug.fit.distill.distill import time_training
 from steerplug.fit.effort import Effort
 from steerplug.fit.estimated_progress import Plan, Stage
 from steerplug.fit.measure import MEASURING, READ_TOGETHER

@@ -12,8 +12,8 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.engine.scope import Prompt
-from steerplug.fit import chain as chains
-from steerplug.fit.chain import Chain, fit_chain
+from steerplug.fit.chain import chain as chains
+from steerplug.fit.chain.chain import Chain, fit_chain
 from steerplug.fit.chain.regression import Sums, regress
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach

@@ -29,8 +29,9 @@ from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError, StoreError
 from steerplug.fit.checkpoint import Checkpoint
-from steerplug.fit.distill import distill, readable, resuming, student_of, training, weights
+from steerplug.fit.distill import readable, resuming, training, weights
 from steerplug.fit.distill.deltas import Deltas
+from steerplug.fit.distill.distill import distill, student_of
 from steerplug.fit.distill.exercises import Exercise, Exercises, prepare, sizes
 from steerplug.fit.distill.gguf_reading import TensorReader
 from steerplug.fit.distill.student import Passage, Student
@@ -544,7 +545,7 @@ def test_a_fit_that_was_ended_in_its_second_round_goes_on_there(
 
 
 def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
-    modules = loaded_by("import steerplug.fit.distill, steerplug.build")
+    modules = loaded_by("import steerplug.fit.distill.distill, steerplug.build")
     assert "steerplug" in modules
     assert not modules & {"torch", "transformers", "psutil"}
 

@@ -16,7 +16,8 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.errors import FitError, TorchCopyError
 from steerplug.fit.checkpoint import Checkpoint
-from steerplug.fit.distill import agreement, configuration, readable, student_of, weights
+from steerplug.fit.distill import agreement, configuration, readable, weights
+from steerplug.fit.distill.distill import student_of
 from steerplug.fit.distill.readable import unreadable
 from steerplug.fit.distill.student import Student
 from steerplug.fit.fit import fit_teacher

@@ -24,9 +24,9 @@ from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference
-from steerplug.fit.chain import Chain, fit_chain
-from steerplug.fit.distill import distill, student_of
+from steerplug.fit.chain.chain import Chain, fit_chain
 from steerplug.fit.distill.agreement import agreement
+from steerplug.fit.distill.distill import distill, student_of
 from steerplug.fit.distill.readable import unreadable
 from steerplug.fit.distill.student import Passage, Student
 from steerplug.fit.distill.weights import read_weights

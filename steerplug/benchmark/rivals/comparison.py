@@ -26,8 +26,8 @@ from steerplug.errors import FitError, TorchCopyError
 from steerplug.evaluate.estimate import Estimate
 from steerplug.evaluate.questions import Questions
 from steerplug.fit.checkpoint import Checkpoint
-from steerplug.fit.distill import give_back
 from steerplug.fit.distill.agreement import read_student
+from steerplug.fit.distill.distill import give_back
 from steerplug.fit.distill.linear import linear_parts
 from steerplug.fit.distill.readable import CURE, check_readable
 from steerplug.fit.progress import Report
