@@ -14,9 +14,10 @@ from typing import Any
 from steerplug.chat.calls.answers import ways
 from steerplug.chat.calls.grammar import check_tools, reply_grammar, usable
 from steerplug.chat.calls.stream import CallStream
+from steerplug.chat.checking import check_messages
 from steerplug.chat.messages import ChatInput, to_messages
 from steerplug.chat.promise import Promise
-from steerplug.chat.template import ChatTemplate, check_messages
+from steerplug.chat.template import ChatTemplate
 from steerplug.chat.tool import AUTO, NONE
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine, Request

@@ -26,8 +26,8 @@ from langchain_core.messages import (
 from pydantic import BaseModel
 
 from steerplug import ChatSteerplug, Sampling
+from steerplug.chat.checking import check_messages
 from steerplug.chat.messages import to_messages
-from steerplug.chat.template import check_messages
 from steerplug.chat.tool import ToolCall
 from steerplug.chat.values import thoughts_of
 from steerplug.errors import RequestError

@@ -13,7 +13,8 @@ from typing import cast
 import pytest
 
 from steerplug.chat import sandbox
-from steerplug.chat.template import ChatTemplate, Message, check_messages
+from steerplug.chat.checking import check_messages
+from steerplug.chat.template import ChatTemplate, Message
 from steerplug.engine.model import Model
 from steerplug.engine.scope import Prompt
 from steerplug.engine.vocab import Control, Vocab
