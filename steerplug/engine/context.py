@@ -1,46 +1,34 @@
-"""One llama.cpp context with its steering hook: decode rows, read logits, cut the KV cache back.
+"""One llama.cpp context with its steering hook, opened so that every block can be steered.
 
-Batches are at most `n_batch` rows and are evaluated in one piece, in batch order, so row r of a
-batch is row r of every block's output (the last one may hold only the rows whose logits are asked
-for). The hook refuses any other arrangement rather than guess.
+What it decodes is the business of `rows`, what it holds that of `sequences`. By which route it
+is steered (`routes`) is tried out here: a decode has to meet every block once.
 """
 
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import log, row_order, threads
 from steerplug.engine.device_route import DeviceRoute
 from steerplug.engine.devices import tensors_on_host
-from steerplug.engine.hook import Capture, Hook, RowSteering
+from steerplug.engine.hook import Hook, RowSteering
 from steerplug.engine.kv_cache import check_memory
 from steerplug.engine.model import Model
 from steerplug.engine.params import set_context_params
 from steerplug.engine.processors import n_processors
 from steerplug.engine.routes import Route, buffer_types
-from steerplug.engine.sequences import Sequences, n_window_cells
+from steerplug.engine.rows import Row as Row
+from steerplug.engine.rows import Rows
+from steerplug.engine.sequences import n_window_cells
 from steerplug.engine.sizes import N_CTX
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array
 
-_NO_ROOM = 1
 
-
-class Row(NamedTuple):
-    """One token to decode, at a position of a sequence."""
-
-    token: int
-    position: int
-    output: bool = False
-    steering: RowSteering | None = None
-    sequence: int = 0
-
-
-class Context(Sequences):
+class Context(Rows):
     """A context of `n_ctx` cells on a model.
 
     Args:
@@ -76,44 +64,56 @@ class Context(Sequences):
         hooked: bool = True,
     ) -> None:
         self.model, self.n_seq, self._hooked = model, n_seq, hooked
-        self._logits_row = ctypes.c_float * model.vocab.n_tokens  # a type, slow to make anew
         self._handle: ctypes.c_void_p | None = None
         self._batch: Any = None
         self._devices: DeviceRoute | None = None
-        asked = model.loading
+        self.why = ""
+        """Why no device steers by itself, where one was to."""
+        self._set_sizes(n_ctx, n_batch, swa_full=swa_full)
+        self._set_threads(n_threads)
+        host = tensors_on_host() if on_host is None else on_host
+        if on_device is None:
+            on_device = hooked and not host
+        self._open_by_a_route(on_host=host, on_device=on_device)
+        if hooked and n_seq > 1 and model.is_recurrent:
+            self._prove_row_order()
+
+    def _set_sizes(self, n_ctx: int, n_batch: int | None, *, swa_full: bool) -> None:
+        """Fill llama.cpp's parameters with sizes, and with what the loading says of a context."""
+        model, n_seq, asked = self.model, self.n_seq, self.model.loading
         n_batch = asked.n_batch if n_batch is None else n_batch
         for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_seq", n_seq)):
             if value < 1:
                 raise ModelError(f"{name} is {value}; give at least 1.")
         n_ctx = max(n_ctx, n_seq)  # with fewer cells or rows than sequences, llama.cpp aborts
         self.n_batch = min(max(n_batch, n_seq), n_ctx)
-        host = tensors_on_host() if on_host is None else on_host
         if tensors_on_host():
             check_memory(model.whole_number, model.n_layer, n_ctx, asked)
         self._params = params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_seq
         params.n_batch = params.n_ubatch = self.n_batch
-        self.n_threads = n_threads or asked.n_threads or n_processors()
-        params.n_threads = self.n_threads
-        params.n_threads_batch = asked.n_threads_batch or self.n_threads
         params.kv_unified, params.no_perf = True, True
         set_context_params(params, asked)
         self.is_windowed = not swa_full and n_window_cells(model, n_seq, self.n_batch) < n_ctx
         params.swa_full = not self.is_windowed
-        self.why = ""
-        if on_device is None:
-            on_device = hooked and not host
+
+    def _set_threads(self, n_threads: int | None) -> None:
+        asked, params = self.model.loading, self._params
+        self.n_threads = n_threads or asked.n_threads or n_processors()
+        params.n_threads = self.n_threads
+        params.n_threads_batch = asked.n_threads_batch or self.n_threads
+
+    def _open_by_a_route(self, *, on_host: bool, on_device: bool) -> None:
+        """Make the context, steered by the first route that meets every block."""
         buffers = self._buffers(host_too=tensors_on_host()) if on_device else None
         if buffers and any(buffers):
             self._try_devices(buffers)
         if self._handle is None:
-            hook = self._hook(on_host=host)
+            hook = self._hook(on_host=on_host)
             if buffers and not any(buffers):  # nodes compute where all blocks lie
                 hook.in_graph = True
             self._open(hook)
             self._probe()
-        if hooked and n_seq > 1 and model.is_recurrent:
-            self._prove_row_order()
 
     def _hook(self, *, on_host: bool, route: DeviceRoute | None = None) -> Hook:
         model = self.model
@@ -233,63 +233,6 @@ class Context(Sequences):
         if self._handle is None or not self.model.has_context(self._handle):
             raise EngineError("this context is closed; open the model again.")
         return self._handle
-
-    def decode(
-        self, rows: Sequence[Row], capture: Capture | None = None, *, watch_all: bool = False
-    ) -> Array | None:
-        """Decode at most `n_batch` rows; return the captured activations if any were asked for.
-
-        Raises:
-            EngineError: llama.cpp failed, or steering did; the rows' cells are then undefined.
-        """
-        handle, batch = self.handle, self._batch
-        if not 0 < len(rows) <= self.n_batch:
-            raise EngineError(f"a batch of {len(rows)} rows; send 1 to {self.n_batch}.")
-        batch.n_tokens = len(rows)
-        for i, row in enumerate(rows):
-            batch.token[i] = row.token
-            batch.pos[i] = row.position
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = row.sequence
-            batch.logits[i] = row.output
-        captured = None
-        if watch_all or capture is not None or any(row.steering for row in rows):
-            captured = self.hook.arm(
-                [row.steering for row in rows], [row.output for row in rows], capture,
-                watch_all=watch_all,
-            )
-        elif self._hooked:
-            self.hook.stand_by(len(rows))
-        log.forget()
-        self._code = code = -1
-        try:
-            self._code = code = llama.llama_decode(handle, batch)
-        finally:  # also when Ctrl-C arrives here: nothing armed may reach the next decode
-            self.hook.disarm(decoded=code == 0)
-        if code:
-            raise EngineError(
-                f"llama.cpp could not decode {len(rows)} tokens (code {code}: {log.complaint()}); "
-                "shorten the prompt or raise n_ctx."
-            )
-        return captured
-
-    @property
-    def is_torn(self) -> bool:
-        """Whether the last decode, which failed, may have been evaluated in part."""
-        return self._code not in (0, _NO_ROOM) or not self.hook.in_graph
-
-    def logits(self, row: int) -> Array:
-        """Return a copy of the logits of batch row `row` of the last decode, (n_vocab,)."""
-        return self.logits_in_place(row).copy()
-
-    def logits_in_place(self, row: int) -> Array:
-        """Return the logits of batch row `row` where samplers read them, until the next decode."""
-        pointer = llama.llama_get_logits_ith(self.handle, row)
-        if not pointer:
-            raise EngineError(f"no logits were asked for at row {row} of the last batch.")
-        row_in_place = self._logits_row.from_address(ctypes.addressof(pointer.contents))
-        logits: Array = np.frombuffer(memoryview(row_in_place), np.float32)
-        return logits
 
     def close(self) -> None:
         """Free the context."""
