@@ -1,5 +1,6 @@
 """Asserts of promptfoo that are checks of a preset, and why the others are none."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ _ANY = {"contains-any": "includes", "icontains-any": "includes",
 _ALL = ("contains-all", "icontains-all")
 _CODE = ("javascript", "python", "ruby", "webhook", "regex", "equals")
 _WHY_CODE = {"regex": "a preset's checks have no patterns", "equals": "one reply to one question"}
+CHANGED = "it looks at a reply that a `transform` changed"
+_PHRASE = re.compile(r'\s*"[^"]*"\s*(?=,|\Z)|[^,]+')
 _CHECK: TypeAdapter[Check] = TypeAdapter(Check)
 
 
@@ -27,8 +30,10 @@ def checks_of(one: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str]:
     """
     kind, value = str(one.get("type", "")), one.get("value")
     if one.get("transform"):
-        return [], "it looks at a reply that its `transform` changed"
-    if _is_template(value):
+        return [], CHANGED
+    if one.get("weight") == 0:
+        return [], "it counts for nothing (`weight: 0`)"
+    if is_template(value):
         return [], "its value differs from test to test, or is in another file"
     if kind == "is-json":
         return [{"kind": "json"}], ""
@@ -43,7 +48,8 @@ def checks_of(one: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str]:
     return [], _WHY_CODE.get(kind, "a preset's checks have no counterpart; no code and no judge")
 
 
-def _is_template(value: object) -> bool:
+def is_template(value: object) -> bool:
+    """Say whether a value holds a variable, or is in another file."""
     texts = value if isinstance(value, list) else [value]
     return any(
         isinstance(text, str) and ("{{" in text or text.startswith("file://")) for text in texts
@@ -51,9 +57,9 @@ def _is_template(value: object) -> bool:
 
 
 def _listed(value: object) -> list[Any]:
-    """Return a list, which promptfoo lets one write as a text with commas as well."""
+    """Return a list, which promptfoo lets one write as a text with commas and quotes as well."""
     if isinstance(value, str):
-        return [phrase.strip() for phrase in value.split(",")]
+        return [phrase.strip().strip('"') for phrase in _PHRASE.findall(value)]
     return value if isinstance(value, list) else [value]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from steerplug.errors import PresetError
 from steerplug.files.text import one_line
 from steerplug.files.yaml_file import printable
-from steerplug.interchange.prompts.sorting import Part, Sorting
+from steerplug.interchange.prompts.sorting import PEOPLE, Part, Sorting
 from steerplug.interchange.prompts.variables import HANDLEBARS, Marked, in_braces
 
 MAX_CARD = 8 * 2**20
@@ -37,7 +37,6 @@ _WHO = (
 _FACTS = "facts of one story; say them in the system message of a chat"
 _LORE = "facts for when their words come up; steering carries manner, no facts"
 _GREETING = "the character's own words; send them as the chat's first reply"
-_PEOPLE = "said to people, not to a model"
 _SETTINGS = "settings of the program that wrote them; scripts in them are not run"
 _STAYS = {
     "scenario": _FACTS,
@@ -45,9 +44,9 @@ _STAYS = {
     "first_mes": _GREETING,
     "alternate_greetings": _GREETING,
     "group_only_greetings": _GREETING,
-    "creator_notes": _PEOPLE,
-    "creator_notes_multilingual": _PEOPLE,
-    "tags": _PEOPLE,
+    "creator_notes": PEOPLE,
+    "creator_notes_multilingual": PEOPLE,
+    "tags": PEOPLE,
     "assets": "pictures and sounds; none is opened",
     "extensions": _SETTINGS,
 }
@@ -96,8 +95,7 @@ def sort_card(data: Mapping[str, Any], source: str, where: str) -> Sorting:
     for key, why in _STAYS.items():
         if fields.get(key):
             sorting.stay(_counted(key, fields[key]), why)
-    if unknown := [printable(key) for key in fields if key not in {*_STAYS, *_TAUGHT, *_TITLES}]:
-        sorting.stay(", ".join(sorted(unknown)[:6]), "no field of a card that steerplug knows")
+    sorting.leave_unknown(fields, {*_STAYS, *_TAUGHT, *_TITLES})
     return sorting
 
 
@@ -124,8 +122,8 @@ class _Card(NamedTuple):
             )
         if len(value) > most:
             raise PresetError(
-                f"{self.source}: `{key}` is {len(value)} characters long, and a preset replaces an "
-                "instruction of 32000; shorten it, or move facts into a prompt."
+                f"{self.source}: `{key}` is {len(value)} characters long, and may have {most}; "
+                "shorten it, or move facts into a prompt."
             )
         return value.replace("\r\n", "\n")
 
@@ -200,12 +198,7 @@ def _show(card: _Card, sorting: Sorting) -> None:
     raw = card.raw("mes_example", _DIALOGUE)
     if not raw.strip():
         return
-    turns, loose, open_ones = [], [], 0
-    for dialogue in _START.split(raw):
-        pairs, rest, n_open = _pairs(dialogue, card.name)
-        turns += pairs
-        loose += rest
-        open_ones += n_open
+    turns, loose, open_ones = spoken(raw, card.name)
     if open_ones:
         sorting.stay(f"unanswered lines of mes_example ({open_ones})", "they show no reply")
     for user, answer in turns:
@@ -220,6 +213,17 @@ def _show(card: _Card, sorting: Sorting) -> None:
         label = f"Examples of how {card.name} speaks:\n\n"
         text = card.text(label + "\n\n".join(loose))
         sorting.instruct("mes_example without a question", text, "how the character speaks")
+
+
+def spoken(dialogues: str, name: str) -> tuple[list[tuple[str, str]], list[str], int]:
+    """Return what example dialogues say: answered messages, texts, and how many open questions."""
+    turns, loose, open_ones = [], [], 0
+    for dialogue in _START.split(dialogues):
+        pairs, rest, n_open = _pairs(dialogue, name)
+        turns += pairs
+        loose += rest
+        open_ones += n_open
+    return turns, loose, open_ones
 
 
 def _pairs(dialogue: str, name: str) -> tuple[list[tuple[str, str]], list[str], int]:

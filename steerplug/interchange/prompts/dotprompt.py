@@ -6,7 +6,7 @@ from typing import Any
 
 from steerplug.errors import PresetError
 from steerplug.files.yaml_file import read_yaml
-from steerplug.interchange.prompts.sorting import Part, Sorting
+from steerplug.interchange.prompts.sorting import PEOPLE, Part, Sorting
 from steerplug.interchange.prompts.variables import Value, split_by_role
 
 _FENCE = re.compile(r"\A(?:[ \t]*(?:#[^\n]*)?\n)*---[ \t]*\n")
@@ -19,7 +19,10 @@ _STAYS = {
     "tools": "tools belong to a request",
     "toolDefs": "tools belong to a request",
     "maxTurns": "it belongs to a request",
+    "description": PEOPLE,
+    "metadata": PEOPLE,
 }
+_TITLES = ("name", "variant", "version", "input", "output")
 
 
 def begins_like_one(text: str) -> bool:
@@ -43,9 +46,9 @@ def sort_dotprompt(text: str, source: str) -> Sorting:
             sorting.reply_in_json("output")
         if output.get("schema"):
             sorting.stay("output.schema", "a schema belongs to a request")
-    for key, why in _STAYS.items():
-        if head.get(key):
-            sorting.stay(key, why)
+    elif output:
+        sorting.stay("output", "it has no `format` and no `schema`")
+    sorting.leave(head, _STAYS, _TITLES)
     return sorting
 
 

@@ -39,9 +39,7 @@ def sort_template(data: Mapping[str, Any], source: str) -> Sorting:
     if data.get("schema_object"):
         sorting.reply_in_json("schema_object")
         sorting.stay("schema_object itself", "a schema belongs to a request")
-    for key, why in _STAYS.items():
-        if data.get(key):
-            sorting.stay(key, why)
+    sorting.leave(data, _STAYS, ("name", "system", "prompt", "defaults", "schema_object"))
     return sorting
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from steerplug.errors import PresetError, nearest
 from steerplug.files.text import one_line
 from steerplug.files.yaml_file import printable
-from steerplug.interchange.prompts.sorting import INSTRUCTION, SAME_TURNS, Part, Sorting
+from steerplug.interchange.prompts.sorting import INSTRUCTION, SAME_TURNS, Part, Sorting, few
 from steerplug.interchange.prompts.variables import Marked, refuse_marks
 
 _STAYS = {
@@ -49,7 +49,8 @@ def sort_modelfile(text: str, source: str) -> Sorting:
     if systems:
         sorting.instruct("SYSTEM", Marked(systems[-1].value), INSTRUCTION)  # Ollama takes the last
     if len(systems) > 1:
-        sorting.stay(f"SYSTEM on line {systems[0].line}", "Ollama itself takes the last one alone")
+        lines = few([str(one.line) for one in systems[:-1]])
+        sorting.stay(f"SYSTEM on line {lines}", "Ollama itself takes the last one alone")
     messages = [_message(one, source) for one in commands if one.name == "message"]
     sorting.messages += [{"role": role, "content": said} for role, said in messages]
     if messages:
@@ -57,8 +58,7 @@ def sort_modelfile(text: str, source: str) -> Sorting:
     for name, why in _STAYS.items():
         values = [printable(one_line(one.value)) for one in commands if one.name == name]
         if values:
-            more = f" and {len(values) - 6} more" if len(values) > 6 else ""
-            sorting.stay(f"{name.upper()} {', '.join(values[:6])}{more}", why)
+            sorting.stay(f"{name.upper()} {few(values)}", why)
     _take_licence(commands, sorting)
     return sorting
 

@@ -2,26 +2,35 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerplug.errors import PresetError
-from steerplug.files.yaml_file import printable
-from steerplug.interchange.prompts.asserts import WHOLE_WORDS, checks_of, named
+from steerplug.files.yaml_file import printable, read_yaml
+from steerplug.interchange.prompts.asserts import (
+    CHANGED,
+    WHOLE_WORDS,
+    checks_of,
+    is_template,
+    named,
+)
 from steerplug.interchange.prompts.dotprompt import filled
 from steerplug.interchange.prompts.json_text import read_json
-from steerplug.interchange.prompts.sorting import Part, Sorting
+from steerplug.interchange.prompts.sorting import PEOPLE, Part, Sorting, few
 from steerplug.interchange.prompts.variables import NUNJUCKS, Marked, in_braces
 
 _CHAT = re.compile(r'\s*\[\s*\{\s*"')
+_CHAT_IN_YAML = re.compile(r"\s*-\s+role:")
 _REFERENCE = re.compile(
-    r"[a-z]+://\S*|(?:exec|package):.*|\S+\.(?:txt|json|ya?ml|md|j2|csv|[cm]?[jt]s|py|rb|sh)(?::\w+)?"
+    r"file://.*|[a-z]+://\S*|(?:exec|package):.*|\S*[/\\]\S*|"
+    r"(?:.*[/\\].*|\S+)\.(?:txt|json|ya?ml|md|j2|csv|[cm]?[jt]s|py|rb|sh)(?::\w+)?"
 )
 """A prompt that is kept elsewhere, or made by a program."""
 
 _MOST_CHECKS = 32
 _STAYS = {"providers": "models; name one with -m", "targets": "models; name one with -m",
-          "scenarios": "tests of promptfoo", "redteam": "tests of promptfoo"}  # fmt: skip
+          "scenarios": "tests of promptfoo", "redteam": "tests of promptfoo",
+          "description": PEOPLE}  # fmt: skip
 
 
 def is_config(data: object) -> bool:
@@ -36,15 +45,13 @@ def sort_config(data: Mapping[str, Any], source: str) -> Sorting:
         PresetError: it has not exactly one prompt, or that is in another file.
     """
     sorting = Sorting("a configuration of promptfoo", source)
-    default = data.get("defaultTest")
-    default = default if isinstance(default, Mapping) else {}
-    prompt, value = _prompt(data["prompts"], source), filled(default.get("vars"), "vars", sorting)
+    prompt, default = _prompt(data["prompts"], sorting), _default(data, sorting)
+    value = filled(default.get("vars"), "vars", sorting)
 
     def marked(text: str) -> Marked:
         return in_braces(text, value, source, NUNJUCKS)
 
-    if _CHAT.match(prompt):
-        chat = read_json(prompt, f"{source}: its prompt")
+    if (chat := _chat(prompt, f"{source}: its prompt")) is not None:
         sorting.converse([(role, marked(said)) for role, said in _turns(chat, source)])
     else:
         sorting.converse([("user", marked(prompt))])
@@ -53,14 +60,34 @@ def sort_config(data: Mapping[str, Any], source: str) -> Sorting:
     if tests:
         n_tests = f" ({len(tests)})" if isinstance(tests, list) else ""
         sorting.stay(f"tests{n_tests}", "questions; ask them with `steerplug eval --prompts`")
-    for key, why in _STAYS.items():
-        if data.get(key):
-            sorting.stay(key, why)
+    sorting.leave(data, _STAYS, ("prompts", "tests", "defaultTest"))
     return sorting
 
 
-def _prompt(prompts: object, source: str) -> str:
+def _default(data: Mapping[str, Any], sorting: Sorting) -> Mapping[str, Any]:
+    """Return what all tests have in common, less the variables that are in other files."""
+    default = data.get("defaultTest") or {}
+    if not isinstance(default, Mapping):
+        sorting.stay("defaultTest", "it is in another file, which is not read")
+        return {}
+    sorting.leave_unknown(default, ("vars", "assert"), "defaultTest.")
+    given = default.get("vars")
+    named = given if isinstance(given, Mapping) else {}
+    return {**default, "vars": {k: v for k, v in named.items() if not is_template(v)}}
+
+
+def _chat(prompt: str, source: str) -> Any:
+    """Return the messages of a prompt that is a chat, in JSON or in YAML; else None."""
+    if _CHAT.match(prompt):
+        return read_json(prompt, source)
+    if _CHAT_IN_YAML.match(prompt):
+        return read_yaml(f"chat:\n{prompt}".encode(), source).data["chat"]
+    return None
+
+
+def _prompt(prompts: object, sorting: Sorting) -> str:
     """Return the one prompt."""
+    source = sorting.source
     listed = prompts if isinstance(prompts, list) else [prompts]
     if len(listed) != 1:
         raise PresetError(
@@ -69,6 +96,7 @@ def _prompt(prompts: object, source: str) -> str:
         )
     one = listed[0]
     if isinstance(one, Mapping):
+        sorting.leave_unknown(one, ("raw", "id", "label"), "prompts.")
         one = one.get("raw") or one.get("id")
     if not isinstance(one, str) or not one.strip():
         raise PresetError(f"{source}: its prompt is no text; write it out under `prompts`.")
@@ -96,9 +124,10 @@ def _turns(chat: object, source: str) -> list[tuple[str, str]]:
 def _check(data: Mapping[str, Any], default: Mapping[str, Any], sorting: Sorting) -> None:
     """Turn into checks what every test asserts."""
     everywhere, once = _asserts(data.get("tests"))
+    let_off = _let_off([default, *_tests(data.get("tests"))])
     seen: set[str] = set()
     for one in [*_listed(default.get("assert")), *everywhere]:
-        checks, why = checks_of(one)
+        checks, why = ([], let_off) if let_off else checks_of(one)
         checks = [check for check in checks if _key(check) not in seen]
         seen |= set(map(_key, checks))
         if len(sorting.checks) + len(checks) > _MOST_CHECKS:
@@ -115,9 +144,19 @@ def _check(data: Mapping[str, Any], default: Mapping[str, Any], sorting: Sorting
         elif one.get("type") == "is-json" and one.get("value"):
             sorting.stay("the schema of assert is-json", "a schema belongs to a request")
     if once:
-        more = f" and {len(once) - 4} more" if len(once) > 4 else ""
-        names = ", ".join(map(named, once[:4]))
-        sorting.stay(f"assert {names}{more}", "about the question of one test")
+        sorting.stay(f"assert {few([*map(named, once)], 4)}", "about the question of one test")
+
+
+def _let_off(tests: Sequence[object]) -> str:
+    """Return why a reply may pass a test without its asserts, where one of the tests says so."""
+    said = [test for test in tests if isinstance(test, Mapping)]
+    options = [test["options"] for test in said if isinstance(test.get("options"), Mapping)]
+    if any(test.get("threshold") is not None for test in said):
+        return "with a `threshold` a test passes though some of its asserts fail"
+    if any(one.get("transform") for one in options):
+        return CHANGED
+    is_off = any(one.get("disableDefaultAsserts") for one in options)
+    return "a test leaves it out (`disableDefaultAsserts`)" if is_off else ""
 
 
 def _is_phrases(checks: list[Mapping[str, Any]]) -> bool:
@@ -127,9 +166,8 @@ def _is_phrases(checks: list[Mapping[str, Any]]) -> bool:
 def _asserts(tests: object) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Return what all tests assert, and what only some do."""
     each = [
-        _listed(test.get("assert")) for test in (tests if isinstance(tests, list) else [])
-        if isinstance(test, Mapping)
-    ]  # fmt: skip
+        _listed(test.get("assert")) if isinstance(test, Mapping) else [] for test in _tests(tests)
+    ]
     keys = [{_key(one) for one in asserts} for asserts in each]
     shared = set.intersection(*keys) if keys else set()
     everywhere = [one for one in each[0] if _key(one) in shared] if each else []
@@ -141,5 +179,11 @@ def _key(one: Mapping[str, Any]) -> str:
     return json.dumps(one, sort_keys=True, default=str)
 
 
+def _tests(tests: object) -> list[Any]:
+    return tests if isinstance(tests, list) else []
+
+
 def _listed(asserts: object) -> list[Mapping[str, Any]]:
-    return [one for one in asserts if isinstance(one, Mapping)] if isinstance(asserts, list) else []
+    """Return asserts; what is none is one of a type that nobody knows."""
+    listed = asserts if isinstance(asserts, list) else [asserts] if asserts else []
+    return [one if isinstance(one, Mapping) else {"type": one} for one in listed]

@@ -1,10 +1,11 @@
 """Where the parts of someone's prompt go: into the teacher, or back to the prompt; and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from steerplug.errors import PresetError
+from steerplug.files.yaml_file import printable
 from steerplug.interchange.prompts.variables import Marked
 from steerplug.preset import Preset
 from steerplug.preset.from_prompt import FIT, Message, preset_from_messages
@@ -13,6 +14,7 @@ VARIABLE = "its text differs from request to request"
 QUESTION = "the request's own question"
 SAME_TURNS = "turns that are the same before every question"
 INSTRUCTION = "the instruction, the same before every question"
+PEOPLE = "said to people, not to a model"
 
 
 class Part(NamedTuple):
@@ -20,6 +22,12 @@ class Part(NamedTuple):
 
     what: str
     why: str
+
+
+def few(words: Sequence[str], most: int = 6) -> str:
+    """Return the first of some words, and how many more there are."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return f"{', '.join(words[:most])}{more}"
 
 
 @dataclass
@@ -52,6 +60,29 @@ class Sorting:
     def stay(self, what: str, why: str) -> None:
         """Note that a part stays where it was."""
         self.stays.append(Part(what, why))
+
+    def leave(
+        self, data: Mapping[str, Any], stays: Mapping[str, str], taught: Iterable[str]
+    ) -> None:
+        """Note what of a file's keys stays, each for its reason, and those that nobody knows.
+
+        Args:
+            data: the file's values.
+            stays: key -> why it stays.
+            taught: the other keys that such a file has.
+        """
+        for key, why in stays.items():
+            if data.get(key):
+                self.stay(key, why)
+        self.leave_unknown(data, {*stays, *taught})
+
+    def leave_unknown(
+        self, keys: Iterable[str], known: Collection[str], where: str = ""
+    ) -> None:
+        """Note the keys that steerplug knows nothing of; `where` says what they are keys of."""
+        unknown = sorted(f"{where}{printable(key)}" for key in keys if key not in known)
+        if unknown:
+            self.stay(few(unknown), f"no part of {self.format} that steerplug knows")
 
     def reply_in_json(self, what: str) -> None:
         """Hold every reply to JSON, as the file asks."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from steerplug.errors import PresetError
+from steerplug.interchange.prompts.cards import spoken
 from steerplug.interchange.prompts.modelfile import Command, read_commands
 from steerplug.model_file import find_model
 from steerplug.preset import Preset, Teacher
@@ -95,16 +96,23 @@ def card(preset: Preset) -> str:
     """Return a character card V2 in JSON, whose character answers as the preset makes a model.
 
     Raises:
-        PresetError: it has no teacher.
+        PresetError: it has no teacher, or its turns hold what a card reads as other turns.
     """
     teacher = teacher_of(preset)
     turns = [f"<START>\n{{{{user}}}}: {one.user}\n{{{{char}}}}: {one.assistant}"
              for one in teacher.examples]  # fmt: skip
+    dialogues = "\n".join(turns)
+    said = [(one.user.strip(), one.assistant.strip()) for one in teacher.examples]
+    if dialogues and spoken(dialogues, preset.name) != (said, [], 0):
+        raise PresetError(
+            f"an example turn of `{preset.name}` has a line that a card reads as another turn, "
+            "such as `<START>` or `You: ...`; export it `--as modelfile`."
+        )
     empty = dict.fromkeys(
         ("description", "personality", "scenario", "first_mes", "post_history_instructions"), ""
     )
     data: dict[str, Any] = {
-        "name": preset.name, **empty, "mes_example": "\n".join(turns),
+        "name": preset.name, **empty, "mes_example": dialogues,
         "system_prompt": teacher.system or "", "creator_notes": preset.description,
         "alternate_greetings": [], "tags": list(preset.tags), "creator": "",
         "character_version": preset.version, "extensions": {},

@@ -250,7 +250,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "jpeg with a zip behind": (
         lambda: b"\xff\xd8\xff\xe0" + charx(("card.json", as_json(v3()))), "is a JPEG"),
     "no name": (lambda: as_json(v2(name="  ")), "without a `name`"),
-    "long name": (lambda: as_json(v2(name="A" * 10**6)), "`name` is 1000000 characters long"),
+    "long name": (lambda: as_json(v2(name="A" * 10**6)), "characters long, and may have 200;"),
     "name is a list": (lambda: as_json(v2(name=["a"])), "`name` is list"),
     "number": (lambda: as_json(v2(description=7)), "`description` is int"),
     "long text": (lambda: as_json(v2(description="x" * 65_000)), "65000 characters long"),

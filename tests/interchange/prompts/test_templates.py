@@ -261,6 +261,8 @@ ASSERTS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
      [{"kind": "includes", "phrases": ["a"]}, {"kind": "includes", "phrases": ["b"]}]),
     ({"type": "not-contains", "value": "An AI"}, [{"kind": "excludes", "phrases": ["An AI"]}]),
     ({"type": "not-icontains-any", "value": "x,y"}, [{"kind": "excludes", "phrases": ["x", "y"]}]),
+    ({"type": "contains-any", "value": '"a, b", c, "d"'},
+     [{"kind": "includes", "phrases": ["a, b", "c", "d"]}]),
     ({"type": "starts-with", "value": "Dear"}, [{"kind": "starts_with", "phrases": ["Dear"]}]),
     ({"type": "is-json"}, [{"kind": "json"}]),
     ({"type": "is-json", "value": {"type": "object"}}, [{"kind": "json"}]),
@@ -274,6 +276,7 @@ ASSERTS: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
     ({"type": "contains", "value": "{{topic}}"}, []),
     ({"type": "contains", "value": "file://x.txt"}, []),
     ({"type": "contains", "value": "x", "transform": "output.y"}, []),
+    ({"type": "contains", "value": "x", "weight": 0}, []),
     ({"type": "contains", "value": "x" * 300}, []),
     ({"type": "contains", "value": None}, []),
     ({"type": "word-count", "value": "many"}, []),
@@ -335,6 +338,11 @@ def test_what_every_test_asserts_is_a_check_and_the_rest_is_about_one_question()
         (["prompt.py:make"], "is kept elsewhere"),
         (["exec:python make.py"], "is kept elsewhere, exec:python make.py"),
         (["langfuse://sea:3"], "is kept elsewhere"),
+        (["file://my prompts/sea"], "is kept elsewhere, file://my prompts/sea"),
+        (["my prompts/sea.txt"], "is kept elsewhere"),
+        ("prompts/*", "is kept elsewhere"),
+        (["- role: tool\n  content: x"], "the role `tool`"),
+        (["- role: user\n  content: {{q}}"], "put it in quotes"),
         ([7], "its prompt is no text"),
         ({"id": "x.json"}, "is kept elsewhere"),
         (["{{question}}"], "without an instruction"),
@@ -347,12 +355,74 @@ def test_bad_prompts_are_refused(prompts: object, said: str) -> None:
     refused(json.dumps({"prompts": prompts}), "promptfooconfig.json", said)
 
 
+def test_a_chat_may_be_written_in_yaml() -> None:
+    prompt = "- role: system\n  content: Be brief.\n- role: user\n  content: '{{q}}'\n"
+    sorting, preset = read(yaml.safe_dump({"prompts": [prompt]}), "promptfooconfig.yaml")
+    assert taught(preset) == ("Be brief.", [])
+    assert whats(sorting.stays) == ["the last user message"]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"threshold": 0.5}, "though some of its asserts fail"),
+        ({"options": {"transform": "output.x"}}, "that a `transform` changed"),
+        ({"options": {"disableDefaultAsserts": True}}, "a test leaves it out"),
+    ],
+)
+@pytest.mark.parametrize("where", ["default", "test"])
+def test_what_a_reply_may_lack_is_no_check(said: dict[str, Any], why: str, where: str) -> None:
+    one = {"type": "contains", "value": "sea"}
+    default = {"assert": [one], **(said if where == "default" else {})}
+    tests = [{"vars": {"q": "a"}, **(said if where == "test" else {})}]
+    config = {"prompts": "Be brief.", "defaultTest": default, "tests": tests}
+    sorting, preset = read(json.dumps(config), "c.json")
+    assert preset.checks == ()
+    assert why in dict(sorting.stays)["assert contains sea"]
+
+
+def test_asserts_that_some_test_in_another_file_may_lack_are_no_checks() -> None:
+    tests = ["file://more.yaml", {"assert": [{"type": "contains", "value": "sea"}, "be kind"]}]
+    sorting, preset = read(json.dumps({"prompts": "Be brief.", "tests": tests}), "c.json")
+    assert preset.checks == ()
+    assert "assert contains sea, be kind" in whats(sorting.stays)
+
+
+@pytest.mark.parametrize("value", ["file://tone.txt", "{{other}}", "very {{other}}"])
+def test_variables_whose_values_are_elsewhere_stay(value: str) -> None:
+    config = {"prompts": "Be {{tone}}.\nYes.", "defaultTest": {"vars": {"tone": value}}}
+    sorting, preset = read(json.dumps(config), "c.json")
+    assert taught(preset)[0] == "Yes."
+    assert whats(sorting.stays) == ["lines of the prompt with `tone`"]
+
+
 def test_no_more_checks_than_a_preset_has() -> None:
     asserts = [{"type": "contains", "value": f"w{i}"} for i in range(40)]
     config = {"prompts": "Be brief.", "defaultTest": {"assert": asserts}}
     sorting, preset = read(json.dumps(config), "c.json")
     assert len(preset.checks) == 32
     assert sum("at most 32 checks" in part.why for part in sorting.stays) == 8
+
+
+# What no format knows
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "what"),
+    [
+        ("---\nmodle: x\n---\nBe brief.", "a.prompt", "modle"),
+        ("---\noutput: json\n---\nBe brief.", "a.prompt", "output"),
+        ("prompt: Be brief.\nsytem: Be kind.\n5a: 1", "a.yaml", "5a, sytem"),
+        ("prompts: Be brief.\nenv: {a: b}", "a.yaml", "env"),
+        ("prompts: [{raw: Be brief., suffix: Yes.}]", "a.yaml", "prompts.suffix"),
+        ("prompts: Be brief.\ndefaultTest: file://a.yaml", "a.yaml", "defaultTest"),
+        ("prompts: Be brief.\ndefaultTest: {options: {suffix: a}}", "a.yaml",
+         "defaultTest.options"),
+        ("FROM x\nSYSTEM a\nSYSTEM b\nSYSTEM c", "Modelfile", "SYSTEM on line 2, 3"),
+    ],
+)  # fmt: skip
+def test_what_is_not_taught_is_told(text: str, name: str, what: str) -> None:
+    assert what in whats(read(text, name)[0].stays)
 
 
 # And what has no format of its own

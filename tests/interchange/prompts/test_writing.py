@@ -76,6 +76,16 @@ def test_a_card_has_every_field_that_v2_demands() -> None:
     assert set(data) - texts == {"alternate_greetings", "tags", "extensions"}
 
 
+@pytest.mark.parametrize(
+    "answer", ["Aye.\n<START>\nNay.", "Aye.\nYou: hi", "Aye.\nx: Nay.", "Aye.\n{{user}}: Nay."]
+)
+def test_turns_that_a_card_reads_as_others_are_refused(answer: str) -> None:
+    teacher = {"examples": [{"user": "Is rain wet?", "assistant": answer}]}
+    preset = Preset.from_mapping({"schema": "steerplug/preset-v1", "name": "x", "teacher": teacher})
+    with pytest.raises(PresetError, match="has a line that a card reads as another turn"):
+        card(preset)
+
+
 def test_what_is_lost_is_said() -> None:
     assert "the strength, the checks and the form of replies stay" in lost(
         load_preset("json-output"), "modelfile"
