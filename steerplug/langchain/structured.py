@@ -99,7 +99,8 @@ def structured(
         return bound | parser
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=_nothing)
     failed = RunnablePassthrough.assign(parsed=_nothing)
-    return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    told = RunnableMap(raw=RunnablePassthrough[AIMessage]())  # a map of `bound` drops arguments
+    return bound | told | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
 def _is_told(schema: Schema | None) -> bool:

@@ -31,7 +31,7 @@ def described(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
         RequestError: nothing tells its name and arguments.
     """
     try:
-        tool_json = convert_to_openai_tool(tool, strict=strict)
+        tool_json = convert_to_openai_tool(_named(tool), strict=strict)
         if (schema := recursive_schema(tool)) is not None:
             whole = {key: schema[key] for key in schema if key not in ("title", "description")}
             function = {**tool_json["function"], "parameters": whole}
@@ -48,6 +48,15 @@ def described(tool: ToolLike, strict: bool | None = None) -> dict[str, Any]:
             "class, a TypedDict or a JSON Schema with a title."
         ) from None
     return tool_json
+
+
+def _named(tool: ToolLike) -> ToolLike:
+    """Return a JSON Schema without `properties` as a tool; LangChain would lose all it says."""
+    if not isinstance(tool, Mapping) or "title" not in tool or {"name", "properties"} & {*tool}:
+        return tool
+    parameters = {key: value for key, value in tool.items() if key not in ("title", "description")}
+    described = {"description": tool["description"]} if "description" in tool else {}
+    return {"name": tool["title"], **described, "parameters": parameters}
 
 
 def to_tools(

@@ -308,6 +308,26 @@ def test_structured_output_follows_the_schema(method: str, schema: Any) -> None:
     assert said == fields
 
 
+NUMBER = {"type": "integer", "minimum": 1, "maximum": 9}
+
+
+def test_a_schema_without_properties_is_followed_by_calls_too() -> None:
+    schema = {
+        "title": "Ages", "type": "object", "additionalProperties": NUMBER, "minProperties": 1
+    }  # fmt: skip
+    ages = small().with_structured_output(schema).invoke("How old?")
+    assert ages
+    assert all(1 <= age <= 9 for age in ages.values())
+
+
+@pytest.mark.parametrize("schema", [{"type": "array", "items": NUMBER}, {"enum": ["a", "b"]}])
+def test_a_schema_of_no_object_is_no_call(schema: dict[str, Any]) -> None:
+    model, schema = small(), {"title": "Answer", **schema}
+    with pytest.raises(errors.RequestError):
+        model.with_structured_output(schema).invoke("Which?")
+    assert model.with_structured_output(schema, method="json_schema").invoke("Which?")
+
+
 def test_a_structured_reply_may_call_tools_instead_if_told_so() -> None:
     def answer(choice: str) -> Any:
         return chat().with_structured_output(
@@ -373,6 +393,7 @@ ROUTES: dict[str, Any] = {
     "bind, structured": lambda: raw(small().bind(steering="sad")).invoke("Hi"),
     "with_config, structured": lambda: raw(small().with_config(SAD)).invoke("Hi"),
     "structured, argument": lambda: raw(small(), steering="sad").invoke("Hi"),
+    "structured, argument of the call": lambda: raw(small()).invoke("Hi", steering="sad"),
     "bind_tools, fallback": lambda: brief(model="nowhere").bind_tools([add]).with_fallbacks(
         [brief().bind_tools([add])]).invoke("Hi", SAD),
     "fallback, bind_tools": lambda: brief(model="nowhere").with_fallbacks([brief()]).bind_tools(
