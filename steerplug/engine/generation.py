@@ -219,7 +219,6 @@ class Generation:
         """
         (token, logprobs), progress = drawn, self.progress
         progress.seconds = time.perf_counter() - self._begin
-        progress.seconds_to_first = progress.seconds_to_first or progress.seconds
         if token is None:
             progress.finish_reason = "length"
         elif self._vocab.ends_generation(token):
@@ -244,7 +243,10 @@ class Generation:
 
     def draw(self, context: Context, row: int) -> Drawn:
         """Draw the next token from the logits of batch row `row`; see `Drawing.draw`."""
-        return self._drawing.draw(context, row)
+        drawn = self._drawing.draw(context, row)
+        if not self.progress.seconds_to_first:  # told later, where more are decoded first
+            self.progress.seconds_to_first = time.perf_counter() - self._begin
+        return drawn
 
     def _append(self, token: int) -> tuple[bool, list[Segment]]:
         """Add a drawn token, to be decoded next; return what `Drawing.accept` does."""

@@ -4,7 +4,7 @@ Where there are several models, a request names one: in the body, or as in `/pro
 """
 
 import asyncio
-from dataclasses import fields
+from dataclasses import fields as settings
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -12,6 +12,7 @@ from pydantic import Field, StrictInt
 
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.vocab import Vocab
+from steerplug.server import fields
 from steerplug.server.requests import ModelName, Open
 from steerplug.server.state import ServerState
 from steerplug.server.translate import check_length, check_tokens
@@ -46,6 +47,7 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
         """Split a text into tokens."""
+        fields.check(body)
         vocab = vocab_of(body.model)
         check_length(len(body.content), serving.config.limits)
         tokens = await asyncio.to_thread(vocab.tokenize, body.content, special=body.parse_special)
@@ -58,6 +60,7 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> dict[str, Any]:
         """Join tokens into a text."""
+        fields.check(body)
         vocab = vocab_of(body.model)
         check_tokens(body.tokens, vocab.n_tokens, "the list", "tokens")
         return {"content": vocab.text(body.tokens, special=True)}
@@ -71,7 +74,7 @@ def add_to(app: FastAPI, serving: ServerState) -> None:
         return {
             "default_generation_settings": {
                 "n_ctx": session.engine.n_ctx,
-                "params": {one.name: getattr(sampling, one.name) for one in fields(sampling)},
+                "params": {one.name: getattr(sampling, one.name) for one in settings(sampling)},
             },
             "total_slots": serving.config.limits.requests,
             "model_alias": served.name,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,6 +99,18 @@ def test_a_whole_reply_is_the_streamed_one_in_fewer_steps(
         assert getattr(progress, name) == getattr(told, name)
     assert progress.moved == pytest.approx(told.moved)
     check_accounts(small)
+
+
+def test_the_first_token_is_there_when_it_is_drawn(
+    tiny: Model, small: Engine, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = asks(tiny)
+    read(small, request)
+    counted.update(decode=0)
+    clock = SimpleNamespace(perf_counter=lambda: counted["decode"])
+    monkeypatch.setattr("steerplug.engine.generation.time", clock)
+    _, progress = read(small, request)  # of its prompt, all but the last token is in the cache
+    assert (progress.seconds_to_first, progress.seconds) == (1, N)
 
 
 @pytest.mark.parametrize("settings", [

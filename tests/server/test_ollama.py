@@ -90,6 +90,8 @@ def test_a_model_is_shown(ai: ollama.Client, client: Client) -> None:
     assert shown.template == client.session.model.chat_template
     with pytest.raises(ollama.ResponseError, match="there is no preset `parate`"):
         ai.show("smollm2@parate")
+    assert client.post("/api/show", json={}).json()["error"].startswith("model: Field required;")
+    assert client.post("/api/show", json={"name": NAME}).json()["capabilities"]
 
 
 @pytest.mark.parametrize("model", [PIRATE, f"{PIRATE}:latest", f"{PIRATE}:steering:latest"])
@@ -307,6 +309,8 @@ def test_texts_become_tokens_and_texts_again(client: Client) -> None:
     assert bytes(byte for piece in spelt for byte in piece).decode() == text
     refused = client.post("/detokenize", json={"tokens": [49152]})
     assert "the list names token 49152" in told(refused)
+    misspelt = client.post("/tokenize", json={"content": text, "with_piece": True})
+    assert "there is no field `with_piece`; did you mean `with_pieces`?" in told(misspelt)
 
 
 def test_props_describe_the_model(client: Client) -> None:

@@ -30,7 +30,8 @@ class ShowBody(Open):
     @model_validator(mode="before")
     @classmethod
     def _is_named(cls, body: Any) -> Any:
-        return {"model": body.get("name"), **body} if isinstance(body, dict) else body
+        named = isinstance(body, dict) and "name" in body
+        return {"model": body["name"], **body} if named else body
 
 
 def add_to(app: FastAPI, serving: ServerState) -> None:
