@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from steerplug.commands.completion import preset_names
@@ -68,7 +67,7 @@ def demo(
             "prompt_tokens_saved": _saved(replies),
         })  # fmt: skip
     else:
-        _sum_up(console, replies)
+        _sum_up(replies)
         say(
             f'Next: `steerplug run -m model.gguf --steer {preset} "..."` asks a model of your own, '
             "and `steerplug presets` lists what there is."
@@ -115,11 +114,11 @@ def _one_by_one(
     session: "Session", ways: Ways, max_tokens: int, titles: Mapping[str, str]
 ) -> Replies:
     """Return the reply of each way; those that have a title are shown as they come."""
-    console, replies = screen(), Replies()
+    replies = Replies()
     for way, (messages, steering) in ways.items():
         _start_alike(session)
         if way in titles:
-            console.print(Text(titles[way], "bold cyan"))
+            put(Text(titles[way], "bold cyan"))
         events = session.stream_chat(messages, steering, _greedy(max_tokens))
         replies[way] = stream(events, shown=way in titles)
         if way in titles:
@@ -172,11 +171,11 @@ def _figures(reply: "Reply | None") -> dict[str, Any] | None:
     return {**figures, "receipt": fields["receipt"]} if reply.receipt.steering else figures
 
 
-def _sum_up(console: Console, replies: Replies) -> None:
+def _sum_up(replies: Replies) -> None:
     if STEERED not in replies:
         return
     if saved := _saved(replies):
-        console.print(f"{saved} prompt tokens saved, in every request.", style="bold green")
+        put(Text(f"{saved} prompt tokens saved, in every request.", "bold green"))
 
 
 def _costs(reply: "Reply", seconds_to_first: float | None) -> list[str]:

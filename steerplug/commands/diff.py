@@ -11,7 +11,7 @@ from steerplug.commands.completion import preset_names
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.open_model import building, opened
 from steerplug.commands.options import MODEL, Json, Model
-from steerplug.commands.output import print_hanging, print_json, say, screen, visible
+from steerplug.commands.output import print_hanging, print_json, put, say, screen, visible
 from steerplug.engine.loading import Loading
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _show_words(words: "list[Change]") -> None:
     for change in words:
         if change.key != key:
             key = change.key
-            console.print(Text(key, "bold"))
+            put(Text(key, "bold"))
         for sign, text, style in (("-", change.old, "red"), ("+", change.new, "green")):
             if text is not None:
                 print_hanging(console, Text(f"  {sign} ", style), visible(text), style)

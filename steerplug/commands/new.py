@@ -142,7 +142,7 @@ def _print(report: dict[str, Any]) -> None:
 def _print_parts(title: str, parts: list[dict[str, str]]) -> None:
     if not parts:
         return
-    screen().print(f"\n{title}", style="bold")
+    put(Text(f"\n{title}", "bold"))
     for part in parts:
         print_hanging(screen(), Text("  "), f"{part['what']}: {part['why']}")
 

@@ -61,7 +61,7 @@ def _row(pack: "Pack") -> dict[str, Any]:
 
 def _show(row: dict[str, Any]) -> None:
     console = screen()
-    console.print(Text.assemble((row["pack"], "bold cyan"), f" {row['version']}"))
+    put(Text.assemble((row["pack"], "bold cyan"), f" {row['version']}"))
     if row["error"]:
         put(Text(f"  {row['error']}", "red"))
     show_presets(row["presets"])
@@ -101,7 +101,7 @@ def _updated(pack: "Pack", yes: bool, as_json: bool) -> dict[str, Any]:
             return _same(row, f"{pack.name} {pack.pinned.version} is as it was.", as_json)
         facts = report(offer)
         if not as_json:
-            screen().print(f"{pack.name} {pack.pinned.version} -> {facts['version']}")
+            put(f"{pack.name} {pack.pinned.version} -> {facts['version']}")
             show_changes(facts["changes"])
         done = agreed(f"\nUpdate {pack.name}?", yes) if yes or not as_json else False
         if done:

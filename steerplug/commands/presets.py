@@ -189,10 +189,10 @@ def show(preset: PresetFile, as_json: Json = False) -> None:
         print_json({**content, "digest": wanted.digest, "path": str(path), "shipped": shipped})
         return
     console = screen()
-    console.print(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
+    put(Text.assemble((wanted.name, "bold cyan"), f" {wanted.version}"))
     put(Text(f"{one_line(wanted.description)}\n"))
     title, texts = _source(wanted)
-    console.print(title, style="bold")
+    put(Text(title, "bold"))
     for who, text in texts:
         print_hanging(console, Text(f"  {who}: ", "cyan"), text.strip())
     console.print()

@@ -86,7 +86,7 @@ def changes_of(offer: "Offer") -> list[str]:
 def show(pack: dict[str, Any]) -> None:
     """Print what `report` found."""
     console = screen()
-    console.print(Text.assemble((pack["pack"], "bold cyan"), f" {pack['version']}"))
+    put(Text.assemble((pack["pack"], "bold cyan"), f" {pack['version']}"))
     if pack["description"]:
         put(visible(one_line(pack["description"])))
     show_presets(pack["presets"])

@@ -44,6 +44,17 @@ def test_a_path_longer_than_its_line_is_shown_whole(
     assert "".join(out.split()) == f"file{path}"
 
 
+def test_where_no_terminal_is_no_line_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for columns in ("10", "1000"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["show", "pirate"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
 def test_a_long_name_leaves_the_other_columns_of_presets_their_room(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
