@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import hypothesis
 import numpy as np
 import pytest
 
@@ -32,6 +33,11 @@ from tests.helpers.presets import SAD_PRESET
 from llama_cpp import llama_cpp as llama
 
 N_THREADS, N_SHORT = 1, 8
+
+hypothesis.settings.register_profile(  # a slow machine is no failure
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 LONGEST = (

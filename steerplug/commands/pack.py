@@ -9,6 +9,7 @@ import typer
 from steerplug.commands.options import Json
 from steerplug.commands.output import print_fields, print_json, put, say, screen
 from steerplug.commands.show_pack import presets, show_presets
+from steerplug.errors import PackError
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder with the YAML files of presets.")
@@ -22,9 +23,10 @@ Compiled = Annotated[
 def pack(folder: Folder, compiled: Compiled = False, as_json: Json = False) -> None:
     """Make a folder of presets a pack: check them, write its README.md and pack.lock."""
     from steerplug.files.cache_folder import cache_folder
+    from steerplug.files.home import at_home
     from steerplug.packs.make import make_pack
 
-    made = make_pack(folder.expanduser(), cache_folder() if compiled else None)
+    made = make_pack(at_home(folder, PackError), cache_folder() if compiled else None)
     contents = made.contents
     if as_json:
         print_json({

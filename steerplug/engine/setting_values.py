@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steerplug.errors import ModelError
+from steerplug.files.home import at_home
 
 MAX_TEMPLATE = 100_000
 _MAX_FILE = 4 * MAX_TEMPLATE  # a character has at most 4 bytes
@@ -113,7 +114,7 @@ def template(name: str, value: Any) -> str | None:
     if isinstance(value, str) and "{" in value:
         text = value
     elif isinstance(value, str | PathLike):
-        text = _content(name, Path(value).expanduser())
+        text = _content(name, at_home(Path(value), ModelError))
     else:
         raise ModelError(f"{name} is {value!r:.80}; give a text in Jinja, or the path of its file.")
     if len(text) > MAX_TEMPLATE:
@@ -160,7 +161,7 @@ def _loras(name: str, value: Any) -> Iterator[tuple[str, float]]:
         path, scale = item if _is_pair(item) else _scaled(name, item)
         if isinstance(scale, bool) or not _is_finite(scale):
             raise ModelError(f"{name} {path} has the scale {scale!r}; give a number such as 0.5.")
-        yield str(Path(fspath(path)).expanduser().absolute()), float(scale)
+        yield str(at_home(Path(fspath(path)), ModelError).absolute()), float(scale)
 
 
 def _is_finite(number: Any) -> bool:

@@ -8,13 +8,18 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from steerplug.errors import StoreError
+from steerplug.files.home import at_home
 
 
 def cache_folder() -> Path:
-    """Return $STEERPLUG_CACHE, or the user's cache folder."""
+    """Return $STEERPLUG_CACHE, or the user's cache folder.
+
+    Raises:
+        StoreError: it is in the home of nobody who is known here.
+    """
     named = os.environ.get("STEERPLUG_CACHE")
     folder = Path(named) if named else user_cache_path("steerplug", appauthor=False)
-    return folder.expanduser().absolute()
+    return at_home(folder, StoreError, "set STEERPLUG_CACHE to a folder").absolute()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from steerplug.errors import PresetError, PresetNotFound, nearest, unreadable
+from steerplug.files.home import at_home
 from steerplug.files.yaml_file import MAX_BYTES, printable
 from steerplug.packs.installed import pack_of, packs
 from steerplug.packs.manifest import SHIPPED
@@ -54,13 +55,14 @@ class LibraryFile:
 
 
 def user_folder() -> Path:
-    """Return the folder of the user's own presets; it need not exist."""
+    """Return the folder of the user's own presets; it need not exist.
+
+    Raises:
+        PresetError: it is in the home of nobody who is known here.
+    """
     chosen = os.environ.get("STEERPLUG_PRESETS")
-    return (
-        Path(chosen).expanduser()
-        if chosen
-        else user_data_path("steerplug", appauthor=False) / "presets"
-    )
+    folder = Path(chosen) if chosen else user_data_path("steerplug", appauthor=False) / "presets"
+    return at_home(folder, PresetError, "set STEERPLUG_PRESETS to a folder")
 
 
 def shipped_folder(package: Path = Path(__file__).parents[1]) -> Path:

@@ -14,6 +14,7 @@ from platformdirs import user_data_path
 from pydantic import Field
 
 from steerplug.errors import PackError, unreadable
+from steerplug.files.home import at_home
 from steerplug.files.yaml_file import MAX_BYTES
 from steerplug.packs.manifest import (
     PackName,
@@ -57,10 +58,14 @@ class Lock(Frozen):
 
 
 def packs_folder() -> Path:
-    """Return the folder where added packs lie; it need not exist."""
+    """Return the folder where added packs lie; it need not exist.
+
+    Raises:
+        PackError: it is in the home of nobody who is known here.
+    """
     chosen = os.environ.get("STEERPLUG_PACKS")
     folder = Path(chosen) if chosen else user_data_path("steerplug", appauthor=False) / "packs"
-    return folder.expanduser().absolute()
+    return at_home(folder, PackError, "set STEERPLUG_PACKS to a folder").absolute()
 
 
 def working_folder() -> Path:

@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from steerplug.errors import SteeringError, StoreError
 from steerplug.files.cache_folder import cache_folder, usable
+from steerplug.files.home import at_home
 from steerplug.files.whole_file import left_overs, whole_file
 from steerplug.steering.file import FORMAT, read_steering, write_steering
 from steerplug.steering.identity import Identity
@@ -99,7 +100,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder.expanduser().absolute() if folder else cache_folder()
+        self.folder = at_home(folder, StoreError).absolute() if folder else cache_folder()
 
     def path(self, key: Key) -> Path:
         """Return where the steering of `key` is, or would be."""
