@@ -10,6 +10,7 @@ Importing this package loads nothing else; commands import what they need when t
 
 import _thread
 import atexit
+import errno
 import gc
 import io
 import sys
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SteerplugError as error:
         return _failed(str(error))
     except OSError as error:
+        if error.errno == errno.ENOENT and error.filename is None:  # as `os.getcwd` says it
+            return _failed("the working folder is gone; change to one that exists.")
         if not is_of_stdout(error):
             raise
         give_up_stdout()

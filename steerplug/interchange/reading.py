@@ -47,7 +47,9 @@ class Vectors:
     @property
     def lengths(self) -> tuple[float, float]:
         """The shortest and the longest vector's length."""
-        lengths = [float(np.linalg.norm(vector)) for vector in self.vectors.values()]
+        lengths = [
+            float(np.linalg.norm(vector.astype(np.float64))) for vector in self.vectors.values()
+        ]
         return min(lengths), max(lengths)
 
     def steering(
@@ -56,9 +58,16 @@ class Vectors:
         """Return them as steering whose strength 1 is `scale` times the file's vectors.
 
         Raises:
-            SteeringError: they are for a model of another width or depth.
+            SteeringError: they are for a model of another width or depth, or the scale leaves
+                nothing of them, or nothing finite.
         """
-        layers = {il: Delta.constant(scale * vector) for il, vector in self.vectors.items()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = {il: np.float32(scale) * vector for il, vector in self.vectors.items()}
+        if not scale or not all(np.isfinite(vector).all() for vector in scaled.values()):
+            raise SteeringError(
+                f"at the scale {scale:g} the vectors are zero or not finite; choose one such as 1."
+            )
+        layers = {il: Delta.constant(vector) for il, vector in scaled.items()}
         return Steering(name, n_embd, n_layer, layers, scope)
 
 
@@ -89,6 +98,8 @@ def read_vectors(path: Path, made_by: str | None = None) -> Vectors:
         chosen = made_by or likely
         if chosen not in FORMATS:
             raise SteeringError(f"`{chosen}` is no known tool; it must be {_either(FORMATS)}.")
+        if not numbered:
+            raise SteeringError("it holds no `direction.N`; fetch the file again.")
         vectors = {n + FORMATS[chosen]: array for n, array in numbered.items()}
         if min(vectors) < 0:
             raise SteeringError(

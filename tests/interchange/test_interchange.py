@@ -137,6 +137,19 @@ def test_scale_and_sign_are_the_file_s_own(model: Model, tmp_path: Path) -> None
     np.testing.assert_allclose(steering.layers[5].z[0], 6 * z, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [0.0, float("nan"), float("inf"), 1e38, 1e300])
+def test_a_scale_that_leaves_nothing_finite_is_refused(scale: float, tmp_path: Path) -> None:
+    vectors = read_vectors(foreign(tmp_path / "v.gguf", "repeng", {4: np.full(8, 1e3)}))
+    with pytest.raises(SteeringError, match=r"^at the scale .* are zero or not finite; choose"):
+        vectors.steering("v", 8, 30, "all", scale)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_length_of_the_longest_vectors_is_told(tmp_path: Path) -> None:
+    vectors = read_vectors(foreign(tmp_path / "v.gguf", "repeng", {4: np.full(4, 3e38)}))
+    assert vectors.lengths == pytest.approx((6e38, 6e38))
+
+
 @pytest.mark.parametrize(
     ("made_by", "directions", "told"),
     [("repeng", {1: 1.0}, True), ("easysteer", {2: 1.0}, True), ("llama.cpp", {1: 1.0}, False)],
@@ -163,6 +176,7 @@ def test_i32_with_blocks_left_out_is_not_the_generator_s(tmp_path: Path) -> None
         ("easysteer", {0: np.ones(8)}, "llama.cpp", "holds `direction.0`, .* read it as repeng"),
         ("repeng", {1: np.ones((2, 8))}, None, r"'direction.1' of shape \(2, 8\) has no place"),
         ("repeng", {1: np.array([np.nan, 1])}, None, "NaN or infinity"),
+        ("repeng", {}, None, "it holds no `direction.N`"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(

@@ -177,7 +177,7 @@ def test_a_working_folder_that_was_removed_is_no_reason_to_crash(here: Path, cal
     assert call("add", "../sea", "--yes")[0] == 0
     (here / "work").rmdir()
     assert "\tsea@1.0.0\t" in call("presets")[1]
-    for words in (("add", "../sea"), ("add", "gh:a/b", "--here")):
+    for words in (("add", "../sea"), ("add", "gh:a/b", "--here"), ("pack", ".")):
         code, out, err = call(*words)
         assert (code, out) == (2, "")
         assert err == "steerplug: the working folder is gone; change to one that exists.\n"
