@@ -12,7 +12,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from steerplug.errors import PresetError
+from steerplug.errors import PresetError, RequestError
 from steerplug.langchain.errors import langchain_errors
 from steerplug.preset.mix import parse_mix
 
@@ -46,8 +46,9 @@ class Chosen(TypedDict):
 
 
 class SteeringState(AgentState[Any]):
-    """An agent's state, with what was chosen for each model call so far."""
+    """An agent's state, with what was chosen so far, and what `from_state` reads unless told."""
 
+    steering: NotRequired[str | None]
     steering_steps: NotRequired[Annotated[list[Chosen], add]]
 
 
@@ -58,6 +59,9 @@ class SteeringMiddleware(AgentMiddleware[SteeringState, Any, Any]):
 
     Args:
         policies: asked in this order; the first that says something chooses.
+
+    Raises:
+        RequestError: one of them is no policy.
 
     Example:
         ```python
@@ -72,6 +76,13 @@ class SteeringMiddleware(AgentMiddleware[SteeringState, Any, Any]):
 
     def __init__(self, *policies: Policy) -> None:
         super().__init__()
+        for policy in policies:
+            if not callable(policy):
+                with langchain_errors():
+                    raise RequestError(
+                        f"{policy!r:.60} is no policy; give a function of the request, such as "
+                        "by_step(...) makes of mixes."
+                    )
         self.policies = policies
 
     def wrap_model_call(
@@ -128,7 +139,7 @@ def after_tool(mixes: Mapping[str, str]) -> Policy:
 
 
 def from_state(key: str = "steering") -> Policy:
-    """Choose what the agent's state says under `key`; the agent's state schema must hold it."""
+    """Choose what the agent's state says under `key`; another must be in its state schema."""
     return lambda request: _said(request.state, key)
 
 

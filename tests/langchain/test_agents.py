@@ -20,7 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 
-from steerplug import ChatSteerplug
+from steerplug import ChatSteerplug, errors
 from steerplug.engine.loading import Loading
 from steerplug.langchain.middleware import (
     SteeringMiddleware,
@@ -142,6 +142,13 @@ def test_steering_comes_from_the_run_s_context_or_the_state() -> None:
     by_state = agent(SteeringMiddleware(from_state("mood")), state_schema=Mood)
     assert strengths(by_state.invoke({**ASKED, "mood": "sad"})) == [1.0, 1.0]
     assert strengths(by_state.invoke(ASKED)) == [0.0, 0.0]
+    by_its_own = agent(SteeringMiddleware(from_state()))
+    assert strengths(by_its_own.invoke({**ASKED, "steering": "sad"})) == [1.0, 1.0]
+
+
+def test_a_mix_in_place_of_a_policy_is_refused() -> None:
+    with pytest.raises(errors.RequestError, match=r"^'sad' is no policy; give .* by_step"):
+        SteeringMiddleware("sad")  # type: ignore[arg-type]
 
 
 def test_a_policy_beats_the_config_which_beats_the_model() -> None:
