@@ -94,10 +94,11 @@ class SteeredModel(llm.Model):
 
 
 def _settings(prompt: llm.Prompt) -> Any:
+    from steerplug.chat.tool import closed
     from steerplug.session import Settings
 
     options: Any = prompt.options
-    schema = prompt.schema if isinstance(prompt.schema, dict) else None
+    schema = closed(prompt.schema) if isinstance(prompt.schema, dict) else None
     return Settings(
         options.sampling(), max_tokens=options.max_tokens, format=schema,
         carrier=options.carrier or "auto", enable_thinking=options.enable_thinking,

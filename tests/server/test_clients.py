@@ -256,6 +256,9 @@ def test_llm_follows_schemas_goes_on_and_says_what_is_wrong(run_llm: Any) -> Non
     options = ["-m", PIRATE, "-o", "max_tokens", "40"]
     said = run_llm(*options, RAIN, "--schema", "wet bool").output
     assert isinstance(json.loads(said)["wet"], bool)
+    greedy = ["-o", "temperature", "0", "-o", "max_tokens", "40"]
+    asked = run_llm("-m", NAME, "hi", *greedy, "--schema", "name, age int").output
+    assert set(json.loads(asked)) == {"name", "age"}
     assert run_llm("-c", "And snow?", "-o", "max_tokens", "8").exit_code == 0
     wrong = run_llm(*options, RAIN, "-o", "steering", "pirat")
     assert wrong.exit_code != 0
