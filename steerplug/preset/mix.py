@@ -158,6 +158,8 @@ class _Reader:
             self._refuse("a preset's name or path belongs here, such as `pirate` or `0.8*pirate`")
         if word[0] == NONE:
             self._refuse("`none` stands alone, for no steering at all")
+        if _NUMBER.fullmatch(word[0]) and self.text.startswith(",", word.end()):
+            self._refuse("a number has a point, as in `0.5*pirate`")
         if _NUMBER.fullmatch(word[0]):
             self._refuse(f"the strength {word[0]} has no preset; write `{word[0]}*name`")
         self.at = word.end()

@@ -61,6 +61,7 @@ REFUSED = {
     "a- b": r"at `b`: `\+` or `-` belongs here",
     "my presets/a.yaml": r"at `presets/a.yaml`",
     "0.8 pirate": r"at `0.8 pirate`: the strength 0.8 has no preset; write `0.8\*name`",
+    "0,8*pirate": r"at `0,8\*pirate`: a number has a point, as in `0.5\*pirate`",
     "0.8": r"write `0.8\*name`",
     "0.8*": r"at its end",
     "*x": r"at `\*x`: a preset's name",
