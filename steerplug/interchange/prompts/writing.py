@@ -102,8 +102,8 @@ def card(preset: Preset) -> str:
     turns = [f"<START>\n{{{{user}}}}: {one.user}\n{{{{char}}}}: {one.assistant}"
              for one in teacher.examples]  # fmt: skip
     dialogues = "\n".join(turns)
-    said = [(one.user.strip(), one.assistant.strip()) for one in teacher.examples]
-    if dialogues and spoken(dialogues, preset.name) != (said, [], 0):
+    turns_meant = [(turn.user.strip(), turn.assistant.strip()) for turn in teacher.examples]
+    if dialogues and spoken(dialogues, preset.name) != (turns_meant, [], 0):
         raise PresetError(
             f"an example turn of `{preset.name}` has a line that a card reads as another turn, "
             "such as `<START>` or `You: ...`; export it `--as modelfile`."
