@@ -2,7 +2,7 @@
 
     find in the store or with the preset  ->  else: teach or read, fit, choose, measure, publish
 
-A quick fit learns from a few replies, which are kept, and glances at what came of it; the full one
+A quick fit learns from a few replies, which are kept, and has a short report; the full one
 goes on from these replies, and takes its place.
 
 Open this file first; every other one is a step of it.
@@ -21,9 +21,9 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.errors import FitError, SteeringError, TorchCopyError
 from steerplug.evaluate.dial import check_dial, check_gap_closed, is_weak, weakness, works
-from steerplug.evaluate.glance import glance, plan_glance
 from steerplug.evaluate.plan import plan_report
 from steerplug.evaluate.questions import reported_on
+from steerplug.evaluate.quick_report import plan_quick_report, quick_report
 from steerplug.evaluate.report import measure_steering
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.readable import unreadable
@@ -308,8 +308,9 @@ def _taught_quickly(
 ) -> tuple[Steering, float, dict[str, Any]]:
     """Return the same of a quick fit, at the preset's own strength."""
     strength = preset.strength.default
-    after = partial(plan_glance, preset, engine.model)
+    after = partial(plan_quick_report, preset, engine.model)
     steering = fit_teacher(preset, engine, reader, kept, report, after, quick=True)
-    seen = glance(preset, strength * steering, engine, reader, cache=kept.replies, report=report)
+    mix = strength * steering
+    seen = quick_report(preset, mix, engine, reader, cache=kept.replies, report=report)
     check_gap_closed(preset.name, seen.gap_closed.value)
     return steering, strength, {**seen.as_dict(), "strength": strength, "quick": True}

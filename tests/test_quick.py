@@ -11,7 +11,7 @@ from steerplug.build import build_preset, find_built, store_key
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request
-from steerplug.evaluate import fidelity, glance, replies
+from steerplug.evaluate import fidelity, quick_report, replies
 from steerplug.fit import effort, measure, reply_cache
 from steerplug.fit import fit as fitting
 from steerplug.fit.distill import distill as trainer
@@ -39,7 +39,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (measure, fidelity):
         monkeypatch.setattr(module, "check_gap", lambda *_: None)
     monkeypatch.setitem(METHODS, "chain", replace(METHODS["chain"], n_questions=6, n_quick=3))
-    monkeypatch.setattr(glance, "GLANCED", 2)
+    monkeypatch.setattr(quick_report, "REPORTED", 2)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from steerplug.benchmark.gates import gates
 from steerplug.benchmark.peers import ControlVector
 from steerplug.benchmark.turns import Task, Way
 from steerplug.engine import routes
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.steering.value import Mix
 
 PREFILL, PREFIX, DECODE = 256, 32, 48

@@ -10,10 +10,11 @@ from steerplug.benchmark.peers import PlainLlama, repeng_decode
 from steerplug.benchmark.turns import Task, Way
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine import threads
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Progress
 from steerplug.engine.model import Model
 from steerplug.engine.request import Request, tokens_of
+from steerplug.engine.rows import Row
 from steerplug.engine.sampler import Sampler
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steerplug.chat.tool import AUTO, ToolCall, Tools
-from steerplug.engine.breach import breach
 from steerplug.engine.constraint import Grammar
+from steerplug.engine.violation import violation
 from steerplug.errors import RequestError
 
 _logger = logging.getLogger("steerplug.chat")
@@ -48,7 +48,7 @@ class Promise:
             self._check_call(call)
         if calls or not isinstance(self.format, Mapping):
             return
-        if broken := breach(self.format, self.begun + text):
+        if broken := violation(self.format, self.begun + text):
             raise RequestError(
                 f"the reply breaks its schema {broken}, in what it cannot be held to while it is "
                 "generated; ask again with another seed, or leave that out of the schema."
@@ -56,7 +56,7 @@ class Promise:
 
     def _check_call(self, call: ToolCall) -> None:
         tool = next(tool for tool in self.tools.tools if tool.name == call.name)
-        if not (broken := breach(tool.parameters, call.arguments, wholly=self.texts_are_free)):
+        if not (broken := violation(tool.parameters, call.arguments, wholly=self.texts_are_free)):
             return
         sentence = (
             f"the call of `{call.name}` breaks its schema {broken}, in what it cannot be held to "

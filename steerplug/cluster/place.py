@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from steerplug.cluster.seen import Seen, Stamps
+from steerplug.cluster.sync_record import Stamps, SyncRecord
 from steerplug.errors import SteerplugError, StoreError
 from steerplug.files.cache_folder import cache_folder, usable
 from steerplug.files.whole_file import whole_file
@@ -50,7 +50,7 @@ class Place:
         self.url, (self._system, self._root) = url, _opened(url)
         name = hashlib.sha256(url.encode()).hexdigest()[:16]
         self.folder = (folder or cache_folder() / "places") / name
-        self._seen = Seen(self.folder)
+        self._seen = SyncRecord(self.folder)
         if not self._called(self._system.isdir, self._root):
             raise StoreError(f"there is no folder {url}; make it, or correct --presets-at.")
         with usable(self.folder):

@@ -15,7 +15,7 @@ from steerplug.commands.output import print_hanging, print_json, put, say, scree
 from steerplug.engine.loading import Loading
 
 if TYPE_CHECKING:
-    from steerplug.evaluate.alike import Alike
+    from steerplug.evaluate.similarity import Similarity
     from steerplug.library.presets import LibraryFile
     from steerplug.preset.compare import Change
     from steerplug.session import Session
@@ -47,7 +47,7 @@ def diff(
         missing = [
             name for name, steering in zip((a, b), steerings, strict=True) if steering is None
         ]
-        blocks = [] if missing else _alike(session, *filter(None, steerings))
+        blocks = [] if missing else _similarity(session, *filter(None, steerings))
     if as_json:
         print_json({
             "a": a, "b": b, "model": model, "words": [vars(change) for change in words],
@@ -75,15 +75,15 @@ def _steering(session: "Session", file: "LibraryFile") -> "Steering | None":
     return built.steering if built else None
 
 
-def _alike(session: "Session", a: "Steering", b: "Steering") -> "list[Alike]":
+def _similarity(session: "Session", a: "Steering", b: "Steering") -> "list[Similarity]":
     from steerplug.engine.reader import reading
-    from steerplug.evaluate.alike import alike
+    from steerplug.evaluate.similarity import similarities
     from steerplug.fit.questions import general_prompts, spread
 
     questions = spread(general_prompts("held_out"), CHATS)
     prompts = [session.template.asked(text) for text in questions]
     with reading(session.model, session.engine.context.n_ctx) as reader:
-        return alike(a, b, session.engine, reader, prompts)
+        return similarities(a, b, session.engine, reader, prompts)
 
 
 def _show_words(words: "list[Change]") -> None:
@@ -99,7 +99,7 @@ def _show_words(words: "list[Change]") -> None:
                 print_hanging(console, Text(f"  {sign} ", style), visible(text), style)
 
 
-def _table(blocks: "list[Alike]", a: str, b: str) -> Table:
+def _table(blocks: "list[Similarity]", a: str, b: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for title in ("block", "cosine", f"{a} adds", f"{b} adds"):
         table.add_column(title, justify="right", overflow="fold")

@@ -102,7 +102,7 @@ def _run(setup: Config, models: Sequence[tuple[str, ModelConfig]]) -> None:
             from steerplug.cluster.environment import prepare
 
             prepare()
-            from steerplug.cluster.here import serve_here as run
+            from steerplug.cluster.local import serve_here as run
     except ModuleNotFoundError as error:
         extra = "server" if setup.replicas is None else "ray"
         raise SteerplugError(

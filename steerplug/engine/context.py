@@ -20,8 +20,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.params import set_context_params
 from steerplug.engine.processors import n_processors
 from steerplug.engine.routes import Route, buffer_types
-from steerplug.engine.rows import Row as Row
-from steerplug.engine.rows import Rows
+from steerplug.engine.rows import Row, Rows
 from steerplug.engine.sequences import n_window_cells
 from steerplug.engine.sizes import N_CTX
 from steerplug.errors import EngineError, ModelError

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.drawing import Drawn
 from steerplug.engine.effects import Effects
 from steerplug.engine.generation import Generation
+from steerplug.engine.rows import Row
 from steerplug.errors import SteerplugError
 
 

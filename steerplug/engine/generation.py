@@ -11,12 +11,13 @@ from functools import partial
 from typing import NamedTuple
 
 from steerplug.engine.call_marks import Turn
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.drawing import Drawing, Drawn
 from steerplug.engine.likelihood import PromptScores
 from steerplug.engine.prefix_cache import Held, PrefixCache
 from steerplug.engine.reply_text import ReplyText
 from steerplug.engine.request import Piece, Progress, Request
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Begin, plan
 from steerplug.engine.thought_marks import ThoughtMarks
 from steerplug.engine.thoughts import Segment, Thinking

@@ -2,7 +2,7 @@
 
 llguidance refuses a schema for one keyword that it cannot express. Here the keyword is left out
 instead, or said another way: whatever is valid by the schema stays valid by the looser one. What is
-left out is said in the log once per schema, and `breach` looks for it in finished replies. An
+left out is said in the log once per schema, and `violation` looks for it in finished replies. An
 unknown `format` only describes, so nothing is lost with it.
 """
 

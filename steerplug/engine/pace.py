@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from steerplug.engine import threads
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.model import Model
 from steerplug.engine.processors import n_processors
+from steerplug.engine.rows import Row
 
 _TOKENS, _SECONDS = 24, 1.0
 _CLEARLY = 1.15

@@ -10,12 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from steerplug.engine import routes
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.devices import tensors_on_host
 from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
 from steerplug.engine.row_order import ONE_AT_A_TIME
+from steerplug.engine.rows import Row
 from steerplug.engine.sizes import CHECKPOINT_BYTES, FEWEST_CHECKPOINTS, N_SEQ_OF_STATES
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import Array, Delta, Mix, Steering, Term

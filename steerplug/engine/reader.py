@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from steerplug.engine import threads
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.hook import Capture
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt, plan
 from steerplug.engine.sequences import State
 from steerplug.steering.value import Array, Mix

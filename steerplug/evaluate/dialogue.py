@@ -13,7 +13,7 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.evaluate.arms import Arm
-from steerplug.evaluate.kept import key_of
+from steerplug.evaluate.journal import key_of
 from steerplug.fit.measure import divergence, reply_log_probs
 from steerplug.fit.reply_cache import Reply, ReplyCache, ask
 from steerplug.steering.value import Array

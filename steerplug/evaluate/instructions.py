@@ -38,7 +38,7 @@ from steerplug.errors import RequestError, unreadable
 from steerplug.evaluate.arms import Arm
 from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
 from steerplug.evaluate.estimate import Estimate, as_json, ratio, share, share_change
-from steerplug.evaluate.kept import kept_figures, kept_replies
+from steerplug.evaluate.journal import figure_journal, reply_journal
 from steerplug.fit.progress import Report, at_once, silent, steps
 from steerplug.preset import SCHEMA, Preset
 from steerplug.preset.from_prompt import FIT
@@ -179,7 +179,7 @@ def measure_instructions(
     n_cells = longest(template, [(task.prompt,) for task in tasks], [plain], REPLY_TOKENS)
     with closing(Engine(model, n_ctx=max(n_cells, model.loading.n_ctx))) as engine:
         talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS,
-                       cache=kept_replies(model.fingerprint))  # fmt: skip
+                       cache=reply_journal(model.fingerprint))  # fmt: skip
         had = {
             name: at_once(lambda each: talk((each[0],), [each[1]]), some, f"asking: {name}", report)
             for name, some in arms.items()
@@ -188,7 +188,7 @@ def measure_instructions(
         name: [passes(task, chat.replies[0].text) for task, chat in zip(tasks, some, strict=True)]
         for name, some in had.items()
     }
-    gaps, figures = [], kept_figures(model.fingerprint)
+    gaps, figures = [], figure_journal(model.fingerprint)
     with reading(model, n_cells) as reader:
         for task, chat in steps(list(zip(tasks, had[PROMPT], strict=True)), "reading", report):
             own = _first(chat)

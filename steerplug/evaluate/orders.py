@@ -27,7 +27,7 @@ from steerplug.evaluate.arms import Arm
 from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
 from steerplug.evaluate.estimate import Estimate, as_json, ratio, share
 from steerplug.evaluate.fidelity import BARE
-from steerplug.evaluate.kept import kept_figures, kept_replies
+from steerplug.evaluate.journal import figure_journal, reply_journal
 from steerplug.evaluate.mixed import mixed
 from steerplug.evaluate.questions import unseen
 from steerplug.fit.progress import Report, at_once, in_turn, silent, steps
@@ -66,7 +66,7 @@ def measure_orders(
     n_cells = longest(template, questions, arms.values(), REPLY_TOKENS)
     with closing(Engine(model)) as engine:
         talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS,
-                       cache=kept_replies(model.fingerprint))  # fmt: skip
+                       cache=reply_journal(model.fingerprint))  # fmt: skip
         had = {
             name: at_once(partial(talk, arms=[arm]), questions, f"asking: {name}", part)
             for name, arm, part in in_turn(arms, report)
@@ -112,7 +112,7 @@ def _gaps(
     chats: Sequence[Dialogue], fingerprint: str, report: Report,
 ) -> list[Mapping[str, Sequence[float]]]:  # fmt: skip
     """Return for each chat of an order how far all other arms are from it."""
-    kept = kept_figures(fingerprint)
+    kept = figure_journal(fingerprint)
     return [
         distances(
             reader, template, (chat, arms[order]),

@@ -19,7 +19,7 @@ from steerplug.engine.request import Request
 from steerplug.engine.sampling import Sampling
 from steerplug.evaluate.arms import ANSWER_ONLY, PARAPHRASED, Arm, arms_of
 from steerplug.evaluate.estimate import as_json, share, share_change
-from steerplug.evaluate.kept import kept_replies
+from steerplug.evaluate.journal import reply_journal
 from steerplug.evaluate.scripts import overrides
 from steerplug.fit.progress import Report, at_once, in_turn, silent
 from steerplug.fit.reply_cache import ask
@@ -44,7 +44,7 @@ def measure_overrides(
         ModelError: the model has no chat template.
         StoreError: the replies cannot be kept.
     """
-    some, template, cache = overrides(), ChatTemplate.of(model), kept_replies(model.fingerprint)
+    some, template, cache = overrides(), ChatTemplate.of(model), reply_journal(model.fingerprint)
     arms = arms_of(preset, mix)
     for name in (PARAPHRASED, ANSWER_ONLY):
         arms.pop(name, None)

@@ -46,7 +46,7 @@ from steerplug.evaluate.arms import Arm, arms_of
 from steerplug.evaluate.dialogue import Dialogue, converse, distances, longest
 from steerplug.evaluate.estimate import Estimate, as_json, change, ratio, share, share_change
 from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
-from steerplug.evaluate.kept import kept_figures, kept_replies
+from steerplug.evaluate.journal import figure_journal, reply_journal
 from steerplug.evaluate.replies import repeated
 from steerplug.evaluate.scripts import by_script, chats
 from steerplug.fit.progress import AT_ONCE, Report, at_once, in_turn, silent, steps
@@ -91,7 +91,7 @@ def measure_turns(
         for name, first, then in ((OFF, by, BARE), (ON, BARE, by)):
             courses[way + name] = [arms[first]] * half + [arms[then]] * (n_turns - half)
     had = _had(model, scripts, courses, n_cells, report)
-    measured = partial(distances, template=template, kept=kept_figures(model.fingerprint))
+    measured = partial(distances, template=template, kept=figure_journal(model.fingerprint))
     gaps, behind = list[_ByName](), list[dict[str, _ByName]]()
     with reading(model, n_cells) as reader:
         for i in steps(range(len(scripts)), "reading chats", report):
@@ -150,7 +150,7 @@ def _had(
     n_cells: int, report: Report,
 ) -> Had:  # fmt: skip
     """Have all chats, those of one course side by side, with room for all of these at once."""
-    template, cache = ChatTemplate.of(model), kept_replies(model.fingerprint)
+    template, cache = ChatTemplate.of(model), reply_journal(model.fingerprint)
     engine = Engine(model, n_ctx=n_cells, n_cells=min(len(scripts), AT_ONCE) * n_cells)
     talk = partial(converse, engine, template, n_tokens=REPLY_TOKENS, cache=cache)
     with closing(engine):

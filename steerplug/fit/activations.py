@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steerplug.engine.context import Row
 from steerplug.engine.reader import Reader
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit.progress import Report, silent, steps

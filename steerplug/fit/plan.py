@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.engine.context import Row
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import is_slow
+from steerplug.engine.rows import Row
 from steerplug.fit.chain import chain, prediction
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable

@@ -23,9 +23,9 @@ from steerplug.benchmark.rivals.lora import Lora
 from steerplug.benchmark.rivals.making import make_all
 from steerplug.benchmark.rivals.soft_prompt import SoftPrompt
 from steerplug.benchmark.rivals.tuning import Trainer, next_rate
-from steerplug.engine.context import Row
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt
 from steerplug.errors import EngineError
 from steerplug.fit.checkpoint import Checkpoint

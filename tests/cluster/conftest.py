@@ -82,7 +82,7 @@ class Running:
         sizes = Sizes(n_cells=4096, n_seq=16)
         one = ModelConfig(NAME, loading=self.loading, sizes=sizes, compile=self.compile)
         from steerplug.cluster.application import application
-        from steerplug.cluster.here import run
+        from steerplug.cluster.local import run
 
         run(application(replace(self.setup, **changes), [(model, one)]))
 

@@ -13,7 +13,7 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.scope import Prompt
-from steerplug.evaluate.alike import alike
+from steerplug.evaluate.similarity import similarities
 from steerplug.preset import Preset
 from steerplug.preset.compare import Change, changes
 from steerplug.steering.file import write_steering
@@ -70,11 +70,11 @@ PROMPT = Prompt((1, 504, 5345, 282, 4649, 314))
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare at the tokens of one short reply."""
     monkeypatch.setattr("steerplug.commands.diff.CHATS", 1)
-    monkeypatch.setattr("steerplug.evaluate.alike._REPLY", 6)
+    monkeypatch.setattr("steerplug.evaluate.similarity._REPLY", 6)
 
 
 def compared(a: Steering, b: Steering, engine: Engine, context: Context) -> list[float | None]:
-    return [one.cosine for one in alike(a, b, engine, Reader(context), [PROMPT])]
+    return [one.cosine for one in similarities(a, b, engine, Reader(context), [PROMPT])]
 
 
 def constant(model: Model, seed: int, *layers: int) -> Steering:
@@ -105,7 +105,7 @@ def test_the_cosine_of_constants_is_theirs(
     twice = Steering("t", model.n_embd, model.n_layer, {
         il: Delta.constant(-2 * delta.z) for il, delta in a.layers.items()
     })  # fmt: skip
-    found = alike(a, twice, engine, Reader(context), [PROMPT])
+    found = similarities(a, twice, engine, Reader(context), [PROMPT])
     assert [one.cosine for one in found] == pytest.approx([-1.0, -1.0])
     assert all(one.size_b == pytest.approx(2 * one.size_a) for one in found)
 

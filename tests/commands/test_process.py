@@ -17,8 +17,9 @@ from llama_cpp import llama_cpp as llama
 
 from steerplug.commands import main
 from steerplug.commands.app import GROUPS
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.hook import lay_out
+from steerplug.engine.rows import Row
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from tests.helpers.tiny_models import tiny_model
 

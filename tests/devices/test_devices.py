@@ -130,7 +130,8 @@ def test_a_steered_decode_like_the_last_asks_a_device_for_as_much_as_a_bare_one(
         from contextlib import nullcontext
         from pathlib import Path
         from steerplug.benchmark.gates import gates
-        from steerplug.engine.context import Context, Row
+        from steerplug.engine.context import Context
+        from steerplug.engine.rows import Row
         from steerplug.engine.hook import lay_out
         from steerplug.engine.model import Model
         from steerplug.steering.value import Mix
@@ -185,7 +186,8 @@ def test_a_steered_decode_like_the_last_asks_a_device_for_as_much_as_a_bare_one(
 def test_a_device_that_is_lost_ends_the_process_with_one_sentence(model_path: Path) -> None:
     program = f"""
         from pathlib import Path
-        from steerplug.engine.context import Context, Row
+        from steerplug.engine.context import Context
+        from steerplug.engine.rows import Row
         from steerplug.engine.model import Model
         from tests.devices.rpc import joined
 

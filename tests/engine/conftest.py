@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.scheduler import Scheduler
 from tests.helpers.asking import Rows
 from tests.helpers.tiny_models import tiny_model

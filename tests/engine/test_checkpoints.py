@@ -9,11 +9,12 @@ import pytest
 
 from steerplug.engine import checkpoints
 from steerplug.engine.checkpoints import Checkpoints
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Progress
 from steerplug.engine.hook import lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.request import tokens_of
+from steerplug.engine.rows import Row
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import EngineError

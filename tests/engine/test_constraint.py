@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from steerplug.engine.constraint import ANY_JSON, Constraint, Lark
-from steerplug.engine.context import Row
 from steerplug.engine.deep_stack import MOST_BYTES
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import ModelError, RequestError, SteerplugError

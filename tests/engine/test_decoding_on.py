@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from steerplug.engine.constraint import Choice
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scheduler import Scheduler
 from steerplug.errors import EngineError, ReplyTimeout

@@ -11,12 +11,13 @@ import pytest
 
 from steerplug.engine import context as contexts
 from steerplug.engine import device_route, device_units
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.device_memory import DeviceFullError, DeviceMemory
 from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
+from steerplug.engine.rows import Row
 from steerplug.engine.units import FEWEST
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array, Delta, Mix, Steering

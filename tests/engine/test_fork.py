@@ -94,7 +94,8 @@ def test_a_reply_that_the_parent_makes_is_not_waited_for_in_a_child() -> None:
 
 def test_a_child_makes_masks_and_decodes_by_itself() -> None:
     answers = run("""
-        from steerplug.engine.context import Context, Row
+        from steerplug.engine.context import Context
+        from steerplug.engine.rows import Row
         session = Session(TINY, n_ctx=256, n_threads=2)
         json = Settings(Sampling(temperature=0), max_tokens=30, format={"type": "object"})
         ask = lambda: session.chat(QUESTION, settings=json).text

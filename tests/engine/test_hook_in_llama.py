@@ -11,10 +11,11 @@ import pytest
 
 from steerplug.benchmark.peers import ControlVector
 from steerplug.engine import threads
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
+from steerplug.engine.rows import Row
 from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 

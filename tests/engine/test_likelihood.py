@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from steerplug.engine import likelihood
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Logprobs, Progress, Request
 from steerplug.engine.generation import Generation
 from steerplug.engine.model import Model
 from steerplug.engine.prefix_cache import PrefixCache
+from steerplug.engine.rows import Row
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scheduler import Scheduler
 from steerplug.engine.scope import Prompt, plan

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.devices import Device, check_devices
 from steerplug.engine.engine import Engine
 from steerplug.engine.free_memory import available
@@ -23,6 +23,7 @@ from steerplug.engine.hook import lay_out
 from steerplug.engine.loading import CACHE_TYPES, DEFAULT, FULL_TYPES, SETTINGS, Loading
 from steerplug.engine.model import Model
 from steerplug.engine.proofs import Proofs
+from steerplug.engine.rows import Row
 from steerplug.engine.unknown_settings import HINTS
 from steerplug.errors import ModelError
 from steerplug.steering.value import Array, Delta, Mix, Steering

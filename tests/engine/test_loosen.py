@@ -20,10 +20,10 @@ from steerplug import ChatSteerplug, Sampling
 from steerplug.chat.calls.form import TAGGED
 from steerplug.chat.calls.grammar import reply_grammar, usable
 from steerplug.chat.tool import Tool, Tools, closed
-from steerplug.engine.breach import breach
 from steerplug.engine.constraint import Constraint
 from steerplug.engine.loosen import loosened
 from steerplug.engine.model import Model
+from steerplug.engine.violation import violation
 from steerplug.errors import RequestError
 from steerplug.session import Session, Settings
 from tests.helpers.serving import Client, served, told
@@ -102,10 +102,10 @@ def test_the_looser_one_allows_all_that_the_schema_does_and_what_it_allows_beyon
     for value in values:
         if strict.is_valid(value):
             assert looser.is_valid(value), loose
-            assert breach(schema, json.dumps(value)) is None
+            assert violation(schema, json.dumps(value)) is None
         elif looser.is_valid(value):
             assert loose.left_out
-            assert breach(schema, json.dumps(value))
+            assert violation(schema, json.dumps(value))
 
 
 ODD: dict[str, Schema] = {
@@ -223,7 +223,7 @@ def test_what_is_broken_is_not_loosened(schema: Schema, model: Model) -> None:
 
 def test_a_pattern_that_backtracks_for_ever_is_given_up() -> None:
     schema = {"type": "string", "pattern": r"^(?=(a|a|aa)+\1b$)"}
-    assert breach(schema, json.dumps("a" * 5000)) is None
+    assert violation(schema, json.dumps("a" * 5000)) is None
 
 
 @pytest.mark.parametrize("depth", [300, 100_000])
@@ -232,8 +232,8 @@ def test_deep_schemas_and_deep_replies_are_bounded(depth: int) -> None:
     for _ in range(depth):
         schema = {"items": schema}
     with contextlib.suppress(ValueError, RecursionError):
-        assert breach(schema, "[" * 900 + "]" * 900) is None
-    assert breach({"uniqueItems": True}, "[" * depth + "]" * depth) is None
+        assert violation(schema, "[" * 900 + "]" * 900) is None
+    assert violation({"uniqueItems": True}, "[" * depth + "]" * depth) is None
 
 
 # What was asked for

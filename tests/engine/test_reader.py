@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.engine.rows import Row
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array, Delta, Mix, Steering
 from tests.helpers.tiny_models import tiny_model

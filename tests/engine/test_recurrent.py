@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.model import Model
 from steerplug.engine.proofs import Proofs
 from steerplug.engine.request import tokens_of
+from steerplug.engine.rows import Row
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import EngineError, ModelError
 from steerplug.steering.value import NOTHING, Delta, Mix, Steering

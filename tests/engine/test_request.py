@@ -8,9 +8,10 @@ import pytest
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine.constraint import Choice
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Progress, Request
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.sampler import Sampler, Sampling
 from steerplug.engine.scope import Prompt, plan
 from steerplug.engine.thought_marks import ThoughtMarks

@@ -12,7 +12,8 @@ import pytest
 from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
+from steerplug.engine.rows import Row
 from steerplug.engine.sampler import Sampler, Sampling
 from steerplug.errors import RequestError
 

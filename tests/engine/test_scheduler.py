@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.generation import Generation
 from steerplug.engine.model import Model
 from steerplug.engine.prefix_cache import PrefixCache
+from steerplug.engine.rows import Row
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import (

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.hook import lay_out
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Plan, Prompt, plan
 from steerplug.steering.value import Array, Delta, Mix, Steering, Term
 from tests.helpers.oracle import Oracle, relative

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from steerplug.engine import threads
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt
 
 pytestmark = [

@@ -12,12 +12,13 @@ import pytest
 
 from steerplug.engine import context as contexts
 from steerplug.engine import ggml
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.device_route import PAST
 from steerplug.engine.effects import Effects
 from steerplug.engine.hook import Capture, RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.routes import buffer_types
+from steerplug.engine.rows import Row
 from steerplug.errors import EngineError
 from steerplug.steering.value import Delta, Mix, Steering
 from tests.engine.test_device_route import mixes, new_context

@@ -29,7 +29,7 @@ from steerplug.evaluate.estimate import (
     share_change,
 )
 from steerplug.evaluate.fidelity import BARE, PROMPTED, STEERED
-from steerplug.evaluate.kept import Kept, kept_figures, kept_replies, key_of
+from steerplug.evaluate.journal import Journal, figure_journal, key_of, reply_journal
 from steerplug.evaluate.overrides import measure_overrides
 from steerplug.evaluate.scripts import Override, by_script, chats, reworded
 from steerplug.evaluate.scripts import overrides as all_overrides
@@ -106,16 +106,16 @@ def test_figures_become_json_with_their_intervals_beside_them() -> None:
 
 def test_what_is_kept_outlives_the_process_and_a_line_that_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a" / "kept.jsonl"
-    kept: Kept[Any] = Kept(path, lambda value: value)
+    kept: Journal[Any] = Journal(path, lambda value: value)
     assert not path.exists()
     kept["a"], kept["b"] = [1.5], "b"
     path.write_bytes(path.read_bytes()[:-2])
-    again: Kept[Any] = Kept(path, lambda value: value)
+    again: Journal[Any] = Journal(path, lambda value: value)
     assert again == {"a": [1.5]}
     again["c"] = 2
-    assert Kept(path, lambda value: value) == {"a": [1.5], "c": 2}
+    assert Journal(path, lambda value: value) == {"a": [1.5], "c": 2}
     path.write_bytes(path.read_bytes() + b"\n" + b"[" * 3000)
-    assert Kept(path, lambda value: value) == {"a": [1.5], "c": 2}
+    assert Journal(path, lambda value: value) == {"a": [1.5], "c": 2}
 
 
 def test_keys_tell_apart_what_decides() -> None:
@@ -416,9 +416,9 @@ def test_overrides_count_what_is_kept_alone_and_behind_them(
 def test_what_is_kept_is_of_one_model(short: Path) -> None:
     """Two quantisations differ in the hash alone, behind architecture and sizes."""
     one, other = (f"qwen3next-2048x48-{digit * 64}" for digit in "ab")
-    kept_replies(one)["x"] = Reply((1, 2), "hi")
-    kept_figures(one)["y"] = 1.5
-    assert kept_replies(one) == {"x": Reply((1, 2), "hi")}
-    assert kept_figures(one) == {"y": 1.5}
-    assert kept_replies(other) == kept_figures(other) == {}
+    reply_journal(one)["x"] = Reply((1, 2), "hi")
+    figure_journal(one)["y"] = 1.5
+    assert reply_journal(one) == {"x": Reply((1, 2), "hi")}
+    assert figure_journal(one) == {"y": 1.5}
+    assert reply_journal(other) == figure_journal(other) == {}
     assert len(list((short / "measuring").iterdir())) == 2

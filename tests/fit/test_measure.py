@@ -12,10 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError
 from steerplug.fit import measure

@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Sequence
 
-from steerplug.engine.context import Row
 from steerplug.engine.engine import Engine, Piece, Progress, Request
+from steerplug.engine.rows import Row
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.steering.value import NOTHING, Mix

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.hook import Capture, lay_out
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.engine.request import Piece, Request
+from steerplug.engine.rows import Row
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
 from steerplug.errors import FitError

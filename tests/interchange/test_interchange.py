@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from steerplug.chat.template import ChatTemplate
 from steerplug.commands import main
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt, plan
 from steerplug.errors import SteeringError
 from steerplug.fit.activations import capture

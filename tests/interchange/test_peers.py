@@ -15,8 +15,9 @@ import gguf
 import numpy as np
 import pytest
 
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt, plan
 from steerplug.interchange.reading import read_vectors
 from steerplug.interchange.tokens import Bos

@@ -145,7 +145,7 @@ def test_replicas_need_ray_and_their_place_needs_replicas(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "steerplug.cluster.here", raising=False)  # another test's
+    monkeypatch.delitem(sys.modules, "steerplug.cluster.local", raising=False)  # another test's
     assert main(["serve", *words]) == 2
     assert sentence in capsys.readouterr().err.replace("\n", " ")
 

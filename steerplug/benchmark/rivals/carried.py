@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steerplug.benchmark.rivals.cells import Fronted
-from steerplug.engine.context import Row
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reply_rows
+from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt, plan
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import NOTHING, Array, Mix

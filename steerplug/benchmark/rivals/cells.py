@@ -24,10 +24,11 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from steerplug.engine import log, threads
-from steerplug.engine.context import Context, Row
+from steerplug.engine.context import Context
 from steerplug.engine.hook import Capture
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.engine.rows import Row
 from steerplug.engine.sequences import State
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array

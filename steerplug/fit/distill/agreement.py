@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from steerplug.engine.context import Row
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
+from steerplug.engine.rows import Row
 from steerplug.errors import TorchCopyError
 from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.student import Passage, Prefix, Student

@@ -24,11 +24,11 @@ from steerplug.fit.teacher import ASKING, teach
 from steerplug.preset import Preset
 from steerplug.steering.value import Mix
 
-GLANCED = 6
+REPORTED = 6
 """How many of the full report's questions are asked."""
 
 
-def glance(
+def quick_report(
     preset: Preset,
     mix: Mix,
     engine: Engine,
@@ -52,7 +52,7 @@ def glance(
     """
     assert preset.teacher is not None
     questions = reported_on(preset).compared
-    some = spread(range(len(questions)), GLANCED)
+    some = spread(range(len(questions)), REPORTED)
     lessons = teach(
         engine, ChatTemplate.of(engine.model), preset.teacher, questions, seed=preset.fit.seed,
         temperature=0.0, n_tokens=fidelity.REPLY_TOKENS, some=some, cache=cache, report=report,
@@ -63,11 +63,11 @@ def glance(
     )
 
 
-def plan_glance(preset: Preset, model: Model, pace: Pace) -> list[Stage]:
+def plan_quick_report(preset: Preset, model: Model, pace: Pace) -> list[Stage]:
     """Return the stages of the short report."""
     questions = reported_on(preset).compared
     lengths = Lengths.of(model, preset.teacher, questions)
-    n, n_reply = min(GLANCED, len(questions)), fidelity.REPLY_TOKENS
+    n, n_reply = min(REPORTED, len(questions)), fidelity.REPLY_TOKENS
     asked = pace.asked(n, lengths.question, n_reply)
     read = compared(pace, lengths, n, n_reply, 2)
     return [

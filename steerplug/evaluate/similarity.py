@@ -26,7 +26,7 @@ _REPLY = 24  # tokens
 
 
 @dataclass(frozen=True)
-class Alike:
+class Similarity:
     """Two steerings at one block; a cosine of None where one of them adds nothing."""
 
     il: int
@@ -35,9 +35,9 @@ class Alike:
     size_b: float
 
 
-def alike(
+def similarities(
     a: Steering, b: Steering, engine: Engine, reader: Reader, prompts: Sequence[Prompt]
-) -> list[Alike]:
+) -> list[Similarity]:
     """Return how alike two steerings are at each block that either steers.
 
     Args:
@@ -57,7 +57,7 @@ def alike(
         axis=1,
     )
     return [
-        _alike(il, a.layers.get(il), b.layers.get(il), h)
+        _similarity(il, a.layers.get(il), b.layers.get(il), h)
         for il, h in zip(layers, rows, strict=True)
     ]
 
@@ -67,7 +67,7 @@ def _reply(engine: Engine, prompt: Prompt) -> tuple[int, ...]:
     return tokens_of(engine.generate(request))
 
 
-def _alike(il: int, a: Delta | None, b: Delta | None, h: Array) -> Alike:
+def _similarity(il: int, a: Delta | None, b: Delta | None, h: Array) -> Similarity:
     added_a, added_b = _added(a, h), _added(b, h)
     n = min(len(added_a), len(added_b))
     dot = float((added_a[:n] * added_b[:n]).sum())
@@ -76,7 +76,7 @@ def _alike(il: int, a: Delta | None, b: Delta | None, h: Array) -> Alike:
     size_a, size_b = (
         float(np.linalg.norm(added, axis=1).mean() / lengths) for added in (added_a, added_b)
     )
-    return Alike(il, dot / norms if norms else None, size_a, size_b)
+    return Similarity(il, dot / norms if norms else None, size_a, size_b)
 
 
 def _added(delta: Delta | None, h: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What a long measure has done so far: asked for again, it goes on from there.
+"""The journal of a long measure, what it has done so far: asked for again, it goes on from there.
 
 One file of lines `[key, value]` in the cache, to which every value is added as it comes; a line
 that was cut off is not read, and what it held is measured again. A key names all that decides on
@@ -20,7 +20,7 @@ from steerplug.version import __version__
 Value = TypeVar("Value")
 
 
-class Kept(dict[str, Value], Generic[Value]):
+class Journal(dict[str, Value], Generic[Value]):
     """Values by key, each of which is written as it is put in.
 
     Args:
@@ -51,14 +51,15 @@ class Kept(dict[str, Value], Generic[Value]):
             super().__setitem__(key, value)
 
 
-def kept_replies(fingerprint: str) -> Kept[Reply]:
-    """Return the replies kept of a model, by what was asked."""
-    return Kept(_file(fingerprint, "replies"), lambda reply: Reply(tuple(reply[0]), str(reply[1])))
+def reply_journal(fingerprint: str) -> Journal[Reply]:
+    """Return the journal of a model's replies, by what was asked."""
+    path = _file(fingerprint, "replies")
+    return Journal(path, lambda reply: Reply(tuple(reply[0]), str(reply[1])))
 
 
-def kept_figures(fingerprint: str) -> Kept[Any]:
-    """Return the figures kept of a model."""
-    return Kept(_file(fingerprint, "figures"), lambda figures: figures)
+def figure_journal(fingerprint: str) -> Journal[Any]:
+    """Return the journal of a model's figures."""
+    return Journal(_file(fingerprint, "figures"), lambda figures: figures)
 
 
 def _file(fingerprint: str, what: str) -> Path:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jsonschema_rs import ValidationError
 
 
-def breach(schema: Mapping[str, Any], text: str, *, wholly: bool = False) -> str | None:
+def violation(schema: Mapping[str, Any], text: str, *, wholly: bool = False) -> str | None:
     """Return how a finished reply breaks its schema, if it does; None also if it is no whole JSON.
 
     Args:

@@ -20,7 +20,7 @@ Stamps = dict[str, Any]
 """What tells each file from the next in its place, by name; None: it is to be looked at again."""
 
 
-class Seen:
+class SyncRecord:
     """What was seen at a place.
 
     Args:
