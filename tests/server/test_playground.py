@@ -405,6 +405,22 @@ def test_a_key_is_asked_for_once_and_kept_for_the_tab(
     assert "sesame" not in page.locator("pre").inner_text()
 
 
+def test_a_key_that_no_header_can_hold_is_not_sent(
+    open_page: Callable[..., Any], answers: Answers
+) -> None:
+    answers.key = "Bearer sesame"
+    page = open_page(answers)
+    field = page.get_by_label("API key", exact=True)
+    field.fill("sésame ✓")
+    field.press("Enter")
+    playwright.expect(field).to_be_focused()
+    assert field.evaluate("field => field.validity.patternMismatch")
+    field.fill("sesame")
+    field.press("Enter")
+    chip(page, "pirate").check()
+    assert set(answers.keys) == {None, "Bearer sesame"}
+
+
 def test_the_whole_page_by_keyboard_on_a_phone(
     open_page: Callable[..., Any], answers: Answers
 ) -> None:
