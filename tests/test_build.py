@@ -26,7 +26,7 @@ from steerplug.fit import teacher as teaching
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable
 from steerplug.fit.questions import for_choosing, general_prompts
-from steerplug.fit.reply_cache import Reply
+from steerplug.fit.reply_cache import CachedReply
 from steerplug.preset import Preset
 from steerplug.preset.methods import CHOICES, METHODS, MethodName
 from steerplug.steering.file import read_steering
@@ -387,7 +387,7 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     kept.load()
     assert (len(kept.replies), list(kept.deltas)) == (3, [1, 2])
 
-    caches: list[dict[str, Reply]] = []
+    caches: list[dict[str, CachedReply]] = []
     told: list[tuple[str, float]] = []
 
     def teach(*given: Any, **rest: Any) -> Any:
@@ -412,13 +412,13 @@ def test_replies_that_were_paid_for_outlive_a_refusal_of_the_torch_copy(
     kept = Checkpoint(store.path(store_key(wanted, tiny)))
     store.folder.mkdir(parents=True, exist_ok=True)
     kept.load()
-    kept.replies["0"] = Reply((5, 6, 7), "")
+    kept.replies["0"] = CachedReply((5, 6, 7), "")
     monkeypatch.setattr(readable, "_WORKING_BYTES", 2**60)
     with pytest.raises(TorchCopyError, match=r"GB of memory, and [\d.]+ GB are free"):
         build_preset(wanted, tiny, store=store)
     again = Checkpoint(store.path(store_key(wanted, tiny)))
     again.load()
-    assert again.replies == {"0": Reply((5, 6, 7), "")}
+    assert again.replies == {"0": CachedReply((5, 6, 7), "")}
 
 
 def test_an_unfinished_fit_waits_while_memory_lasts_for_another_method_alone(

@@ -15,7 +15,7 @@ from steerplug.evaluate import fidelity, quick_report, replies
 from steerplug.fit import effort, measure, reply_cache
 from steerplug.fit import fit as fitting
 from steerplug.fit.distill import distill as trainer
-from steerplug.fit.reply_cache import Reply, ReplyCache, name_of
+from steerplug.fit.reply_cache import CachedReply, ReplyCache, name_of
 from steerplug.fit.teacher import Lesson
 from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS
@@ -61,7 +61,9 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What has been asked and answered."""
     names: list[str] = []
 
-    def ask(engine: Engine, request: Request, cache: ReplyCache | None = None, *rest: Any) -> Reply:
+    def ask(
+        engine: Engine, request: Request, cache: ReplyCache | None = None, *rest: Any
+    ) -> CachedReply:
         reply = before(engine, request, cache, *rest)
         names.append(name_of(request))
         return reply

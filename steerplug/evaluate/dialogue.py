@@ -15,7 +15,7 @@ from steerplug.engine.scope import Prompt
 from steerplug.evaluate.arms import Arm
 from steerplug.evaluate.journal import key_of
 from steerplug.fit.measure import divergence, reply_log_probs
-from steerplug.fit.reply_cache import Reply, ReplyCache, ask
+from steerplug.fit.reply_cache import CachedReply, ReplyCache, ask
 from steerplug.steering.value import Array
 
 
@@ -24,7 +24,7 @@ class Dialogue:
     """A chat that was had: what the user said, and the replies; turns are counted from 0."""
 
     questions: tuple[str, ...]
-    replies: tuple[Reply, ...] = ()
+    replies: tuple[CachedReply, ...] = ()
 
     def prompt(self, turn: int, arm: Arm, template: ChatTemplate) -> Prompt:
         """Return the tokens that the reply of a turn follows, a preset brought in by this arm."""
@@ -73,7 +73,7 @@ def longest(
 ) -> int:
     """Return how many tokens the longest of these chats may have, with replies of `n_tokens`."""
     def asked(script: tuple[str, ...], arm: Arm) -> Prompt:
-        unanswered = Dialogue(script, (Reply((), " "),) * len(script))
+        unanswered = Dialogue(script, (CachedReply((), " "),) * len(script))
         return unanswered.prompt(len(script) - 1, arm, template)
 
     return max(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from steerplug.files.cache_folder import cache_folder, usable
-from steerplug.fit.reply_cache import Reply
+from steerplug.fit.reply_cache import CachedReply
 from steerplug.version import __version__
 
 Value = TypeVar("Value")
@@ -51,10 +51,10 @@ class Journal(dict[str, Value], Generic[Value]):
             super().__setitem__(key, value)
 
 
-def reply_journal(fingerprint: str) -> Journal[Reply]:
+def reply_journal(fingerprint: str) -> Journal[CachedReply]:
     """Return the journal of a model's replies, by what was asked."""
     path = _file(fingerprint, "replies")
-    return Journal(path, lambda reply: Reply(tuple(reply[0]), str(reply[1])))
+    return Journal(path, lambda reply: CachedReply(tuple(reply[0]), str(reply[1])))
 
 
 def figure_journal(fingerprint: str) -> Journal[Any]:

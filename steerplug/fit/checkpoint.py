@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from steerplug.errors import SteeringError
 from steerplug.files.cache_folder import usable
 from steerplug.files.whole_file import left_overs, whole_file
-from steerplug.fit.reply_cache import Reply
+from steerplug.fit.reply_cache import CachedReply
 from steerplug.steering.value import Delta
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Checkpoint:
         self._is_quick, self._is_ended = quick, False
         self._of_the_other: Arrays = {}
         self.training: Arrays = {}
-        self.replies: dict[str, Reply] = _Saved(self._save, self._lock)
+        self.replies: dict[str, CachedReply] = _Saved(self._save, self._lock)
         self.deltas: dict[int, Delta] = _Saved(self._save, self._lock)
 
     @property
@@ -191,7 +191,7 @@ class Checkpoint:
         }  # fmt: skip
 
 
-def _replies(array: NDArray[Any]) -> dict[str, Reply]:
+def _replies(array: NDArray[Any]) -> dict[str, CachedReply]:
     told = json.loads(array.tobytes())
-    return {name: Reply(tuple(map(int, tokens)), str(text))
+    return {name: CachedReply(tuple(map(int, tokens)), str(text))
             for name, (tokens, text) in told.items()}  # fmt: skip

@@ -15,7 +15,7 @@ from steerplug.fit.progress import Report, at_once, silent
 from steerplug.steering.value import Mix
 
 
-class Reply(NamedTuple):
+class CachedReply(NamedTuple):
     """A reply: its tokens, and the text of its answer."""
 
     tokens: tuple[int, ...]
@@ -25,7 +25,7 @@ class Reply(NamedTuple):
 IDLE = frozenset({"logprobs", "timeout", "partition", "must_fit", "scored", "tells_moved"})
 """Fields of a request that tell more of a reply, or refuse it, and never make it another one."""
 
-ReplyCache = MutableMapping[str, Reply]
+ReplyCache = MutableMapping[str, CachedReply]
 """Replies by what was asked; see `name_of`."""
 
 _READING = 0.2
@@ -56,7 +56,7 @@ def ask_all(
     report: Report = silent,
     *,
     before: int = 0,
-) -> list[Reply]:
+) -> list[CachedReply]:
     """Return the replies to requests, made side by side and told token by token.
 
     They end at about the same time: told one by one, nothing would move until then.
@@ -87,14 +87,14 @@ def _part(running: tuple[Request, Progress]) -> float:
 def ask(
     engine: Engine, request: Request, cache: ReplyCache | None = None,
     progress: Progress | None = None,
-) -> Reply:
+) -> CachedReply:
     """Return the reply to a request, which is put into the cache."""
     name = name_of(request)
     if cache is not None and name in cache:
         return cache[name]
     pieces = list(engine.generate(request, progress, whole=True))
     text = "".join(piece.text for piece in pieces if not piece.in_thought)
-    reply = Reply(tokens_of(pieces), text)
+    reply = CachedReply(tokens_of(pieces), text)
     if cache is not None:
         cache[name] = reply
     return reply

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from steerplug.benchmark.rivals.unfinished import unfinished
-from steerplug.fit.reply_cache import Reply
+from steerplug.fit.reply_cache import CachedReply
 from steerplug.library.presets import load_preset
 from steerplug.store.store import Store
 
@@ -18,7 +18,7 @@ def model(digit: str) -> Any:
 
 
 def test_models_that_differ_in_the_hash_alone_share_and_delete_nothing(tmp_path: Path) -> None:
-    store, preset, reply = Store(tmp_path), load_preset("pirate"), Reply((1, 2), "hi")
+    store, preset, reply = Store(tmp_path), load_preset("pirate"), CachedReply((1, 2), "hi")
     with unfinished(store, preset, model("a")) as (replies, _):
         replies.replies["x"] = reply
     with unfinished(store, preset, model("b")) as (replies, trained):

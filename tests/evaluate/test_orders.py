@@ -12,7 +12,7 @@ from steerplug.engine.model import Model
 from steerplug.evaluate import dialogue, orders, results
 from steerplug.evaluate.orders import measure_orders
 from steerplug.evaluate.tables import shown, tables
-from steerplug.fit.reply_cache import Reply, ask
+from steerplug.fit.reply_cache import CachedReply, ask
 from steerplug.preset import Preset
 from steerplug.steering.value import Delta, Steering
 from tests.helpers.tiny_models import tiny_model
@@ -40,7 +40,7 @@ def told(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     """A report on two questions, with a joint steering that is half of the sum."""
     some = []
 
-    def answer(*words: Any) -> Reply:
+    def answer(*words: Any) -> CachedReply:
         return ask(*words)._replace(text="one" if words[1].mix else "one two")
 
     for seed in range(2):

@@ -35,7 +35,7 @@ from steerplug.evaluate.scripts import Override, by_script, chats, reworded
 from steerplug.evaluate.scripts import overrides as all_overrides
 from steerplug.evaluate.turns import measure_turns
 from steerplug.fit.questions import general_prompts
-from steerplug.fit.reply_cache import Reply, ReplyCache
+from steerplug.fit.reply_cache import CachedReply, ReplyCache
 from steerplug.library.presets import load_preset, shipped_folder
 from steerplug.preset import Preset
 from steerplug.steering.value import Delta, Mix, Scope, Steering
@@ -210,7 +210,7 @@ def test_distances_are_those_of_one_reading_of_the_whole_chat(
 ) -> None:
     vocab = model.vocab
     said = [vocab.tokenize(text) for text in (" a b c", " d e", " f")]
-    chat = Dialogue(SCRIPTS[0][:3], tuple(Reply(tuple(x), vocab.text(x)) for x in said))
+    chat = Dialogue(SCRIPTS[0][:3], tuple(CachedReply(tuple(x), vocab.text(x)) for x in said))
     arms = arms_of(PRESET, planted(model))
     others = {name: (chat, arms[name]) for name in (BARE, STEERED, ANSWER_ONLY, PROMPTED)}
     kept: dict[str, Any] = {}
@@ -232,7 +232,7 @@ def test_distances_are_those_of_one_reading_of_the_whole_chat(
 
 
 def test_what_is_kept_is_not_read_again(model: Model, template: ChatTemplate) -> None:
-    chat = Dialogue(SCRIPTS[0][:1], (Reply((5, 6), "x"),))
+    chat = Dialogue(SCRIPTS[0][:1], (CachedReply((5, 6), "x"),))
     arms, kept = arms_of(PRESET, planted(model)), dict[str, Any]()
     with reading(model, 256) as reader:
         ask = (reader, template, (chat, arms[PROMPTED]), {"a": (chat, arms[BARE])}, range(1), kept)
@@ -251,7 +251,7 @@ def test_what_is_kept_is_not_read_again(model: Model, template: ChatTemplate) ->
 def test_a_chat_hears_its_own_replies_and_is_steered_turn_by_turn(
     model: Model, template: ChatTemplate
 ) -> None:
-    arms, cache = arms_of(PRESET, planted(model)), dict[str, Reply]()
+    arms, cache = arms_of(PRESET, planted(model)), dict[str, CachedReply]()
     with closing(Engine(model, n_ctx=512, n_threads=1)) as engine:
         def chat(*names: str) -> Dialogue:
             return converse(
@@ -275,7 +275,7 @@ def test_a_reply_is_not_that_of_an_arm_which_steers_elsewhere_in_the_same_text(
     model: Model, template: ChatTemplate
 ) -> None:
     """Earlier answers are steered by the one arm, and by the other not."""
-    arms, cache = arms_of(PRESET, planted(model)), dict[str, Reply]()
+    arms, cache = arms_of(PRESET, planted(model)), dict[str, CachedReply]()
     with closing(Engine(model, n_ctx=512, n_threads=1)) as engine:
         steered, only = (
             converse(engine, template, SCRIPTS[0], [arms[name]] * 4, n_tokens=N_TOKENS, cache=cache)
@@ -307,7 +307,7 @@ def twice(some: Sequence[Any]) -> list[Any]:
 
 def test_what_a_script_says_twice_is_said_once() -> None:
     """Its two ways are no two draws: were they alike, intervals would be those of one."""
-    chat = Dialogue(SCRIPTS[0][:2], (Reply((1, 2, 3), "a"), Reply((1,), "b")))
+    chat = Dialogue(SCRIPTS[0][:2], (CachedReply((1, 2, 3), "a"), CachedReply((1,), "b")))
     apart, left = (np.array([gap[of] for gap in GAPS]) for of in (turns.APART, "x"))
     closed, gap = (apart - left).T, apart.T
     found = turns._closed("x", [chat] * 6, twice(GAPS), 2)
@@ -321,7 +321,7 @@ def test_what_a_script_says_twice_is_said_once() -> None:
 
 def test_checks_that_are_always_kept_leave_doubt() -> None:
     """Of two scripts, however many replies each has."""
-    reply = Reply((1, 2, 3, 4, 1, 2, 3, 4), "few words")
+    reply = CachedReply((1, 2, 3, 4, 1, 2, 3, 4), "few words")
     chats = [Dialogue(SCRIPTS[0], (reply,) * 4)] * 4
     found = turns._replies(PRESET, chats, 4)
     assert found["checks_over_all"] == share([1, 1])
@@ -397,10 +397,10 @@ def test_overrides_count_what_is_kept_alone_and_behind_them(
             Override("b", "What?", "No.")]  # fmt: skip
     monkeypatch.setattr(overrides, "overrides", lambda: some)
 
-    def answer(_engine: Engine, request: Any, _cache: ReplyCache) -> Reply:
+    def answer(_engine: Engine, request: Any, _cache: ReplyCache) -> CachedReply:
         asked = model.vocab.text(list(request.prompt.tokens))
         kept = bool(request.mix) or "Please" not in asked
-        return Reply((1,), "few words" if kept else "so many words that it fails")
+        return CachedReply((1,), "few words" if kept else "so many words that it fails")
 
     monkeypatch.setattr(overrides, "ask", answer)
     told = measure_overrides(PRESET, planted(model), model)
@@ -416,9 +416,9 @@ def test_overrides_count_what_is_kept_alone_and_behind_them(
 def test_what_is_kept_is_of_one_model(short: Path) -> None:
     """Two quantisations differ in the hash alone, behind architecture and sizes."""
     one, other = (f"qwen3next-2048x48-{digit * 64}" for digit in "ab")
-    reply_journal(one)["x"] = Reply((1, 2), "hi")
+    reply_journal(one)["x"] = CachedReply((1, 2), "hi")
     figure_journal(one)["y"] = 1.5
-    assert reply_journal(one) == {"x": Reply((1, 2), "hi")}
+    assert reply_journal(one) == {"x": CachedReply((1, 2), "hi")}
     assert figure_journal(one) == {"y": 1.5}
     assert reply_journal(other) == figure_journal(other) == {}
     assert len(list((short / "measuring").iterdir())) == 2

@@ -8,12 +8,13 @@ import pytest
 
 from steerplug.errors import StoreError
 from steerplug.fit.checkpoint import Checkpoint
-from steerplug.fit.reply_cache import Reply
+from steerplug.fit.reply_cache import CachedReply
 from steerplug.steering.value import Delta
 
 RNG = np.random.default_rng(0)
 z, W, b, Z = (RNG.normal(size=n).astype(np.float32) for n in ((1, 6), (2, 6), (2,), (2, 6)))
-ONE, TWO, NONE = Reply((5, 6, 7), "Ahoy, \N{ANCHOR}!"), Reply((2,), "b"), Reply((), "")
+ONE = CachedReply((5, 6, 7), "Ahoy, \N{ANCHOR}!")
+TWO, NONE = CachedReply((2,), "b"), CachedReply((), "")
 DELTA = Delta(z, W, b, Z, act="identity", norm="rms")
 
 
