@@ -278,11 +278,13 @@ def test_all_carriers_learn_from_the_same_and_a_prefix_weighs_as_much_as_a_prese
     learning: Learning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, int]] = []
+    steered: dict[str, list[int]] = {}
 
     def at(_self: Trainer, name: str, make: Any, exercises: Any, _rate: float) -> Any:
         asked.append((name, len(exercises.fit) + len(exercises.held_back)))
-        assert [x.hidden is y.hidden for x, y in zip(exercises.fit, learning.course.steered.fit,
-                                                     strict=True)]  # fmt: skip
+        same = zip(exercises.fit, learning.course.whole.fit, strict=True)
+        assert all(x.hidden is y.hidden for x, y in same)
+        steered[name] = [len(each.bare.tokens) for each in exercises.fit]
         return make(), 1.0
 
     monkeypatch.setattr(Trainer, "at", at)
@@ -291,8 +293,13 @@ def test_all_carriers_learn_from_the_same_and_a_prefix_weighs_as_much_as_a_prese
     bench = Bench(learning.model, 128, 1, first=1)
     made = make_all(learning.course, bench, learning.model, tmp_path)
     bench.close()
-    assert [n for _, n in asked] == [14] * 8
-    psr, *_ = made.values()
+    assert [n for _, n in asked] == [14] * 9
+    psr, every = made["psr"], made["psr, all tokens"]
+    assert psr.steering is not None and every.steering is not None
+    assert (psr.steering.scope, every.steering.scope) == ("response", "all")
+    n_before = {len(each.bare.tokens) - 2 for each in learning.course.lessons}  # BOS, and boundary
+    more = {b - a for a, b in zip(steered["psr, response"], steered["psr, all"], strict=True)}
+    assert more == n_before
     heavy = [each for each in made.values() if each.kind == "K/V prefix"][-1]
     cell = 2 * 2 * 3 * 32  # keys and values in float16, of 3 blocks with 2 heads of 16
     assert psr.n_bytes - 2 * cell < heavy.n_bytes <= psr.n_bytes or heavy.n_cells == 16

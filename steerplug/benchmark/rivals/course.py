@@ -3,7 +3,7 @@
 `psr` is trained as in the first round of a build; the rate of every other is sought.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from steerplug.engine import requantised
 from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.fit.distill.deltas import Deltas
-from steerplug.fit.distill.exercises import Exercises, prepare, sizes
+from steerplug.fit.distill.exercises import Exercises, bare_side, prepare, sizes
 from steerplug.fit.distill.linear import Part
 from steerplug.fit.distill.student import Passage, Prefix
 from steerplug.fit.distill.training import FULL, QUICK
@@ -28,8 +28,9 @@ from steerplug.fit.progress import Report
 from steerplug.fit.reply_cache import ReplyCache
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.preset import Preset
-from steerplug.steering.value import Steering
+from steerplug.steering.value import Scope, Steering
 
+ALL: Scope = "all"
 RATES: dict[Kind, float] = {"soft prompt": 1.0, "K/V prefix": 0.3, "LoRA": 3e-3}
 """Where the search for a rate begins."""
 
@@ -59,13 +60,22 @@ def lessons_of(
 
 @dataclass(frozen=True)
 class Course:
-    """Lessons made ready, for what steers and for what reads whole chats."""
+    """Lessons made ready, for what steers and for what reads whole chats.
+
+    Args:
+        preset: what all stand in for.
+        trainer: trains them alike.
+        lessons: what they learn from.
+        parts: the model's linear parts, by the names of their tensors.
+        steered: the lessons for steering, by its scope: the preset's, and "all".
+        whole: the same for what reads whole chats.
+    """
 
     preset: Preset
     trainer: Trainer
     lessons: Sequence[Lesson]
     parts: dict[str, Part]
-    steered: Exercises
+    steered: Mapping[Scope, Exercises]
     whole: Exercises
 
     @staticmethod
@@ -73,28 +83,35 @@ class Course:
         preset: Preset, trainer: Trainer, lessons: Sequence[Lesson], parts: dict[str, Part]
     ) -> "Course":
         """Read both sides of the lessons once."""
-        steered = prepare(trainer.student, lessons, preset.scope, trainer.report)
-        whole = [
-            replace(each, bare=_whole(lesson))
-            for each, lesson in zip(steered, lessons, strict=True)
-        ]
-        two = (Exercises.of(each) for each in (steered, whole))
-        return Course(preset, trainer, lessons, parts, *two)
+        student = trainer.student
+        ready = prepare(student, lessons, preset.scope, trainer.report)
 
-    def steering(self, name: str, blocks: Sequence[int], *, gated: bool) -> tuple[Tuned, Steering]:
+        def on(bare: Sequence[Passage]) -> Exercises:
+            return Exercises.of(
+                [replace(each, bare=one) for each, one in zip(ready, bare, strict=True)]
+            )
+
+        steered = {preset.scope: Exercises.of(ready)}
+        if ALL not in steered:
+            steered[ALL] = on(bare_side(student, lessons, ALL))
+        return Course(preset, trainer, lessons, parts, steered, on([*map(_whole, lessons)]))
+
+    def steering(
+        self, name: str, blocks: Sequence[int], scope: Scope, *, gated: bool
+    ) -> tuple[Tuned, Steering]:
         """Return what gates or constants at some blocks make of the lessons."""
-        student, seed = self.trainer.student, self.preset.fit.seed
+        student, seed, exercises = self.trainer.student, self.preset.fit.seed, self.steered[scope]
         n_embd, n_layer = int(student.head.weight.shape[1]), len(student.blocks)
-        own = sizes(student, self.steered.fit, blocks)
+        own = sizes(student, exercises.fit, blocks)
         make = partial(Deltas, own, n_embd, gated=gated, seed=seed)
         rate = (QUICK if self.trainer.quick else FULL).rate
         if gated:
-            deltas, left = self.trainer.at(name, make, self.steered, rate)
+            deltas, left = self.trainer.at(name, make, exercises, rate)
             tuned = Tuned(deltas, rate, {rate: left})
         else:
-            tuned = self.trainer.tuned(name, make, self.steered, rate)
+            tuned = self.trainer.tuned(name, make, exercises, rate)
         assert isinstance(tuned.trained, Deltas)
-        steering = Steering(name, n_embd, n_layer, tuned.trained.export(), self.preset.scope)
+        steering = Steering(self.preset.name, n_embd, n_layer, tuned.trained.export(), scope)
         return tuned, steering
 
     def soft_prompt(self, n: int) -> Tuned:

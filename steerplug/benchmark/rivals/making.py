@@ -5,7 +5,7 @@ from pathlib import Path
 
 from steerplug.benchmark.rivals.carried import Bench, Carried
 from steerplug.benchmark.rivals.cells import Fronted, trained_state
-from steerplug.benchmark.rivals.course import Course
+from steerplug.benchmark.rivals.course import ALL, Course
 from steerplug.benchmark.rivals.facts import Kind
 from steerplug.benchmark.rivals.kv_prefix import KvPrefix
 from steerplug.benchmark.rivals.lora import Lora
@@ -17,7 +17,7 @@ from steerplug.preset import Preset
 from steerplug.preset.methods import METHODS, MethodName, names_of
 from steerplug.steering.file import write_steering
 from steerplug.steering.identity import Identity, chat_template_hash
-from steerplug.steering.value import Array, Steering
+from steerplug.steering.value import Array, Scope, Steering
 from steerplug.version import __version__
 
 TRAINED = names_of(lambda method: method.needs_torch)
@@ -64,9 +64,12 @@ class Made:
 
 def make_all(course: Course, bench: Bench, model: Model, folder: Path) -> dict[str, Made]:
     """Return all carriers by name, with their files in a folder."""
-    made: dict[str, Made] = {}
-    for method in TRAINED:
-        made[method] = _steering(course, model, folder, method)
+    scope = course.preset.scope
+    made: dict[str, Made] = {
+        method: _steering(course, model, folder, method, scope) for method in TRAINED
+    }
+    if scope != ALL:
+        made["psr, all tokens"] = _steering(course, model, folder, "psr", ALL)
     for n in EMBEDDINGS:
         made[f"soft prompt {n}"] = _soft_prompt(course, n)
     for n in (CELLS, _as_heavy(bench, course, folder, made["psr"].n_bytes)):
@@ -76,11 +79,14 @@ def make_all(course: Course, bench: Bench, model: Model, folder: Path) -> dict[s
     return made
 
 
-def _steering(course: Course, model: Model, folder: Path, method: MethodName) -> Made:
+def _steering(
+    course: Course, model: Model, folder: Path, method: MethodName, scope: Scope
+) -> Made:
     """Return what a method makes, written as a build does."""
-    blocks = blocks_of(course.preset, model)
-    tuned, steering = course.steering(method, blocks, gated=not METHODS[method].is_constant)
-    preset, path = course.preset, folder / f"{method}.gguf"
+    preset, blocks = course.preset, blocks_of(course.preset, model)
+    is_gated = not METHODS[method].is_constant
+    tuned, steering = course.steering(f"{method}, {scope}", blocks, scope, gated=is_gated)
+    path = folder / f"{method}-{scope}.gguf"
     write_steering(path, steering, _identity(preset, model, method))
     return Made("steering", path.stat().st_size, 0, tuned, steering, file=path)
 

@@ -61,11 +61,19 @@ def prepare(
         asked = [_after(shared, common, lesson.prompted, lesson.reply) for lesson in some]
         with torch.no_grad():
             hidden = student.hidden(asked).split([lesson.n_rows for lesson in some])
-        before = student.prefixes([_unsteered(lesson.bare, scope) for lesson in some])
-        for i, prompted, rows, prefix in zip(numbers, asked, hidden, before, strict=True):
-            bare = _after(prefix, prefix.n_tokens, lessons[i].bare, lessons[i].reply)
-            exercises[i] = Exercise(bare, prompted.tokens, rows)
+        bare = bare_side(student, some, scope)
+        for i, prompted, rows, passage in zip(numbers, asked, hidden, bare, strict=True):
+            exercises[i] = Exercise(passage, prompted.tokens, rows)
     return [exercises[i] for i in range(len(lessons))]
+
+
+def bare_side(student: Student, lessons: Sequence[Lesson], scope: Scope) -> list[Passage]:
+    """Return the bare side of lessons, with what comes before the first steered token read."""
+    before = student.prefixes([_unsteered(lesson.bare, scope) for lesson in lessons])
+    return [
+        _after(prefix, prefix.n_tokens, lesson.bare, lesson.reply)
+        for prefix, lesson in zip(before, lessons, strict=True)
+    ]
 
 
 def _n_read(lesson: Lesson, common: int) -> int:
