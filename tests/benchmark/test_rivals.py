@@ -295,7 +295,8 @@ def test_all_carriers_learn_from_the_same_and_a_prefix_weighs_as_much_as_a_prese
     bench.close()
     assert [n for _, n in asked] == [14] * 9
     psr, every = made["psr"], made["psr, all tokens"]
-    assert psr.steering is not None and every.steering is not None
+    assert psr.steering is not None
+    assert every.steering is not None
     assert (psr.steering.scope, every.steering.scope) == ("response", "all")
     n_before = {len(each.bare.tokens) - 2 for each in learning.course.lessons}  # BOS, and boundary
     more = {b - a for a, b in zip(steered["psr, response"], steered["psr, all"], strict=True)}

@@ -21,8 +21,8 @@ teacher: {system: Answer briefly.}
 checks: [{kind: includes, phrases: [e]}]
 fit: {method: psr}
 """
-NAMES = ["bare", "prompt", "prompt on disk", "psr", "const", "soft prompt 1", "soft prompt 8",
-         "K/V prefix 8", "K/V prefix 9", "LoRA rank 1", "LoRA rank 8"]  # fmt: skip
+NAMES = ["bare", "prompt", "prompt on disk", "psr", "const", "psr, all tokens", "soft prompt 1",
+         "soft prompt 8", "K/V prefix 8", "K/V prefix 9", "LoRA rank 1", "LoRA rank 8"]  # fmt: skip
 ESTIMATES = {"gap_closed", "flip_recovery", "neutral_kl", "checks"}
 TIMES = {f"{task}_{what}" for task in ("first_token_held", "first_token_new", "decode")
          for what in ("milliseconds", "ratio", "spread")}  # fmt: skip
@@ -77,7 +77,7 @@ def test_an_interrupted_comparison_goes_on_and_tells_all_of_every_carrier(
     with monkeypatch.context() as patch:
         patch.setattr(comparison, "_measured", interrupted)
         assert main(words(short)) != 0
-    assert len(trained) == 8
+    assert len(trained) == 9
     compared: list[comparison.Comparison] = []
     compare = comparison.compare
 
@@ -88,7 +88,7 @@ def test_an_interrupted_comparison_goes_on_and_tells_all_of_every_carrier(
     monkeypatch.setattr(comparison, "compare", kept)
     capsys.readouterr()
     assert main([*words(short), "--json"]) == 0
-    assert len(trained) == 8  # none again
+    assert len(trained) == 9  # none again
     assert not list((tmp_path / "store").rglob("*.npz"))
     check_figures(json.loads(capsys.readouterr().out))
     show_rivals.show("short", compared[0])
@@ -113,7 +113,7 @@ def check_figures(told: Any) -> None:
     assert rivals["bare"]["neutral_kl"] in (0, None)
     assert rivals["prompt"]["gap_closed"] == rivals["prompt on disk"]["gap_closed"] == 1
     assert rivals["LoRA rank 8"]["parameters"] == 8 * rivals["LoRA rank 1"]["parameters"]
-    assert [rivals[name]["cells"] for name in NAMES[5:9]] == [1, 8, 8, 9]
+    assert [rivals[name]["cells"] for name in NAMES[6:10]] == [1, 8, 8, 9]
     assert rivals["psr"]["gap_closed_at_half"] is not None
     assert rivals["soft prompt 1"]["gap_closed_at_half"] is None
     assert [name for name in NAMES if not rivals[name]["shares_batch"]] == NAMES[-2:]
