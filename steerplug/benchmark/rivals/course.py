@@ -88,7 +88,7 @@ class Course:
 
         def on(bare: Sequence[Passage]) -> Exercises:
             return Exercises.of(
-                [replace(each, bare=one) for each, one in zip(ready, bare, strict=True)]
+                [replace(each, bare=passage) for each, passage in zip(ready, bare, strict=True)]
             )
 
         steered = {preset.scope: Exercises.of(ready)}
