@@ -1,7 +1,7 @@
 """`chain`: a planted map is found again, and a real teacher's gap closes without gradients."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from steerplug.engine.reader import Reader, reading
 from steerplug.engine.scope import Prompt
 from steerplug.fit.chain import chain as chains
 from steerplug.fit.chain.chain import Chain, fit_chain
-from steerplug.fit.chain.regression import Sums, regress
+from steerplug.fit.chain.regression import Sums, regress, weights_of
 from steerplug.fit.measure import gaps_closed
 from steerplug.fit.teacher import Lesson, teach
 from steerplug.library.presets import load_preset
@@ -44,7 +44,8 @@ def planted(noise: float) -> tuple[Array, Array, Array, Array]:
 
 
 def parts(rows: Array, missing: Array) -> list[Sums]:
-    return [Sums.of(rows[i::4], missing[i::4]) for i in range(4)]
+    weights = np.ones(len(rows), np.float32)
+    return [Sums.of(rows[i::4], missing[i::4], weights[i::4]) for i in range(4)]
 
 
 def applied(delta: Delta, rows: Array) -> Array:
@@ -102,9 +103,41 @@ def test_where_nothing_can_be_predicted_only_the_mean_is_left() -> None:
     assert np.abs(varying).mean() < 0.3
 
 
+def test_a_weight_counts_as_so_many_rows() -> None:
+    rows, missing, *_ = planted(noise=0.5)
+    weights = np.where(np.arange(len(rows)) < 100, 3, 1).astype(np.float32)
+    times = weights.astype(int)
+    weighted = Sums.of(rows, missing, weights)
+    repeated = np.repeat(rows, times, axis=0), np.repeat(missing, times, axis=0)
+    counted = Sums.of(*repeated, np.ones(times.sum(), np.float32))
+    for one, other in zip(astuple(weighted), astuple(counted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_few_rows_that_lack_much_do_not_take_the_map_from_the_others() -> None:
+    """As a reply's first tokens do; by least squares alone the error of the others doubles."""
+    rng = np.random.default_rng(2)
+    rows, missing, *_ = planted(noise=0.5)
+    far = rng.choice(N_ROWS, 30, replace=False)
+    others = np.setdiff1d(np.arange(N_ROWS), far)
+    missing[far] = 12 * missing.std() * rng.normal(size=(30, N_EMBD))
+
+    def error(weights: Array) -> float:
+        delta = regress([Sums.of(rows[i::4], missing[i::4], weights[i::4]) for i in range(4)], RANK)
+        return float(((applied(delta, rows) - missing)[others] ** 2).mean())
+
+    weights = weights_of(missing)
+    assert weights.max() <= 1 and weights[far].max() < weights[others].min()
+    assert error(weights) < 0.5 * error(np.ones(N_ROWS, np.float32))
+
+
+def test_rows_that_lack_nothing_all_count() -> None:
+    assert (weights_of(np.zeros((3, 4), np.float32)) == 1).all()
+
+
 def test_one_part_alone_takes_a_ridge_of_the_middle() -> None:
     rows, missing, *_ = planted(noise=0.1)
-    delta = regress([Sums.of(rows, missing)], RANK)
+    delta = regress([Sums.of(rows, missing, np.ones(len(rows), np.float32))], RANK)
     assert np.linalg.norm(applied(delta, rows) - missing) < 0.2 * np.linalg.norm(missing)
 
 

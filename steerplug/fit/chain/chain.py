@@ -15,18 +15,14 @@ from steerplug.engine.reader import Reader, reply_rows
 from steerplug.fit.activations import capture
 from steerplug.fit.chain import prediction
 from steerplug.fit.chain.prediction import fit_prediction, head_of
-from steerplug.fit.chain.regression import Sums, regress
+from steerplug.fit.chain.regression import Sums, regress, weights_of
 from steerplug.fit.progress import Report, silent, steps
 from steerplug.fit.teacher import Lesson, n_common
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Scope, Steering
 
 RANK = 64
 _PARTS = 4
-"""Lessons are dealt into four parts, of which some choose the ridge.
-
-A part is summed up at once: after every product BLAS leaves threads spinning, which take processors
-from the next decode.
-"""
+"""Lessons are dealt into four parts, of which some choose the ridge."""
 
 _MOST_BYTES = 2**28
 
@@ -90,10 +86,14 @@ def fit_chain(
 def _by_regression(
     _reader: Reader, lessons: Sequence[Lesson], prompted: Sequence[Array], read: Read, rank: int
 ) -> Delta:
-    parts = []
-    for part in range(min(_PARTS, len(lessons))):
-        present = np.concatenate([read(lesson) for lesson in lessons[part::_PARTS]])
-        parts.append(Sums.of(present, np.concatenate(prompted[part::_PARTS]) - present))
+    present = [read(lesson) for lesson in lessons]
+    missing = [rows - h for rows, h in zip(prompted, present, strict=True)]
+    ends = np.cumsum([len(rows) for rows in missing])[:-1]
+    weights = np.split(weights_of(np.concatenate(missing)), ends)
+    parts = [
+        Sums.of(*(np.concatenate(of[part::_PARTS]) for of in (present, missing, weights)))
+        for part in range(min(_PARTS, len(lessons)))
+    ]
     return regress(parts, rank)
 
 
@@ -111,9 +111,9 @@ def n_read_together(n_rows: int, n_embd: int) -> int:
 
 
 def memory_needed(n_embd: int, n_rows: int) -> int:
-    """Return the bytes that it takes, about: of blocks, the sums over rows, and the last one."""
+    """Return the bytes that it takes, about: of blocks, a block's rows and sums, and the last one."""
     last = prediction.memory_needed(n_embd, n_rows)
-    return _MOST_BYTES + 8 * 2 * n_embd**2 * (_PARTS + 4) + last
+    return _MOST_BYTES + 20 * n_embd * n_rows + 8 * 2 * n_embd**2 * (_PARTS + 4) + last
 
 
 def _mix(chain: Chain, deltas: dict[int, Delta]) -> Mix:

@@ -1,15 +1,18 @@
 """The map of a block: from the direction of a row to what the row lacks, by regression.
 
-    A = argmin |X A - D|^2 + ridge |A|^2        X, D: centred, every column over its own deviation
+    A = argmin sum_i w_i |x_i A - d_i|^2 + ridge |A|^2
+    w_i = 1 / (1 + |d_i|^2 / mean |d|^2)        x, d: centred, every column over its own deviation
     delta(h) = mean(d) + Z^T . W . (rms(h) - mean(x))        Z = V_k^T, W = (A V_k)^T
 
 with W and Z scaled back. V_k are the k leading right singular vectors of the fitted values X A, so
-this is the rank-k map that keeps most of what the ridge regression predicts.
+this is the rank-k map that keeps most of what the ridge regression predicts. By the weights w a
+row counts for one at most, however much it lacks: a reply's first tokens lack ten times as much as
+its later ones, and without weights the map serves little else.
 
-Shapes: X, D (n_rows, n_embd); A (n_embd, n_embd); W, Z (k, n_embd). `ridge` is a share of the mean
+Shapes: X, D (n_rows, n_embd); w (n_rows,); A (n_embd, n_embd); W, Z (k, n_embd). `ridge` is a share of the mean
 squared length of a row of X, chosen on rows that the map has not seen. Of the rows only sums are
-kept (X^T X, X^T D).
-Source: reduced-rank regression, Izenman 1975.
+kept (X^T w X, X^T w D).
+Source: reduced-rank regression, Izenman 1975; weights, Cauchy's, as in Holland & Welsch 1977.
 """
 
 import functools
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from steerplug.steering.value import Array, Delta
 
 RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+_TINY = 1e-12
 _HELD_BACK = 2
 """So many parts choose the ridge, one at a time."""
 
@@ -30,7 +34,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What a regression needs to know of rows: sums over them of x, d, their products and d^2."""
+    """What a regression needs to know of rows: weighted sums of 1, x, d, their products and d^2."""
 
     n: float
     x: Float64
@@ -40,11 +44,13 @@ class Sums:
     dd: Float64
 
     @staticmethod
-    def of(present: Array, missing: Array) -> "Sums":
-        """Add up rows of h and of what it lacks, (n_rows, n_embd) each."""
+    def of(present: Array, missing: Array, weights: Array) -> "Sums":
+        """Add up rows of h and of what it lacks, (n_rows, n_embd) each, by weights (n_rows,)."""
         h, d = present.astype(np.float64), missing.astype(np.float64)
         x = h / np.sqrt((h**2).mean(axis=1, keepdims=True))
-        return Sums(len(x), x.sum(axis=0), d.sum(axis=0), x.T @ x, x.T @ d, (d**2).sum(axis=0))
+        wx, wd = weights[:, None] * x, weights[:, None] * d
+        n = float(weights.sum())
+        return Sums(n, wx.sum(axis=0), wd.sum(axis=0), wx.T @ x, wx.T @ d, (wd * d).sum(axis=0))
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Sums)))
@@ -63,6 +69,13 @@ class Sums:
         dd = self.dd - 2 * e * self.d + self.n * e**2
         return Sums(self.n, x / size_x, d / size_d, xx / np.outer(size_x, size_x),
                     xd / np.outer(size_x, size_d), dd / size_d**2)  # fmt: skip
+
+
+def weights_of(missing: Array) -> Array:
+    """Return how much each row counts, (n_rows,), given what rows lack, (n_rows, n_embd)."""
+    size = _size(missing.var(axis=0, dtype=np.float64)).astype(np.float32)
+    lengths = ((missing / size) ** 2).mean(axis=1)
+    return np.asarray(1 / (1 + lengths / max(lengths.mean(), _TINY)), np.float32)
 
 
 def regress(parts: Sequence[Sums], rank: int) -> Delta:
