@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from steerplug.benchmark.rivals import tuning
-from steerplug.benchmark.rivals.carried import Bench, Carried
+from steerplug.benchmark.rivals.carrier import Bench, Carrier
 from steerplug.benchmark.rivals.cells import Fronted, blocks_of, trained_state
 from steerplug.benchmark.rivals.course import Course
 from steerplug.benchmark.rivals.kv_prefix import KvPrefix
 from steerplug.benchmark.rivals.lora import Lora
-from steerplug.benchmark.rivals.making import make_all
 from steerplug.benchmark.rivals.soft_prompt import SoftPrompt
+from steerplug.benchmark.rivals.trained_carriers import train_all
 from steerplug.benchmark.rivals.tuning import Trainer, next_rate
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
@@ -74,8 +74,8 @@ def by_torch(student: Student, trained: Trained) -> Array:
     return rows
 
 
-def by_llama(carried: Carried, tokens: Sequence[int] = BARE) -> Array:
-    return carried.log_probs(Prompt(tuple(tokens)), REPLY)
+def by_llama(carrier: Carrier, tokens: Sequence[int] = BARE) -> Array:
+    return carrier.log_probs(Prompt(tuple(tokens)), REPLY)
 
 
 def move(trained: Trained, much: float) -> None:
@@ -115,11 +115,11 @@ def test_a_soft_prompt_starts_as_tokens_and_is_read_by_llama_cpp_as_by_torch(tin
     assert relative(by_torch(tiny.student, soft), tokens) < CLOSE
     assert relative(by_llama(tiny.bench.soft(soft.export())), tokens) < CLOSE
     move(soft, 5)
-    carried = tiny.bench.soft(soft.export())
+    carrier = tiny.bench.soft(soft.export())
     for _ in range(2):  # what is in front stays when another text is read
-        assert relative(by_llama(carried), by_torch(tiny.student, soft)) < CLOSE
-        assert relative(by_llama(carried), tokens) > APART
-        by_llama(carried, (1, 40, 41))
+        assert relative(by_llama(carrier), by_torch(tiny.student, soft)) < CLOSE
+        assert relative(by_llama(carrier), tokens) > APART
+        by_llama(carrier, (1, 40, 41))
 
 
 def test_a_kv_prefix_starts_as_cells_and_is_restored_by_llama_cpp(
@@ -136,12 +136,12 @@ def test_a_kv_prefix_starts_as_cells_and_is_restored_by_llama_cpp(
         context.put_state(trained_state(context.state(), before, after))
 
     assert tiny.bench.written(path, PROMPTED, put) == path.stat().st_size
-    carried = tiny.bench.restored(path)
-    assert carried.context.n_front == len(PROMPTED) - 1
+    carrier = tiny.bench.restored(path)
+    assert carrier.context.n_front == len(PROMPTED) - 1
     for _ in range(2):
-        assert relative(by_llama(carried), by_torch(tiny.student, prefix)) < CLOSE
-        assert relative(by_llama(carried), tokens) > APART
-        by_llama(carried, (1, 40, 41))
+        assert relative(by_llama(carrier), by_torch(tiny.student, prefix)) < CLOSE
+        assert relative(by_llama(carrier), tokens) > APART
+        by_llama(carrier, (1, 40, 41))
 
 
 def test_cells_that_are_not_where_they_were_thought_are_refused(tiny: Tiny) -> None:
@@ -163,11 +163,11 @@ def test_cells_that_are_not_where_they_were_thought_are_refused(tiny: Tiny) -> N
 
 def test_a_carried_reply_is_what_the_likeliest_tokens_make(tiny: Tiny) -> None:
     soft = SoftPrompt(tiny.student, PROMPTED)
-    carried, prompt = tiny.bench.soft(soft.export()), Prompt(BARE)
-    reply = carried.reply(prompt, 6)
+    carrier, prompt = tiny.bench.soft(soft.export()), Prompt(BARE)
+    reply = carrier.reply(prompt, 6)
     expected: list[int] = []
     while len(expected) < 6:  # token by token, all read anew
-        rows = carried.log_probs(prompt, expected)
+        rows = carrier.log_probs(prompt, expected)
         token = int(rows[-1].argmax())
         if tiny.model.vocab.ends_generation(token):
             break
@@ -291,7 +291,7 @@ def test_all_carriers_learn_from_the_same_and_a_prefix_weighs_as_much_as_a_prese
     monkeypatch.setattr(tuning, "_MOST", 1)
     monkeypatch.setattr(tuning, "next_rate", lambda *_: None)
     bench = Bench(learning.model, 128, 1, first=1)
-    made = make_all(learning.course, bench, learning.model, tmp_path)
+    made = train_all(learning.course, bench, learning.model, tmp_path)
     bench.close()
     assert [n for _, n in asked] == [14] * 9
     psr, every = made["psr"], made["psr, all tokens"]

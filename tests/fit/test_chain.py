@@ -127,7 +127,8 @@ def test_few_rows_that_lack_much_do_not_take_the_map_from_the_others() -> None:
         return float(((applied(delta, rows) - missing)[others] ** 2).mean())
 
     weights = weights_of(missing)
-    assert weights.max() <= 1 and weights[far].max() < weights[others].min()
+    assert weights.max() <= 1
+    assert weights[far].max() < weights[others].min()
     assert error(weights) < 0.5 * error(np.ones(N_ROWS, np.float32))
 
 

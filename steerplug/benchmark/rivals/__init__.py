@@ -6,8 +6,8 @@ Nothing here is on a user's path; it needs the extra `fit`.
     prefixed                       what the first two share: cells behind the first token
     course, tuning                 all trained alike; each rival's rate is sought
     cells                          cells in llama.cpp's cache that no token made
-    carried                        each carrier in llama.cpp, as a user would use it
+    carrier                        each carrier in llama.cpp, as a user would use it
     measuring, timing              what it keeps of the prompt, and what it costs
     facts                          what its kind can do, whatever it was trained on
-    making, comparison             all of it, in order
+    trained_carriers, comparison   all of it, in order
 """

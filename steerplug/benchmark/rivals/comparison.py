@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from steerplug.benchmark.rivals import timing
-from steerplug.benchmark.rivals.carried import Bench, Carried
+from steerplug.benchmark.rivals.carrier import Bench, Carrier
 from steerplug.benchmark.rivals.course import Course, lessons_of
 from steerplug.benchmark.rivals.facts import Kind
-from steerplug.benchmark.rivals.making import Made, make_all
 from steerplug.benchmark.rivals.measuring import PROMPT, Asked, checks_kept, row_figures
 from steerplug.benchmark.rivals.timing import Timed
+from steerplug.benchmark.rivals.trained_carriers import TrainedCarrier, train_all
 from steerplug.benchmark.rivals.tuning import Trainer, Tuned
 from steerplug.benchmark.rivals.unfinished import unfinished
 from steerplug.benchmark.turns import Timing, take_turns
@@ -141,7 +141,7 @@ def compare(
 def _made(
     preset: Preset, engine: Engine, reader: Reader, lessons: Sequence[Lesson], kept: Checkpoint,
     folder: Path, report: Report, *, quick: bool,
-) -> dict[str, Made]:  # fmt: skip
+) -> dict[str, TrainedCarrier]:  # fmt: skip
     """Train all through one torch copy, which is freed then."""
     model = engine.model
     try:
@@ -152,7 +152,7 @@ def _made(
         course = Course.of(preset, trainer, lessons, parts)
         n_longest = max(len(lesson.prompted.tokens) for lesson in lessons)
         with _bench(engine, lessons[0], n_longest) as bench:
-            return make_all(course, bench, model, folder)
+            return train_all(course, bench, model, folder)
     finally:
         give_back()
 
@@ -169,16 +169,16 @@ def _bench(engine: Engine, lesson: Lesson, n_longest: int) -> Iterator[Bench]:
 
 
 def _measured(
-    preset: Preset, engine: Engine, asked: Asked, made: Mapping[str, Made], folder: Path,
+    preset: Preset, engine: Engine, asked: Asked, made: Mapping[str, TrainedCarrier], folder: Path,
     rounds: int, report: Report,
 ) -> list[Rival]:  # fmt: skip
     """Return all carriers, those that nothing was trained for first."""
     with _bench(engine, asked.greedy[0], asked.n_longest) as bench:
-        carried = {BARE: bench.steered()}
-        carried |= {name: each.carried(bench) for name, each in made.items()}
-        figures = row_figures(carried[BARE].reader, asked, carried, report)
-        checks = checks_kept(preset, asked, carried, engine.model.vocab, report)
-        timed, n_disk = _timed(asked, carried, bench, folder)
+        carriers = {BARE: bench.steered()}
+        carriers |= {name: each.carrier(bench) for name, each in made.items()}
+        figures = row_figures(carriers[BARE].reader, asked, carriers, report)
+        checks = checks_kept(preset, asked, carriers, engine.model.vocab, report)
+        timed, n_disk = _timed(asked, carriers, bench, folder)
         tasks = (timing.held, timing.new, timing.decode)
         timings = dict(_task(partial(task, timed), rounds, report) for task in tasks)
     figures[ON_DISK], checks[ON_DISK] = figures[PROMPT], checks[PROMPT]
@@ -206,7 +206,7 @@ def _task(task: Any, rounds: int, report: Report) -> tuple[str, dict[str, Timing
 
 
 def _timed(
-    asked: Asked, carried: Mapping[str, Carried], bench: Bench, folder: Path
+    asked: Asked, carriers: Mapping[str, Carrier], bench: Bench, folder: Path
 ) -> tuple[dict[str, Timed], int]:
     """Return what is timed, and the bytes of the prompt's cells on disk."""
     first, second = asked.greedy[:2]
@@ -217,10 +217,10 @@ def _timed(
     def behind(prompt: Prompt) -> Prompt:
         return Prompt((prompt.tokens[0], *prompt.tokens[n:]))
 
-    timed = {BARE: Timed(carried[BARE], first.bare, second.bare)}
-    timed[PROMPT] = Timed(carried[BARE], first.prompted, second.prompted)
+    timed = {BARE: Timed(carriers[BARE], first.bare, second.bare)}
+    timed[PROMPT] = Timed(carriers[BARE], first.prompted, second.prompted)
     timed[ON_DISK] = Timed(bench.restored(path), behind(first.prompted), behind(second.prompted))
-    timed |= {name: Timed(each, first.bare, second.bare) for name, each in carried.items()}
+    timed |= {name: Timed(each, first.bare, second.bare) for name, each in carriers.items()}
     return timed, n_bytes
 
 
@@ -234,13 +234,13 @@ def _n_text(model: Model, lesson: Lesson) -> int:
 
 
 def _at_half(
-    engine: Engine, asked: Asked, made: Mapping[str, Made], report: Report
+    engine: Engine, asked: Asked, made: Mapping[str, TrainedCarrier], report: Report
 ) -> dict[str, Estimate]:
     """Return the gap that is closed at half strength by what has any, over greedy replies."""
     half = asked.compared[: len(asked.compared) // 2]
     with _bench(engine, asked.greedy[0], asked.n_longest) as bench:
-        carried = {name: each.carried(bench, 0.5) for name, each in made.items()
+        carriers = {name: each.carrier(bench, 0.5) for name, each in made.items()
                    if each.has_strength}  # fmt: skip
         some = replace(asked, compared=half, aside=())
-        figures = row_figures(bench.steered().reader, some, carried, report)
-    return {name: figures[name]["gap_closed"] for name in carried}
+        figures = row_figures(bench.steered().reader, some, carriers, report)
+    return {name: figures[name]["gap_closed"] for name in carriers}

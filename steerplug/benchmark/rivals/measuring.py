@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerplug.benchmark.rivals.carried import Carried
+from steerplug.benchmark.rivals.carrier import Carrier
 from steerplug.chat.template import ChatTemplate
 from steerplug.engine.detokenizer import Detokenizer
 from steerplug.engine.engine import Engine
@@ -68,23 +68,23 @@ class Asked:
 
 
 def row_figures(
-    reader: Reader, asked: Asked, carried: Mapping[str, Carried], report: Report
+    reader: Reader, asked: Asked, carriers: Mapping[str, Carrier], report: Report
 ) -> dict[str, dict[str, Any]]:
     """Return gap closed, flips recovered and drift of each carrier, and of the prompt itself.
 
     Args:
         reader: of a context on the model.
         asked: what is read.
-        carried: what reads.
+        carriers: what reads.
         report: told how far it is.
     """
     lessons = [*asked.compared, *asked.aside]
-    compared: dict[str, list[tuple[Lesson, Rows]]] = {name: [] for name in (PROMPT, *carried)}
+    compared: dict[str, list[tuple[Lesson, Rows]]] = {name: [] for name in (PROMPT, *carriers)}
     counted = steps(lessons, "comparing token by token", report)
     for _, (lesson, prompted) in zip(counted, prompted_log_probs(reader, lessons), strict=True):
         bare = next(reply_log_probs(reader, lesson.bare, lesson.reply, [NOTHING]))
         compared[PROMPT].append((lesson, Rows.of(prompted, bare, prompted)))
-        for name, carrier in carried.items():
+        for name, carrier in carriers.items():
             read = carrier.log_probs(lesson.bare, lesson.reply)
             compared[name].append((lesson, Rows.of(prompted, bare, read)))
     n = len(asked.compared)
@@ -92,16 +92,16 @@ def row_figures(
 
 
 def checks_kept(
-    preset: Preset, asked: Asked, carried: Mapping[str, Carried], vocab: Vocab, report: Report
+    preset: Preset, asked: Asked, carriers: Mapping[str, Carrier], vocab: Vocab, report: Report
 ) -> dict[str, Estimate]:
     """Return the share of greedy replies that pass all checks, of each carrier and the prompt."""
-    names = (PROMPT, *carried)
+    names = (PROMPT, *carriers)
     if not preset.checks:
         return dict.fromkeys(names, NO_ESTIMATE)
     kept: dict[str, list[bool]] = {name: [] for name in names}
     for lesson in steps(asked.greedy, "replying with each carrier", report):
         kept[PROMPT].append(_passes(preset, vocab, lesson.reply))
-        for name, carrier in carried.items():
+        for name, carrier in carriers.items():
             reply = carrier.reply(lesson.bare, REPLY_TOKENS)
             kept[name].append(_passes(preset, vocab, reply))
     return {name: share(answers) for name, answers in kept.items()}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from steerplug.benchmark.rivals.carried import Carried
+from steerplug.benchmark.rivals.carrier import Carrier
 from steerplug.benchmark.turns import Task
 from steerplug.engine.reader import reply_rows
 from steerplug.engine.scope import Prompt
@@ -32,7 +32,7 @@ class Timed:
         before: another one, which left its cells.
     """
 
-    carrier: Carried
+    carrier: Carrier
     prompt: Prompt
     before: Prompt
 

@@ -111,7 +111,7 @@ def n_read_together(n_rows: int, n_embd: int) -> int:
 
 
 def memory_needed(n_embd: int, n_rows: int) -> int:
-    """Return the bytes that it takes, about: of blocks, a block's rows and sums, and the last one."""
+    """Return the bytes that it takes, about: blocks, one's rows and sums, and the last one."""
     last = prediction.memory_needed(n_embd, n_rows)
     return _MOST_BYTES + 20 * n_embd * n_rows + 8 * 2 * n_embd**2 * (_PARTS + 4) + last
 

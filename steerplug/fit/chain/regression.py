@@ -9,9 +9,9 @@ this is the rank-k map that keeps most of what the ridge regression predicts. By
 row counts for one at most, however much it lacks: a reply's first tokens lack ten times as much as
 its later ones, and without weights the map serves little else.
 
-Shapes: X, D (n_rows, n_embd); w (n_rows,); A (n_embd, n_embd); W, Z (k, n_embd). `ridge` is a share of the mean
-squared length of a row of X, chosen on rows that the map has not seen. Of the rows only sums are
-kept (X^T w X, X^T w D).
+Shapes: X, D (n_rows, n_embd); w (n_rows,); A (n_embd, n_embd); W, Z (k, n_embd). `ridge` is a
+share of the mean squared length of a row of X, chosen on rows that the map has not seen. Of the
+rows only sums are kept (X^T w X, X^T w D).
 Source: reduced-rank regression, Izenman 1975; weights, Cauchy's, as in Holland & Welsch 1977.
 """
 

@@ -28,7 +28,7 @@ Front = Callable[[Fronted], None]
 
 
 @dataclass(frozen=True)
-class Carried:
+class Carrier:
     """A carrier in a context.
 
     Args:
@@ -100,11 +100,11 @@ class Bench:
         self._at_the_end = ExitStack()
         self._plain = self._context(model)
 
-    def steered(self, mix: Mix = NOTHING) -> Carried:
+    def steered(self, mix: Mix = NOTHING) -> Carrier:
         """Return steering, or nothing; all of them read in one context."""
-        return Carried(self._plain, self._first, mix)
+        return Carrier(self._plain, self._first, mix)
 
-    def soft(self, embeddings: Array) -> Carried:
+    def soft(self, embeddings: Array) -> Carrier:
         """Return what has embeddings, (n, n_embd), in front."""
 
         def put(context: Fronted) -> None:
@@ -113,21 +113,21 @@ class Bench:
 
         return self._fronted(put)
 
-    def restored(self, path: Path) -> Carried:
+    def restored(self, path: Path) -> Carrier:
         """Return what has the cells of a file in front."""
         return self._fronted(lambda context: context.load_file(path))
 
-    def _fronted(self, front: Front) -> Carried:
-        carried = Carried(self._context(self._model), self._first, front=front)
-        carried.begin()
-        return carried
+    def _fronted(self, front: Front) -> Carrier:
+        carrier = Carrier(self._context(self._model), self._first, front=front)
+        carrier.begin()
+        return carrier
 
-    def adapted(self, path: Path, scale: float = 1.0) -> Carried:
+    def adapted(self, path: Path, scale: float = 1.0) -> Carrier:
         """Return the model with an adapter."""
         loading: Loading = replace(self._model.loading, lora=((str(path), scale),))
         model = Model(self._model.path, loading)
         self._at_the_end.callback(model.close)
-        return Carried(self._context(model), self._first)
+        return Carrier(self._context(model), self._first)
 
     def written(self, path: Path, tokens: Sequence[int], front: Front | None = None) -> int:
         """Write the cells of some tokens to a file, changed by `front`; return its bytes."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerplug.benchmark.rivals.carried import Bench, Carried
+from steerplug.benchmark.rivals.carrier import Bench, Carrier
 from steerplug.benchmark.rivals.cells import Fronted, trained_state
 from steerplug.benchmark.rivals.course import ALL, Course
 from steerplug.benchmark.rivals.facts import Kind
@@ -25,8 +25,8 @@ EMBEDDINGS, CELLS, RANKS = (1, 8), 8, (1, 8)
 
 
 @dataclass(frozen=True)
-class Made:
-    """A carrier that is there, and how it is put in place.
+class TrainedCarrier:
+    """A carrier as it came of its training, and how it is put in place.
 
     Args:
         kind: of carrier.
@@ -51,7 +51,7 @@ class Made:
         """Whether it can be put in place by half."""
         return self.kind in ("steering", "LoRA")
 
-    def carried(self, bench: Bench, strength: float = 1.0) -> Carried:
+    def carrier(self, bench: Bench, strength: float = 1.0) -> Carrier:
         """Put it in place; what has no strength is there in full."""
         if self.steering is not None:
             return bench.steered(strength * self.steering)
@@ -62,10 +62,12 @@ class Made:
         return bench.restored(self.file)
 
 
-def make_all(course: Course, bench: Bench, model: Model, folder: Path) -> dict[str, Made]:
+def train_all(
+    course: Course, bench: Bench, model: Model, folder: Path
+) -> dict[str, TrainedCarrier]:
     """Return all carriers by name, with their files in a folder."""
     scope = course.preset.scope
-    made: dict[str, Made] = {
+    made: dict[str, TrainedCarrier] = {
         method: _steering(course, model, folder, method, scope) for method in TRAINED
     }
     if scope != ALL:
@@ -81,14 +83,14 @@ def make_all(course: Course, bench: Bench, model: Model, folder: Path) -> dict[s
 
 def _steering(
     course: Course, model: Model, folder: Path, method: MethodName, scope: Scope
-) -> Made:
+) -> TrainedCarrier:
     """Return what a method makes, written as a build does."""
     preset, blocks = course.preset, blocks_of(course.preset, model)
     is_gated = not METHODS[method].is_constant
     tuned, steering = course.steering(f"{method}, {scope}", blocks, scope, gated=is_gated)
     path = folder / f"{method}-{scope}.gguf"
     write_steering(path, steering, _identity(preset, model, method))
-    return Made("steering", path.stat().st_size, 0, tuned, steering, file=path)
+    return TrainedCarrier("steering", path.stat().st_size, 0, tuned, steering, file=path)
 
 
 def _identity(preset: Preset, model: Model, method: MethodName) -> Identity:
@@ -98,11 +100,11 @@ def _identity(preset: Preset, model: Model, method: MethodName) -> Identity:
     )  # fmt: skip
 
 
-def _soft_prompt(course: Course, n: int) -> Made:
+def _soft_prompt(course: Course, n: int) -> TrainedCarrier:
     tuned = course.soft_prompt(n)
     assert isinstance(tuned.trained, SoftPrompt)
     embeddings = tuned.trained.export()
-    return Made("soft prompt", embeddings.nbytes, n, tuned, embeddings=embeddings)
+    return TrainedCarrier("soft prompt", embeddings.nbytes, n, tuned, embeddings=embeddings)
 
 
 def _as_heavy(bench: Bench, course: Course, folder: Path, n_bytes: int) -> int:
@@ -112,7 +114,7 @@ def _as_heavy(bench: Bench, course: Course, folder: Path, n_bytes: int) -> int:
     return max(min((n_bytes - one) // (two - one), most), 1)
 
 
-def _kv_prefix(course: Course, bench: Bench, folder: Path, n: int) -> Made:
+def _kv_prefix(course: Course, bench: Bench, folder: Path, n: int) -> TrainedCarrier:
     """Return trained cells, written as cells of llama.cpp."""
     tuned, student = course.kv_prefix(n), course.trainer.student
     assert isinstance(tuned.trained, KvPrefix)
@@ -124,11 +126,11 @@ def _kv_prefix(course: Course, bench: Bench, folder: Path, n: int) -> Made:
 
     path = folder / f"prefix-{n}.bin"
     n_bytes = bench.written(path, course.start(n), put)
-    return Made("K/V prefix", n_bytes, n, tuned, file=path)
+    return TrainedCarrier("K/V prefix", n_bytes, n, tuned, file=path)
 
 
-def _lora(course: Course, model: Model, folder: Path, rank: int) -> Made:
+def _lora(course: Course, model: Model, folder: Path, rank: int) -> TrainedCarrier:
     tuned, path = course.lora(rank), folder / f"lora-{rank}.gguf"
     assert isinstance(tuned.trained, Lora)
     tuned.trained.write(path, model.architecture)
-    return Made("LoRA", path.stat().st_size, 0, tuned, file=path)
+    return TrainedCarrier("LoRA", path.stat().st_size, 0, tuned, file=path)
