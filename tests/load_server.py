@@ -188,7 +188,7 @@ def server(*more: object) -> Iterator[tuple[int, int]]:
     """Run `steerplug serve` with more words, and give its process and port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    code = "import sys; from steerplug.commands import main; sys.exit(main())"
+    code = "import sys; from steerplug.commands.main import main; sys.exit(main())"
     words = ["--port", port, "--n-ctx", N_CTX, "--n-cells", N_CELLS, "--n-seq", N_CLIENTS]
     words += more
     running = subprocess.Popen(

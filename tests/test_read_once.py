@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.engine.loading import Loading
 from steerplug.langchain import ChatSteerplug, SteerplugLLM
 from steerplug.preset.mix import Ingredient

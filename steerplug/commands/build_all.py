@@ -11,8 +11,8 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from steerplug.commands import FAILED
 from steerplug.commands.building import duration
+from steerplug.commands.exit_codes import FAILED
 from steerplug.commands.output import add_names, complain, print_json, say, screen
 from steerplug.errors import SteerplugError
 from steerplug.store.figures import Figures

@@ -5,9 +5,9 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from steerplug.commands import FAILED
 from steerplug.commands.checkup import Checkup
 from steerplug.commands.examination import Finding
+from steerplug.commands.exit_codes import FAILED
 from steerplug.commands.loading_options import with_loading
 from steerplug.commands.options import MODEL, Json, Model
 from steerplug.commands.output import print_hanging, print_json, put, screen

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from steerplug.commands import FAILED
 from steerplug.commands.completion import preset_names
+from steerplug.commands.exit_codes import FAILED
 from steerplug.commands.options import Json
 from steerplug.commands.output import print_json, put, say
 

@@ -141,7 +141,7 @@ def _read(context: typer.Context, option: Any, value: Any, where: str) -> Any:
         return option.process_value(context, value)
     except SteerplugError as error:
         raise SteerplugError(f"{where}: {error}") from None
-    except Exception as error:  # typer's own move between its versions; see `commands`
+    except Exception as error:  # typer's own move between its versions; see `commands.main`
         complaint = getattr(error, "message", None)
         if complaint is None:
             raise

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from steerplug.commands import INTERRUPTED
+from steerplug.commands.exit_codes import INTERRUPTED
 from steerplug.commands.streams import stopped
 
 GRACE = 1.5

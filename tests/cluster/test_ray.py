@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.commands.open_model import opened
 from steerplug.errors import SteerplugError
 from steerplug.library.presets import load_preset

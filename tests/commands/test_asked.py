@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from tests.commands.test_process import Terminal, environment  # noqa: F401
 from tests.helpers.tiny_models import tiny_model
 

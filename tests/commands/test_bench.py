@@ -15,8 +15,8 @@ from llama_cpp import Llama
 from steerplug.benchmark import decode, langchain, prompts, replies
 from steerplug.benchmark.peers import loaded_alike
 from steerplug.benchmark.turns import Task, Timing, take_turns
-from steerplug.commands import main
 from steerplug.commands.bench import _show
+from steerplug.commands.main import main
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.loading import Loading

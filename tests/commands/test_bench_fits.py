@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from steerplug.benchmark import fits
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.fit.progress import silent
 from steerplug.library.presets import load_preset
 from tests.helpers.tiny_models import tiny_model

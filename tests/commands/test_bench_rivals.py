@@ -8,7 +8,8 @@ import pytest
 from filelock import FileLock, Timeout
 
 from steerplug.benchmark.rivals import comparison, course, timing, tuning
-from steerplug.commands import main, show_rivals
+from steerplug.commands import show_rivals
+from steerplug.commands.main import main
 from steerplug.evaluate.questions import Questions
 from steerplug.fit.distill import readable, training
 from steerplug.fit.effort import Effort

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from tests.helpers.command import Call, Ended
 
 KNIGHT = """\

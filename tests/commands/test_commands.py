@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import steerplug
-from steerplug.commands import main
 from steerplug.commands.examination import Examination
+from steerplug.commands.main import main
 from steerplug.commands.show_reply import blocks
 from steerplug.engine.engine import Engine
 from steerplug.engine.sampler import Sampling

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steerplug.build import store_key
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.commands.show_fidelity import advice
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model

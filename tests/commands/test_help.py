@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from steerplug.commands import main
 from steerplug.commands.app import COMMANDS, command_line
+from steerplug.commands.main import main
 
 SHORT = 60
 """Lines that help may have."""

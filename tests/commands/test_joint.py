@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
 from steerplug.commands.joint import joint_preset
+from steerplug.commands.main import main
 from steerplug.errors import PresetError
 from steerplug.library.presets import load_preset
 

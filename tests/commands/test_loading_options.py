@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from steerplug.commands import main
 from steerplug.commands.app import COMMANDS
 from steerplug.commands.checkup import Checkup
+from steerplug.commands.main import main
 from steerplug.engine.loading import SETTINGS, Loading
 from steerplug.errors import SteerplugError
 from tests.helpers.loras import write_lora

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.library.presets import load_preset
 from steerplug.preset import Preset
 from tests.interchange.prompts.card_files import base64_of, png, v2

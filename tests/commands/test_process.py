@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp as llama
 
-from steerplug.commands import main
 from steerplug.commands.app import GROUPS
+from steerplug.commands.main import main
 from steerplug.engine.context import Context
 from steerplug.engine.hook import lay_out
 from steerplug.engine.rows import Row
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 from tests.helpers.tiny_models import tiny_model
 
-ENTRY = [sys.executable, "-c", "import sys; from steerplug.commands import main; sys.exit(main())"]
+_CODE = "import sys; from steerplug.commands.main import main; sys.exit(main())"
+ENTRY = [sys.executable, "-c", _CODE]
 SAILOR = """\
 schema: steerplug/preset-v1
 name: sailor
@@ -98,7 +99,7 @@ def on_a_terminal(words: Sequence[str], environment: dict[str, str]) -> str:
 def test_help_and_presets_load_no_llama_torch_or_langchain(environment: dict[str, str]) -> None:
     program = """
 import sys
-from steerplug.commands import main
+from steerplug.commands.main import main
 for words in (["--help"], ["presets"], ["show", "weddings"], ["run", "--help"]):
     assert main(words) == 0
 print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)
@@ -292,7 +293,7 @@ def test_ctrl_c_that_meets_the_log_callback_is_heard_all_the_same(
             time.sleep(0.01)
         return 0
 
-    monkeypatch.setattr("steerplug.commands._run", work)
+    monkeypatch.setattr("steerplug.commands.main._run", work)
     assert main([]) == 130
     assert capsys.readouterr().err == "steerplug: stopped.\n"
 

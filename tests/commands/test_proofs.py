@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from steerplug.commands import main, show_report
+from steerplug.commands import show_report
+from steerplug.commands.main import main
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.evaluate import overrides, turns

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
 from steerplug.errors import FitError

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.engine.engine import Engine
 from steerplug.library.presets import load_preset
 from steerplug.steering.value import Delta, Scope, Steering

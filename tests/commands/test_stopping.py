@@ -25,7 +25,7 @@ from dataclasses import replace
 from steerplug.preset.methods import METHODS
 for method, n_questions in (("psr", 8), ("chain", 2)):
     METHODS[method] = replace(METHODS[method], n_questions=n_questions)
-from steerplug.commands import main
+from steerplug.commands.main import main
 sys.exit(main(["build", "sailor", "--method", sys.argv[1], "--model", sys.argv[2]]))
 """
 SAILOR = """\
@@ -77,7 +77,7 @@ def test_what_does_not_end_by_itself_is_ended() -> None:
 def test_a_process_that_ends_looks_for_no_garbage() -> None:
     program = (
         "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0));"
-        "from steerplug.commands import main; main(['--version'])"
+        "from steerplug.commands.main import main; main(['--version'])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT

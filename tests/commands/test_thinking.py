@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.commands import main, show_reply
+from steerplug.commands import show_reply
+from steerplug.commands.main import main
 from steerplug.engine.model import Model
 from tests.helpers.command import Call, Ended
 from tests.helpers.thinking import scripted, template

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.commands.output import print_fields, screen
 from steerplug.commands.wrapped import Wrapped
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.engine.loading import Loading
 from steerplug.errors import SteerplugError
 from steerplug.store.store import Store

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from steerplug.chat.template import ChatTemplate
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.engine.context import Context
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader

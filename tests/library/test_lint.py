@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.library.lint import lint, preset_files
 from steerplug.library.presets import shipped_folder
 from steerplug.preset.schema import SCHEMA_FILE

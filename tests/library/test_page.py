@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.commands.page import MAX_TOKENS, question
 from steerplug.engine.context import Context
 from steerplug.library.page import Entry, Example, examples_of, page

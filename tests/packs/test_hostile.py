@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.packs.lock import packs_folder
 from steerplug.packs.manifest import digest
 from tests.helpers.packs import (

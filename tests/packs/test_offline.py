@@ -17,7 +17,7 @@ ALONE = """
 import socket, sys
 def gone(*_): raise OSError("the network is gone")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = gone
-from steerplug.commands import main
+from steerplug.commands.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

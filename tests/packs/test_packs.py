@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.errors import PackError, PresetError
 from steerplug.library.presets import find_preset, list_presets, load_preset
 from steerplug.packs import download, entry_points
@@ -415,7 +415,7 @@ def test_a_url_may_not_lead_away_from_https(here: Path, call: Call) -> None:
 
 HUB = """
 import sys
-from steerplug.commands import main
+from steerplug.commands.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

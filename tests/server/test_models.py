@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import steerplug
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.engine.sampling import Sampling
 from steerplug.errors import SteerplugError
 from steerplug.server.config import Config, ModelConfig

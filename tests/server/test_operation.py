@@ -23,7 +23,7 @@ import httpx
 import pytest
 import yaml
 
-from steerplug.commands import main
+from steerplug.commands.main import main
 from steerplug.commands.serve import serve as serve_command
 from steerplug.engine.loading import SETTINGS as LOADING
 from steerplug.errors import PresetError, SteerplugError
@@ -317,7 +317,7 @@ def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run `steerplug serve` as a process of its own, and give it with its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    code = "import sys; from steerplug.commands import main; sys.exit(main())"
+    code = "import sys; from steerplug.commands.main import main; sys.exit(main())"
     running = subprocess.Popen(
         [sys.executable, "-c", code, "serve", "--port", str(port), "--n-threads", "1", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
