@@ -1,6 +1,6 @@
 """`chain`: a planted map is found again, and a real teacher's gap closes without gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -234,6 +234,23 @@ def test_blocks_that_are_known_are_not_fitted_again(tiny: Reader, random: list[L
     )
     assert again.digest == whole.digest
     assert [done for what, done, _ in told if what.startswith("distilling")] == [2, 3]
+
+
+def test_a_row_before_the_reply_counts_a_fifth(
+    tiny: Reader, random: list[Lesson], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[float] = []
+
+    def told(parts: Sequence[Sums], rank: int) -> Delta:
+        counted.append(sum(part.n for part in parts))
+        return regress(parts, rank)
+
+    monkeypatch.setattr(chains, "weights_of", lambda missing: np.ones(len(missing), np.float32))
+    monkeypatch.setattr(chains, "regress", told)
+    for scope in ("response", "all"):
+        fit_chain(Chain("pirate", 64, 5, scope), tiny, random, [2])
+    # Of a reply of 10 the boundary is a row too, and 9 before it are both prompts' own.
+    assert counted == pytest.approx([2 * 11, 2 * (11 + 9 / 5)])
 
 
 def test_the_prompted_model_is_read_for_as_many_blocks_at_a_time_as_memory_allows(

@@ -24,6 +24,9 @@ RANK = 64
 _PARTS = 4
 """Lessons are dealt into four parts, of which some choose the ridge."""
 
+_QUESTION = np.float32(0.2)
+"""What a row before the reply counts, where those are steered as well: no word of the answer."""
+
 _MOST_BYTES = 2**28
 
 Read = Callable[[Lesson], Array]
@@ -90,6 +93,8 @@ def _by_regression(
     missing = [rows - h for rows, h in zip(prompted, present, strict=True)]
     ends = np.cumsum([len(rows) for rows in missing])[:-1]
     weights = np.split(weights_of(np.concatenate(missing)), ends)
+    for lesson, counted in zip(lessons, weights, strict=True):
+        counted[: -lesson.n_rows] *= _QUESTION
     parts = [
         Sums.of(*(np.concatenate(of[part::_PARTS]) for of in (present, missing, weights)))
         for part in range(min(_PARTS, len(lessons)))
