@@ -30,9 +30,11 @@ from steerplug.chat.checking import check_messages
 from steerplug.chat.messages import to_messages
 from steerplug.chat.tool import ToolCall
 from steerplug.chat.values import thoughts_of
+from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
 from steerplug.langchain.messages import to_chat
 from steerplug.session import Settings
+from steerplug.session.shared import session_for
 from tests.helpers.serving import Client, served
 
 ADD = {"name": "add", "args": {"a": 1}, "id": "1", "type": "tool_call"}
@@ -326,6 +328,12 @@ def client() -> Iterator[Client]:
         yield client
 
 
+def langchain(max_tokens: int) -> ChatSteerplug:
+    """A model that replies greedily, without the cells of what other tests asked its session."""
+    session_for("smollm2", Loading(n_ctx=512, n_threads=1)).engine.forget()
+    return ChatSteerplug(temperature=0, max_tokens=max_tokens, n_ctx=512, n_threads=1)
+
+
 ROUND: list[dict[str, Any]] = [
     {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
     {"role": "user", "content": "Go."},
@@ -358,15 +366,14 @@ def test_a_history_of_another_provider_is_gone_on_with_alike_at_every_door(clien
             model="smollm2", messages=messages, max_tokens=8, temperature=0
         )
     assert reply.choices[0].message.content == expected
-    model = ChatSteerplug(temperature=0, max_tokens=8, n_ctx=512, n_threads=1)
-    assert model.invoke(SAME).content == expected
+    assert langchain(max_tokens=8).invoke(SAME).content == expected
 
 
 def test_a_text_and_an_empty_turn_are_answered_at_every_door(client: Client) -> None:
     session, settings = client.session, Settings(Sampling(temperature=0), max_tokens=4)
     session.engine.forget()
     empty = session.chat([{"role": "user", "content": ""}], settings=settings).text
-    model = ChatSteerplug(temperature=0, max_tokens=4, n_ctx=512, n_threads=1)
+    model = langchain(max_tokens=4)
     assert model.invoke([HumanMessage("")]).content == empty
     reply = client.chat(messages=[{"role": "user", "content": ""}], max_tokens=4).json()
     assert reply["choices"][0]["message"]["content"] == empty
