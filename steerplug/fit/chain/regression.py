@@ -5,9 +5,9 @@
     delta(h) = mean(d) + Z^T . W . (rms(h) - mean(x))        Z = V_k^T, W = (A V_k)^T
 
 with W and Z scaled back. V_k are the k leading right singular vectors of the fitted values X A, so
-this is the rank-k map that keeps most of what the ridge regression predicts. By the weights w a
-row counts for one at most, however much it lacks: a reply's first tokens lack ten times as much as
-its later ones, and without weights the map serves little else.
+this is the rank-k map that keeps most of what the ridge regression predicts. By the weights w, in
+which d is not centred, a row counts for one at most, however much it lacks: a reply's first tokens
+lack far more than its later ones, and without weights the map serves little else.
 
 Shapes: X, D (n_rows, n_embd); w (n_rows,); A (n_embd, n_embd); W, Z (k, n_embd). `ridge` is a
 share of the mean squared length of a row of X, chosen on rows that the map has not seen. Of the
