@@ -32,6 +32,7 @@ from steerplug.chat.tool import ToolCall
 from steerplug.chat.values import thoughts_of
 from steerplug.engine.loading import Loading
 from steerplug.errors import RequestError
+from steerplug.langchain import local
 from steerplug.langchain.messages import to_chat
 from steerplug.session import Settings
 from steerplug.session.shared import session_for
@@ -354,7 +355,9 @@ SAME: list[BaseMessage] = [
 ]  # fmt: skip
 
 
-def test_a_history_of_another_provider_is_gone_on_with_alike_at_every_door(client: Client) -> None:
+def test_a_history_of_another_provider_is_gone_on_with_alike_at_every_door(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     greedy = Settings(Sampling(temperature=0), max_tokens=8)
     client.session.engine.forget()
     expected = client.session.chat(ROUND, settings=greedy).text
@@ -366,12 +369,11 @@ def test_a_history_of_another_provider_is_gone_on_with_alike_at_every_door(clien
             model="smollm2", messages=messages, max_tokens=8, temperature=0
         )
     assert reply.choices[0].message.content == expected
-    assert reply.usage is not None
-    # Of another engine, which may have been loaded otherwise and round otherwise: what it reads.
-    gone_on = langchain(max_tokens=8).invoke(SAME)
-    assert gone_on.content
-    assert gone_on.usage_metadata is not None
-    assert gone_on.usage_metadata["input_tokens"] == reply.usage.prompt_tokens
+    client.session.engine.forget()
+    # Another engine may round otherwise: on one machine it did, in the whole suite alone.
+    monkeypatch.setattr(local, "session_for", lambda *_: client.session)
+    model = ChatSteerplug(temperature=0, max_tokens=8, n_ctx=512, n_threads=1)
+    assert model.invoke(SAME).content == expected
 
 
 def test_a_text_and_an_empty_turn_are_answered_at_every_door(client: Client) -> None:
