@@ -6,6 +6,8 @@
 
 Seconds are of the whole build, with its replies and its report. Memory is the most that the process
 holds of its own beyond what it held before, in bytes: the loaded model is not counted.
+
+A table takes hours, so each fit of it is kept until the last is there: asked for again, it goes on.
 """
 
 import gc
@@ -13,17 +15,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from steerplug.build import build_preset
 from steerplug.engine.engine import Engine
+from steerplug.evaluate.journal import Journal, journal_file, key_of
 from steerplug.fit.distill.readable import unreadable
 from steerplug.fit.progress import Report
 from steerplug.preset import Preset
-from steerplug.preset.methods import MethodName
+from steerplug.preset.methods import METHODS, MethodName
 from steerplug.store.store import Store
 
 _EVERY = 0.05
@@ -42,8 +45,7 @@ class Way:
 WAYS = (Way("quick", quick=True), Way("chain", "chain"), Way("psr", "psr"))
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """One fit.
 
     Args:
@@ -65,6 +67,13 @@ def ways(engine: Engine) -> Sequence[Way]:
     """Return the ways that a model can be fitted in."""
     can_train = unreadable(engine.model) is None
     return [way for way in WAYS if way.method != "psr" or can_train]
+
+
+def fit_journal(presets: Sequence[Preset], engine: Engine) -> Journal[Fit]:
+    """Return the journal of one table: its fits so far, by preset and way."""
+    decides = [preset.digest for preset in presets], list(map(astuple, METHODS.values()))
+    path = journal_file(engine.model.fingerprint, f"fits-{key_of(decides, engine.model.loading)}")
+    return Journal(path, lambda figures: Fit(*figures))
 
 
 def fit(preset: Preset, engine: Engine, way: Way, report: Report) -> Fit:

@@ -41,7 +41,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAMES", show_default=False,
-            help="Instead: fit these presets (a,b,c) quickly, by chain and by psr; it takes long.",
+            help="Instead: fit these presets (a,b,c) quickly, by chain and by psr; it takes long, "
+            "and what is done is kept.",
         ),
     ] = None,
     rivals: Annotated[

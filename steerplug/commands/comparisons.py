@@ -1,6 +1,7 @@
 """What `steerplug bench` measures instead of time: fits, rivals, instructions."""
 
 import time
+from itertools import product
 from pathlib import Path
 
 from steerplug.commands.building import Building
@@ -14,18 +15,22 @@ from steerplug.errors import FitError
 
 def bench_fits(names: str, model: str, loading: Loading, as_json: bool) -> None:
     """Fit presets in several ways; see `benchmark.fits`."""
-    from steerplug.benchmark.fits import fit, ways
+    from steerplug.benchmark.fits import fit, fit_journal, ways
     from steerplug.commands.show_fits import figures, show
     from steerplug.library.presets import load_preset
 
     presets = [load_preset(name.strip()) for name in names.split(",")]
     fitted = []
     with opened(model, loading) as session:
-        for preset in presets:
-            for way in ways(session.engine):
-                told = f"Fitting {preset.name}: {way.name}; leave the machine alone meanwhile."
+        kept = fit_journal(presets, session.engine)
+        for preset, way in product(presets, ways(session.engine)):
+            name = f"{preset.name}: {way.name}"
+            if name not in kept:
+                told = f"Fitting {name}; leave the machine alone meanwhile. What is done is kept."
                 with Building(told) as report:
-                    fitted.append(fit(preset, session.engine, way, report))
+                    kept[name] = fit(preset, session.engine, way, report)
+            fitted.append(kept[name])
+        kept.end()
     if as_json:
         print_json({"model": model, "fits": [figures(each) for each in fitted]})
     else:

@@ -50,19 +50,29 @@ class Journal(dict[str, Value], Generic[Value]):
                 file.write(line.encode())
             super().__setitem__(key, value)
 
+    def end(self) -> None:
+        """Remove the file: what is asked for next is measured anew.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        with usable(self._path.parent):
+            self._path.unlink(missing_ok=True)
+
 
 def reply_journal(fingerprint: str) -> Journal[CachedReply]:
     """Return the journal of a model's replies, by what was asked."""
-    path = _file(fingerprint, "replies")
+    path = journal_file(fingerprint, "replies")
     return Journal(path, lambda reply: CachedReply(tuple(reply[0]), str(reply[1])))
 
 
 def figure_journal(fingerprint: str) -> Journal[Any]:
     """Return the journal of a model's figures."""
-    return Journal(_file(fingerprint, "figures"), lambda figures: figures)
+    return Journal(journal_file(fingerprint, "figures"), lambda figures: figures)
 
 
-def _file(fingerprint: str, what: str) -> Path:
+def journal_file(fingerprint: str, what: str) -> Path:
+    """Return where the journal of some measure of a model is."""
     return cache_folder() / "measuring" / f"{fingerprint}-{__version__}-{what}.jsonl"
 
 

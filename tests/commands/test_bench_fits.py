@@ -89,6 +89,31 @@ def test_memory_is_the_most_that_a_fit_held() -> None:
     assert made.n_bytes == N_BYTES
 
 
+def test_a_table_that_was_ended_goes_on_and_a_whole_one_is_made_anew(
+    built: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = ["bench", "-m", str(tiny_model("llama")), "--fits", "pirate", "--json"]
+    whole = fits.build_preset
+
+    def ended(*args: Any, method: Any, **how: Any) -> Any:
+        if method == "psr":
+            raise KeyboardInterrupt
+        return whole(*args, method=method, **how)
+
+    monkeypatch.setattr(fits, "build_preset", ended)
+    assert main(given) == 130
+    monkeypatch.setattr(fits, "build_preset", whole)
+    capsys.readouterr()
+    assert main(given) == 0
+    table = json.loads(capsys.readouterr().out)["fits"]
+    assert [fit["way"] for fit in table] == ["quick", "chain", "psr"]
+    assert all(fit["fidelity"] == REPORT and fit["seconds"] > 0 for fit in table)
+    assert [how["method"] for _name, how in built] == [None, "chain", "psr"]
+    assert main(given) == 0
+    assert len(built) == 6
+
+
 def test_an_unknown_preset_is_one_sentence_before_anything_is_fitted(
     built: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
