@@ -41,7 +41,7 @@ from steerplug.steering.value import Steering
 if TYPE_CHECKING:
     from steerplug.fit.distill.student import Student
 
-_CHAIN_STEP = 4
+_CHAIN_STEP = 2
 
 
 def fit_teacher(

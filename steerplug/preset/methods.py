@@ -52,7 +52,7 @@ METHODS: dict[MethodName, Method] = {
     "auto": Method(0, 240, 32),
     "psr": Method(4, 200, 32, needs_torch=True),
     "const": Method(4, 200, 32, needs_torch=True, is_constant=True),
-    "chain": Method(5, 240, 48),
+    "chain": Method(6, 240, 48),
     "mean": Method(2, 32, takes_contrast=True, scales=True, is_constant=True),
     "pca": Method(2, 32, takes_contrast=True, scales=True, is_constant=True),
     "actadd": Method(2, 0, takes_contrast=True, scales=True),

@@ -2,7 +2,7 @@
 
 Rows of a lesson are the boundary token and the reply's tokens; in scope `all` also the tokens
 before them that both prompts end with. What the prompted model has at a block is read for as many
-blocks at a time as 256 MB hold.
+blocks at a time as 512 MB hold.
 """
 
 from collections.abc import Callable, MutableMapping, Sequence
@@ -27,7 +27,7 @@ _PARTS = 4
 _QUESTION = np.float32(0.2)
 """What a row before the reply counts, where those are steered as well: no word of the answer."""
 
-_MOST_BYTES = 2**28
+_MOST_BYTES = 2**29
 
 Read = Callable[[Lesson], Array]
 """A lesson -> the bare chat's rows at the block that is fitted, those below being steered."""
