@@ -23,6 +23,7 @@ from steerplug.evaluate.questions import unseen
 from steerplug.fit import difference, measure
 from steerplug.fit import fit as fitting
 from steerplug.fit import teacher as teaching
+from steerplug.fit.chain import chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import readable
 from steerplug.fit.questions import for_choosing, general_prompts
@@ -434,6 +435,17 @@ def test_an_unfinished_fit_waits_while_memory_lasts_for_another_method_alone(
         build_preset(wanted, tiny, store=store)
     assert kept.is_there
     assert "unfinished fit by `psr`, which waits while it is fitted by `chain` (it" in caplog.text
+
+
+def test_a_chain_that_memory_is_too_short_for_is_refused_before_anything_is_asked(
+    tiny: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = preset(contrast=None, teacher=TEACHER, fit={"method": "chain", "layers": [1, 2]})
+    path = store.path(store_key(wanted, tiny, "chain"))
+    monkeypatch.setattr(chain, "available", lambda: 1)
+    with pytest.raises(FitError, match=r"takes about 0\.\d GB of memory .* 0\.0 GB are free; end"):
+        build_preset(wanted, tiny, store=store)
+    assert not Checkpoint(path, model=tiny.model.fingerprint, method="chain").is_there
 
 
 def test_the_default_strength_is_measured_unless_the_preset_says_one(

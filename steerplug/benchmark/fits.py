@@ -53,7 +53,7 @@ class Fit(NamedTuple):
         way: by which it was made.
         seconds: of the whole build.
         n_bytes: memory, or None where psutil is not installed.
-        fidelity: the report on it.
+        fidelity: the report on it, as JSON values.
     """
 
     preset: str
@@ -89,7 +89,7 @@ def fit(preset: Preset, engine: Engine, way: Way, report: Report) -> Fit:
             quick=way.quick, report=report,
         )  # fmt: skip
         seconds = time.perf_counter() - begin
-    return Fit(preset.name, way.name, seconds, most.n_bytes, built.identity.fidelity)
+    return Fit(preset.name, way.name, seconds, most.n_bytes, dict(built.identity.fidelity))
 
 
 @dataclass

@@ -32,6 +32,11 @@ class Effort:
     n_tokens: int
     is_quick: bool
 
+    @property
+    def n_rows(self) -> int:
+        """Most rows of all replies, boundary tokens included."""
+        return len(self.some) * (self.n_tokens + 1)
+
     def cut(self, lessons: Sequence[Lesson]) -> list[Lesson]:
         """Return lessons without the tokens that are not learned from."""
         return [replace(lesson, reply=lesson.reply[: self.n_tokens]) for lesson in lessons]

@@ -22,7 +22,7 @@ from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
 from steerplug.fit import activations, difference, measure
 from steerplug.fit.activations import Activations
-from steerplug.fit.chain.chain import Chain, fit_chain
+from steerplug.fit.chain.chain import Chain, check_memory, fit_chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
@@ -119,9 +119,11 @@ def _taught(
             return Steering(preset.name, model.n_embd, model.n_layer, trained, preset.scope)
         report(OPENING, 0, 1)
         student = student_of(preset.name, method, model, reader)
+    steered = _steered(preset, model, blocks)
+    if method == "chain":
+        check_memory(model.n_embd, effort.n_rows, len(steered))
     with requantised.quick(engine, reader) as (quick_engine, quick_reader):
         following = after(Pace.of(reader))
-        steered = _steered(preset, model, blocks)
         plan = plan_fit(preset, model, student, Pace.of(quick_reader), steered, kept, effort)
         expect(report, replace(plan, stages=(*plan.stages, *following)))
         return _imitation(preset, model, student, quick_engine, quick_reader, kept, report, effort)

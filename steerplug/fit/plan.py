@@ -150,7 +150,7 @@ def plan_fit(
     elif method == "chain":
         left = [il for il in layers if il not in kept.deltas]
         stages += chaining(pace, lengths, n, model, left, effort.n_tokens)
-        n_bytes += chain.memory_needed(model.n_embd, n * (effort.n_tokens + 1))
+        n_bytes += chain.memory_needed(model.n_embd, effort.n_rows, len(layers))
     else:
         stages += differing(pace, lengths, n, SWEPT)
         n_bytes += 8 * n * (REPLY_TOKENS + 1) * model.n_layer * model.n_embd

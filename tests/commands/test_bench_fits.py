@@ -2,7 +2,7 @@
 
 import json
 import threading
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import psutil
@@ -50,7 +50,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         builds.append((preset.name, how))
         hold(N_BYTES)
         hold(N_BYTES // 2)
-        return SimpleNamespace(identity=SimpleNamespace(fidelity=REPORT))
+        return SimpleNamespace(identity=SimpleNamespace(fidelity=MappingProxyType(REPORT)))
 
     monkeypatch.setattr(fits, "build_preset", build)
     return builds

@@ -11,7 +11,9 @@ from functools import partial
 
 import numpy as np
 
+from steerplug.engine.free_memory import available
 from steerplug.engine.reader import Reader, reply_rows
+from steerplug.errors import FitError
 from steerplug.fit.activations import capture
 from steerplug.fit.chain import prediction
 from steerplug.fit.chain.prediction import fit_prediction, head_of
@@ -115,10 +117,24 @@ def n_read_together(n_rows: int, n_embd: int) -> int:
     return max(_MOST_BYTES // (4 * n_rows * n_embd), 1)
 
 
-def memory_needed(n_embd: int, n_rows: int) -> int:
+def memory_needed(n_embd: int, n_rows: int, n_blocks: int) -> int:
     """Return the bytes that it takes, about: blocks, one's rows and sums, and the last one."""
-    last = prediction.memory_needed(n_embd, n_rows)
-    return _MOST_BYTES + 20 * n_embd * n_rows + 8 * 2 * n_embd**2 * (_PARTS + 4) + last
+    last, blocks = prediction.memory_needed(n_embd, n_rows), 4 * n_rows * n_embd * n_blocks
+    return min(blocks, _MOST_BYTES) + 20 * n_embd * n_rows + 8 * 2 * n_embd**2 * (_PARTS + 4) + last
+
+
+def check_memory(n_embd: int, n_rows: int, n_blocks: int) -> None:
+    """Refuse a fit for which too little memory is free.
+
+    Raises:
+        FitError: how much it takes.
+    """
+    needed, free = memory_needed(n_embd, n_rows, n_blocks), available()
+    if free is not None and needed > free:
+        raise FitError(
+            f"a fit by `chain` takes about {needed / 1e9:.1f} GB of memory beside the model, and "
+            f"{free / 1e9:.1f} GB are free; end other programs (a quick fit takes least)."
+        )
 
 
 def _mix(chain: Chain, deltas: dict[int, Delta]) -> Mix:

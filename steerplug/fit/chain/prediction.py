@@ -100,8 +100,8 @@ def n_read(n_lessons: int, n_rows: float, n_embd: int) -> float:
 
 
 def memory_needed(n_embd: int, n_rows: float) -> int:
-    """Return the bytes that it takes, about: what rows are to predict, twice, and the head."""
-    return round(8 * _N_WORDS * (2 * n_rows + 12 * n_embd))
+    """Return the bytes that it takes, about: what rows are to predict, and the head."""
+    return round(8 * _N_WORDS * (n_rows + 12 * n_embd))
 
 
 def fit_prediction(head: Head, rows: Sequence[Array], wanted: Sequence[Array]) -> Delta:
@@ -159,8 +159,12 @@ def _together(
     head: Head, rows: Sequence[Array], wanted: Sequence[Array], some: Sequence[int]
 ) -> tuple[Array, Array]:
     """Return the rows of some lessons, and what they are to predict."""
-    p = [head.probabilities(wanted[i]) for i in some]  # one by one, as each takes much memory
-    return np.concatenate([rows[i] for i in some]), np.concatenate(p)
+    h = np.concatenate([rows[i] for i in some])
+    p, begin = np.empty((len(h), head.map.shape[1]), np.float32), 0
+    for i in some:  # one by one, as each takes much memory
+        end = begin + len(wanted[i])
+        p[begin:end], begin = head.probabilities(wanted[i]), end
+    return h, p
 
 
 def _start(random: np.random.Generator, n_embd: int) -> Parameters:
