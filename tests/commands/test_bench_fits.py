@@ -94,16 +94,16 @@ def test_a_table_that_was_ended_goes_on_and_a_whole_one_is_made_anew(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     given = ["bench", "-m", str(tiny_model("llama")), "--fits", "pirate", "--json"]
-    whole = fits.build_preset
+    fit = fits.fit
 
-    def ended(*args: Any, method: Any, **how: Any) -> Any:
-        if method == "psr":
+    def ended(preset: Any, engine: Any, way: fits.Way, report: Any) -> fits.Fit:
+        if way.name == "psr":
             raise KeyboardInterrupt
-        return whole(*args, method=method, **how)
+        return fit(preset, engine, way, report)
 
-    monkeypatch.setattr(fits, "build_preset", ended)
-    assert main(given) == 130
-    monkeypatch.setattr(fits, "build_preset", whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(fits, "fit", ended)
+        assert main(given) == 130
     capsys.readouterr()
     assert main(given) == 0
     table = json.loads(capsys.readouterr().out)["fits"]
