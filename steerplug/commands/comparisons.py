@@ -30,11 +30,11 @@ def bench_fits(names: str, model: str, loading: Loading, as_json: bool) -> None:
                 with Building(told) as report:
                     kept[name] = fit(preset, session.engine, way, report)
             fitted.append(kept[name])
-        kept.end()
     if as_json:
         print_json({"model": model, "fits": [figures(each) for each in fitted]})
     else:
         show(fitted)
+    kept.end()
 
 
 def bench_rivals(
