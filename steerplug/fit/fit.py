@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from steerplug.fit.distill.student import Student
 
 _CHAIN_STEP = 2
+"""Blocks from one map of `chain` to the next, where a preset says none."""
 
 
 def fit_teacher(
