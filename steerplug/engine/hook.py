@@ -25,6 +25,18 @@ from steerplug.steering.value import Array
 _L_OUT = BlockOutput()
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What left a block, for every row of a batch, as if it were computed there: (n_rows, n_embd).
+
+    The block is steered like any other; of those below no more is computed than their cells take,
+    which are of no further use.
+    """
+
+    il: int
+    rows: Array
+
+
 @dataclass(frozen=True)
 class Capture:
     """Which activations to hand over from a decode: blocks, and rows of the batch.
@@ -37,6 +49,7 @@ class Capture:
     layers: Sequence[int]
     rows: Sequence[int]
     only: bool = False
+    given: Given | None = None
 
 
 _Table = tuple[tuple[RowSteering | None, ...], tuple[bool, ...], bool]
@@ -87,6 +100,7 @@ class Hook:
             setattr(self._state, name, getattr(self, f"_{name}").ctypes.data)
         self._table: _Table | None = None
         self._alive: tuple[RowSteering | None, ...] = ()
+        self._given: Array | None = None
         self._begin, self._stand_by = library().sp_begin, library().sp_stand_by
         self._end = library().sp_end
         self._late: list[Effects] = []
@@ -117,6 +131,11 @@ class Hook:
     @in_graph.setter
     def in_graph(self, value: bool) -> None:
         self._state.in_graph = value
+
+    @property
+    def takes_given(self) -> bool:
+        """Whether what left a block can be given: where nodes of the graph steer whole rows."""
+        return self.in_graph and self.route is None and self._state.n_streams == 1
 
     @property
     def seen(self) -> NDArray[np.int32]:
@@ -205,11 +224,22 @@ class Hook:
         captured = self._fill_capture(capture, outputs) if capture is not None else None
         self._alive = steering  # the state points into these
         state = self._state
+        self._given = self._rows_given(capture, len(outputs))
+        state.given_il = -1 if capture is None or capture.given is None else capture.given.il
+        state.given = None if self._given is None else self._given.ctypes.data
         state.captured = None if captured is None else captured.ctypes.data
         state.n_captured_rows = 0 if captured is None else captured.shape[1]
         state.last_il = max(capture.layers) if capture is not None and capture.only else -1
         self._table = table if capture is None else None
         return captured
+
+    def _rows_given(self, capture: Capture | None, n_rows: int) -> Array | None:
+        if capture is None or capture.given is None:
+            return None
+        given = np.ascontiguousarray(capture.given.rows, np.float32)
+        if not self.takes_given or given.shape != (n_rows, self.n_embd):
+            raise EngineError(f"{n_rows} rows cannot be given as {given.shape} here.")
+        return given
 
     def stand_by(self, n_rows: int) -> None:
         """Report nothing steered for the next decode, in which there is nothing to do."""

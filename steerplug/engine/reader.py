@@ -16,7 +16,7 @@ import numpy as np
 
 from steerplug.engine import threads
 from steerplug.engine.context import Context
-from steerplug.engine.hook import Capture
+from steerplug.engine.hook import Capture, Given
 from steerplug.engine.model import Model
 from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt, plan
@@ -120,14 +120,15 @@ class Reader:
         for _ in self.decode(rows[self.reuse(rows) :]):
             pass
 
-    def peek(self, rows: Sequence[Row], il: int) -> Array:
+    def peek(self, rows: Sequence[Row], il: int, given: Given | None = None) -> Array:
         """Return what rows that would follow have at block il, (n_rows, n_embd); hold none of them.
 
-        Nothing above the block is computed.
+        Nothing above the block is computed, and little below what is given, where the hook
+        `takes_given`.
         """
         self._parting = start = len(self._held)
         self._keep_state()
-        parts = [batch.captured[0] for batch in self._decode(rows, [il], only=True)
+        parts = [batch.captured[0] for batch in self._decode(rows, [il], only=True, given=given)
                  if batch.captured is not None]
         self._cut(start)
         return np.concatenate(parts)
@@ -145,12 +146,14 @@ class Reader:
         return self._decode(rows, capture)
 
     def _decode(
-        self, rows: Sequence[Row], capture: Sequence[int], *, only: bool = False
-    ) -> Iterator[Decoded]:
+        self, rows: Sequence[Row], capture: Sequence[int], *, only: bool = False,
+        given: Given | None = None,
+    ) -> Iterator[Decoded]:  # fmt: skip
         begin = 0
         while begin < len(rows):
             batch = rows[begin : begin + self._n_at_once()]
-            wanted = Capture(capture, range(len(batch)), only) if capture else None
+            of_batch = given and Given(given.il, given.rows[begin : begin + len(batch)])
+            wanted = Capture(capture, range(len(batch)), only, of_batch) if capture else None
             try:
                 captured = self.context.decode(batch, wanted)
             except BaseException:

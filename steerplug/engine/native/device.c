@@ -36,7 +36,9 @@ SP_API bool CAN_REUSE(void *result, const void *params) {
         *(void **)&own = sp_original(__builtin_return_address(0), SP_NAME_OF(CAN_REUSE));
     }
     const sp_hook *hook = sp_builds_for();
-    return !(hook && hook->route && hook->route->rebuild) && own && own(result, params);
+    const bool is_other =
+        hook && (hook->built_for != hook->given_il || (hook->route && hook->route->rebuild));
+    return !is_other && own && own(result, params);
 }
 
 /* Let a node leave its result on a shelf, if there is room. */

@@ -8,7 +8,8 @@
  *     l_out = ggml_add(a, b)     becomes     l_out = ggml_map_custom2(a, b, add up, then steer)
  *
  * which leaves the graph as long as it was; a block that ends otherwise gets one more node, in
- * place. Graphs of other contexts are built as llama.cpp builds them. Where the function is never
+ * place. Where the output of a block is given, it and those below get a node that hands out what is
+ * given, so that nothing is left of them in the graph but what their cells are filled with. Graphs of other contexts are built as llama.cpp builds them. Where the function is never
  * called (another platform, libllama loaded earlier, a build that inlines it) the probe of a new
  * context sees that no block was met, and the callback does the work.
  */
@@ -97,6 +98,26 @@ static void add_and_steer(struct ggml_tensor *node, const struct ggml_tensor *a,
     steer(hook, node);
 }
 
+static void give(struct ggml_tensor *node, const struct ggml_tensor *h, int thread, int n_threads,
+                 void *user_data) {
+    (void)h, (void)n_threads;
+    if (thread != 0) {
+        return;
+    }
+    sp_hook *hook = user_data;
+    const int32_t il = sp_block_of(hook, node);
+    const size_t size = sizeof(float) * hook->n_rows * hook->n_embd;
+    if (il < 0 || il > hook->given_il || hook->nbytes(node) != size) {
+        memset(hook->get_data(node), 0, hook->nbytes(node));
+        sp_fail(hook, SP_NOT_BUILT, il, 0);
+        return;
+    }
+    memcpy(hook->get_data(node), hook->given, size);
+    if (il == hook->given_il) {
+        steer(hook, node);
+    }
+}
+
 static bool is_plain(const sp_hook *hook, const struct ggml_tensor *tensor, size_t size) {
     return hook->nbytes(tensor) == size && hook->is_contiguous(tensor) &&
            (size_t)hook->nelements(tensor) * sizeof(float) == size;
@@ -126,6 +147,10 @@ SP_API struct ggml_tensor *APPLY_TO(const void *vectors, struct ggml_context *co
     }
     if (hook->route && il >= 0 && il < hook->n_layer && hook->route->blocks[il].device >= 0) {
         return sp_build_units(hook, context, h, il);
+    }
+    hook->built_for = hook->given_il;
+    if (il <= hook->given_il) {
+        return hook->map1(context, hook->like(context, h), give, 1, hook);
     }
     struct ggml_tensor *sources[2];
     if (is_sum(hook, h, sources)) {

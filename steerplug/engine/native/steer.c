@@ -285,6 +285,7 @@ void sp_report_nothing(sp_hook *hook) {
 SP_API void sp_stand_by(sp_hook *hook, int32_t n_rows) {
     hook->n_rows = n_rows;
     hook->expected = 0;
+    hook->given_il = -1;
     sp_report_nothing(hook);
     if (hook->route) {
         sp_prepare(hook);
@@ -302,10 +303,11 @@ SP_API void sp_begin(sp_hook *hook, int32_t n_rows) {
         sp_prepare(hook);
     }
     sp_build_for(hook);
-    const int32_t n_computed = hook->last_il < 0 ? hook->n_layer : hook->last_il + 1;
+    const int32_t begin = hook->given_il < 0 ? 0 : hook->given_il;
+    const int32_t end = hook->last_il < 0 ? hook->n_layer : hook->last_il + 1;
     for (int32_t row = 0; row < n_rows; row++) {
         const int32_t n_terms = hook->first[row + 1] - hook->first[row];
-        for (int32_t il = 0; n_terms && il < n_computed; il++) {
+        for (int32_t il = begin; n_terms && il < end; il++) {
             /* the last block may hold only rows with logits; a row without any ends there unread */
             const bool read = il < hook->n_layer - 1 || hook->output[row];
             hook->expected += read && sp_is_steered(hook->terms + hook->first[row], n_terms, il);

@@ -34,7 +34,7 @@ enum sp_status {
     SP_ROW_COUNT = 2,    /* it holds neither all rows of the batch nor only those with logits */
     SP_NOT_FINITE = 3,   /* steering made an activation infinite or NaN */
     SP_NOT_FIRED = 4,    /* the decode ended without every steered row having been steered */
-    SP_NOT_BUILT = 5,    /* llama.cpp went on with a graph that steering had to change */
+    SP_NOT_BUILT = 5,    /* llama.cpp went on with a graph that had to change */
 };
 
 typedef struct {
@@ -159,6 +159,7 @@ typedef struct {
     bool (*is_contiguous)(const struct ggml_tensor *);
     sp_map1 *map1;
     sp_map2 *map2;
+    struct ggml_tensor *(*like)(struct ggml_context *, const struct ggml_tensor *);
     const char *output_name; /* of a block's output, up to its number: `l_out-` for most */
     int32_t n_embd, n_layer;
     int32_t n_streams; /* how many vectors of n_embd make up a row; every one is steered */
@@ -180,7 +181,11 @@ typedef struct {
     const int32_t *capture_row;   /* n_rows: place in `captured`, or -1 */
     float *captured;              /* (layers, n_captured_rows, n_embd); NULL: capture nothing */
     int32_t n_captured_rows;
-    int32_t last_il; /* compute nothing above this block; -1: compute all */
+    const float *given; /* (n_rows, n_embd): what left block given_il, which is not computed */
+    int32_t given_il;   /* -1: all blocks are computed */
+    int32_t last_il;    /* compute nothing above this block; -1: compute all */
+
+    int32_t built_for; /* the given_il of the last graph that was built */
 
     /* reported */
     int32_t n_rows;

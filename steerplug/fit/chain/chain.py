@@ -5,21 +5,20 @@ before them that both prompts end with. What the prompted model has at a block i
 blocks at a time as 512 MB hold.
 """
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from steerplug.engine.free_memory import available
-from steerplug.engine.reader import Reader, reply_rows
+from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
-from steerplug.fit.activations import capture
 from steerplug.fit.chain import prediction
+from steerplug.fit.chain.chats import BareChats, n_paired, prompted
 from steerplug.fit.chain.prediction import fit_prediction, head_of
 from steerplug.fit.chain.regression import Sums, regress, weights_of
-from steerplug.fit.progress import Report, silent, steps
-from steerplug.fit.teacher import Lesson, n_common
+from steerplug.fit.progress import Report, silent
+from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Scope, Steering
 
 RANK = 64
@@ -30,10 +29,6 @@ _QUESTION = np.float32(0.2)
 """What a row before the reply counts, where those are steered as well: no word of the answer."""
 
 _MOST_BYTES = 2**29
-
-Read = Callable[[Lesson], Array]
-"""A lesson -> the bare chat's rows at the block that is fitted, those below being steered."""
-
 
 @dataclass(frozen=True)
 class Chain:
@@ -67,21 +62,22 @@ def fit_chain(
         report: told how far the work is.
     """
     deltas = {} if deltas is None else deltas
-    rows = sum(_n_paired(chain, lesson) for lesson in lessons)
+    rows = sum(n_paired(lesson, chain.scope) for lesson in lessons)
     at_once = n_read_together(rows, chain.n_embd)
-    common = n_common([lesson.bare.tokens for lesson in lessons])
+    bare = BareChats(reader, lessons, chain.scope)
     left = [il for il in layers if il not in deltas]
     for begin in range(0, len(left), at_once):
         some = left[begin : begin + at_once]
-        wanted = _prompted(chain, reader, lessons, some, report)
+        wanted = prompted(reader, lessons, chain.scope, some, report)
         for i, il in enumerate(some):
             report("distilling block by block", len(layers) - len(left) + begin + i, len(layers))
             below = _mix(chain, {lower: deltas[lower] for lower in layers if lower < il})
-            prompted = [rows[i] for rows in wanted]
-            read = partial(_steered, chain, reader, common=common, mix=below, il=il)
-            is_last = il == chain.n_layer - 1
-            fitted = _by_prediction if is_last else partial(_by_regression, rank=rank)
-            deltas[il] = fitted(reader, lessons, prompted, read)
+            there = [rows[i] for rows in wanted]
+            present = bare.at(il, below)
+            if il == chain.n_layer - 1:
+                deltas[il] = _by_prediction(reader, lessons, there, present)
+            else:
+                deltas[il] = _by_regression(lessons, there, present, rank)
     report("distilling block by block", len(layers), len(layers))
     return Steering(
         chain.name, chain.n_embd, chain.n_layer, {il: deltas[il] for il in layers}, chain.scope
@@ -89,10 +85,9 @@ def fit_chain(
 
 
 def _by_regression(
-    _reader: Reader, lessons: Sequence[Lesson], prompted: Sequence[Array], read: Read, rank: int
+    lessons: Sequence[Lesson], wanted: Sequence[Array], present: Sequence[Array], rank: int
 ) -> Delta:
-    present = [read(lesson) for lesson in lessons]
-    missing = [rows - h for rows, h in zip(prompted, present, strict=True)]
+    missing = [rows - h for rows, h in zip(wanted, present, strict=True)]
     ends = np.cumsum([len(rows) for rows in missing])[:-1]
     weights = np.split(weights_of(np.concatenate(missing)), ends)
     for lesson, counted in zip(lessons, weights, strict=True):
@@ -105,11 +100,13 @@ def _by_regression(
 
 
 def _by_prediction(
-    reader: Reader, lessons: Sequence[Lesson], prompted: Sequence[Array], read: Read
+    reader: Reader, lessons: Sequence[Lesson], wanted: Sequence[Array], present: Sequence[Array]
 ) -> Delta:
-    present = [read(lesson)[-lesson.n_rows :] for lesson in lessons]
-    wanted = [rows[-lesson.n_rows :] for rows, lesson in zip(prompted, lessons, strict=True)]
-    return fit_prediction(head_of(reader, lessons), present, wanted)
+    replies = (
+        [rows[-lesson.n_rows :] for rows, lesson in zip(chats, lessons, strict=True)]
+        for chats in (present, wanted)
+    )
+    return fit_prediction(head_of(reader, lessons), *replies)
 
 
 def n_read_together(n_rows: int, n_embd: int) -> int:
@@ -120,7 +117,7 @@ def n_read_together(n_rows: int, n_embd: int) -> int:
 def memory_needed(n_embd: int, n_rows: int, n_blocks: int) -> int:
     """Return the bytes that it takes, about: blocks, one's rows and sums, and the last one."""
     last, blocks = prediction.memory_needed(n_embd, n_rows), 4 * n_rows * n_embd * n_blocks
-    return min(blocks, _MOST_BYTES) + 20 * n_embd * n_rows + 8 * 2 * n_embd**2 * (_PARTS + 4) + last
+    return min(blocks, _MOST_BYTES) + 28 * n_embd * n_rows + 8 * 2 * n_embd**2 * (_PARTS + 4) + last
 
 
 def check_memory(n_embd: int, n_rows: int, n_blocks: int) -> None:
@@ -141,41 +138,3 @@ def _mix(chain: Chain, deltas: dict[int, Delta]) -> Mix:
     if not deltas:
         return NOTHING
     return Mix.of(Steering(chain.name, chain.n_embd, chain.n_layer, deltas, chain.scope))
-
-
-def _n_paired(chain: Chain, lesson: Lesson) -> int:
-    """Return how many last rows of a lesson's two chats belong together."""
-    if chain.scope == "response":
-        return lesson.n_rows
-    pairs = zip(reversed(lesson.prompted.tokens), reversed(lesson.bare.tokens), strict=False)
-    return len(lesson.reply) + next(
-        (i for i, (a, b) in enumerate(pairs) if a != b), len(lesson.bare.tokens)
-    )
-
-
-def _prompted(
-    chain: Chain, reader: Reader, lessons: Sequence[Lesson], layers: Sequence[int], report: Report
-) -> list[Array]:
-    """Return the prompted activations of each lesson's rows: (n_blocks, n_rows, n_embd)."""
-    return [
-        capture(reader, (*lesson.prompted.tokens, *lesson.reply), layers,
-                len(lesson.prompted.tokens) + len(lesson.reply) - _n_paired(chain, lesson))
-        for lesson in steps(lessons, "reading the prompted model", report)
-    ]  # fmt: skip
-
-
-def _steered(
-    chain: Chain, reader: Reader, lesson: Lesson, *, common: int, mix: Mix, il: int
-) -> Array:
-    """Return the bare chat's rows at block il under `mix`: (n_rows of the lesson, n_embd).
-
-    The first `common` tokens, which all lessons share, stay in the cells; nothing else is computed
-    above the block.
-    """
-    n_rows = _n_paired(chain, lesson)
-    first = min(common, len(lesson.bare.tokens) + len(lesson.reply) - n_rows)
-    # The last block computes only the rows whose logits are asked for.
-    output_from = first if il == chain.n_layer - 1 else None
-    rows = reply_rows(lesson.bare, lesson.reply, mix, output_from)
-    reader.hold(rows[:first])
-    return reader.peek(rows[first:], il)[-n_rows:]
