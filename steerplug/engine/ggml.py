@@ -45,6 +45,7 @@ _TYPES: dict[str, _Types] = {
     "ggml_free": (None, [_Pointer]),
     "ggml_tensor_overhead": (_Size, []),
     "ggml_graph_overhead": (_Size, []),
+    "ggml_graph_overhead_custom": (_Size, [_Size, _Bool]),
     "ggml_new_tensor": (_Pointer, [_Pointer, _Int, _Int, _Pointer]),
     "ggml_new_tensor_1d": (_Pointer, [_Pointer, _Int, _Long]),
     "ggml_new_tensor_2d": (_Pointer, [_Pointer, _Int, _Long, _Long]),
@@ -54,6 +55,7 @@ _TYPES: dict[str, _Types] = {
     "ggml_add": (_Pointer, [_Pointer] * 3),
     "ggml_mul_mat": (_Pointer, [_Pointer] * 3),
     "ggml_new_graph": (_Pointer, [_Pointer]),
+    "ggml_new_graph_custom": (_Pointer, [_Pointer, _Size, _Bool]),
     "ggml_build_forward_expand": (None, [_Pointer] * 2),
     # rows of numbers; so are `dequantize_row_q4_K` and its like
     "ggml_fp16_to_fp32_row": _ROWS,

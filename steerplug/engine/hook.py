@@ -6,12 +6,14 @@ do it themselves (device_route.py). Hook state belongs to one context.
 """
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steerplug.engine import ggml
 from steerplug.engine.block_output import BlockOutput
 from steerplug.engine.device_route import PAST, DeviceRoute
 from steerplug.engine.effects import NOT_FIRED, Effects, failure
@@ -23,6 +25,7 @@ from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array
 
 _L_OUT = BlockOutput()
+_NODES_PER_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +138,8 @@ class Hook:
     @property
     def takes_given(self) -> bool:
         """Whether what left a block can be given: where nodes of the graph steer whole rows."""
-        return self.in_graph and self.route is None and self._state.n_streams == 1
+        state = self._state
+        return self.in_graph and not self.route and state.n_streams == 1 and state.sources_at >= 0
 
     @property
     def seen(self) -> NDArray[np.int32]:
@@ -236,10 +240,20 @@ class Hook:
     def _rows_given(self, capture: Capture | None, n_rows: int) -> Array | None:
         if capture is None or capture.given is None:
             return None
+        if not self._state.left_out:
+            self._leave_out()
         given = np.ascontiguousarray(capture.given.rows, np.float32)
         if not self.takes_given or given.shape != (n_rows, self.n_embd):
             raise EngineError(f"{n_rows} rows cannot be given as {given.shape} here.")
         return given
+
+    def _leave_out(self) -> None:
+        """Make the graph into which blocks go that are left out, with as many nodes as may be."""
+        size = self.n_layer * _NODES_PER_BLOCK
+        n_bytes = ggml.call("ggml_graph_overhead_custom", size, False)
+        memory = ggml.call("ggml_init", ggml.InitParams(n_bytes, None, True))
+        weakref.finalize(self, ggml.call, "ggml_free", memory)
+        self._state.left_out = ggml.call("ggml_new_graph_custom", memory, size, False)
 
     def stand_by(self, n_rows: int) -> None:
         """Report nothing steered for the next decode, in which there is nothing to do."""

@@ -16,15 +16,17 @@ class HookState(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in (
             "get_name", "nelements", "nbytes", "get_data", "tensor_get", "tensor_set", "op_desc",
-            "is_contiguous", "map1", "map2", "like")),
+            "is_contiguous", "map1", "map2", "like", "expand", "graph_clear",
+            "graph_n_nodes", "graph_node")),
         ("output_name", ctypes.c_char_p),
         *((name, ctypes.c_int32) for name in (
             "n_embd", "n_layer", "n_streams", "mean", "on_host", "sources_at", "in_graph")),
-        *((name, ctypes.c_void_p) for name in ("copy", "delta", "h", "route")),
+        *((name, ctypes.c_void_p) for name in ("copy", "delta", "h", "route", "left_out")),
         *((name, ctypes.c_void_p) for name in (
             "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
         ("n_captured_rows", ctypes.c_int32), ("given", ctypes.c_void_p),
-        *((name, ctypes.c_int32) for name in ("given_il", "last_il", "built_for", "n_rows")),
+        *((name, ctypes.c_int32) for name in (
+            "given_il", "last_il", "built_for", "n_built", "n_rows")),
         *((name, ctypes.c_void_p) for name in ("moved", "steered", "seen")),
         *((name, ctypes.c_int64) for name in ("applied", "expected", "found")),
         *((name, ctypes.c_int32) for name in ("status", "status_il", "active")),
@@ -43,6 +45,7 @@ def hook_state(
         "ggml_get_name", "ggml_nelements", "ggml_nbytes", "ggml_get_data",
         "ggml_backend_tensor_get", "ggml_backend_tensor_set", "ggml_op_desc",
         "ggml_is_contiguous", "ggml_map_custom1_inplace", "ggml_map_custom2", "ggml_dup_tensor",
+        "ggml_build_forward_expand", "ggml_graph_clear", "ggml_graph_n_nodes", "ggml_graph_node",
     )  # fmt: skip
     state = HookState(
         *map(ggml.address, functions), f"{output.tensor}-".encode(), n_embd, n_layer,

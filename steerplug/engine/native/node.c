@@ -8,8 +8,7 @@
  *     l_out = ggml_add(a, b)     becomes     l_out = ggml_map_custom2(a, b, add up, then steer)
  *
  * which leaves the graph as long as it was; a block that ends otherwise gets one more node, in
- * place. Where the output of a block is given, it and those below get a node that hands out what is
- * given, so that nothing is left of them in the graph but what their cells are filled with. Graphs of other contexts are built as llama.cpp builds them. Where the function is never
+ * place, and one that is given gets what given.c makes. Graphs of other contexts are built as llama.cpp builds them. Where the function is never
  * called (another platform, libllama loaded earlier, a build that inlines it) the probe of a new
  * context sees that no block was met, and the callback does the work.
  */
@@ -62,7 +61,7 @@ static apply_to_fn *original(const void *caller) {
     return known;
 }
 
-static void steer(sp_hook *hook, struct ggml_tensor *node) {
+void sp_steer_node(sp_hook *hook, struct ggml_tensor *node) {
     if (!hook->active || !hook->in_graph || hook->status != SP_OK) {
         return;
     }
@@ -78,7 +77,7 @@ static void steer_in_place(struct ggml_tensor *node, const struct ggml_tensor *h
                            int n_threads, void *hook) {
     (void)h, (void)n_threads;
     if (thread == 0) {
-        steer(hook, node);
+        sp_steer_node(hook, node);
     }
 }
 
@@ -95,27 +94,7 @@ static void add_and_steer(struct ggml_tensor *node, const struct ggml_tensor *a,
     for (int64_t i = 0; i < n; i++) {
         sum[i] = x[i] + y[i];
     }
-    steer(hook, node);
-}
-
-static void give(struct ggml_tensor *node, const struct ggml_tensor *h, int thread, int n_threads,
-                 void *user_data) {
-    (void)h, (void)n_threads;
-    if (thread != 0) {
-        return;
-    }
-    sp_hook *hook = user_data;
-    const int32_t il = sp_block_of(hook, node);
-    const size_t size = sizeof(float) * hook->n_rows * hook->n_embd;
-    if (il < 0 || il > hook->given_il || hook->nbytes(node) != size) {
-        memset(hook->get_data(node), 0, hook->nbytes(node));
-        sp_fail(hook, SP_NOT_BUILT, il, 0);
-        return;
-    }
-    memcpy(hook->get_data(node), hook->given, size);
-    if (il == hook->given_il) {
-        steer(hook, node);
-    }
+    sp_steer_node(hook, node);
 }
 
 static bool is_plain(const sp_hook *hook, const struct ggml_tensor *tensor, size_t size) {
@@ -149,8 +128,9 @@ SP_API struct ggml_tensor *APPLY_TO(const void *vectors, struct ggml_context *co
         return sp_build_units(hook, context, h, il);
     }
     hook->built_for = hook->given_il;
+    hook->n_built = il + 1;
     if (il <= hook->given_il) {
-        return hook->map1(context, hook->like(context, h), give, 1, hook);
+        return il == hook->given_il ? sp_give(hook, context, h) : h;
     }
     struct ggml_tensor *sources[2];
     if (is_sum(hook, h, sources)) {

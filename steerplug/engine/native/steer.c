@@ -286,6 +286,7 @@ SP_API void sp_stand_by(sp_hook *hook, int32_t n_rows) {
     hook->n_rows = n_rows;
     hook->expected = 0;
     hook->given_il = -1;
+    hook->n_built = 0;
     sp_report_nothing(hook);
     if (hook->route) {
         sp_prepare(hook);
@@ -297,6 +298,10 @@ SP_API void sp_stand_by(sp_hook *hook, int32_t n_rows) {
 SP_API void sp_begin(sp_hook *hook, int32_t n_rows) {
     hook->n_rows = n_rows;
     hook->expected = 0;
+    hook->n_built = 0;
+    if (hook->given_il >= 0) {
+        hook->graph_clear(hook->left_out);
+    }
     sp_report_nothing(hook);
     hook->active = 1;
     if (hook->route) {

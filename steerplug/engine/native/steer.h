@@ -5,6 +5,7 @@
  *     node.c       called by llama.cpp's graph itself: on Linux, for tensors in host memory
  *     device.c     operations of llama.cpp's graph that any device computes: on Linux
  *     told.c       what devices are told before a decode, and tell: on Linux
+ *     given.c      leaves out blocks below what is given: on Linux, in host memory
  *     amx.c        leaves out kernels of llama.cpp that were not tried, or crash
  */
 
@@ -25,6 +26,7 @@
 #define SP_NAME_OF(macro) SP_TEXT_OF(macro)
 
 struct ggml_backend_buffer;
+struct ggml_cgraph;
 struct ggml_context;
 struct ggml_tensor;
 
@@ -160,6 +162,10 @@ typedef struct {
     sp_map1 *map1;
     sp_map2 *map2;
     struct ggml_tensor *(*like)(struct ggml_context *, const struct ggml_tensor *);
+    void (*expand)(struct ggml_cgraph *, struct ggml_tensor *);
+    void (*graph_clear)(struct ggml_cgraph *);
+    int (*graph_n_nodes)(struct ggml_cgraph *);
+    struct ggml_tensor *(*graph_node)(struct ggml_cgraph *, int);
     const char *output_name; /* of a block's output, up to its number: `l_out-` for most */
     int32_t n_embd, n_layer;
     int32_t n_streams; /* how many vectors of n_embd make up a row; every one is steered */
@@ -171,6 +177,7 @@ typedef struct {
     float *delta;       /* n_embd */
     float *h;           /* n_embd: that of the row at hand, where it has several streams */
     sp_route *route;    /* how devices steer by themselves, or NULL */
+    struct ggml_cgraph *left_out; /* where blocks go that are left out; NULL: nothing is given */
 
     /* set for each decode, before sp_begin */
     const uint8_t *output;  /* n_rows: are this row's logits asked for */
@@ -186,6 +193,7 @@ typedef struct {
     int32_t last_il;    /* compute nothing above this block; -1: compute all */
 
     int32_t built_for; /* the given_il of the last graph that was built */
+    int32_t n_built;   /* blocks of the graph at hand that are built, if one is being built */
 
     /* reported */
     int32_t n_rows;
@@ -204,6 +212,12 @@ int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor);
 /* Steer and capture the rows of a block's output, in place or by get and set; false after a
  * failure, which the hook records. */
 bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool in_place);
+
+/* Steer a block's output where it is, from within the graph. See node.c. */
+void sp_steer_node(sp_hook *hook, struct ggml_tensor *node);
+
+/* What stands for a block's output h, and for all that it is computed from. See given.c. */
+struct ggml_tensor *sp_give(sp_hook *hook, struct ggml_context *context, struct ggml_tensor *h);
 
 /* Record a failure, unless there was one before; returns false. */
 bool sp_fail(sp_hook *hook, int32_t status, int32_t il, int64_t found);
