@@ -240,20 +240,20 @@ class Hook:
     def _rows_given(self, capture: Capture | None, n_rows: int) -> Array | None:
         if capture is None or capture.given is None:
             return None
-        if not self._state.left_out:
-            self._leave_out()
         given = np.ascontiguousarray(capture.given.rows, np.float32)
         if not self.takes_given or given.shape != (n_rows, self.n_embd):
             raise EngineError(f"{n_rows} rows cannot be given as {given.shape} here.")
+        if not self._state.left_out:
+            self._state.left_out = self._graph()
         return given
 
-    def _leave_out(self) -> None:
-        """Make the graph into which blocks go that are left out, with as many nodes as may be."""
+    def _graph(self) -> int:
+        """Make a graph for blocks that are left out, with room for as many nodes as they have."""
         size = self.n_layer * _NODES_PER_BLOCK
         n_bytes = ggml.call("ggml_graph_overhead_custom", size, False)
         memory = ggml.call("ggml_init", ggml.InitParams(n_bytes, None, True))
         weakref.finalize(self, ggml.call, "ggml_free", memory)
-        self._state.left_out = ggml.call("ggml_new_graph_custom", memory, size, False)
+        return int(ggml.call("ggml_new_graph_custom", memory, size, False))
 
     def stand_by(self, n_rows: int) -> None:
         """Report nothing steered for the next decode, in which there is nothing to do."""

@@ -1,0 +1,125 @@
+"""What left a block is given to llama.cpp: what follows has its bits, nothing below is built."""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from steerplug.engine import ggml
+from steerplug.engine.context import Context
+from steerplug.engine.hook import Capture, Given, lay_out
+from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
+from steerplug.errors import EngineError
+from steerplug.steering.value import Array, Delta, Mix, Steering
+
+TOKENS = [1, 504, 5345, 282, 4649, 314, 7042, 28, 284, 260, 5345, 282, 8219]
+OTHERS = [1, *reversed(TOKENS[1:])]
+HELD = 4
+"""Tokens that are in the cells; the rest is read."""
+
+
+def gates(model: Model, blocks: Sequence[int]) -> Mix:
+    """Gates at some blocks, each the same whatever the other blocks are."""
+
+    def gate(il: int) -> Delta:
+        W, Z = np.random.default_rng(il).standard_normal((2, 3, model.n_embd), np.float32)
+        return Delta.gated(0.02 * W, np.full(3, 0.4, np.float32), 0.5 * Z)
+
+    deltas = {il: gate(il) for il in blocks}
+    return Mix.of(Steering("gates", model.n_embd, model.n_layer, deltas, "all"))
+
+
+def rows(tokens: Sequence[int], mix: Mix | None, begin: int, *, output: bool = False) -> list[Row]:
+    """Rows of a text from `begin` on, steered from the sixth."""
+    steering = lay_out(mix) if mix else None
+    return [Row(token, i, output, steering if i > 5 else None)
+            for i, token in enumerate(tokens)][begin:]  # fmt: skip
+
+
+def read(context: Context, mix: Mix | None, il: int, given: Given | None = None,
+         tokens: Sequence[int] = TOKENS) -> Array:  # fmt: skip
+    """Return the rows at block il behind those that are held: (n_rows, n_embd)."""
+    context.clear()
+    context.decode(rows(TOKENS, mix, 0)[:HELD])
+    n = len(tokens) - HELD
+    output = il == context.model.n_layer - 1
+    captured = context.decode(
+        rows(tokens, mix, HELD, output=output), Capture([il], range(n), only=True, given=given)
+    )
+    assert captured is not None
+    return captured[0]
+
+
+@pytest.mark.parametrize(("begin", "il"), [(0, 1), (7, 9), (7, 22), (28, 29)])
+def test_rows_have_the_bits_that_they_have_where_all_blocks_are_computed(
+    context: Context, model: Model, begin: int, il: int
+) -> None:
+    mix = gates(model, range(il))
+    left = read(context, gates(model, range(begin)) if begin else None, begin)
+    whole = read(context, mix, il)
+    given = read(context, mix, il, Given(begin, left))
+    assert given.tobytes() == whole.tobytes()
+    unsteered = read(context, gates(model, range(begin)) if begin else None, il)
+    assert (unsteered[2:] != whole[2:]).any()  # the block that is given steers as well
+
+
+def test_of_the_blocks_below_nothing_is_left(context: Context) -> None:
+    """Not even the tokens: others give the same rows."""
+    left = read(context, None, 20)
+    first = read(context, None, 24, Given(20, left))
+    other = read(context, None, 24, Given(20, left), tokens=[*TOKENS[:HELD], *OTHERS[HELD:]])
+    assert other.tobytes() == first.tobytes()
+    n_nodes = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(ggml.address("ggml_graph_n_nodes"))
+    assert n_nodes(context.hook._state.left_out) > 20 * 21  # a block of a llama has more
+
+
+def test_the_next_decode_is_whole_again(context: Context) -> None:
+    """Of the same shape, so llama.cpp would take the last graph once more."""
+    left = read(context, None, 20)
+    context.clear()
+    context.decode(rows(TOKENS, None, 0)[:HELD])
+    texts = rows(TOKENS, None, HELD, output=True)
+    n = len(texts)
+    context.decode(texts, Capture([29], range(n)))
+    plain = context.logits(n - 1)
+    for il in (20, 28):
+        context.keep(HELD)
+        given = Given(il, left if il == 20 else np.zeros_like(left))
+        context.decode(texts, Capture([29], range(n), given=given))
+    context.keep(HELD)
+    context.decode(texts, Capture([29], range(n)))
+    assert context.logits(n - 1).tobytes() == plain.tobytes()
+    context.keep(HELD)
+    context.decode(texts)
+    assert context.logits(n - 1).tobytes() == plain.tobytes()
+
+
+def test_the_rows_above_what_is_given_predict_what_the_whole_model_does(context: Context) -> None:
+    left = read(context, None, 20)
+    texts = rows(TOKENS, None, HELD, output=True)
+    context.keep(HELD)
+    context.decode(texts)
+    plain = [context.logits(i) for i in range(len(texts))]
+    context.keep(HELD)
+    context.decode(texts, Capture([29], range(len(texts)), given=Given(20, left)))
+    for i, logits in enumerate(plain):
+        assert context.logits(i).tobytes() == logits.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(3, 576), (9, 575)])
+def test_rows_of_another_shape_are_refused(context: Context, shape: tuple[int, int]) -> None:
+    with pytest.raises(EngineError, match=r"9 rows cannot be given"):
+        read(context, None, 24, Given(20, np.zeros(shape, np.float32)))
+
+
+def test_where_the_callback_steers_nothing_can_be_given(model: Model) -> None:
+    context = Context(model, n_ctx=64, n_batch=32, n_threads=1)
+    try:
+        context.hook.in_graph = False
+        assert not context.hook.takes_given
+        with pytest.raises(EngineError, match="cannot be given"):
+            read(context, None, 24, Given(20, np.zeros((9, model.n_embd), np.float32)))
+    finally:
+        context.close()
