@@ -120,18 +120,25 @@ class Reader:
         for _ in self.decode(rows[self.reuse(rows) :]):
             pass
 
-    def peek(self, rows: Sequence[Row], il: int, given: Given | None = None) -> Array:
-        """Return what rows that would follow have at block il, (n_rows, n_embd); hold none of them.
+    def peek(
+        self, rows: Sequence[Row], layers: Sequence[int], given: Given | None = None
+    ) -> Array:
+        """Return what rows that would follow have at some blocks; hold none of them.
 
-        Nothing above the block is computed, and little below what is given, where the hook
-        `takes_given`.
+        Nothing above the blocks is computed, nor below what is given, where the hook `takes_given`.
+
+        Returns:
+            (n_blocks, n_rows, n_embd)
+
+        Raises:
+            EngineError: as `decode` does.
         """
         self._parting = start = len(self._held)
         self._keep_state()
-        parts = [batch.captured[0] for batch in self._decode(rows, [il], only=True, given=given)
+        parts = [batch.captured for batch in self._decode(rows, layers, only=True, given=given)
                  if batch.captured is not None]
         self._cut(start)
-        return np.concatenate(parts)
+        return np.concatenate(parts, axis=1)
 
     def decode(self, rows: Sequence[Row], capture: Sequence[int] = ()) -> Iterator[Decoded]:
         """Decode rows that follow the held cells, batch by batch.

@@ -24,7 +24,13 @@ from steerplug.fit.estimated_progress import Plan, Stage
 from steerplug.fit.measure import MEASURING, READ_TOGETHER
 from steerplug.fit.progress import AT_ONCE
 from steerplug.fit.questions import SWEPT, general_prompts
-from steerplug.fit.teacher import ASKING, ASKING_STEERED, REPLY_TOKENS, prompted_chat
+from steerplug.fit.teacher import (
+    ASKING,
+    ASKING_STEERED,
+    READING,
+    REPLY_TOKENS,
+    prompted_chat,
+)  # fmt: skip
 from steerplug.preset import Preset, Teacher
 
 if TYPE_CHECKING:
@@ -195,7 +201,7 @@ def training(
     read = tokens * seconds_a_row * _ROWS_READ
     each = n_rounds * n * rows * seconds_a_row * _TRAINED
     return [
-        Stage("reading the prompted model", "train", read, 2),
+        Stage(READING, "train", read, 2),
         *(Stage(f"{schedule.what}, pass {i + 1} of {schedule.passes}", "train", each, 4)
           for i in range(schedule.passes)),
     ]  # fmt: skip
@@ -210,13 +216,14 @@ def chaining(
     tokens = lengths.question + expected_tokens(n_reply)
     head = 2 * prediction.n_read(n, expected_tokens(n_reply), model.n_embd) * tokens * pace.scored
     group = chain.n_read_together(n * (n_reply + 1), model.n_embd)
+    read = n * tokens * pace.read
+    to_block = [read * (il - last) / model.n_layer
+                for last, il in zip((-1, *layers), layers, strict=False)]  # fmt: skip
     for begin in range(0, len(layers), group):
-        read = n * tokens * pace.read
-        stages.append(Stage("reading the prompted model", "read", read, 4))
-        each = tuple(
-            read * (il + 1) / model.n_layer + head * (il == model.n_layer - 1)
-            for il in layers[begin : begin + group]
-        )
+        each = tuple(to_block[begin : begin + group])
+        stages.append(Stage(READING, "read", sum(each), 4))
+        if begin + group >= len(layers):
+            each = (*each[:-1], each[-1] + head * (layers[-1] == model.n_layer - 1))
         stages.append(Stage("distilling block by block", "read", sum(each), each=each))
     return stages
 

@@ -27,6 +27,7 @@ from steerplug.steering.value import NOTHING, Mix
 REPLY_TOKENS = 40
 TEMPERATURE = 0.7
 ASKING, ASKING_STEERED = "asking the prompted model", "asking the steered model"
+READING = "reading the prompted model"
 
 
 @dataclass(frozen=True)

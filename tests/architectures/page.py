@@ -26,6 +26,7 @@ weights, of the same graph in llama.cpp as its large relatives. What all rows ha
 - *as llama.cpp*: constants give the logits of llama.cpp's own control vectors, to the bit
   (hy_v4, nemotron_h, plamo2 and qwen4exp heed none, or at another place)
 - *all ways*: by callback, and by get and set as on a GPU, the same to the bit
+- *given*: where nodes steer one stream, what left a block stands for all below it, to the bit
 - *token by token*: a text in pieces is the text at once
 - *two sequences*, *side by side*: each request of a batch is answered as alone
 - *second turn*: a chat that goes on from cached cells is answered as if none were cached

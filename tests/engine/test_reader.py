@@ -240,7 +240,7 @@ def test_texts_go_on_from_where_they_parted_before(
         read.clear()
         _, logits = run(reader, rows(text))
         assert relative(logits, plain[tuple(text)]) < 1e-3
-        reader.peek(rows([*text, 30, 31])[-2:], 1)
+        reader.peek(rows([*text, 30, 31])[-2:], [1])
         n_read.append(sum(read) - 2)
     lengths = [len(text) for text in texts]
     assert n_read[0] == lengths[0]

@@ -1,4 +1,4 @@
-"""Bare chats are read block after block, on from the last one, wherever that is the same."""
+"""Chats are read block after block, on from the last one, wherever that is the same."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt
-from steerplug.fit.chain.chats import BareChats
+from steerplug.fit.chain.chats import Chats
 from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
@@ -44,8 +44,12 @@ def below(il: int) -> Mix:
     return Mix.of(Steering("constants", 64, 5, deltas, "response")) if deltas else NOTHING
 
 
-def read(chats: BareChats) -> list[list[Array]]:
-    return [chats.at(il, below(il)) for il in BLOCKS]
+def bare(reader: Reader, lessons: Sequence[Lesson]) -> Chats:
+    return Chats(reader, lessons, [lesson.bare for lesson in lessons], "response")
+
+
+def read(chats: Chats) -> list[list[Array]]:
+    return [chats.at([il], below(il)) for il in BLOCKS]
 
 
 @pytest.fixture
@@ -54,9 +58,9 @@ def peeks(tiny: Reader, monkeypatch: pytest.MonkeyPatch) -> list[Given | None]:
     told: list[Given | None] = []
     peek = tiny.peek
 
-    def counted(rows: Sequence[Row], il: int, given: Given | None = None) -> Array:
+    def counted(rows: Sequence[Row], layers: Sequence[int], given: Given | None = None) -> Array:
         told.append(given)
-        return peek(rows, il, given)
+        return peek(rows, layers, given)
 
     monkeypatch.setattr(tiny, "peek", counted)
     return told
@@ -73,13 +77,13 @@ def same(one: list[list[Array]], other: list[list[Array]]) -> bool:
 @pytest.fixture
 def whole(tiny: Reader, lessons: list[Lesson]) -> list[list[Array]]:
     """The rows of all lessons at each block, each read from its tokens."""
-    return [BareChats(tiny, lessons, "response").at(il, below(il)) for il in BLOCKS]
+    return [bare(tiny, lessons).at([il], below(il)) for il in BLOCKS]
 
 
 def test_each_block_is_read_on_from_the_one_before_with_the_same_rows(
     tiny: Reader, lessons: list[Lesson], whole: list[list[Array]], peeks: list[Given | None]
 ) -> None:
-    assert same(read(BareChats(tiny, lessons, "response")), whole)
+    assert same(read(bare(tiny, lessons)), whole)
     begun = [given.il if given else None for given in peeks]
     first = [None] * 3
     # Later the first lesson is read from the last block, and from its tokens, before all are.
@@ -92,12 +96,14 @@ def test_where_blocks_need_more_of_those_below_all_are_read_from_their_tokens(
     """As where a block reads keys that another one has kept, which are not there then."""
     peek = tiny.peek
 
-    def short_of_keys(rows: Sequence[Row], il: int, given: Given | None = None) -> Array:
-        read = peek(rows, il, given)
+    def short_of_keys(
+        rows: Sequence[Row], layers: Sequence[int], given: Given | None = None
+    ) -> Array:
+        read = peek(rows, layers, given)
         return read if given is None else read + np.float32(0.01) * np.abs(read).max()
 
     monkeypatch.setattr(tiny, "peek", short_of_keys)
-    assert same(read(BareChats(tiny, lessons, "response")), whole)
+    assert same(read(bare(tiny, lessons)), whole)
 
 
 def test_where_nothing_can_be_given_all_are_read_from_their_tokens(
@@ -105,6 +111,6 @@ def test_where_nothing_can_be_given_all_are_read_from_their_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(tiny.context.hook, "in_graph", False)
-    chats = read(BareChats(tiny, lessons, "response"))
+    chats = read(bare(tiny, lessons))
     assert peeks == [None] * 9
     assert same(chats, whole)

@@ -15,7 +15,7 @@ import torch
 
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
-from steerplug.engine.hook import Capture, lay_out
+from steerplug.engine.hook import Capture, Given, lay_out
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
@@ -174,6 +174,20 @@ def all_ways_are_one(model: Model) -> None:
         assert np.array_equal(run(context, tokens, mix)[0], graph), "by get and set"
     with context_on(model, on_device=True) as context:
         assert far(run(context, tokens, mix)[0], graph) < ROUNDING, context.route
+
+
+def a_block_stands_for_those_below(model: Model) -> None:
+    """What left a block is given: all above it are computed as from the text, to the bit."""
+    tokens, blocks = words(model), range(model.n_layer)
+    rows = [Row(token, i, output=True) for i, token in enumerate(tokens)]
+    with context_on(model) as context:
+        logits, left = run(context, tokens, capture=blocks)
+        assert left is not None
+        for il in blocks[:-1] if context.hook.takes_given else ():
+            context.clear()
+            wanted = Capture(blocks[il:], range(len(rows)), given=Given(il, left[il]))
+            assert np.array_equal(context.decode(rows, wanted), left[il:]), f"block {il}"
+            assert np.array_equal(context.logits(len(rows) - 1), logits[-1]), f"block {il}"
 
 
 def pieces_are_the_whole(model: Model) -> None:
@@ -338,6 +352,7 @@ CHECKS: dict[str, Callable[[Model], None]] = {
     "strength 0": strength_0_is_nothing,
     "as llama.cpp": steering_is_llama_cpps,
     "all ways": all_ways_are_one,
+    "given": a_block_stands_for_those_below,
     "token by token": pieces_are_the_whole,
     "two sequences": batches_are_alone,
     "side by side": requests_are_alone,

@@ -14,7 +14,7 @@ from steerplug.engine.free_memory import available
 from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
 from steerplug.fit.chain import prediction
-from steerplug.fit.chain.chats import BareChats, n_paired, prompted
+from steerplug.fit.chain.chats import Chats, n_paired
 from steerplug.fit.chain.prediction import fit_prediction, head_of
 from steerplug.fit.chain.regression import Sums, regress, weights_of
 from steerplug.fit.progress import Report, silent
@@ -64,16 +64,17 @@ def fit_chain(
     deltas = {} if deltas is None else deltas
     rows = sum(n_paired(lesson, chain.scope) for lesson in lessons)
     at_once = n_read_together(rows, chain.n_embd)
-    bare = BareChats(reader, lessons, chain.scope)
+    prompted = Chats(reader, lessons, [lesson.prompted for lesson in lessons], chain.scope)
+    bare = Chats(reader, lessons, [lesson.bare for lesson in lessons], chain.scope)
     left = [il for il in layers if il not in deltas]
     for begin in range(0, len(left), at_once):
         some = left[begin : begin + at_once]
-        wanted = prompted(reader, lessons, chain.scope, some, report)
+        wanted = prompted.at(some, report=report)
         for i, il in enumerate(some):
             report("distilling block by block", len(layers) - len(left) + begin + i, len(layers))
             below = _mix(chain, {lower: deltas[lower] for lower in layers if lower < il})
             there = [rows[i] for rows in wanted]
-            present = bare.at(il, below)
+            present = [rows[0] for rows in bare.at([il], below)]
             if il == chain.n_layer - 1:
                 deltas[il] = _by_prediction(reader, lessons, there, present)
             else:

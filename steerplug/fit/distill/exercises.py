@@ -12,7 +12,7 @@ import torch
 from steerplug.engine.scope import Prompt
 from steerplug.fit.distill.student import Passage, Prefix, Student, rows_of
 from steerplug.fit.progress import Report, steps
-from steerplug.fit.teacher import Lesson, n_common
+from steerplug.fit.teacher import READING, Lesson, n_common
 from steerplug.steering.value import Scope
 
 READ_TOGETHER = 8
@@ -56,7 +56,7 @@ def prepare(
     order = sorted(range(len(lessons)), key=lambda i: _n_read(lessons[i], common))
     few = [order[i : i + READ_TOGETHER] for i in range(0, len(order), READ_TOGETHER)]
     exercises: dict[int, Exercise] = {}
-    for numbers in steps(few, "reading the prompted model", report):
+    for numbers in steps(few, READING, report):
         some = [lessons[i] for i in numbers]
         asked = [_after(shared, common, lesson.prompted, lesson.reply) for lesson in some]
         with torch.no_grad():
