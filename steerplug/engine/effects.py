@@ -40,6 +40,6 @@ _MESSAGES = {
     3: "steering made an activation at block {il} infinite; choose a smaller strength.",
     4: "steering was asked for {state.expected} times and happened {found} times; "
        "this model skips blocks that were to be steered, so use another one.",
-    5: "llama.cpp built no graph that devices steer by themselves, where one was needed; install a "
+    5: "llama.cpp went on with its last graph, where another one was needed; install a "
        "release of llama-cpp-python between 0.3.36 and 0.4.",
 }  # fmt: skip

@@ -6,18 +6,17 @@ do it themselves (device_route.py). Hook state belongs to one context.
 """
 
 import ctypes
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerplug.engine import ggml
 from steerplug.engine.block_output import BlockOutput
+from steerplug.engine.capture import Capture
 from steerplug.engine.device_route import PAST, DeviceRoute
 from steerplug.engine.effects import NOT_FIRED, Effects, failure
 from steerplug.engine.hook_state import TERM, hook_state
+from steerplug.engine.left_out import LeftOut
 from steerplug.engine.native import library
 from steerplug.engine.row_steering import RowSteering as RowSteering
 from steerplug.engine.row_steering import lay_out as lay_out
@@ -25,34 +24,6 @@ from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array
 
 _L_OUT = BlockOutput()
-_NODES_PER_BLOCK = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What left a block, for every row of a batch, as if it were computed there: (n_rows, n_embd).
-
-    The block is steered like any other; of those below no more is computed than their cells take,
-    which are of no further use.
-    """
-
-    il: int
-    rows: Array
-
-
-@dataclass(frozen=True)
-class Capture:
-    """Which activations to hand over from a decode: blocks, and rows of the batch.
-
-    The result is (n_blocks, n_rows, n_embd) float32: the residual stream as it leaves each block,
-    with whatever steering that block applied. With `only`, nothing above the highest of the blocks
-    is computed: the decode is shorter, and its cells and logits are of no further use.
-    """
-
-    layers: Sequence[int]
-    rows: Sequence[int]
-    only: bool = False
-    given: Given | None = None
 
 
 _Table = tuple[tuple[RowSteering | None, ...], tuple[bool, ...], bool]
@@ -104,6 +75,7 @@ class Hook:
         self._table: _Table | None = None
         self._alive: tuple[RowSteering | None, ...] = ()
         self._given: Array | None = None
+        self._left_out: LeftOut | None = None
         self._begin, self._stand_by = library().sp_begin, library().sp_stand_by
         self._end = library().sp_end
         self._late: list[Effects] = []
@@ -243,17 +215,10 @@ class Hook:
         given = np.ascontiguousarray(capture.given.rows, np.float32)
         if not self.takes_given or given.shape != (n_rows, self.n_embd):
             raise EngineError(f"{n_rows} rows cannot be given as {given.shape} here.")
-        if not self._state.left_out:
-            self._state.left_out = self._graph()
+        if self._left_out is None:
+            self._left_out = LeftOut(self.n_layer)
+            self._state.left_out = self._left_out.address
         return given
-
-    def _graph(self) -> int:
-        """Make a graph for blocks that are left out, with room for as many nodes as they have."""
-        size = self.n_layer * _NODES_PER_BLOCK
-        n_bytes = ggml.call("ggml_graph_overhead_custom", size, False)
-        memory = ggml.call("ggml_init", ggml.InitParams(n_bytes, None, True))
-        weakref.finalize(self, ggml.call, "ggml_free", memory)
-        return int(ggml.call("ggml_new_graph_custom", memory, size, False))
 
     def stand_by(self, n_rows: int) -> None:
         """Report nothing steered for the next decode, in which there is nothing to do."""
@@ -287,13 +252,7 @@ class Hook:
         self._watched[list(layers)] = 1
 
     def _fill_capture(self, capture: Capture, outputs: Sequence[bool]) -> Array:
-        for row in capture.rows:
-            if not 0 <= row < len(outputs):
-                raise EngineError(f"row {row} cannot be captured from {len(outputs)} rows.")
-            if self.n_layer - 1 in capture.layers and not outputs[row]:
-                raise EngineError(
-                    f"row {row} has no activation at the last block; ask for its logits as well."
-                )
+        capture.check(outputs, self.n_layer)
         self._capture_layer.fill(-1)
         self._capture_row.fill(-1)
         self._capture_layer[list(capture.layers)] = np.arange(len(capture.layers))

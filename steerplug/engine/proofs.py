@@ -10,9 +10,10 @@ from functools import cached_property
 import numpy as np
 
 from steerplug.engine import routes
+from steerplug.engine.capture import Capture
 from steerplug.engine.context import Context
 from steerplug.engine.devices import tensors_on_host
-from steerplug.engine.hook import Capture, RowSteering, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
 from steerplug.engine.row_order import ONE_AT_A_TIME

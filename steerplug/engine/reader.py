@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from steerplug.engine import threads
+from steerplug.engine.capture import Capture, Given
 from steerplug.engine.context import Context
-from steerplug.engine.hook import Capture, Given
 from steerplug.engine.model import Model
 from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt, plan

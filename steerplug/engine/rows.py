@@ -14,7 +14,8 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine import log
-from steerplug.engine.hook import Capture, Hook, RowSteering
+from steerplug.engine.capture import Capture
+from steerplug.engine.hook import Hook, RowSteering
 from steerplug.engine.sequences import Sequences
 from steerplug.errors import EngineError
 from steerplug.steering.value import Array

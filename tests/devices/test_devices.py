@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from steerplug.engine import ggml
+from steerplug.engine.capture import Capture
 from steerplug.engine.context import Context
 from steerplug.engine.devices import devices
-from steerplug.engine.hook import Capture, lay_out
+from steerplug.engine.hook import lay_out
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.proofs import Proofs

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from steerplug.engine import ggml
+from steerplug.engine.capture import Capture, Given
 from steerplug.engine.context import Context
-from steerplug.engine.hook import Capture, Given, lay_out
+from steerplug.engine.hook import lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.rows import Row
 from steerplug.errors import EngineError
@@ -112,6 +113,13 @@ def test_the_rows_above_what_is_given_predict_what_the_whole_model_does(context:
 def test_rows_of_another_shape_are_refused(context: Context, shape: tuple[int, int]) -> None:
     with pytest.raises(EngineError, match=r"9 rows cannot be given"):
         read(context, None, 24, Given(20, np.zeros(shape, np.float32)))
+
+
+@pytest.mark.parametrize(("begin", "il"), [(20, 19), (-1, 3), (29, 29)])
+def test_a_block_that_is_left_out_cannot_be_read(context: Context, begin: int, il: int) -> None:
+    rows = np.zeros((len(TOKENS) - HELD, context.model.n_embd), np.float32)
+    with pytest.raises(EngineError, match=f"block {il} cannot be captured where block {begin} is"):
+        read(context, None, il, Given(begin, rows))
 
 
 def test_where_the_callback_steers_nothing_can_be_given(model: Model) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from steerplug.benchmark.peers import ControlVector
 from steerplug.engine import threads
+from steerplug.engine.capture import Capture
 from steerplug.engine.context import Context
-from steerplug.engine.hook import Capture, RowSteering, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.reference import steer_row
 from steerplug.engine.rows import Row

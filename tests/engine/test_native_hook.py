@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerplug.engine.block_output import BlockOutput
-from steerplug.engine.hook import Capture, Hook, lay_out
+from steerplug.engine.capture import Capture
+from steerplug.engine.hook import Hook, lay_out
 from steerplug.engine.hook_state import TERM
 from steerplug.engine.native import library
 from steerplug.engine.reference import steer_row

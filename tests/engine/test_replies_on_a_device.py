@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from steerplug.engine import engine as engines
+from steerplug.engine.capture import Capture
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Piece, Progress, Request
 from steerplug.engine.generation import Generation, Item
-from steerplug.engine.hook import Capture
 from steerplug.engine.model import Model
 from steerplug.engine.prefix_cache import PrefixCache
 from steerplug.engine.rows import Row

@@ -12,10 +12,11 @@ import pytest
 
 from steerplug.engine import context as contexts
 from steerplug.engine import ggml
+from steerplug.engine.capture import Capture
 from steerplug.engine.context import Context
 from steerplug.engine.device_route import PAST
 from steerplug.engine.effects import Effects
-from steerplug.engine.hook import Capture, RowSteering, lay_out
+from steerplug.engine.hook import RowSteering, lay_out
 from steerplug.engine.model import Model
 from steerplug.engine.routes import buffer_types
 from steerplug.engine.rows import Row

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerplug.engine.hook import Given
+from steerplug.engine.capture import Given
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.engine.rows import Row

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from steerplug.engine.capture import Capture, Given
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
-from steerplug.engine.hook import Capture, Given, lay_out
+from steerplug.engine.hook import lay_out
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading

@@ -24,8 +24,8 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from steerplug.engine import log, threads
+from steerplug.engine.capture import Capture
 from steerplug.engine.context import Context
-from steerplug.engine.hook import Capture
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.rows import Row

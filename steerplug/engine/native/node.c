@@ -8,9 +8,10 @@
  *     l_out = ggml_add(a, b)     becomes     l_out = ggml_map_custom2(a, b, add up, then steer)
  *
  * which leaves the graph as long as it was; a block that ends otherwise gets one more node, in
- * place, and one that is given gets what given.c makes. Graphs of other contexts are built as llama.cpp builds them. Where the function is never
- * called (another platform, libllama loaded earlier, a build that inlines it) the probe of a new
- * context sees that no block was met, and the callback does the work.
+ * place, and what is given takes the place of one that is left out (given.c). Graphs of other
+ * contexts are built as llama.cpp builds them. Where the function is never called (another platform,
+ * libllama loaded earlier, a build that inlines it) the probe of a new context sees that no block was
+ * met, and the callback does the work.
  */
 
 #if defined(__linux__)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steerplug.engine.hook import Given
+from steerplug.engine.capture import Given
 from steerplug.engine.reader import Reader, reply_rows
 from steerplug.engine.scope import Prompt
 from steerplug.fit.progress import Report, silent, steps
