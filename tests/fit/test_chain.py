@@ -1,8 +1,7 @@
 """`chain`: a planted map is found again, and a real teacher's gap closes without gradients."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,13 +204,6 @@ def test_in_scope_all_the_end_that_both_prompts_share_is_fitted_too(
 
 
 # The order of the work
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Reader]:
-    """Cells of a model of random weights."""
-    with reading(Model(tiny_llama()), 64) as reader:
-        yield reader
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,12 @@
 """Chats are read block after block, on from the last one, wherever that is the same."""
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from steerplug.engine.capture import Given
-from steerplug.engine.model import Model
-from steerplug.engine.reader import Reader, reading
+from steerplug.engine.reader import Reader
 from steerplug.engine.rows import Row
 from steerplug.engine.scope import Prompt
 from steerplug.fit.chain.chats import Chats
@@ -16,13 +14,6 @@ from steerplug.fit.teacher import Lesson
 from steerplug.steering.value import NOTHING, Array, Delta, Mix, Steering
 
 BLOCKS = (1, 3, 4)
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_llama: Callable[..., Path]) -> Iterator[Reader]:
-    """Cells of a model of random weights, of five blocks."""
-    with reading(Model(tiny_llama()), 64) as reader:
-        yield reader
 
 
 @pytest.fixture(scope="module")
