@@ -50,7 +50,8 @@ def read(context: Context, mix: Mix | None, il: int, given: Given | None = None,
         rows(tokens, mix, HELD, output=output), Capture([il], range(n), only=True, given=given)
     )
     assert captured is not None
-    return captured[0]
+    (there,) = captured
+    return np.asarray(there)
 
 
 @pytest.mark.parametrize(("begin", "il"), [(0, 1), (7, 9), (7, 22), (28, 29)])

@@ -187,7 +187,9 @@ def a_block_stands_for_those_below(model: Model) -> None:
         for il in blocks[:-1] if context.hook.takes_given else ():
             context.clear()
             wanted = Capture(blocks[il:], range(len(rows)), given=Given(il, left[il]))
-            assert np.array_equal(context.decode(rows, wanted), left[il:]), f"block {il}"
+            captured = context.decode(rows, wanted)
+            assert captured is not None
+            assert np.array_equal(captured, left[il:]), f"block {il}"
             assert np.array_equal(context.logits(len(rows) - 1), logits[-1]), f"block {il}"
 
 
