@@ -111,7 +111,8 @@ class Hook:
     def takes_given(self) -> bool:
         """Whether what left a block can be given: where nodes of the graph steer whole rows."""
         state = self._state
-        return self.in_graph and not self.route and state.n_streams == 1 and state.sources_at >= 0
+        is_node = self.in_graph and not self.route and state.n_streams == 1
+        return bool(is_node and state.sources_at >= 0 and state.is_asked)
 
     @property
     def seen(self) -> NDArray[np.int32]:

@@ -26,7 +26,7 @@ class HookState(ctypes.Structure):
             "output", "watched", "first", "terms", "capture_layer", "capture_row", "captured")),
         ("n_captured_rows", ctypes.c_int32), ("given", ctypes.c_void_p),
         *((name, ctypes.c_int32) for name in (
-            "given_il", "last_il", "built_for", "n_built", "n_rows")),
+            "given_il", "last_il", "built_for", "n_built", "is_asked", "n_rows")),
         *((name, ctypes.c_void_p) for name in ("moved", "steered", "seen")),
         *((name, ctypes.c_int64) for name in ("applied", "expected", "found")),
         *((name, ctypes.c_int32) for name in ("status", "status_il", "active")),

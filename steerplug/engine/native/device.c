@@ -35,10 +35,14 @@ SP_API bool CAN_REUSE(void *result, const void *params) {
     if (!own) { /* one line calls */
         *(void **)&own = sp_original(__builtin_return_address(0), SP_NAME_OF(CAN_REUSE));
     }
-    const sp_hook *hook = sp_builds_for();
-    const bool is_other =
-        hook && (hook->built_for != hook->given_il || (hook->route && hook->route->rebuild));
-    return !is_other && own && own(result, params);
+    sp_hook *hook = sp_builds_for();
+    if (hook) {
+        hook->is_asked = 1;
+        if (hook->built_for != hook->given_il || (hook->route && hook->route->rebuild)) {
+            return false;
+        }
+    }
+    return own && own(result, params);
 }
 
 /* Let a node leave its result on a shelf, if there is room. */

@@ -194,6 +194,7 @@ typedef struct {
 
     int32_t built_for; /* the given_il of the last graph that was built */
     int32_t n_built;   /* blocks of the graph at hand that are built, if one is being built */
+    int32_t is_asked;  /* whether llama.cpp has asked if it may use the last graph again */
 
     /* reported */
     int32_t n_rows;
