@@ -23,7 +23,12 @@
 
 #define EXPAND ggml_build_forward_expand
 
-enum { CALLERS = 64, SOURCES = 10, NAMED = 8, INPUTS = 64 };
+enum {
+    CALLERS = 64, /* lines of code that are kept apart */
+    SOURCES = 10, /* that a tensor of ggml has room for */
+    NAMED = 8,    /* inputs that one node names */
+    INPUTS = 64,  /* more than any architecture has */
+};
 
 typedef void expand_fn(struct ggml_cgraph *, struct ggml_tensor *);
 
