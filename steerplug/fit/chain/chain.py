@@ -30,6 +30,7 @@ _QUESTION = np.float32(0.2)
 
 _MOST_BYTES = 2**29
 
+
 @dataclass(frozen=True)
 class Chain:
     """What is being distilled: for which model, under which name, in which scope."""
