@@ -24,8 +24,6 @@ from steerplug.errors import EngineError, SteeringError
 from steerplug.steering.value import Array
 
 _L_OUT = BlockOutput()
-
-
 _Table = tuple[tuple[RowSteering | None, ...], tuple[bool, ...], bool]
 
 
@@ -109,7 +107,10 @@ class Hook:
 
     @property
     def takes_given(self) -> bool:
-        """Whether what left a block can be given: where nodes of the graph steer whole rows."""
+        """Whether what left a block can be given: where nodes of the graph steer whole rows.
+
+        It is known once two batches of one shape have followed each other; until then it is false.
+        """
         state = self._state
         is_node = self.in_graph and not self.route and state.n_streams == 1
         return bool(is_node and state.sources_at >= 0 and state.is_asked)
@@ -215,7 +216,10 @@ class Hook:
             return None
         given = np.ascontiguousarray(capture.given.rows, np.float32)
         if not self.takes_given or given.shape != (n_rows, self.n_embd):
-            raise EngineError(f"{n_rows} rows cannot be given as {given.shape} here.")
+            raise EngineError(
+                f"{n_rows} rows cannot be given as {given.shape}; give {(n_rows, self.n_embd)}, "
+                "where the hook `takes_given`."
+            )
         if self._left_out is None:
             self._left_out = LeftOut(self.n_layer)
             self._state.left_out = self._left_out.address

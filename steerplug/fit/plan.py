@@ -30,7 +30,7 @@ from steerplug.fit.teacher import (
     READING,
     REPLY_TOKENS,
     prompted_chat,
-)  # fmt: skip
+)
 from steerplug.preset import Preset, Teacher
 
 if TYPE_CHECKING:

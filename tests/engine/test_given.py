@@ -1,6 +1,10 @@
 """What left a block is given to llama.cpp: what follows has its bits, nothing below is built."""
 
 import ctypes
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -145,3 +149,27 @@ def test_where_the_callback_steers_nothing_can_be_given(model: Model) -> None:
             read(context, None, 24, Given(20, np.zeros((9, model.n_embd), np.float32)))
     finally:
         context.close()
+
+
+def test_nothing_is_given_where_llama_cpp_never_asks_about_its_last_graph(model: Model) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+        from steerplug.engine.context import Context
+        from steerplug.engine.model import Model
+        from steerplug.engine.rows import Row
+
+        context = Context(Model(Path(sys.argv[1])), n_ctx=64, n_threads=1)
+        for i in range(2):
+            context.decode([Row(5, i)])
+        assert context.route == "node"
+        print(context.hook.takes_given)
+    """
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), str(model.path)],
+            env=os.environ | switch, capture_output=True, text=True, check=True,
+        ).stdout.split()[-1]
+        for switch in ({}, {"LLAMA_GRAPH_REUSE_DISABLE": "1"})
+    ]  # fmt: skip
+    assert told == ["True", "False"]

@@ -57,11 +57,11 @@ def peeks(tiny: Reader, monkeypatch: pytest.MonkeyPatch) -> list[Given | None]:
     return told
 
 
-def same(one: list[list[Array]], other: list[list[Array]]) -> bool:
+def same(rows: list[list[Array]], expected: list[list[Array]]) -> bool:
     return all(
         np.array_equal(a, b)
-        for of_one, of_other in zip(one, other, strict=True)
-        for a, b in zip(of_one, of_other, strict=True)
+        for at_block, expected_there in zip(rows, expected, strict=True)
+        for a, b in zip(at_block, expected_there, strict=True)
     )
 
 

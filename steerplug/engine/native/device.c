@@ -24,26 +24,7 @@
 
 #if defined(__linux__)
 
-#define CAN_REUSE _ZN16llm_graph_result9can_reuseERK16llm_graph_params
 #define LEAST_MEAN_SQUARE 1e-30f /* a row of zeros stays one */
-
-typedef bool can_reuse_fn(void *, const void *);
-
-/* llama.cpp asks whether the next decode has the same graph as the last one. */
-SP_API bool CAN_REUSE(void *result, const void *params) {
-    static __thread can_reuse_fn *own;
-    if (!own) { /* one line calls */
-        *(void **)&own = sp_original(__builtin_return_address(0), SP_NAME_OF(CAN_REUSE));
-    }
-    sp_hook *hook = sp_builds_for();
-    if (hook) {
-        hook->is_asked = 1;
-        if (hook->built_for != hook->given_il || (hook->route && hook->route->rebuild)) {
-            return false;
-        }
-    }
-    return own && own(result, params);
-}
 
 /* Let a node leave its result on a shelf, if there is room. */
 static bool leave(const sp_hook *hook, const sp_shelf *shelf, int64_t at,
@@ -56,8 +37,7 @@ static bool leave(const sp_hook *hook, const sp_shelf *shelf, int64_t at,
 }
 
 static void name_source(const sp_hook *hook, struct ggml_tensor *node, struct ggml_tensor *source) {
-    struct ggml_tensor **sources = (struct ggml_tensor **)((char *)node + hook->sources_at);
-    sources[2] = source;
+    sp_sources_of(hook, node)[2] = source;
 }
 
 /* a . b for each row, left for the host at a place of the block's; (1, 1, rows) */

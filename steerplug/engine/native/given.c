@@ -54,10 +54,6 @@ SP_API void EXPAND(struct ggml_cgraph *graph, struct ggml_tensor *tensor) {
     own(hook && hook->n_built <= hook->given_il ? hook->left_out : graph, tensor);
 }
 
-static struct ggml_tensor **sources_of(const sp_hook *hook, struct ggml_tensor *node) {
-    return (struct ggml_tensor **)((char *)node + hook->sources_at);
-}
-
 /* Whether a tensor is neither computed nor there already, as weights and cells are. */
 static bool is_input(const sp_hook *hook, const struct ggml_tensor *tensor) {
     return !hook->get_data(tensor) && strcmp(hook->op_desc(tensor), "NONE") == 0;
@@ -67,7 +63,7 @@ static bool is_input(const sp_hook *hook, const struct ggml_tensor *tensor) {
 static int32_t inputs_left_out(const sp_hook *hook, struct ggml_tensor **inputs) {
     int32_t n = 0;
     for (int32_t i = 0; i < hook->graph_n_nodes(hook->left_out); i++) {
-        struct ggml_tensor **sources = sources_of(hook, hook->graph_node(hook->left_out, i));
+        struct ggml_tensor **sources = sp_sources_of(hook, hook->graph_node(hook->left_out, i));
         for (int32_t s = 0; s < SOURCES; s++) {
             int32_t known = 0;
             while (known < n && inputs[known] != sources[s]) {
@@ -111,7 +107,7 @@ struct ggml_tensor *sp_give(sp_hook *hook, struct ggml_context *context, struct 
         if (i % NAMED == 0) {
             node = hook->map1(context, node, nothing, 1, hook);
         }
-        sources_of(hook, node)[1 + i % NAMED] = inputs[i];
+        sp_sources_of(hook, node)[1 + i % NAMED] = inputs[i];
     }
     return hook->map1(context, node, give, 1, hook);
 }

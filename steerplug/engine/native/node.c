@@ -29,8 +29,10 @@ void sp_build_for(sp_hook *hook) { (void)hook; }
 
 #else
 
+#define CAN_REUSE _ZN16llm_graph_result9can_reuseERK16llm_graph_params
 #define APPLY_TO _ZNK18llama_adapter_cvec8apply_toEP12ggml_contextP11ggml_tensori
 
+typedef bool can_reuse_fn(void *, const void *);
 typedef struct ggml_tensor *apply_to_fn(const void *, struct ggml_context *, struct ggml_tensor *,
                                         int);
 
@@ -39,6 +41,10 @@ static __thread sp_hook *builds_for;
 void sp_build_for(sp_hook *hook) { builds_for = hook; }
 
 sp_hook *sp_builds_for(void) { return builds_for; }
+
+struct ggml_tensor **sp_sources_of(const sp_hook *hook, struct ggml_tensor *node) {
+    return (struct ggml_tensor **)((char *)node + hook->sources_at);
+}
 
 void *sp_original(const void *caller, const char *name) {
     Dl_info info;
@@ -138,6 +144,22 @@ SP_API struct ggml_tensor *APPLY_TO(const void *vectors, struct ggml_context *co
         return hook->map2(context, sources[0], sources[1], add_and_steer, 1, hook);
     }
     return hook->map1(context, h, steer_in_place, 1, hook);
+}
+
+/* llama.cpp asks whether the next decode has the same graph as the last one. */
+SP_API bool CAN_REUSE(void *result, const void *params) {
+    static __thread can_reuse_fn *own;
+    if (!own) { /* one line calls */
+        *(void **)&own = sp_original(__builtin_return_address(0), SP_NAME_OF(CAN_REUSE));
+    }
+    sp_hook *hook = sp_builds_for();
+    if (hook) {
+        hook->is_asked = 1;
+        if (hook->built_for != hook->given_il || (hook->route && hook->route->rebuild)) {
+            return false;
+        }
+    }
+    return own && own(result, params);
 }
 
 #endif

@@ -214,6 +214,9 @@ int32_t sp_block_of(const sp_hook *hook, const struct ggml_tensor *tensor);
  * failure, which the hook records. */
 bool sp_handle_block(sp_hook *hook, struct ggml_tensor *tensor, int32_t il, bool in_place);
 
+/* Where a tensor keeps those that it is computed from; only where `sources_at` is known. */
+struct ggml_tensor **sp_sources_of(const sp_hook *hook, struct ggml_tensor *node);
+
 /* Steer a block's output where it is, from within the graph. See node.c. */
 void sp_steer_node(sp_hook *hook, struct ggml_tensor *node);
 
