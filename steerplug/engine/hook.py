@@ -109,7 +109,8 @@ class Hook:
     def takes_given(self) -> bool:
         """Whether what left a block can be given: where nodes of the graph steer whole rows.
 
-        It is known once two batches of one shape have followed each other; until then it is false.
+        It is false until llama.cpp has asked whether a graph serves again, a batch or two after the
+        context was made.
         """
         state = self._state
         is_node = self.in_graph and not self.route and state.n_streams == 1

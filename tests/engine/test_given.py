@@ -129,7 +129,9 @@ def test_the_rows_above_what_is_given_predict_what_the_whole_model_does(context:
 
 @pytest.mark.parametrize("shape", [(3, 576), (9, 575)])
 def test_rows_of_another_shape_are_refused(context: Context, shape: tuple[int, int]) -> None:
-    with pytest.raises(EngineError, match=r"9 rows cannot be given"):
+    read(context, None, 20)
+    assert context.hook.takes_given
+    with pytest.raises(EngineError, match=r"9 rows cannot be given as .* give \(9, 576\)"):
         read(context, None, 24, Given(20, np.zeros(shape, np.float32)))
 
 
