@@ -22,7 +22,7 @@ from steerplug.engine.loading import (
 )
 from steerplug.engine.model import Model
 from steerplug.engine.setting_values import parsed
-from steerplug.errors import EngineError, FitError
+from steerplug.errors import EngineError
 
 
 class ControlVector:
@@ -161,14 +161,15 @@ def repeng_decode(model: Model, n: int) -> Callable[[], float] | None:
     try:
         import torch
         from repeng import ControlModel
+        from transformers import AutoModelForCausalLM
 
-        from steerplug.fit.distill.packing import unpack
-        from steerplug.fit.distill.weights import fastest_type, read_weights
+        from steerplug.fit.distill.weights import device_here, fastest_type
 
-        weights, device = read_weights(model, model.n_ctx_train)
-        unpack(weights)
-        weights = weights.to(fastest_type(device))
-    except (ImportError, AttributeError, FitError):
+        device = device_here()
+        weights = AutoModelForCausalLM.from_pretrained(
+            model.path.parent, gguf_file=model.path.name, dtype=fastest_type(device)
+        ).to(device)
+    except (ImportError, AttributeError, ValueError):
         return None
     vector, blocks = 1e-3 * torch.ones(model.n_embd, dtype=weights.dtype), range(model.n_layer)
     steered = ControlModel(weights, blocks)

@@ -216,12 +216,6 @@ class Loading:
         }  # fmt: skip
 
     @property
-    def changes(self) -> list[str]:
-        """The settings that were said by which the model computes otherwise than its file says."""
-        names = (name for name in self.shaping if name not in _BESIDE_THE_MODEL)
-        return list(names)
-
-    @property
     def stretches(self) -> bool:
         """Whether positions are scaled by hand, so that the trained length is no limit."""
         return bool(

@@ -19,10 +19,13 @@ _logger = logging.getLogger("steerplug.llama")
 _logger.addHandler(logging.NullHandler())
 _complaints: deque[tuple[int, str]] = deque(maxlen=8)
 _overhearing: list[list[str]] = []
+_unheard: list[None] = []
 _LEVELS = {2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
 
 def _receive(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    if _unheard:
+        return
     line = text.decode("utf-8", "replace").strip()
     if level in (3, 4) and line:
         _complaints.append((level, line))
@@ -68,6 +71,16 @@ def overheard() -> Iterator[list[str]]:
         yield lines
     finally:
         _overhearing[:] = [other for other in _overhearing if other is not lines]
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Drop all that llama.cpp says meanwhile."""
+    _unheard.append(None)
+    try:
+        yield
+    finally:
+        _unheard.pop()
 
 
 def complaint() -> str:

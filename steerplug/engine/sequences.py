@@ -82,6 +82,20 @@ class Sequences(ABC):
         if n_read != state.size:
             raise EngineError(f"the state of sequence {sequence} could not be restored.")
 
+    def save_whole(self, sequence: int) -> State:
+        """Return a copy of all that a sequence holds."""
+        n = llama.llama_state_seq_get_size(self.handle, sequence)
+        state = np.empty(n, np.uint8)
+        if llama.llama_state_seq_get_data(self.handle, _bytes(state), n, sequence) != n:
+            raise EngineError(f"sequence {sequence} could not be saved.")
+        return state
+
+    def restore_whole(self, state: State, sequence: int) -> None:
+        """Put all that a sequence held into one that holds nothing."""
+        n = llama.llama_state_seq_set_data(self.handle, _bytes(state), state.size, sequence)
+        if n != state.size:
+            raise EngineError("llama.cpp refuses a state of cells that it did not write itself.")
+
     def share(self, source: int, sequence: int, begin: int, end: int) -> None:
         """Let a sequence hold another's cells of positions [begin, end) as well; none is copied."""
         llama.llama_memory_seq_cp(self._memory, source, sequence, begin, end)

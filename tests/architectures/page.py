@@ -4,13 +4,12 @@ python -m tests.architectures.page      # writes steerplug/engine/ARCHITECTURES.
 """
 
 import functools
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import steerplug
 from steerplug.engine.engine import Engine
-from tests.helpers.conformance import CHECKS, N_CTX, copy_refused, opened
+from tests.helpers.conformance import CHECKS, N_CTX, opened
 from tests.helpers.tiny_specs import SPECS
 
 PAGE = Path(steerplug.__file__).parent / "engine" / "ARCHITECTURES.md"
@@ -26,20 +25,20 @@ weights, of the same graph in llama.cpp as its large relatives. What all rows ha
 - *as llama.cpp*: constants give the logits of llama.cpp's own control vectors, to the bit
   (hy_v4, nemotron_h, plamo2 and qwen4exp heed none, or at another place)
 - *all ways*: by callback, and by get and set as on a GPU, the same to the bit
-- *given*: where nodes steer one stream, what left a block stands for all below it, to the bit
+- *given*: where nodes steer one stream, what left a block stands for all below it, to the bit (but
+  of rwkv7, whose blocks need values of the first)
 - *token by token*: a text in pieces is the text at once
 - *two sequences*, *side by side*: each request of a batch is answered as alone
 - *second turn*: a chat that goes on from cached cells is answered as if none were cached
 - *mean*, *chain*: both fit, and steer
+- *psr*: torch computes llama.cpp's graph as llama.cpp does, bare and steered, and gates train by it
 
 **h** is the tensor that is steered; of several streams the active one or their mean, and what is
 added goes to all. **by** says what steers on a CPU under Linux: a node of llama.cpp's graph, or its
-callback. **requests** says whether a session answers several in one batch. **psr** (and `const`)
-needs a torch copy that agrees with llama.cpp's logits on 400 tokens; where there is none, `chain`
-and `mean` do without.
+callback. **requests** says whether a session answers several in one batch.
 
-| model | architecture | h | by | checks | requests | psr |
-|---|---|---|---|---|---|---|
+| model | architecture | h | by | checks | requests |
+|---|---|---|---|---|---|
 """
 
 
@@ -69,16 +68,9 @@ def outcome(name: str) -> Outcome:
             "graph" if engine.context.hook.in_graph else "callback",
             ", ".join(f"**fails: {check}**" for check in failures) or "all",
             "one batch" if engine.context.n_seq > 1 else "one by one",
-            f"no: {_short(refused)}" if (refused := copy_refused(name)) else "yes",
         )
         engine.close()
     return Outcome(failures, f"| {' | '.join(cells)} |")
-
-
-def _short(refusal: str) -> str:
-    """Return the reason alone of a sentence that names the file and the cure."""
-    match = re.search(r"as torch weights \((.*)\);", refusal)
-    return match[1] if match else refusal
 
 
 def main() -> None:

@@ -31,10 +31,8 @@ from steerplug.errors import EngineError
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import training
 from steerplug.fit.distill.exercises import Exercises
-from steerplug.fit.distill.linear import Part, linear_parts
 from steerplug.fit.distill.student import Passage, Prefix, Student
 from steerplug.fit.distill.trained import Trained
-from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.progress import silent
 from steerplug.library.presets import load_preset
 from steerplug.steering.value import Array
@@ -52,7 +50,7 @@ class Tiny(NamedTuple):
 
     model: Model
     student: Student
-    parts: dict[str, Part]
+    matrices: dict[str, tuple[int, int]]
     bench: Bench
 
 
@@ -61,9 +59,9 @@ def tiny(request: pytest.FixtureRequest) -> Iterator[Tiny]:
     """Queries and keys in two orders, and values that are kept transposed."""
     name, _, plain = request.param.partition(",")
     model = Model(tiny_model(name), Loading(flash_attn="off") if plain else Loading())
-    student = Student(*read_weights(model, 256))
+    student = Student(model, 256, torch.device("cpu"))
     bench = Bench(model, 256, 1, first=1)
-    yield Tiny(model, student, linear_parts(student.module, model), bench)
+    yield Tiny(model, student, student.matrices, bench)
     bench.close()
     model.close()
 
@@ -90,15 +88,15 @@ def move(trained: Trained, much: float) -> None:
 
 
 def test_a_lora_that_learned_nothing_is_the_bare_model_bit_for_bit(tiny: Tiny) -> None:
-    lora = Lora(tiny.parts, 2, seed=0)
+    lora = Lora(tiny.matrices, 2, seed=0)
     with torch.no_grad():
         bare, read = tiny.student.hidden([WHOLE]), lora.read(tiny.student, [WHOLE])
     assert torch.equal(bare, read)
 
 
 def test_llama_cpp_computes_with_the_adapter_what_torch_does(tiny: Tiny, tmp_path: Path) -> None:
-    lora = Lora(tiny.parts, 2, seed=0)
-    assert len(tiny.parts) == 7 * tiny.model.n_layer
+    lora = Lora(tiny.matrices, 2, seed=0)
+    assert len(tiny.matrices) == 7 * tiny.model.n_layer
     move(lora, 0.1)
     lora.write(tmp_path / "lora.gguf", tiny.model.architecture)
     ours, bare = by_torch(tiny.student, lora), by_llama(tiny.bench.steered())
@@ -128,12 +126,12 @@ def test_a_kv_prefix_starts_as_cells_and_is_restored_by_llama_cpp(
     prefix, path = KvPrefix(tiny.student, PROMPTED), tmp_path / "prefix.bin"
     tokens = by_llama(tiny.bench.steered(), [*PROMPTED, *BARE[1:]])
     assert relative(by_torch(tiny.student, prefix), tokens) < CLOSE
-    before = prefix.export(tiny.parts)
+    before = prefix.export()
     move(prefix, 5)
-    after = prefix.export(tiny.parts)
+    after = prefix.export()
 
     def put(context: Fronted) -> None:
-        context.put_state(trained_state(context.state(), before, after))
+        context.put_state(trained_state(context.save_whole(0), before, after))
 
     assert tiny.bench.written(path, PROMPTED, put) == path.stat().st_size
     carrier = tiny.bench.restored(path)
@@ -145,10 +143,10 @@ def test_a_kv_prefix_starts_as_cells_and_is_restored_by_llama_cpp(
 
 
 def test_cells_that_are_not_where_they_were_thought_are_refused(tiny: Tiny) -> None:
-    cells = KvPrefix(tiny.student, PROMPTED).export(tiny.parts)
+    cells = KvPrefix(tiny.student, PROMPTED).export()
     context = Fronted(tiny.model, n_ctx=256, n_threads=1)
     context.reader.hold([Row(token, i) for i, token in enumerate(PROMPTED)])
-    state = context.state()
+    state = context.save_whole(0)
     turned = [(keys[:, ::-1], values) for keys, values in cells]
     with pytest.raises(EngineError, match="keeps keys or values otherwise than torch"):
         trained_state(state, turned, cells)
@@ -190,11 +188,10 @@ def learning(
 ) -> Iterator[Learning]:
     """Random chats behind an instruction, in a model of random weights."""
     model = Model(tiny_llama(n_layer=3))
-    student = Student(*read_weights(model, 256))
+    student = Student(model, 256, torch.device("cpu"))
     kept = Checkpoint(tmp_path_factory.mktemp("kept") / "pirate-0.gguf")
     trainer = Trainer(student, 0, False, kept, silent)
-    parts = linear_parts(student.module, model)
-    course = Course.of(load_preset("pirate"), trainer, random_lessons(14), parts)
+    course = Course.of(load_preset("pirate"), trainer, random_lessons(14))
     yield Learning(model, course, trainer)
     model.close()
 
@@ -202,7 +199,7 @@ def learning(
 MAKE: dict[str, Callable[[Course], Trained]] = {
     "soft prompt": lambda course: SoftPrompt(course.trainer.student, course.start(4)),
     "K/V prefix": lambda course: KvPrefix(course.trainer.student, course.start(4)),
-    "LoRA": lambda course: Lora(course.parts, 2, 0),
+    "LoRA": lambda course: Lora(course.matrices, 2, 0),
 }
 
 

@@ -24,14 +24,11 @@ from steerplug.engine.request import Piece, Request
 from steerplug.engine.rows import Row
 from steerplug.engine.sampling import Sampling
 from steerplug.engine.scope import Prompt
-from steerplug.errors import FitError
 from steerplug.fit import activations, difference
 from steerplug.fit.chain.chain import Chain, fit_chain
 from steerplug.fit.distill.agreement import agreement
 from steerplug.fit.distill.distill import distill, student_of
-from steerplug.fit.distill.readable import unreadable
 from steerplug.fit.distill.student import Passage, Student
-from steerplug.fit.distill.weights import read_weights
 from steerplug.fit.measure import reply_log_probs
 from steerplug.fit.progress import at_once, silent
 from steerplug.fit.teacher import Lesson
@@ -45,10 +42,14 @@ N_CTX = 512
 ROUNDING = 5e-3
 """Keys and values of 16 bits, and batches of other shapes, change logits by some 1e-4 of them."""
 
-STUDENT = 2e-3
+STUDENT = 5e-3
+"""ggml looks GELU up by 16 bits, which moves a model of 22 blocks by 3e-3; others by some 1e-5."""
 
 NO_VECTORS = {"hy_v4", "nemotron_h", "nemotron_h_moe", "plamo2", "qwen4exp"}
 """Architectures whose graphs in llama.cpp heed no control vectors of its own, or elsewhere."""
+
+NEED_THE_FIRST = {"rwkv7"}
+"""Architectures whose blocks need more of block 0 than what left the one below."""
 
 
 @contextmanager
@@ -179,6 +180,8 @@ def all_ways_are_one(model: Model) -> None:
 
 def a_block_stands_for_those_below(model: Model) -> None:
     """What left a block is given: all above it are computed as from the text, to the bit."""
+    if model.architecture in NEED_THE_FIRST:
+        return
     tokens, blocks = words(model), range(model.n_layer)
     rows = [Row(token, i, output=True) for i, token in enumerate(tokens)]
     with context_on(model) as context:
@@ -253,15 +256,24 @@ def a_second_turn_is_as_fresh(model: Model) -> None:
 
 
 @contextmanager
-def _engine_on(model: Model) -> Iterator[Engine]:
-    """An engine that rounds little: flash attention sums up in 16 bits, by batches of any shape."""
+def _exact(model: Model) -> Iterator[Model]:
+    """The model, rounding little: flash attention sums up in 16 bits, by batches of any shape."""
     exact = Model(model.path, Loading(type_k="f32", type_v="f32", flash_attn="off"))
-    engine = Engine(exact, n_ctx=N_CTX, n_threads=1)
     try:
-        yield engine
+        yield exact
     finally:
-        engine.close()
         exact.close()
+
+
+@contextmanager
+def _engine_on(model: Model) -> Iterator[Engine]:
+    """An engine that rounds little."""
+    with _exact(model) as exact:
+        engine = Engine(exact, n_ctx=N_CTX, n_threads=1)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 def _request(tokens: Sequence[int], mix: Mix, begin: int | None = None) -> Request:
@@ -322,18 +334,18 @@ def chain_fits(model: Model) -> None:
     assert np.isfinite(steered).all()
 
 
-def psr_fits(model: Model) -> str:
-    """Gates are trained through a torch copy that is the model; else return why there is none."""
-    if reason := unreadable(model):
-        return reason
+def psr_fits(model: Model) -> None:
+    """What torch computes of llama.cpp's graph is what llama.cpp does, and gates train by it."""
+    with _exact(model) as exact, reading(exact, N_CTX) as reader:
+        copy = Student(exact, N_CTX, torch.device("cpu"))
+        assert agreement(copy, exact, reader).error < STUDENT
+        assert _steered_apart(copy, exact, reader) < STUDENT
     with reading(model, N_CTX) as reader:
-        copy = Student(*read_weights(model, N_CTX), is_recurrent=model.is_recurrent)
-        assert agreement(copy, model, reader).error < STUDENT
-        assert _steered_apart(copy, model, reader) < STUDENT
         student = student_of("gated", "psr", model, reader)
-    steering = distill("gated", model, student, lessons(model), [1], method="psr", scope="response")
+        steering = distill(
+            "gated", model, student, lessons(model), [1], method="psr", scope="response"
+        )
     assert np.isfinite(steering.layers[1].Z).all()
-    return ""
 
 
 def _steered_apart(copy: Student, model: Model, reader: Reader) -> float:
@@ -345,7 +357,7 @@ def _steered_apart(copy: Student, model: Model, reader: Reader) -> float:
     with torch.no_grad():
         (prefix,) = copy.prefixes([unsteered])
         passage = Passage(prefix, (*lesson.bare.tokens[n:], *lesson.reply), 0)
-        hidden = copy.hidden([passage], lambda il, h: h + z if il == 1 else None)
+        hidden = copy.hidden([passage], lambda _: copy.at_blocks(lambda _il, _h: z, [1]))
         q = torch.log_softmax(copy.logits(hidden).float(), -1).numpy()
     return float(np.median([far(b, a) for a, b in zip(p, q, strict=True)]))
 
@@ -362,13 +374,6 @@ CHECKS: dict[str, Callable[[Model], None]] = {
     "second turn": a_second_turn_is_as_fresh,
     "mean": mean_fits,
     "chain": chain_fits,
+    "psr": psr_fits,
 }
 
-
-def copy_refused(name: str) -> str:
-    """Return why a tiny model has no torch copy, or nothing where it has one that was trained."""
-    with opened(name) as model:
-        try:
-            return psr_fits(model)
-        except FitError as error:
-            return str(error)

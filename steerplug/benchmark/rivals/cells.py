@@ -105,17 +105,8 @@ class Fronted(Context):
 
     def put_state(self, state: State) -> None:
         """Restore the first token and what stands behind it."""
-        n_read = llama.llama_state_seq_set_data(self.handle, _bytes(state), state.size, 0)
-        if n_read != state.size:
-            raise EngineError("llama.cpp refuses a state of cells that it did not write itself.")
+        self.restore_whole(state, 0)
         self.n_front = self.n_held(0) - 1
-
-    def state(self) -> State:
-        """Return all that sequence 0 holds."""
-        n = llama.llama_state_seq_get_size(self.handle, 0)
-        state = np.empty(n, np.uint8)
-        llama.llama_state_seq_get_data(self.handle, _bytes(state), n, 0)
-        return state
 
     def save_file(self, path: Path, tokens: Sequence[int]) -> None:
         """Write the cells of sequence 0 to a file, as llama-server's slots do."""
@@ -217,6 +208,3 @@ class _Walk:
         _, n = self.numbers(np.uint32, 2)
         return self.numbers(kind, n_cells * int(n)).reshape(int(n), n_cells).T
 
-
-def _bytes(state: State) -> Any:
-    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

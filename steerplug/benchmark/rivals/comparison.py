@@ -28,7 +28,6 @@ from steerplug.evaluate.questions import Questions
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.agreement import read_student
 from steerplug.fit.distill.distill import give_back
-from steerplug.fit.distill.linear import linear_parts
 from steerplug.fit.distill.readable import CURE, check_readable
 from steerplug.fit.progress import Report
 from steerplug.fit.teacher import Lesson, n_common
@@ -147,9 +146,8 @@ def _made(
     try:
         with _no_other_method():
             student = read_student(model, reader)
-        parts = linear_parts(student.module, model)
         trainer = Trainer(student, preset.fit.seed, quick, kept, report)
-        course = Course.of(preset, trainer, lessons, parts)
+        course = Course.of(preset, trainer, lessons)
         n_longest = max(len(lesson.prompted.tokens) for lesson in lessons)
         with _bench(engine, lessons[0], n_longest) as bench:
             return train_all(course, bench, model, folder)

@@ -19,7 +19,6 @@ from steerplug.engine.engine import Engine
 from steerplug.engine.reader import Reader
 from steerplug.fit.distill.deltas import Deltas
 from steerplug.fit.distill.exercises import Exercises, bare_side, prepare, sizes
-from steerplug.fit.distill.linear import Part
 from steerplug.fit.distill.student import Passage, Prefix
 from steerplug.fit.distill.training import FULL, QUICK
 from steerplug.fit.effort import effort
@@ -66,7 +65,7 @@ class Course:
         preset: what all stand in for.
         trainer: trains them alike.
         lessons: what they learn from.
-        parts: the model's linear parts, by the names of their tensors.
+        matrices: of the blocks, (n_out, n_in) by name.
         steered: the lessons for steering, by its scope: the preset's, and "all".
         whole: the same for what reads whole chats.
     """
@@ -74,13 +73,13 @@ class Course:
     preset: Preset
     trainer: Trainer
     lessons: Sequence[Lesson]
-    parts: dict[str, Part]
+    matrices: Mapping[str, tuple[int, int]]
     steered: Mapping[Scope, Exercises]
     whole: Exercises
 
     @staticmethod
     def of(
-        preset: Preset, trainer: Trainer, lessons: Sequence[Lesson], parts: dict[str, Part]
+        preset: Preset, trainer: Trainer, lessons: Sequence[Lesson]
     ) -> "Course":
         """Read both sides of the lessons once."""
         student = trainer.student
@@ -94,14 +93,17 @@ class Course:
         steered = {preset.scope: Exercises.of(ready)}
         if ALL not in steered:
             steered[ALL] = on(bare_side(student, lessons, ALL))
-        return Course(preset, trainer, lessons, parts, steered, on([*map(_whole, lessons)]))
+        matrices = {
+            name: shape for name, shape in student.matrices.items() if name.startswith("blk.")
+        }
+        return Course(preset, trainer, lessons, matrices, steered, on([*map(_whole, lessons)]))
 
     def steering(
         self, name: str, blocks: Sequence[int], scope: Scope, *, gated: bool
     ) -> tuple[Tuned, Steering]:
         """Return what gates or constants at some blocks make of the lessons."""
         student, seed, exercises = self.trainer.student, self.preset.fit.seed, self.steered[scope]
-        n_embd, n_layer = int(student.head.weight.shape[1]), len(student.blocks)
+        n_embd, n_layer = student.model.n_embd, student.model.n_layer
         own = sizes(student, exercises.fit, blocks)
         make = partial(Deltas, own, n_embd, gated=gated, seed=seed)
         rate = (QUICK if self.trainer.quick else FULL).rate
@@ -126,7 +128,7 @@ class Course:
 
     def lora(self, rank: int) -> Tuned:
         """Return adapters of a rank."""
-        make = partial(Lora, self.parts, rank, self.preset.fit.seed)
+        make = partial(Lora, self.matrices, rank, self.preset.fit.seed)
         return self._tuned(f"LoRA of rank {rank}", "LoRA", make)
 
     def start(self, n: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """A trained K/V prefix: n cells of the cache, given to every block as they are.
 
-    K_il = K0_il + 0.1 rms(K0_il) theta_il        K, V (n_heads, n, n_head_embd), keys turned
+    K_il = K0_il + 0.1 rms(K0_il) theta_il        K, V (n, n_values), keys turned
     V_il likewise                                 theta = 0 at the start
 
 K0 and V0 are the cells of the prompted chat behind its first token. Its file is a state of
@@ -9,72 +9,90 @@ started from a text, Cartridges, arXiv 2506.06266.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
-from steerplug.benchmark.rivals.prefixed import UNIT, Prefixed, size
-from steerplug.fit.distill.linear import Part
-from steerplug.fit.distill.student import Prefix, Student
+from steerplug.benchmark.rivals.prefixed import UNIT, size
+from steerplug.errors import TorchCopyError
+from steerplug.fit.distill.student import Batch, Changes, Passage, Student
+from steerplug.fit.distill.trained import Trained
 from steerplug.steering.value import Array
 
 
-class KvPrefix(Prefixed):
+class KvPrefix(Trained):
     """n cells.
 
     Args:
         student: the torch copy.
         tokens: of the prompted chat, of which the first stays and the n after it are the start.
+
+    Raises:
+        TorchCopyError: llama.cpp keeps its cells in another way than one after the other.
     """
 
     def __init__(self, student: Student, tokens: Sequence[int]) -> None:
         super().__init__()
-        (start,) = student.prefixes([tokens])
-        self._tokens, self._n_blocks = tuple(tokens), len(start.keys)
-        self._start = [*start.keys, *start.values]
-        self._units = [UNIT * size(cells[:, 1:]) for cells in self._start]
+        (self._prefix,) = student.prefixes([tokens])
+        self._tokens, self._names = tuple(tokens), list(student.cells)
+        if len(self._names) != 2 * student.model.n_layer:
+            raise TorchCopyError(
+                f"{student.model.name} does not keep keys and values of each block, so it cannot "
+                "have a trained K/V prefix."
+            )
+        start = self._read_start(student)
+        self._start = [start[name] for name in self._names]
+        self._units = [UNIT * size(cells) for cells in self._start]
         self.theta = torch.nn.ParameterList(
-            torch.zeros_like(cells[:, 1:], dtype=torch.float32) for cells in self._start
+            torch.zeros_like(cells, dtype=torch.float32) for cells in self._start
         )
 
+    def _read_start(self, student: Student) -> Mapping[str, torch.Tensor]:
+        """Return what is in the cells behind the first, (n, n_values)."""
+        start: dict[str, torch.Tensor] = {}
+
+        def watch(name: str, held: torch.Tensor) -> None:
+            start[name] = _cells(held, is_transposed=student.cells[name])[1 : self._prefix.n_tokens]
+
+        passage = Passage(self._prefix, self._tokens[:1], 0)
+        watched = Changes({name: partial(watch, name) for name in self._names})
+        with torch.no_grad():
+            student.hidden([passage], lambda _: watched)
+        return start
+
     def _cells(self) -> list[torch.Tensor]:
-        """Return keys, then values of all blocks, (n_heads, 1 + n, n_head_embd)."""
+        """Return keys and values of all blocks, as their names are."""
         return [
-            torch.cat([cells[:, :1], (cells[:, 1:] + unit * theta).to(cells.dtype)], 1)
+            (cells + unit * theta).to(cells.dtype)
             for cells, unit, theta in zip(self._start, self._units, self.theta, strict=True)
         ]
 
-    def prefix(self, _student: Student, /) -> Prefix:
-        """Return the cells themselves."""
-        cells = self._cells()
-        return Prefix(tuple(cells[: self._n_blocks]), tuple(cells[self._n_blocks :]))
+    def read(self, student: Student, batch: Batch) -> torch.Tensor:
+        """Return the hidden states of the rows of a batch of whole bare chats."""
+
+        def put(name: str, trained: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+            cells = _cells(held, is_transposed=student.cells[name])
+            cells = torch.cat([cells[:1], trained, cells[1 + len(trained) :]])
+            return (cells.T if student.cells[name] else cells).reshape(held.shape)
+
+        every = zip(self._names, self._cells(), strict=True)
+        changes = Changes({name: partial(put, name, cells) for name, cells in every})
+        behind = [Passage(self._prefix, x.tokens[1:], x.first - 1) for x in batch]
+        return student.hidden(behind, lambda _: changes)
 
     @property
     def of(self) -> tuple[Any, ...]:
         """The start."""
         return "K/V prefix", self._tokens, UNIT
 
-    def export(self, parts: Mapping[str, Part]) -> list[tuple[Array, Array]]:
-        """Return keys and values of each block as llama.cpp has them.
-
-        They are (n, n_heads * n_head_embd) in float32.
-
-        Args:
-            parts: the model's linear parts: of keys and values the order of rows is theirs.
-        """
-        names = [f"blk.{il}.attn_{side}.weight" for side in "kv" for il in range(self._n_blocks)]
-        rows = [
-            _rows(cells[:, 1:], parts.get(name))
-            for name, cells in zip(names, self._cells(), strict=True)
-        ]
-        return list(zip(rows[: self._n_blocks], rows[self._n_blocks :], strict=True))
+    def export(self) -> list[tuple[Array, Array]]:
+        """Return keys and values of each block, (n, n_values) in float32."""
+        rows = [cells.detach().float().cpu().numpy() for cells in self._cells()]
+        return list(zip(rows[::2], rows[1::2], strict=True))
 
 
-def _rows(cells: torch.Tensor, part: Part | None) -> Array:
-    rows: Array = cells.detach().float().transpose(0, 1).flatten(1).cpu().numpy()
-    if part is None:  # one tensor of queries, keys and values, whose heads keep their order
-        return rows
-    in_file = np.empty_like(rows)
-    in_file[:, part.order] = rows
-    return in_file
+def _cells(held: torch.Tensor, *, is_transposed: bool) -> torch.Tensor:
+    """Return cells as they are read, (n_cells, n_values), of how they lie."""
+    n_cells, n_values = held.shape[2:]
+    return held.reshape(n_values, n_cells).T if is_transposed else held[0, 0]

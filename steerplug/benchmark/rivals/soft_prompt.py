@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from steerplug.benchmark.rivals.prefixed import UNIT, Prefixed, size
-from steerplug.fit.distill.student import Prefix, Student
+from steerplug.benchmark.rivals.prefixed import UNIT, size
+from steerplug.fit.distill.student import Batch, Changes, Passage, Prefix, Student
+from steerplug.fit.distill.trained import Trained
 from steerplug.steering.value import Array
 
 
-class SoftPrompt(Prefixed):
+class SoftPrompt(Trained):
     """n embeddings.
 
     Args:
@@ -27,9 +28,7 @@ class SoftPrompt(Prefixed):
 
     def __init__(self, student: Student, tokens: Sequence[int]) -> None:
         super().__init__()
-        (self._first,) = student.prefixes([tokens[:1]])
-        some = torch.tensor(tokens[1:], device=student.device)
-        self._start = student.module.get_input_embeddings()(some).detach()
+        self._start = _embeddings(student, tokens)[1:]
         self._tokens, self._unit = tuple(tokens), UNIT * size(self._start)
         self.theta = torch.nn.Parameter(torch.zeros_like(self._start, dtype=torch.float32))
 
@@ -37,9 +36,26 @@ class SoftPrompt(Prefixed):
         """Return E."""
         return self._start.float() + self._unit * self.theta
 
-    def prefix(self, student: Student, /) -> Prefix:
-        """Return the cells that the model makes of the embeddings."""
-        return student.read_on(self.embeddings().to(self._start.dtype), self._first)
+    def read(self, student: Student, batch: Batch) -> torch.Tensor:
+        """Return the hidden states of the rows of a batch of whole bare chats."""
+        held, n = self._tokens[1:], len(self._start)  # tokens that hold the places
+        whole = [
+            Passage(x.prefix, (x.tokens[0], *held, *x.tokens[1:]), x.first + n) for x in batch
+        ]
+        return student.hidden(whole, lambda some: Changes({student.embeddings: self._put(some)}))
+
+    def _put(self, batch: Batch) -> Any:
+        """Return what puts E in the place of the tokens behind the first of each chat."""
+        n, places, begin = len(self._start), list[int](), 0
+        for passage in batch:
+            places += range(begin + 1, begin + 1 + n)
+            begin += len(passage.tokens)
+
+        def put(read: torch.Tensor) -> torch.Tensor:
+            E = self.embeddings().to(read.dtype).repeat(len(batch), 1)
+            return read.index_copy(2, torch.tensor(places, device=read.device), E[None, None])
+
+        return put
 
     @property
     def of(self) -> tuple[Any, ...]:
@@ -50,3 +66,12 @@ class SoftPrompt(Prefixed):
         """Return E as it is decoded, (n, n_embd)."""
         exported: Array = self.embeddings().detach().cpu().numpy()
         return exported
+
+
+def _embeddings(student: Student, tokens: Sequence[int]) -> torch.Tensor:
+    """Return what the first block reads of some tokens, (n, n_embd)."""
+    read: list[torch.Tensor] = []
+    passage = Passage(Prefix(), tuple(tokens), len(tokens) - 1)
+    with torch.no_grad():
+        student.hidden([passage], lambda _: Changes({student.embeddings: read.append}))
+    return read[0][0, 0]

@@ -118,11 +118,11 @@ def _kv_prefix(course: Course, bench: Bench, folder: Path, n: int) -> TrainedCar
     """Return trained cells, written as cells of llama.cpp."""
     tuned, student = course.kv_prefix(n), course.trainer.student
     assert isinstance(tuned.trained, KvPrefix)
-    before = KvPrefix(student, course.start(n)).to(student.device).export(course.parts)
-    after = tuned.trained.export(course.parts)
+    before = KvPrefix(student, course.start(n)).to(student.device).export()
+    after = tuned.trained.export()
 
     def put(context: Fronted) -> None:
-        context.put_state(trained_state(context.state(), before, after))
+        context.put_state(trained_state(context.save_whole(0), before, after))
 
     path = folder / f"prefix-{n}.bin"
     n_bytes = bench.written(path, course.start(n), put)

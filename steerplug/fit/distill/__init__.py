@@ -5,11 +5,11 @@ is used.
 
     distill      from a teacher's replies to steering: the way through the others
     readable     whether there can be a torch copy of the model, known before one is read
-    weights      the GGUF's tensors in torch; what the GGUF states of the function (configuration,
-                 rotary); gguf's reader without the tokeniser (gguf_reading)
-    packed       matrices that are dequantised where they multiply; which can be (packing)
-    linear       which linear part of a block is which tensor of the GGUF
-    student      what bare and prompted chats compute with them, watched and steered
+    weights      the GGUF's tensors in torch; gguf's reader without the tokeniser (gguf_reading)
+    packed       matrices that are dequantised where they multiply
+    operations   ggml's operations in torch
+    computation  llama.cpp's graph of a batch, computed with them (`engine.recorder` hands it over)
+    student      what bare and prompted chats compute so, watched and steered
     agreement    its logits beside llama.cpp's: the copy is the model, or is refused
     exercises    lessons made ready: both sides read, as far as nothing is trained there
     trained      what a training moves; deltas: gates or constants at each block

@@ -11,13 +11,13 @@ Source: PSR, arXiv 2605.03907; start and rates were measured.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from steerplug.fit.distill.student import Passage, Student
+from steerplug.fit.distill.student import Batch, Student
 from steerplug.fit.distill.trained import Trained
 from steerplug.steering.value import Array, Delta
 
@@ -60,11 +60,9 @@ class Deltas(Trained):
         gates = torch.relu(torch.nn.functional.linear(x, self.W[i], self.b[i]))
         return (self.sizes[i] * (gates @ self.Z[i])).to(h.dtype)
 
-    def read(self, student: Student, batch: Sequence[Passage]) -> torch.Tensor:
+    def read(self, student: Student, batch: Batch) -> torch.Tensor:
         """Return the hidden states of the rows of a batch, steered."""
-        return student.hidden(
-            batch, lambda il, h: h + self(il, h) if il in self.place else None
-        )
+        return student.hidden(batch, lambda _: student.at_blocks(self, list(self.place)))
 
     @property
     def of(self) -> tuple[Any, ...]:

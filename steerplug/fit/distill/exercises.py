@@ -10,13 +10,18 @@ from dataclasses import dataclass
 import torch
 
 from steerplug.engine.scope import Prompt
-from steerplug.fit.distill.student import Passage, Prefix, Student, rows_of
+from steerplug.fit.distill.student import (
+    MOST_TOGETHER,
+    Batch,
+    Changes,
+    Passage,
+    Prefix,
+    Student,
+)
 from steerplug.fit.progress import Report, steps
 from steerplug.fit.teacher import READING, Lesson, n_common
 from steerplug.steering.value import Scope
 
-READ_TOGETHER = 8
-"""Lessons that are read in one batch."""
 _HELD_BACK = 12
 
 
@@ -54,7 +59,7 @@ def prepare(
     common = n_common([lesson.prompted.tokens for lesson in lessons])
     (shared,) = student.prefixes([lessons[0].prompted.tokens[:common]])
     order = sorted(range(len(lessons)), key=lambda i: _n_read(lessons[i], common))
-    few = [order[i : i + READ_TOGETHER] for i in range(0, len(order), READ_TOGETHER)]
+    few = [order[i : i + MOST_TOGETHER] for i in range(0, len(order), MOST_TOGETHER)]
     exercises: dict[int, Exercise] = {}
     for numbers in steps(few, READING, report):
         some = [lessons[i] for i in numbers]
@@ -94,12 +99,25 @@ def sizes(
     student: Student, exercises: Sequence[Exercise], layers: Sequence[int]
 ) -> dict[int, float]:
     """Return for each of the blocks the median over bare rows of sqrt(mean(h^2))."""
-    medians: dict[int, float] = {}
-    batch = [exercise.bare for exercise in exercises[:READ_TOGETHER]]
+    parts: dict[int, list[torch.Tensor]] = {il: [] for il in layers}
 
-    def measure(il: int, h: torch.Tensor) -> None:
-        medians[il] = float(rows_of(h, batch).float().pow(2).mean(-1).sqrt().median())
+    def watched(batch: Batch) -> Changes:
+        def measure(il: int, h: torch.Tensor) -> None:
+            rows = h if len(h) < n_tokens else h[_rows(batch)]
+            parts[il].append(rows.float().pow(2).mean(-1).sqrt())
+
+        n_tokens = sum(len(passage.tokens) for passage in batch)
+        return student.at_blocks(measure, layers)
 
     with torch.no_grad():
-        student.hidden(batch, measure)
-    return {il: medians[il] for il in layers}
+        student.hidden([exercise.bare for exercise in exercises[:MOST_TOGETHER]], watched)
+    return {il: float(torch.cat(parts[il]).median()) for il in layers}
+
+
+def _rows(batch: Batch) -> list[int]:
+    """Return which tokens of passages, one after the other, are rows."""
+    rows, begin = list[int](), 0
+    for passage in batch:
+        rows += range(begin + passage.first, begin + len(passage.tokens))
+        begin += len(passage.tokens)
+    return rows

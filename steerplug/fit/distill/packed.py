@@ -1,4 +1,4 @@
-"""Weights that stay packed as they lie in the GGUF, and are dequantised where they multiply.
+"""Matrices that stay packed as they lie in the GGUF, and are dequantised where they multiply.
 
     forward    y = x W^T          x (..., n_in), W (n_out, n_in), y (..., n_out)
     backward   dL/dx = dL/dy W    W is dequantised again: nothing is kept in between
@@ -8,8 +8,7 @@ of the output matrix least of all. A file that llama.cpp has mapped costs no mem
 """
 
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,24 +53,8 @@ class Workspace:
         list(self._threads.map(make, ends[:-1], ends[1:], self._steps))
 
 
-class Weight(ABC):
-    """A frozen parameter of a module, packed; for what it cannot do so it is dequantised."""
-
-    requires_grad, device = False, torch.device("cpu")
-    shape: torch.Size
-    dtype: torch.dtype
-    """In which it multiplies: float32 or bfloat16."""
-
-    @abstractmethod
-    def dense(self) -> torch.Tensor:
-        """Return all of it in memory of its own."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.dense(), name)
-
-
-class Packed(Weight):
-    """A frozen matrix of a module, packed; torch's `linear` and `embedding` take it as a weight.
+class Packed:
+    """A frozen matrix, packed; torch's `linear` takes it as a weight.
 
     Args:
         rows: uint8 (n_out, bytes of a row), as they lie in the file.
@@ -79,8 +62,6 @@ class Packed(Weight):
         n_in: values of a row, at most `STEP`.
         workspace: where it is dequantised.
     """
-
-    ndim = 2
 
     def __init__(self, rows: NDArray[np.uint8], kind: str, n_in: int, workspace: Workspace) -> None:
         self._rows, self._kind, self._workspace = rows, kind, workspace
@@ -91,15 +72,11 @@ class Packed(Weight):
     def __torch_function__(
         cls, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Multiply and look up piece by piece; for whatever else be dense."""
-        if function is functional.linear:
-            x, weight, bias = (*args, (kwargs or {}).get("bias"))[:3]
-            y = _Product.apply(x, weight)
-            return y if bias is None else y + bias
-        if function is functional.embedding:
-            return args[1].looked_up(args[0])
-        given = [each.dense() if isinstance(each, Packed) else each for each in args]
-        return function(*given, **(kwargs or {}))
+        """Multiply piece by piece."""
+        if function is not functional.linear:
+            return NotImplemented
+        x, weight = args[:2]
+        return _Product.apply(x, weight)
 
     def looked_up(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return some rows, (..., n_in)."""
@@ -122,6 +99,11 @@ class Packed(Weight):
     def dense(self) -> torch.Tensor:
         """Return all of it, (n_out, n_in), in memory of its own."""
         return torch.cat([piece.clone() for _, piece in self.pieces()])
+
+    @property
+    def n_bytes(self) -> int:
+        """How much memory it takes, dequantised."""
+        return int(self.shape.numel() * self.dtype.itemsize)
 
     def _dequantise(self, rows: NDArray[np.uint8], room: torch.Tensor) -> None:
         n_in, size = self.shape[1], room.element_size()
@@ -148,6 +130,23 @@ class Packed(Weight):
         widen = None if self._kind == "F32" else dequantiser(self._kind)
         narrow = to_bfloat16() if size == 2 else None
         return [each for each in (widen, narrow) if each]
+
+
+class PackedExperts:
+    """The matrices of all experts of a block, packed: a token asks for some of them.
+
+    Args:
+        experts: each one's matrix.
+    """
+
+    def __init__(self, experts: Sequence[Packed]) -> None:
+        self._experts = experts
+        self.dtype = torch.float32
+
+    def __getitem__(self, number: int) -> Packed:
+        expert = self._experts[number]
+        expert.dtype = self.dtype
+        return expert
 
 
 class _Product(torch.autograd.Function):

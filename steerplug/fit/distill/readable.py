@@ -5,18 +5,10 @@ from importlib.util import find_spec
 from steerplug.engine.free_memory import available
 from steerplug.engine.model import Model
 from steerplug.errors import TorchCopyError
-from steerplug.fit.distill.configuration import unread, unstated
-from steerplug.fit.distill.families import FAMILIES
-
-ARCHITECTURES = frozenset(FAMILIES) | frozenset({
-    "bloom", "falcon", "gemma2", "gemma3", "gemma4", "gpt2", "lfm2", "llama", "minimax-m2",
-    "nemotron", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
-})  # fmt: skip
-"""Of which a torch copy agrees with llama.cpp: held against it in tests/architectures."""
 
 CURE = "write `method: chain`, which needs llama.cpp alone"
 
-_NEEDED = ("torch", "transformers", "psutil")
+_NEEDED = ("torch", "psutil")
 
 
 def check_installed(name: str, method: str) -> None:
@@ -48,19 +40,11 @@ def check_readable(model: Model) -> None:
 def unreadable(model: Model) -> str | None:
     """Return why gradients cannot be followed through a model here, or None if they can.
 
-    It reads no weights: milliseconds. Whether the torch copy then agrees with llama.cpp is seen
-    when it is there.
+    It reads no weights: milliseconds. Whether torch is taught all operations of llama.cpp's graph,
+    and then agrees with it, is seen when the copy is there.
     """
     if lacking := missing():
         return f"{' and '.join(lacking)} is not installed"
-    if changed := model.loading.changes:
-        return f"it is loaded with {', '.join(changed)}, of which torch knows nothing"
-    if model.architecture not in ARCHITECTURES:
-        return "its architecture cannot be read as torch weights"
-    if names := unread(model):
-        return f"it states `{names[0]}`, which a torch copy would not heed"
-    if names := unstated(model):
-        return f"it does not state `{names[0]}`, for which a torch copy has another default"
     return _short_of_memory(model)
 
 

@@ -1,54 +1,53 @@
-"""The GGUF's own weights in torch: what the bare and the prompted model compute, with gradients.
+"""A model in torch, with gradients: llama.cpp's own graph of it, computed on the GGUF's weights.
+
+Nothing here knows an architecture. llama.cpp lays out a batch and hands over its graph, with masks,
+positions and cells (`engine.recorder`); torch computes it (`computation`).
 
 Rows are what is compared: the boundary token and the reply. Tokens before the first steered one
-never change, so their keys and values are computed once per lesson, and every step of the training
-starts behind them.
+never change, so llama.cpp reads them once, and the state that it has then, cells or running states,
+is put back before each batch.
 
 Shapes: hidden (n_rows, n_embd), what the output matrix reads, for the rows of a whole batch.
-Passages of a batch are padded on the right, their prefixes on the left.
 """
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
-from transformers import DynamicCache
 
-from steerplug.fit.distill.packing import packed_of, unpack
-from steerplug.fit.distill.weights import fastest_type, free_bytes
+from steerplug.engine.devices import tensors_on_host
+from steerplug.engine.graph import Tensor
+from steerplug.engine.model import Model
+from steerplug.engine.recorder import Recorder
+from steerplug.engine.rows import Row
+from steerplug.engine.sequences import State
+from steerplug.errors import EngineError, TorchCopyError
+from steerplug.fit.distill.computation import Change, Computation, check_operations
+from steerplug.fit.distill.readable import CURE
+from steerplug.fit.distill.weights import Weights, fastest_type, free_bytes
+from steerplug.fit.teacher import n_common
 
-Edit = Callable[[int, torch.Tensor], torch.Tensor | None]
-"""(block, its output h) -> what takes the place of h, or None to leave it."""
+MOST_TOGETHER = 8
+"""Passages of a batch; a longer one is read in parts."""
+
+_N_BATCH = 1024
 
 _ROOM = 0.25
 """The share of free memory that dequantised weights may take."""
 
-_PIECE = 256
-"""Tokens of a prefix that are read at a time: scores of all pairs of a long one fill memory."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prefix:
     """Tokens that are never steered, as what follows goes on from them.
 
     Args:
-        keys: (n_heads, n_tokens, n) for each block that has its own.
-        values: the same.
-        tokens: they themselves, where the model's memory is a running state, and they are read
-            again each time.
+        n_tokens: how many.
+        state: what llama.cpp remembers of them.
     """
 
-    keys: tuple[torch.Tensor, ...] = ()
-    values: tuple[torch.Tensor, ...] = ()
-    tokens: tuple[int, ...] = ()
-
-    @property
-    def n_tokens(self) -> int:
-        """How many tokens it holds."""
-        return int(self.keys[0].shape[1]) if self.keys else len(self.tokens)
+    n_tokens: int = 0
+    state: State | None = None
 
 
 @dataclass(frozen=True)
@@ -60,187 +59,239 @@ class Passage:
     first: int
 
 
-class Student:
-    """A frozen causal language model whose blocks can be watched and steered.
+@dataclass(frozen=True)
+class Changes:
+    """What is computed otherwise than llama.cpp would.
 
     Args:
-        module: a transformers model.
-        device: where it computes.
-        is_recurrent: whether its memory is a running state, which gradients cannot go on from.
+        values: of tensors of its graph, by name.
+        beside: by the name of a matrix, what its products get besides, given their rows.
     """
 
-    def __init__(self, module: Any, device: torch.device, *, is_recurrent: bool = False) -> None:
-        self.module, self.device, self.is_recurrent = module, device, is_recurrent
-        self.decoder, self.head = module.get_decoder(), module.get_output_embeddings()
-        self.blocks = self._find_blocks()
-        self._cap, self._scale = _of_logits(module.config)
-        renamed = "cache" in inspect.signature(self.decoder.forward).parameters
-        self._cache_name = "cache" if renamed else "past_key_values"  # before transformers 5.24
+    values: Mapping[str, Change] = field(default_factory=dict)
+    beside: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+
+
+Batch = Sequence[Passage]
+ChangesOf = Callable[[Batch], Changes]
+"""Given the passages that are read together, whose tokens are one after the other."""
+Addition = Callable[[int, torch.Tensor], torch.Tensor | None]
+"""(block, its output h, (n_rows, n_embd)) -> what is added to it, or None"""
+
+
+def unchanged(_: Batch) -> Changes:
+    """Return what is changed where nothing is."""
+    return Changes()
+
+
+class Student:
+    """A frozen model whose blocks can be watched and steered.
+
+    Args:
+        model: the model, loaded in llama.cpp.
+        n_ctx: the context in which llama.cpp reads it, on which rotations may depend.
+        device: where torch computes.
+
+    Raises:
+        TorchCopyError: llama.cpp's graph of it has an operation that torch is not taught, or its
+            tensors cannot be read.
+    """
+
+    def __init__(self, model: Model, n_ctx: int, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self._recorder = Recorder(
+            _on_host(model), n_ctx=n_ctx, n_batch=_N_BATCH,
+            n_seq=1 if model.is_recurrent else MOST_TOGETHER,
+        )  # fmt: skip
+        self._weights = Weights(model, device)
+        nodes = self._recorded([Row(max(model.vocab.bos, 0), 0, output=True)])
+        try:
+            check_operations(nodes)
+        except TorchCopyError as error:
+            raise TorchCopyError(
+                f"gradients cannot be followed through {model.path.name} ({model.architecture}): "
+                f"{error}; {CURE}."
+            ) from None
+        begin, self._read = _output(nodes)
+        self._head = nodes[begin:]
+        self.n_vocab = nodes[begin].shape[-1]
+        self.matrices = {
+            w.name: (t.shape[-1], x.shape[-1]) for t in nodes[:begin] for w, x in _product(t)
+        }
+        """Matrices that multiply rows below the output, by name: (n_out, n_in)."""
+        self.embeddings = _embeddings(nodes).name
+        """The tensor that the first block reads."""
+        self.cells = {
+            t.root.name: t.sources[2] is not t.root for t in nodes if t.operation == "SET_ROWS"
+        }
+        """Keys and values of blocks, in turns; whether it is values that are kept transposed."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes."""
+        return self._weights.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        """How much memory its weights take that are not packed."""
+        return self._weights.n_bytes
 
     def to_fastest_type(self) -> None:
         """Compute in the type in which the device multiplies quickest, from now on.
 
         What the model has packed is dequantised for good if there is room: a part of what is free.
         """
-        dtype = fastest_type(self.device)
-        self.module.to(dtype)
-        for part, own in packed_of(self.module):
-            getattr(part, own).dtype = dtype
-        unpack(self.module, _ROOM * free_bytes(self.device))
+        room = _ROOM * free_bytes(self.device)
+        ((output, _),) = _product(self._head[0])  # it multiplies most
+        self._weights.to(fastest_type(self.device), room, output.name)
 
-    @property
-    def n_bytes(self) -> int:
-        """How much memory its weights take that are not packed."""
-        return sum(weight.nbytes for weight in self.module.parameters())
-
-    def _find_blocks(self) -> Any:
-        """Return the blocks, which older architectures call `h`."""
-        return self.decoder.layers if hasattr(self.decoder, "layers") else self.decoder.h
-
-    @torch.no_grad()
     def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Return the keys and values of the first tokens of some texts, unsteered."""
-        if self.is_recurrent:
-            return [Prefix(tokens=tuple(text)) for text in texts]
-        if not any(texts):
-            return [Prefix() for _ in texts]
-        batch = [Passage(Prefix(), tuple(text), 0) for text in texts]
-        tokens, seen, _ = _laid_out(batch, 0)
-        cache = DynamicCache()  # without a config, which would drop what a sliding window passed
-        for i in range(0, tokens.shape[1], _PIECE):
-            self.decoder(
-                tokens[:, i : i + _PIECE].to(self.device),
-                attention_mask=seen[:, : i + _PIECE].to(self.device),
-                use_cache=True,
-                **{self._cache_name: cache},
-            )
+        """Return what llama.cpp remembers of the first tokens of some texts."""
+        if self._recorder.n_seq < len(texts):
+            return [self._prefixes([text])[0] for text in texts]
+        return self._prefixes(texts)
+
+    def _prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Return the same, of texts that are read together; what all begin with is read once."""
+        context, common = self._recorder, n_common(texts) if len(texts) > 1 else 0
+        context.clear()
+        rows = [Row(token, i) for i, token in enumerate(texts[0][:common])]
+        self._decode(rows)
+        for sequence in range(1, len(texts) if common else 0):
+            context.share(0, sequence, 0, common)
+        self._decode([
+            Row(token, i, sequence=sequence)
+            for sequence, text in enumerate(texts)
+            for i, token in enumerate(text) if i >= common
+        ])  # fmt: skip
         return [
-            Prefix(
-                tuple(layer.keys[i, :, : len(text)] for layer in cache.layers),
-                tuple(layer.values[i, :, : len(text)] for layer in cache.layers),
-            )
-            for i, text in enumerate(texts)
+            Prefix(len(text), context.save_whole(sequence)) if text else Prefix()
+            for sequence, text in enumerate(texts)
         ]
 
-    def read_on(self, embeddings: torch.Tensor, after: Prefix) -> Prefix:
-        """Return a prefix gone on with by embeddings, (n, n_embd), in the place of n tokens.
+    def _decode(self, rows: Sequence[Row]) -> None:
+        context = self._recorder
+        for begin in range(0, len(rows), context.n_batch):
+            context.decode(rows[begin : begin + context.n_batch])
 
-        Gradients are followed through it.
+    def hidden(self, batch: Batch, changes_of: ChangesOf = unchanged) -> torch.Tensor:
+        """Return the hidden states of the rows of a batch, one passage after another.
+
+        Raises:
+            TorchCopyError: a passage is longer than can be read at a time.
         """
-        n_before, n = after.n_tokens, len(embeddings)
-        cache = self._cache([Passage(after, (), 0)], n_before)
-        self.decoder(
-            inputs_embeds=embeddings[None],
-            position_ids=torch.arange(n_before, n_before + n, device=self.device)[None],
-            use_cache=True,
-            **{self._cache_name: cache},
-        )
-        return Prefix(
-            tuple(layer.keys[0] for layer in cache.layers),
-            tuple(layer.values[0] for layer in cache.layers),
-        )
+        return torch.cat([self._hidden(some, changes_of(some)) for some in self._parts(batch)])
 
-    def hidden(self, batch: Sequence[Passage], edit: Edit | None = None) -> torch.Tensor:
-        """Return the hidden states of the rows of a batch, one passage after another."""
-        if self.is_recurrent:
-            return self._hidden_anew(batch, edit)
-        n_prefix = max(passage.prefix.n_tokens for passage in batch)
-        tokens, seen, positions = _laid_out(batch, n_prefix)
-        with self._edited(edit):
-            states = self.decoder(
-                tokens.to(self.device),
-                attention_mask=seen.to(self.device),
-                position_ids=positions.to(self.device),
-                use_cache=True,
-                **{self._cache_name: self._cache(batch, n_prefix)},
-            ).last_hidden_state
-        return rows_of(states, batch)
-
-    def _hidden_anew(self, batch: Sequence[Passage], edit: Edit | None) -> torch.Tensor:
-        """Return the same, from the first token of each prefix on."""
-        n = max(len(passage.tokens) for passage in batch)
-        begins = torch.tensor([passage.prefix.n_tokens for passage in batch])
-        place = (begins[:, None] + torch.arange(n))[..., None].to(self.device)
-        texts = [
-            Passage(Prefix(), (*passage.prefix.tokens, *passage.tokens), 0) for passage in batch
-        ]
-        tokens, seen, _ = _laid_out(texts, 0, n_tokens=int(begins.max()) + n)
-
-        def after_prefix(h: torch.Tensor) -> torch.Tensor:
-            return h.gather(1, place.expand(-1, -1, h.shape[-1]))
-
-        def edit_after_prefix(il: int, h: torch.Tensor) -> torch.Tensor | None:
-            edited = edit(il, after_prefix(h)) if edit else None
-            return None if edited is None else h.scatter(1, place.expand_as(edited), edited)
-
-        with self._edited(edit_after_prefix if edit else None):
-            states = self.decoder(
-                tokens.to(self.device), attention_mask=seen.to(self.device), use_cache=False
-            ).last_hidden_state
-        return rows_of(after_prefix(states), batch)
+    def _hidden(self, batch: Batch, changes: Changes) -> torch.Tensor:
+        nodes = self._laid_out(batch)
+        begin, read = _output(nodes)
+        computation = Computation(self._weights, changes.values, changes.beside)
+        computation.run(nodes[:begin])
+        hidden = computation.value(read)[0, 0]
+        if len(hidden) != sum(len(passage.tokens) - passage.first for passage in batch):
+            raise TorchCopyError(
+                f"llama.cpp reads a batch of {self.model.architecture} in several parts; {CURE}."
+            )
+        return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
-        logits: torch.Tensor = self.head(hidden)
-        logits = logits if self._scale == 1 else logits * self._scale
-        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
+        computation = Computation(self._weights)
+        computation.set(self._read, hidden[None, None])
+        computation.run(self._head)
+        return computation.value(self._head[-1])[0, 0]
 
-    def _cache(self, batch: Sequence[Passage], n_prefix: int) -> DynamicCache:
-        cache = DynamicCache()
-        n_held = max(len(passage.prefix.keys) for passage in batch)  # some blocks share theirs
-        for il in range(n_held if n_prefix else 0):
-            keys = [_padded(passage.prefix.keys[il], n_prefix) for passage in batch]
-            values = [_padded(passage.prefix.values[il], n_prefix) for passage in batch]
-            cache.update(torch.stack(keys), torch.stack(values), il)
-        return cache
+    def at_blocks(self, addition: Addition, layers: Sequence[int]) -> Changes:
+        """Return the changes by which something is added to the outputs of some blocks."""
+        output = self.model.block_output
 
-    @contextlib.contextmanager
-    def _edited(self, edit: Edit | None) -> Iterator[None]:
-        with contextlib.ExitStack() as hooks:
-            for il, block in enumerate(self.blocks if edit else ()):
-                hooks.callback(block.register_forward_hook(_hook(il, edit)).remove)
-            yield
+        def change(il: int, values: torch.Tensor) -> torch.Tensor | None:
+            if output.mean:
+                h = values[0].mean(1)
+                added = addition(il, h)
+                return None if added is None else values + added.expand_as(h)[:, None]
+            added = addition(il, values[0, 0])
+            return None if added is None else values + added
+
+        return Changes({f"{output.tensor}-{il}": partial(change, il) for il in layers})
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """Return the batch in as few parts as can be read at a time."""
+        context, parts = self._recorder, list[list[Passage]]()
+        for passage in batch:
+            n = passage.prefix.n_tokens + len(passage.tokens)
+            if len(passage.tokens) > context.n_batch or n > context.n_ctx:
+                raise TorchCopyError(
+                    f"a chat of {n} tokens is longer than torch reads here ({context.n_batch} that "
+                    f"are steered, {context.n_ctx} in all); shorten it, or {CURE}."
+                )
+            if not parts or not self._fits([*parts[-1], passage]):
+                parts.append([])
+            parts[-1].append(passage)
+        return list(parts)
+
+    def _fits(self, batch: Batch) -> bool:
+        context = self._recorder
+        n_rows = sum(len(passage.tokens) for passage in batch)
+        n_before = sum(prefix.n_tokens for prefix in {passage.prefix for passage in batch})
+        return (
+            len(batch) <= context.n_seq
+            and n_rows <= context.n_batch
+            and n_before + n_rows <= context.n_ctx
+        )
+
+    def _laid_out(self, batch: Batch) -> list[Tensor]:
+        """Return llama.cpp's graph of a batch, behind what its prefixes left."""
+        context, rows, places = self._recorder, list[Row](), dict[Prefix, int]()
+        context.clear()
+        for sequence, passage in enumerate(batch):
+            prefix = passage.prefix
+            if prefix in places:
+                context.share(places[prefix], sequence, 0, prefix.n_tokens)
+            elif prefix.state is not None:
+                context.restore_whole(prefix.state, sequence)
+                places[prefix] = sequence
+            rows += [
+                Row(token, prefix.n_tokens + i, i >= passage.first, sequence=sequence)
+                for i, token in enumerate(passage.tokens)
+            ]
+        return self._recorded(rows)
+
+    def _recorded(self, rows: Sequence[Row]) -> list[Tensor]:
+        try:
+            return self._recorder.record(rows).nodes
+        except EngineError as error:
+            raise TorchCopyError(
+                f"the graph of {self.model.path.name} cannot be read ({error}); {CURE}."
+            ) from None
 
 
-def _of_logits(config: Any) -> tuple[float | None, float]:
-    """Return how an architecture caps and scales what its output matrix says."""
-    scale = getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
-    return getattr(config, "final_logit_softcapping", None), float(scale)
+def _product(t: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the matrix and the rows that a node multiplies, if the matrix is of the file."""
+    if t.operation != "MUL_MAT":
+        return []
+    w, x = t.sources[:2]
+    assert w is not None
+    assert x is not None
+    return [(w, x)] if w.is_weight and w.shape[:2] == (1, 1) else []
 
 
-def _laid_out(
-    batch: Sequence[Passage], n_prefix: int, n_tokens: int = 0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return tokens, what each may see, and positions of a padded batch."""
-    n_tokens = n_tokens or max(len(passage.tokens) for passage in batch)
-    tokens = torch.zeros(len(batch), n_tokens, dtype=torch.long)
-    seen = torch.zeros(len(batch), n_prefix + n_tokens, dtype=torch.long)
-    positions = torch.zeros_like(tokens)
-    for i, passage in enumerate(batch):
-        before, n = passage.prefix.n_tokens, len(passage.tokens)
-        tokens[i, :n] = torch.tensor(passage.tokens)
-        seen[i, n_prefix - before : n_prefix + n] = 1
-        positions[i] = torch.arange(before, before + n_tokens)
-    return tokens, seen, positions
+def _embeddings(nodes: Sequence[Tensor]) -> Tensor:
+    """Return the rows of the tokens; some architectures scale them first."""
+    looked_up = next(t for t in nodes if t.operation == "GET_ROWS")
+    scaled = (t for t in nodes if t.operation == "SCALE" and t.sources[0] is looked_up)
+    return next(scaled, looked_up)
 
 
-def rows_of(states: torch.Tensor, batch: Sequence[Passage]) -> torch.Tensor:
-    """Return the rows of a padded batch (B, n_tokens, n_embd), one passage after another."""
-    return torch.cat(
-        [states[i, passage.first : len(passage.tokens)] for i, passage in enumerate(batch)]
-    )
+def _output(nodes: Sequence[Tensor]) -> tuple[int, Tensor]:
+    """Return which node multiplies by the output matrix, and what it reads."""
+    begin = next(i for i in reversed(range(len(nodes))) if _product(nodes[i]))
+    ((_, read),) = _product(nodes[begin])
+    return begin, read
 
 
-def _padded(side: torch.Tensor, n_prefix: int) -> torch.Tensor:
-    return torch.nn.functional.pad(side, (0, 0, n_prefix - side.shape[1], 0))
-
-
-def _hook(il: int, edit: Edit | None) -> Callable[[Any, Any, Any], Any]:
-    def replace(_module: Any, _inputs: Any, output: Any) -> Any:
-        h = output[0] if isinstance(output, tuple) else output
-        edited = edit(il, h) if edit else None
-        if edited is None:
-            return None
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-    return replace
+def _on_host(model: Model) -> Model:
+    """Return the model, loaded anew where its weights may lie on a device."""
+    if tensors_on_host():
+        return model
+    return Model(model.path, replace(model.loading, n_gpu_layers=0))

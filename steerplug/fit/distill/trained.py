@@ -1,12 +1,11 @@
 """What a training moves: parameters beside a frozen model, and how chats are read with them."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from steerplug.fit.distill.student import Passage, Student
+from steerplug.fit.distill.student import Batch, Student
 
 
 class Trained(torch.nn.Module):
@@ -16,7 +15,7 @@ class Trained(torch.nn.Module):
     """Whether weight decay keeps them small."""
 
     @abstractmethod
-    def read(self, student: Student, batch: Sequence[Passage]) -> torch.Tensor:
+    def read(self, student: Student, batch: Batch) -> torch.Tensor:
         """Return the hidden states of the rows of a batch of bare chats, read with these."""
 
     @property

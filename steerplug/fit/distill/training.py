@@ -123,7 +123,7 @@ def decided_by(
              for each in (*exercises.fit, *exercises.held_back)]  # fmt: skip
     return bound_to(
         texts, *trained.of, schedule, seed, BETAS, DECAY,
-        str(next(student.module.parameters()).dtype),
+        str(student.dtype),
     )  # fmt: skip
 
 
@@ -132,12 +132,12 @@ def seconds_a_row(
 ) -> float:
     """Return how long a row takes forward and backward, measured on one batch of made-up ones."""
     size, n_rows = (QUICK.batch, _QUICK_TRIED) if quick else (FULL.batch, _TRIED)
-    width = student.head.weight.shape[1]
+    width = student.model.n_embd
     deltas = Deltas(dict.fromkeys(layers, 1.0), width, gated=gated, seed=0).to(student.device)
 
     def trained() -> float:
         passage = Passage(Prefix(), tuple(range(n_rows)), 0)
-        hidden = torch.zeros(n_rows, width, device=student.device, dtype=student.head.weight.dtype)
+        hidden = torch.zeros(n_rows, width, device=student.device, dtype=student.dtype)
         begin = time.perf_counter()
         _add_gradient(student, [Exercise(passage, passage.tokens, hidden)] * size, deltas)
         return time.perf_counter() - begin
@@ -174,7 +174,7 @@ def _add_gradient(student: Student, batch: Sequence[Exercise], trained: Trained)
 
 def _few(student: Student, n_rows: int) -> list[slice]:
     """Return parts of the rows, small enough for their logits."""
-    n = max(_LOGIT_BYTES // (_BYTES_A_LOGIT * student.head.weight.shape[0]), 1)
+    n = max(_LOGIT_BYTES // (_BYTES_A_LOGIT * student.n_vocab), 1)
     return [slice(i, i + n) for i in range(0, n_rows, n)]
 
 

@@ -1,0 +1,79 @@
+"""A context that writes down llama.cpp's graph of a decode, and leaves it uncomputed.
+
+Before llama.cpp computes a graph it hands each of its tensors to a callback, with the inputs
+filled. They are taken over there, and the decode is broken off: nothing of it has been computed,
+and the cells are as before.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+from llama_cpp import llama_cpp as llama
+
+from steerplug.engine import log
+from steerplug.engine.context import Context
+from steerplug.engine.graph import Graph
+from steerplug.engine.hook import Hook
+from steerplug.engine.loading import CACHE_TYPES
+from steerplug.engine.model import Model
+from steerplug.engine.rows import Row
+from steerplug.errors import EngineError
+
+
+class Recorder(Context):
+    """A context without steering, whose graphs can be taken over; its cells are not quantised.
+
+    Args:
+        model: the loaded model, its weights in host memory.
+        n_ctx: how many tokens the KV cache holds.
+        n_batch: how many rows one decode takes.
+        n_seq: how many sequences share the cache.
+    """
+
+    def __init__(self, model: Model, *, n_ctx: int, n_batch: int, n_seq: int) -> None:
+        self._graph: Graph | None = None
+        self._error: EngineError | None = None
+        self._weights = frozenset(model.header.tensors)
+        # Both are called as long as the context lives.
+        self._meets = llama.ggml_backend_sched_eval_callback(self._met)
+        self._breaks = llama.ggml_abort_callback(lambda _: self._graph is not None)
+        super().__init__(
+            model, n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, on_host=True, hooked=False
+        )
+        llama.llama_set_abort_callback(self.handle, self._breaks, None)
+
+    def _open(self, hook: Hook) -> None:
+        params, asked = self._params, self.model.loading
+        params.cb_eval = self._meets
+        if not {asked.type_k, asked.type_v} <= {"f16", "f32"}:
+            params.type_k = params.type_v = CACHE_TYPES["f16"]
+        super()._open(hook)
+
+    def record(self, rows: Sequence[Row]) -> Graph:
+        """Return the graph of a decode of at most `n_batch` rows.
+
+        Numbers of inputs and cells are seen where they lie, and change with the next decode.
+
+        Raises:
+            EngineError: llama.cpp makes no graph of them, or several.
+        """
+        self._graph = graph = Graph(self._weights)
+        self._error = None
+        try:
+            with log.unheard():  # which tells of a failure
+                self.decode(rows)
+        except EngineError:
+            if self._error or not graph.nodes:
+                raise self._error or EngineError("llama.cpp made no graph.") from None
+        finally:
+            self._graph = None
+        return graph
+
+    def _met(self, tensor: int, is_asked: bool, _data: ctypes.c_void_p) -> bool:
+        """Take a tensor over; whatever is asked for, nothing is wanted computed by itself."""
+        if is_asked and self._graph is not None and self._error is None:
+            try:
+                self._graph.add(tensor)
+            except EngineError as error:
+                self._error = error
+        return False
