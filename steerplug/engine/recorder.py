@@ -6,7 +6,9 @@ and the cells are as before.
 """
 
 import ctypes
+import weakref
 from collections.abc import Sequence
+from functools import partial
 
 from llama_cpp import llama_cpp as llama
 
@@ -31,20 +33,13 @@ class Recorder(Context):
     """
 
     def __init__(self, model: Model, *, n_ctx: int, n_batch: int, n_seq: int) -> None:
-        self._graph: Graph | None = None
-        self._error: EngineError | None = None
-        self._weights = frozenset(model.header.tensors)
-        # Both are called as long as the context lives.
-        self._meets = llama.ggml_backend_sched_eval_callback(self._met)
-        self._breaks = llama.ggml_abort_callback(lambda _: self._graph is not None)
-        super().__init__(
-            model, n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, on_host=True, hooked=False
-        )
-        llama.llama_set_abort_callback(self.handle, self._breaks, None)
+        self._watch = _Watch()
+        super().__init__(model, n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, hooked=False)
+        llama.llama_set_abort_callback(self.handle, self._watch.breaks, None)
 
     def _open(self, hook: Hook) -> None:
         params, asked = self._params, self.model.loading
-        params.cb_eval = self._meets
+        params.cb_eval = self._watch.meets
         if not {asked.type_k, asked.type_v} <= {"f16", "f32"}:
             params.type_k = params.type_v = CACHE_TYPES["f16"]
         super()._open(hook)
@@ -57,23 +52,42 @@ class Recorder(Context):
         Raises:
             EngineError: llama.cpp makes no graph of them, or several.
         """
-        self._graph = graph = Graph(self._weights)
-        self._error = None
+        watch = self._watch
+        watch.graph = graph = Graph(frozenset(self.model.header.tensors))
+        watch.error = None
         try:
             with log.unheard():  # which tells of a failure
                 self.decode(rows)
-        except EngineError:
-            if self._error or not graph.nodes:
-                raise self._error or EngineError("llama.cpp made no graph.") from None
+        except EngineError as error:
+            if watch.error or not graph.nodes:
+                raise watch.error or error from None
         finally:
-            self._graph = None
+            watch.graph = None
         return graph
 
-    def _met(self, tensor: int, is_asked: bool, _data: ctypes.c_void_p) -> bool:
-        """Take a tensor over; whatever is asked for, nothing is wanted computed by itself."""
-        if is_asked and self._graph is not None and self._error is None:
-            try:
-                self._graph.add(tensor)
-            except EngineError as error:
-                self._error = error
-        return False
+
+class _Watch:
+    """What llama.cpp calls while it decodes, and what comes of it; it lives as long as the context.
+
+    It knows nothing of the context, which could not be freed at once if it did.
+    """
+
+    def __init__(self) -> None:
+        self.graph: Graph | None = None
+        self.error: EngineError | None = None
+        self.meets = llama.ggml_backend_sched_eval_callback(partial(_met, weakref.proxy(self)))
+        self.breaks = llama.ggml_abort_callback(partial(_is_watching, weakref.proxy(self)))
+
+
+def _met(watch: _Watch, tensor: int, is_asked: bool, _data: ctypes.c_void_p) -> bool:
+    """Take a tensor over; whatever is asked for, nothing is wanted computed by itself."""
+    if is_asked and watch.graph is not None and watch.error is None:
+        try:
+            watch.graph.add(tensor)
+        except EngineError as error:
+            watch.error = error
+    return False
+
+
+def _is_watching(watch: _Watch, _data: ctypes.c_void_p) -> bool:
+    return watch.graph is not None

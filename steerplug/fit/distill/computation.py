@@ -13,11 +13,7 @@ import torch
 from steerplug.engine.graph import Tensor
 from steerplug.errors import TorchCopyError
 from steerplug.fit.distill.operations import OPERATIONS, VIEWS
-from steerplug.fit.distill.packed import PackedExperts
 from steerplug.fit.distill.weights import Weights
-
-_TAKES_MATRIX = {"MUL_MAT", "MUL_MAT_ID", "GET_ROWS"}
-"""Operations whose first source may stay packed."""
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]
 """values of a tensor -> what takes their place, or None to leave them"""
@@ -72,7 +68,7 @@ class Computation:
             self._held[t.root] = self._leaf(t.root)
         return _seen(self._held[t.root], t)
 
-    def set(self, t: Tensor, values: torch.Tensor) -> None:
+    def give(self, t: Tensor, values: torch.Tensor) -> None:
         """Let a tensor have these values, of whatever made it."""
         self._held[t] = values
 
@@ -88,11 +84,8 @@ class Computation:
     def _source(self, t: Tensor, i: int, source: Tensor | None) -> Any:
         if source is None:
             return None
-        if i == 0 and source.is_weight and t.operation in _TAKES_MATRIX:
-            weight = self._weights.matrix(source.name)
-            is_chosen = isinstance(weight, PackedExperts)
-            if is_chosen == (t.operation == "MUL_MAT_ID") or isinstance(weight, torch.Tensor):
-                return weight
+        if i == 0 and source.is_weight and _may_be_packed(t, source):
+            return self._weights.matrix(source.name)
         return self.value(source)
 
     def _leaf(self, t: Tensor) -> torch.Tensor:
@@ -111,13 +104,20 @@ class Computation:
         if t.view_of is None:
             self._held[t] = values
             return
-        whole, values = self.value(t.root), values.to(self.value(t.root).dtype)
+        whole = self.value(t.root)
+        values = values.to(whole.dtype)
         if t.shape == t.view_of.shape and t.strides == t.view_of.strides:  # all of what is kept
             self._held[t.root] = values.reshape(whole.shape)
             return
         self._held[t.root] = torch.as_strided_scatter(
             whole.contiguous(), values.reshape(t.shape), t.shape, t.strides, t.offset
         )
+
+
+def _may_be_packed(t: Tensor, matrix: Tensor) -> bool:
+    """Whether an operation takes its matrix, or those of experts, as they lie in the file."""
+    is_one = matrix.shape[:2] == (1, 1)
+    return t.operation == "MUL_MAT_ID" or (is_one and t.operation in ("MUL_MAT", "GET_ROWS"))
 
 
 def _needed(nodes: Sequence[Tensor]) -> dict[Tensor, int]:

@@ -197,7 +197,7 @@ class Student:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
         computation = Computation(self._weights)
-        computation.set(self._read, hidden[None, None])
+        computation.give(self._read, hidden[None, None])
         computation.run(self._head)
         return computation.value(self._head[-1])[0, 0]
 
@@ -262,7 +262,7 @@ class Student:
             return self._recorder.record(rows).nodes
         except EngineError as error:
             raise TorchCopyError(
-                f"the graph of {self.model.path.name} cannot be read ({error}); {CURE}."
+                f"the graph of {self.model.path.name} cannot be read ({str(error).rstrip('.')}); {CURE}."
             ) from None
 
 
@@ -294,4 +294,7 @@ def _on_host(model: Model) -> Model:
     """Return the model, loaded anew where its weights may lie on a device."""
     if tensors_on_host():
         return model
-    return Model(model.path, replace(model.loading, n_gpu_layers=0))
+    asked = replace(
+        model.loading, n_gpu_layers=0, devices=("none",), tensor_split=(), override_tensor=()
+    )
+    return Model(model.path, asked)

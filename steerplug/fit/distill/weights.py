@@ -63,8 +63,7 @@ class Weights:
         """Return a tensor dequantised."""
         weight = self._read.get(name)
         if not isinstance(weight, torch.Tensor):
-            weight = self._dense(name)
-            self._read.setdefault(name, weight)
+            weight = self._read[name] = self._dense(name)
         return weight
 
     def to(self, dtype: torch.dtype, room: float, first: str = "") -> None:
