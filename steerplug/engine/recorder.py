@@ -6,9 +6,7 @@ and the cells are as before.
 """
 
 import ctypes
-import weakref
 from collections.abc import Sequence
-from functools import partial
 
 from llama_cpp import llama_cpp as llama
 
@@ -74,20 +72,15 @@ class _Watch:
 
     def __init__(self) -> None:
         self.graph: Graph | None = None
-        self.error: EngineError | None = None
-        self.meets = llama.ggml_backend_sched_eval_callback(partial(_met, weakref.proxy(self)))
-        self.breaks = llama.ggml_abort_callback(partial(_is_watching, weakref.proxy(self)))
+        self.error: Exception | None = None
+        self.meets = llama.ggml_backend_sched_eval_callback(self._met)
+        self.breaks = llama.ggml_abort_callback(lambda _: self.graph is not None)
 
-
-def _met(watch: _Watch, tensor: int, is_asked: bool, _data: ctypes.c_void_p) -> bool:
-    """Take a tensor over; whatever is asked for, nothing is wanted computed by itself."""
-    if is_asked and watch.graph is not None and watch.error is None:
-        try:
-            watch.graph.add(tensor)
-        except EngineError as error:
-            watch.error = error
-    return False
-
-
-def _is_watching(watch: _Watch, _data: ctypes.c_void_p) -> bool:
-    return watch.graph is not None
+    def _met(self, tensor: int, is_asked: bool, _: ctypes.c_void_p) -> bool:
+        """Take a tensor over; whatever is asked for, nothing is wanted computed by itself."""
+        if is_asked and self.graph is not None and self.error is None:
+            try:
+                self.graph.add(tensor)
+            except Exception as error:  # which C would drop
+                self.error = error
+        return False

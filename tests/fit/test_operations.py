@@ -26,8 +26,8 @@ from steerplug.steering.value import Array
 from tests.helpers.tiny_models import tiny_model
 
 MODELS = (
-    "deepseek4", "gemma3n", "gemma4_256", "gpt_oss", "granitehybrid", "hy_v4", "lfm2", "mpt",
-    "qwen35", "qwen4exp", "rwkv6", "rwkv7",
+    "deepseek4", "gemma3n", "gemma4", "gemma4_256", "gpt_oss", "granitehybrid", "hy_v4", "lfm2",
+    "mpt", "qwen35", "qwen4exp", "rwkv6", "rwkv7",
 )  # fmt: skip
 TYPES = {
     "as it is": Loading(type_k="f32", type_v="f32", flash_attn="off"),

@@ -19,7 +19,7 @@ from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill import agreement, computation, readable
 from steerplug.fit.distill.distill import student_of
 from steerplug.fit.distill.operations import OPERATIONS
-from steerplug.fit.distill.student import Passage, Prefix, Student
+from steerplug.fit.distill.student import Changes, Passage, Prefix, Student
 from steerplug.fit.fit import fit_teacher
 from steerplug.fit.progress import silent
 from steerplug.preset import Preset
@@ -152,6 +152,15 @@ def test_the_copy_trains_in_the_quickest_type_after_it_was_compared_in_float32(
     assert student.dtype == torch.bfloat16
     read = student.hidden([Passage(Prefix(), (5, 6, 7), 0)])
     assert student.logits(read).dtype == torch.bfloat16
+
+
+def test_of_the_cells_only_those_are_computed_with_that_a_batch_reads(opened: Opened) -> None:
+    model, _ = opened("llama")
+    student, seen = Student(model, 1024, CPU), list[torch.Tensor]()
+    watched = Changes({name: seen.append for name in student.cells})
+    student.hidden([Passage(Prefix(), (5, 6, 7), 0)], lambda _: watched)
+    assert len(seen) == 2 * model.n_layer
+    assert {cells.shape[2] for cells in seen} == {256}  # as many as llama.cpp looks through at least
 
 
 @pytest.mark.parametrize(("real", "kl"), [(QWEN_0_5B, 0.005), (GEMMA_270M, 0.01)])

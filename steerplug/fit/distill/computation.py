@@ -121,21 +121,18 @@ def _may_be_packed(t: Tensor, matrix: Tensor) -> bool:
 
 
 def _needed(nodes: Sequence[Tensor]) -> dict[Tensor, int]:
-    """Return how many first rows of cells are read or written; most are of no use to a batch."""
+    """Return how many first rows of cells are read; most are of no use to a batch."""
     needed: dict[Tensor, int] = {}
     for t in nodes:
         if t.operation in VIEWS:
             continue
-        for i, source in enumerate(t.sources):
+        for source in t.sources:
             root = None if source is None else source.root
             if source is None or root is None or root.values is None or root.is_integer:
                 continue
-            n = _reach(source) // root.shape[-1] + 1
-            if t.operation == "SET_ROWS" and i == 2 and source is root:
-                numbers = t.sources[1]
-                assert numbers is not None
-                n = root.shape[2] if numbers.values is None else int(numbers.values.max()) + 1
-            needed[root] = max(n, needed.get(root, 0))
+            if t.operation == "SET_ROWS" and source is root:
+                continue  # rows are written that others read
+            needed[root] = max(_reach(source) // root.shape[-1] + 1, needed.get(root, 0))
     return needed
 
 

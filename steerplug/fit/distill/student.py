@@ -261,8 +261,9 @@ class Student:
         try:
             return self._recorder.record(rows).nodes
         except EngineError as error:
+            reason = str(error).rstrip(".")
             raise TorchCopyError(
-                f"the graph of {self.model.path.name} cannot be read ({str(error).rstrip('.')}); {CURE}."
+                f"the graph of {self.model.path.name} cannot be read ({reason}); {CURE}."
             ) from None
 
 
