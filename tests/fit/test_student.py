@@ -160,7 +160,7 @@ def test_of_the_cells_only_those_are_computed_with_that_a_batch_reads(opened: Op
     watched = Changes({name: seen.append for name in student.cells})
     student.hidden([Passage(Prefix(), (5, 6, 7), 0)], lambda _: watched)
     assert len(seen) == 2 * model.n_layer
-    assert {cells.shape[2] for cells in seen} == {256}  # as many as llama.cpp looks through at least
+    assert {cells.shape[2] for cells in seen} == {256}  # the fewest that llama.cpp looks through
 
 
 @pytest.mark.parametrize(("real", "kl"), [(QWEN_0_5B, 0.005), (GEMMA_270M, 0.01)])
