@@ -19,6 +19,9 @@ from steerplug.engine.model import Model
 from steerplug.engine.rows import Row
 from steerplug.errors import EngineError
 
+_LAST = "result_output"
+"""What llama.cpp calls the logits, of every architecture."""
+
 
 class Recorder(Context):
     """A context without steering, whose graphs can be taken over; its cells are not quantised.
@@ -59,8 +62,12 @@ class Recorder(Context):
         except EngineError as error:
             if watch.error or not graph.nodes:
                 raise watch.error or error from None
+        else:
+            raise EngineError("llama.cpp computed what it was to hand over; its inputs are gone.")
         finally:
             watch.graph = None
+        if graph.nodes[-1].name != _LAST:
+            raise EngineError("llama.cpp computes it in several parts, and handed over the first.")
         return graph
 
 

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+# isort: split
+from llama_cpp import llama_cpp as llama
+
 from steerplug.engine import graph as graphs
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
@@ -115,6 +118,26 @@ def test_a_build_whose_tensors_lie_otherwise_is_refused(
     with pytest.raises(EngineError, match=r"lays out tensors otherwise than ggml\.h did; install"):
         recorder.record(ROWS)
     graphs.check_layout.cache_clear()
+
+
+def test_a_decode_that_is_not_broken_off_is_no_graph(recorder: Recorder) -> None:
+    llama.llama_set_abort_callback(recorder.handle, llama.ggml_abort_callback(), None)
+    with pytest.raises(EngineError, match="computed what it was to hand over"):
+        recorder.record(ROWS)
+
+
+def test_a_part_of_a_graph_is_none(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = graphs.Graph.add
+
+    def first_half(graph: graphs.Graph, address: int) -> None:
+        if len(graph.nodes) < 50:
+            add(graph, address)
+
+    monkeypatch.setattr(graphs.Graph, "add", first_half)
+    with pytest.raises(EngineError, match="in several parts, and handed over the first"):
+        recorder.record(ROWS)
 
 
 def test_it_is_freed_with_its_last_name() -> None:

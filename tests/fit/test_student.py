@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from steerplug.engine import kv_cache
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine
 from steerplug.engine.model import Model
@@ -122,11 +123,11 @@ def a_preset(method: str) -> Preset:
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("why", ["operation", "memory", "agreement"])
+@pytest.mark.parametrize("why", ["operation", "memory", "cells", "agreement"])
 def test_nothing_is_asked_of_the_model_before_the_copy_is_there(
     why: str, opened: Opened, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "mamba"
+    name = "llama3_rope" if why == "cells" else "mamba"
     if why == "operation":
         monkeypatch.delitem(OPERATIONS, "SSM_SCAN")
     if why == "memory":
@@ -135,8 +136,11 @@ def test_nothing_is_asked_of_the_model_before_the_copy_is_there(
         monkeypatch.setitem(OPERATIONS, "SSM_SCAN", lambda t, s, *_: s.new_zeros(t.shape))
     model, _ = opened(name)
     engine, kept = Engine(model, n_ctx=512, n_threads=1), Checkpoint(tmp_path / "glad-0.gguf")
-    with reading(model, 512) as reader, pytest.raises(FitError, match="`method: chain`"):
-        fit_teacher(a_preset("psr"), engine, reader, kept, silent)
+    with reading(model, 512) as reader:
+        if why == "cells":
+            monkeypatch.setattr(kv_cache, "available", lambda: 1)
+        with pytest.raises(FitError, match="`method: chain`"):
+            fit_teacher(a_preset("psr"), engine, reader, kept, silent)
     assert not kept.replies
     assert engine.metrics().prompt_tokens == 0
     engine.close()

@@ -22,7 +22,7 @@ from steerplug.engine.model import Model
 from steerplug.engine.recorder import Recorder
 from steerplug.engine.rows import Row
 from steerplug.engine.sequences import State
-from steerplug.errors import EngineError, TorchCopyError
+from steerplug.errors import SteerplugError, TorchCopyError
 from steerplug.fit.distill.computation import Change, Computation, check_operations
 from steerplug.fit.distill.readable import CURE
 from steerplug.fit.distill.weights import Weights, fastest_type, free_bytes
@@ -99,19 +99,19 @@ class Student:
 
     def __init__(self, model: Model, n_ctx: int, device: torch.device) -> None:
         self.model, self.device = model, device
-        self._recorder = Recorder(
-            _on_host(model), n_ctx=n_ctx, n_batch=_N_BATCH,
-            n_seq=1 if model.is_recurrent else MOST_TOGETHER,
-        )  # fmt: skip
-        self._weights = Weights(model, device)
-        nodes = self._recorded([Row(max(model.vocab.bos, 0), 0, output=True)])
         try:
+            self._recorder = Recorder(
+                _on_host(model), n_ctx=n_ctx, n_batch=_N_BATCH,
+                n_seq=1 if model.is_recurrent else MOST_TOGETHER,
+            )  # fmt: skip
+            nodes = self._recorder.record([Row(max(model.vocab.bos, 0), 0, output=True)]).nodes
             check_operations(nodes)
-        except TorchCopyError as error:
+        except SteerplugError as error:
             raise TorchCopyError(
                 f"gradients cannot be followed through {model.path.name} ({model.architecture}): "
-                f"{error}; {CURE}."
+                f"{str(error).rstrip('.')}; {CURE}."
             ) from None
+        self._weights = Weights(model, device)
         begin, self._read = _output(nodes)
         self._head = nodes[begin:]
         self.n_vocab = nodes[begin].shape[-1]
@@ -255,16 +255,7 @@ class Student:
                 Row(token, prefix.n_tokens + i, i >= passage.first, sequence=sequence)
                 for i, token in enumerate(passage.tokens)
             ]
-        return self._recorded(rows)
-
-    def _recorded(self, rows: Sequence[Row]) -> list[Tensor]:
-        try:
-            return self._recorder.record(rows).nodes
-        except EngineError as error:
-            reason = str(error).rstrip(".")
-            raise TorchCopyError(
-                f"the graph of {self.model.path.name} cannot be read ({reason}); {CURE}."
-            ) from None
+        return context.record(rows).nodes
 
 
 def _product(t: Tensor) -> list[tuple[Tensor, Tensor]]:
