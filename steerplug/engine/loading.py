@@ -40,7 +40,6 @@ ROPE_SCALINGS = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 NUMA = {"distribute": 1, "isolate": 2, "numactl": 3}
 
-_BESIDE_THE_MODEL = ("n_ctx", "type_k", "type_v", "chat_template")
 _OFFLOAD, _CONTEXT, _CACHE, _MEMORY, _MODEL = (
     "Offload to GPUs", "Context", "KV cache", "Memory", "What is loaded",
 )  # fmt: skip

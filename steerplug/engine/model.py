@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from gguf import PoolingType
 from llama_cpp import llama_cpp as llama
@@ -143,21 +142,6 @@ class Model:
         for other in others:
             first.tensors.update(other.tensors)
         return first
-
-    @cached_property
-    def hyper_parameters(self) -> dict[str, Any]:
-        """What the GGUF states of the architecture, by names without it: `rope.freq_base`."""
-        prefix = f"{self.architecture}."
-        return {
-            key.removeprefix(prefix): value
-            for key, value in self.header.metadata.items()
-            if key.startswith(prefix)
-        }
-
-    def number(self, name: str) -> float | None:
-        """Return a hyper-parameter that is one number, or None."""
-        value = self.hyper_parameters.get(name)
-        return float(value) if isinstance(value, int | float) else None
 
     @property
     def block_output(self) -> BlockOutput:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from steerplug.engine.gguf_header import read_gguf_header
-from steerplug.engine.model import Model
 from steerplug.errors import ModelError
 from tests.helpers.tiny_models import tiny_model
 
@@ -28,22 +27,6 @@ def test_metadata_and_tensors_are_those_of_ggufs_reader(name: str) -> None:
         if not key.startswith("GGUF.") and field.types != [9, 8]  # lists of texts
     }
     assert header.metadata == stated
-
-
-def test_hyper_parameters_are_named_without_the_architecture() -> None:
-    model = Model(tiny_model("gemma3_pattern"))
-    assert model.number("attention.sliding_window") == 16
-    assert model.number("attention.layer_norm_rms_epsilon") == pytest.approx(1e-5, rel=1e-6)
-    assert model.number("no.such") is None
-    assert model.hyper_parameters["block_count"] == model.n_layer
-    model.close()
-
-
-def test_a_hyper_parameter_of_several_numbers_is_no_number() -> None:
-    model = Model(tiny_model("lfm2"))
-    assert model.hyper_parameters["attention.head_count_kv"] == [0, 2, 0, 2]
-    assert model.number("attention.head_count_kv") is None
-    model.close()
 
 
 def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
