@@ -8,10 +8,11 @@ ggml.h has it, and held against what its functions make before anything is belie
 """
 
 import ctypes
+import math
 import struct
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from steerplug.engine import ggml
 from steerplug.errors import EngineError
 
-Shape = tuple[int, int, int, int]
+Shape = tuple[int, ...]
+"""Of four dimensions."""
 
 _TYPES: dict[int, Any] = {0: np.float32, 1: np.float16, 26: np.int32, 27: np.int64}
 """ggml's numbers of types that NumPy has too."""
@@ -102,53 +104,58 @@ class Graph:
         return self._known[address]
 
     def _written_down(self, address: int) -> Tensor:
-        t = _Tensor.from_address(address)
-        name, size = t.name.decode("utf-8", "replace"), _size_of(t.type)
-        sources = [None if source == address else source for source in t.src]  # so has a cast
+        t = _read(address)
+        size = _size_of(t.kind)
+        sources = [None if source == address else source for source in t.sources]  # so has a cast
         while sources and not sources[-1]:
             sources.pop()
-        is_leaf = not t.op and not t.view_src and name not in self._weights
+        is_leaf = not t.operation and not t.root and t.name not in self._weights
         return Tensor(
-            name, _operation(t.op), t.type in _INTEGERS, _shape(t.ne),
-            _shape(nb // size for nb in t.nb),
-            t.view_offs // size, tuple(self._tensor(a) if a else None for a in sources),
-            self._tensor(t.view_src) if t.view_src else None, bytes(t.op_params),
-            _values(t, name) if is_leaf else None,
+            t.name, _operation(t.operation), t.kind in _INTEGERS, t.shape,
+            tuple(step // size for step in t.strides), t.offset // size,
+            tuple(self._tensor(source) if source else None for source in sources),
+            self._tensor(t.root) if t.root else None, t.parameters,
+            _values(t) if is_leaf else None,
         )  # fmt: skip
 
 
-class _Tensor(ctypes.Structure):
-    """`ggml_tensor`, as far as it is read."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-    )
+_LAYOUT = struct.Struct("=i4xQ4q4Qi64si10QQQQ64s")
+"""`ggml_tensor`, from its type to its name, with its buffer and flags, of which nothing is read."""
 
 
-def _shape(numbers: Any) -> Shape:
-    a, b, c, d = (int(n) for n in numbers)
-    return d, c, b, a
+class _Read(NamedTuple):
+    """A tensor as it lies in memory: strides and offset in bytes, others by their addresses."""
+
+    kind: int
+    shape: Shape
+    strides: Shape
+    operation: int
+    parameters: bytes
+    sources: tuple[int, ...]
+    root: int
+    offset: int
+    data: int
+    name: str
 
 
-def _values(t: _Tensor, name: str) -> NDArray[Any]:
+def _read(address: int) -> _Read:
+    found = _LAYOUT.unpack(ctypes.string_at(address, _LAYOUT.size))
+    kind, _buffer, a, b, c, d, step_a, step_b, step_c, step_d, operation, parameters = found[:12]
+    *sources, root, offset, data, name = found[13:]
+    return _Read(
+        kind, (d, c, b, a), (step_d, step_c, step_b, step_a), operation, parameters,
+        tuple(sources), root, offset, data, name.partition(b"\0")[0].decode("utf-8", "replace"),
+    )  # fmt: skip
+
+
+def _values(t: _Read) -> NDArray[Any]:
     """Return the numbers of a tensor where they lie: they are its own until the next decode."""
-    kind = _TYPES.get(t.type)
+    kind = _TYPES.get(t.kind)
     if kind is None or not t.data:
-        raise EngineError(f"`{name}` in llama.cpp's graph holds no numbers that can be read.")
-    shape = _shape(t.ne)
-    raw = (ctypes.c_char * (int(np.prod(shape)) * np.dtype(kind).itemsize)).from_address(t.data)
-    return np.frombuffer(raw, kind).reshape(shape)
+        raise EngineError(f"`{t.name}` in llama.cpp's graph holds no numbers that can be read.")
+    n_bytes = math.prod(t.shape) * np.dtype(kind).itemsize
+    raw = (ctypes.c_char * n_bytes).from_address(t.data)
+    return np.frombuffer(raw, kind).reshape(t.shape)
 
 
 @cache
@@ -176,30 +183,27 @@ def check_layout() -> None:
         scaled = ggml.call("ggml_scale", context, product, 0.5)
         view = ggml.call("ggml_view_2d", context, scaled, 1, 4, 8, 4)
         ggml.call("ggml_set_name", view, b"a view")
-        found = [_Tensor.from_address(each) for each in (product, scaled, view)]
-        _check(found, (a, b), product, scaled)
+        _check([_read(each) for each in (product, scaled, view)], (a, b), product, scaled)
     finally:
         ggml.call("ggml_free", context)
 
 
-def _check(found: list[_Tensor], sources: tuple[int, int], product: int, scaled: int) -> None:
+def _check(found: list[_Read], sources: tuple[int, int], product: int, scaled: int) -> None:
     of_product, of_scaled, of_view = found
     seen = (
-        (of_product.type, tuple(of_product.ne), tuple(of_product.nb)[:2]),
-        (_operation(of_product.op), tuple(of_product.src[:3])),
-        (of_scaled.src[0], bytes(of_scaled.op_params)[:4], _operation(of_scaled.op)),
-        (of_view.view_src, of_view.view_offs, of_view.nb[1], of_view.name, tuple(of_view.ne)),
+        (of_product.kind, of_product.shape, of_product.strides[2:]),
+        (_operation(of_product.operation), of_product.sources[:3]),
+        (of_scaled.sources[0], of_scaled.parameters[:4], _operation(of_scaled.operation)),
+        (of_view.root, of_view.offset, of_view.strides[2], of_view.name, of_view.shape),
     )
     expected = (
-        (0, (2, 5, 1, 1), (4, 8)),
-        ("MUL_MAT", (*sources, None)),
+        (0, (1, 1, 5, 2), (8, 4)),
+        ("MUL_MAT", (*sources, 0)),
         (product, struct.pack("<f", 0.5), "SCALE"),
-        (scaled, 4, 8, b"a view", (1, 4, 1, 1)),
+        (scaled, 4, 8, "a view", (1, 1, 4, 1)),
     )
     if seen != expected:
         raise EngineError(
             "this build of llama-cpp-python lays out tensors otherwise than ggml.h did; "
             "install a release of llama-cpp-python between 0.3.36 and 0.4."
         )
-
-

@@ -3,9 +3,9 @@
 Oracles: llama.cpp's own decode of the same rows, before and after, and tensors that ggml makes.
 """
 
-import ctypes
 import gc
 import logging
+import struct
 import weakref
 from collections.abc import Iterator
 
@@ -110,11 +110,8 @@ def test_rows_for_which_there_is_no_room_make_no_graph(recorder: Recorder) -> No
 def test_a_build_whose_tensors_lie_otherwise_is_refused(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Moved(ctypes.Structure):
-        _fields_ = (("more", ctypes.c_int64), *graphs._Tensor._fields_)
-
     graphs.check_layout.cache_clear()
-    monkeypatch.setattr(graphs, "_Tensor", Moved)
+    monkeypatch.setattr(graphs, "_LAYOUT", struct.Struct(f"=8x{graphs._LAYOUT.format[1:]}"))
     with pytest.raises(EngineError, match=r"lays out tensors otherwise than ggml\.h did; install"):
         recorder.record(ROWS)
     graphs.check_layout.cache_clear()

@@ -5,6 +5,7 @@ another tensor, as cells of the cache are filled, leaves a new root in its place
 gradient needs are never written over.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -146,7 +147,7 @@ def _seen(root: torch.Tensor, t: Tensor) -> torch.Tensor:
     if t.view_of is None:
         return root
     order = _permutation(t)
-    if order is None or t.offset or root.numel() != _size(t):
+    if order is None or t.offset or root.numel() != math.prod(t.shape):
         return torch.as_strided(root.contiguous(), t.shape, t.strides, t.offset)
     laid = root.reshape([t.shape[i] for i in order])
     return laid.permute([order.index(i) for i in range(4)])
@@ -163,7 +164,3 @@ def _permutation(t: Tensor) -> list[int] | None:
         step *= t.shape[i]
     return single + order
 
-
-def _size(t: Tensor) -> int:
-    a, b, c, d = t.shape
-    return a * b * c * d
