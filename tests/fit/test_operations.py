@@ -14,7 +14,7 @@ import torch
 from llama_cpp import llama_cpp as llama
 
 from steerplug.engine.context import Context
-from steerplug.engine.graph import Graph, Tensor
+from steerplug.engine.graph import Graph, Tensor, _read
 from steerplug.engine.hook import Hook
 from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
@@ -33,6 +33,7 @@ TYPES = {
     "as it is": Loading(type_k="f32", type_v="f32", flash_attn="off"),
     "flash attention": Loading(type_k="f32", type_v="f32"),
 }
+FLOAT32 = 0
 CLOSE = 0.01
 """ggml looks GELU up by 16 bits, and takes keys and values by 16 for flash attention."""
 
@@ -63,25 +64,17 @@ class Computed(Context):
             for source in self.graph.nodes[-1].sources:
                 self._keep(source)
             return True
-        tensor = self.graph.nodes[-1]
-        kind = ctypes.c_int.from_address(address).value
-        if tensor.view_of is None and kind == 0:  # float32, in a place of its own
-            data = ctypes.c_void_p.from_address(address + DATA).value
-            raw = (ctypes.c_float * int(np.prod(tensor.shape))).from_address(data or 0)
+        tensor, read = self.graph.nodes[-1], _read(address)
+        if tensor.view_of is None and read.kind == FLOAT32:  # in a place of its own
+            raw = (ctypes.c_float * int(np.prod(tensor.shape))).from_address(read.data)
             self.made[tensor] = np.array(raw, np.float32).reshape(tensor.shape)
         return True
-
 
     def _keep(self, source: Tensor | None) -> None:
         """Copy the numbers of an input or of cells: their places are written over."""
         if source is not None and source.root.values is not None and source.root not in self._kept:
             self._kept.add(source.root)
             object.__setattr__(source.root, "values", source.root.values.copy())
-
-
-DATA = 8 + 8 + 4 * 8 + 4 * 8 + 4 + 64 + 4 + 80 + 8 + 8
-"""Where in a tensor its address lies: behind type, buffer, shape, strides, operation, parameters,
-flags, sources, root and offset."""
 
 
 @pytest.fixture(scope="module")
