@@ -10,6 +10,7 @@ import pytest
 
 from steerplug.benchmark import fits
 from steerplug.commands.main import main
+from steerplug.fit.distill import readable
 from steerplug.fit.progress import silent
 from steerplug.library.presets import load_preset
 from tests.helpers.tiny_models import tiny_model
@@ -72,9 +73,10 @@ def test_each_preset_is_fitted_in_every_way_of_the_model(
 
 
 @pytest.mark.usefixtures("built")
-def test_what_has_no_torch_copy_is_not_trained_and_json_has_all_figures(
-    capsys: pytest.CaptureFixture[str],
+def test_where_memory_is_short_nothing_is_trained_and_json_has_all_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(readable, "available", lambda: 1)
     assert main(["bench", "-m", str(tiny_model("gemma3n")), "--fits", "pirate", "--json"]) == 0
     quick, chain = json.loads(capsys.readouterr().out)["fits"]
     assert (quick["way"], chain["way"], quick["preset"]) == ("quick", "chain", "pirate")
