@@ -1,9 +1,9 @@
 """ggml's C functions: which ones steerplug calls, with their types, and where they are found.
 
 ggml's functions keep their signatures while its struct layouts change, so steerplug calls functions
-and includes no header. Here are those that Python calls and that llama-cpp-python, which has all of
-llama.h, does not declare. What native code calls it declares itself (native/steer.h): it is handed
-addresses.
+and includes no header; `graph` alone reads a structure, and tries it first. Here are those that
+Python calls and that llama-cpp-python, which has all of llama.h, does not declare. What native code
+calls it declares itself (native/steer.h): it is handed addresses.
 """
 
 import ctypes

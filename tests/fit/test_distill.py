@@ -216,6 +216,15 @@ def test_one_lesson_and_lessons_without_bos_are_prepared_as_well(tiny: Tiny) -> 
     assert distance(bare, plain(tiny.oracle, one.bare, one.reply)) < 2e-5
 
 
+def test_one_of_several_prefixes_may_be_of_no_token(tiny: Tiny) -> None:
+    some, none = tiny.student.prefixes([(BOS, 7, 8), ()])
+    assert (none.n_tokens, none.state, some.n_tokens) == (0, None, 3)
+    text = (9, 10, 11)
+    both = hidden(tiny.student, [Passage(none, (BOS, *text), 0), Passage(some, text, 0)], 2)
+    alone = [Passage(Prefix(), (BOS, *text), 0), Passage(Prefix(), (BOS, 7, 8, *text), 3)]
+    assert distance(both, hidden(tiny.student, alone, 1)) < 2e-5
+
+
 def test_a_prompt_longer_than_a_sliding_window_is_kept_whole() -> None:
     model = Model(tiny_model("gemma3"), EXACT)
     student = Student(model, 256, CPU)

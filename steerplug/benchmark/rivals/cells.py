@@ -207,4 +207,3 @@ class _Walk:
         kind = self._kind()
         _, n = self.numbers(np.uint32, 2)
         return self.numbers(kind, n_cells * int(n)).reshape(int(n), n_cells).T
-

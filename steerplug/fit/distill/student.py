@@ -153,7 +153,7 @@ class Student:
 
     def _prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Return the same, of texts that are read together; what all begin with is read once."""
-        context, common = self._recorder, n_common(texts) if len(texts) > 1 else 0
+        context, common = self._recorder, max(n_common(texts), 0) if len(texts) > 1 else 0
         context.clear()
         rows = [Row(token, i) for i, token in enumerate(texts[0][:common])]
         self._decode(rows)
