@@ -135,8 +135,10 @@ def _walks(model: Model) -> Iterator[dict[str, _Walk]]:
         yield walks
 
 
-def _context(model: Model, **settings: bool) -> Context:
-    context = Context(model, n_ctx=1024, **settings)
+def _context(
+    model: Model, *, on_device: bool | None = None, hooked: bool = True
+) -> Context:
+    context = Context(model, n_ctx=1024, on_device=on_device, hooked=hooked)
     context.hook.tells_later = True  # as an engine has it
     return context
 

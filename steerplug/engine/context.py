@@ -16,6 +16,7 @@ from steerplug.engine.device_route import DeviceRoute
 from steerplug.engine.devices import tensors_on_host
 from steerplug.engine.hook import Hook, RowSteering
 from steerplug.engine.kv_cache import check_memory
+from steerplug.engine.loading import CACHE_TYPES
 from steerplug.engine.model import Model
 from steerplug.engine.params import set_context_params
 from steerplug.engine.processors import n_processors
@@ -37,6 +38,7 @@ class Context(Rows):
         n_seq: how many sequences share the cache.
         swa_full: keep every token that sliding windows have passed; if not, and where it takes less
             memory, they keep what they reach, and a sequence can be cut back no further.
+        type_v: of the cache of values; default: as the model was loaded for.
         n_threads: threads; default: as the model was loaded for, or as many as there are processors
             at hand (`processors`).
         on_host: override how the hook reaches tensors; default: as the build needs.
@@ -57,6 +59,7 @@ class Context(Rows):
         n_batch: int | None = None,
         n_seq: int = 1,
         swa_full: bool = True,
+        type_v: str | None = None,
         n_threads: int | None = None,
         on_host: bool | None = None,
         on_device: bool | None = None,
@@ -69,6 +72,8 @@ class Context(Rows):
         self.why = ""
         """Why no device steers by itself, where one was to."""
         self._set_sizes(n_ctx, n_batch, swa_full=swa_full)
+        self.type_v = type_v or model.loading.type_v
+        self._params.type_v = CACHE_TYPES[self.type_v]
         self._set_threads(n_threads)
         host = tensors_on_host() if on_host is None else on_host
         if on_device is None:

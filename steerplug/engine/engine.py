@@ -76,6 +76,7 @@ class Engine:
         swa_full: keep every token that sliding windows have passed: more memory, and a conversation
             can be gone on from at any of its tokens, not at checkpoints alone; default: as the
             model was loaded for.
+        type_v: of the cache of values; default: as the model was loaded for.
         n_threads: threads; default: as the model was loaded for, or as many as there are processors
             at hand (`processors`).
 
@@ -92,6 +93,7 @@ class Engine:
         n_seq: int | None = None,
         n_queue: int = 256,
         swa_full: bool | None = None,
+        type_v: str | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.model = model
@@ -105,7 +107,7 @@ class Engine:
                 "raise it, or lower n_ctx."
             )
         self._n_queue, self._n_threads = n_queue, n_threads
-        self._n_seq = n_seq
+        self._n_seq, self._type_v = n_seq, type_v
         self._swa_full = model.loading.swa_full if swa_full is None else swa_full
         self._beginning = threading.Lock()
         self._begin(n_cells or n_ctx)
@@ -127,8 +129,9 @@ class Engine:
         if swa_full and not self.model.is_recurrent:
             n_seq = (self._n_seq or N_SEQ) + 1  # one more for pending cells
         return Context(
-            self.model, n_ctx=n_cells, n_seq=n_seq, swa_full=swa_full, n_threads=self._n_threads
-        )
+            self.model, n_ctx=n_cells, n_seq=n_seq, swa_full=swa_full, type_v=self._type_v,
+            n_threads=self._n_threads,
+        )  # fmt: skip
 
     @property
     def _worker(self) -> Worker:

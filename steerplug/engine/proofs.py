@@ -6,6 +6,7 @@ steering is known from the first run, and what must come out is known from the N
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ TOLERANCE = 1e-3
 """Greatest |native - twin| / |change of h|; sums in another order give about 1e-6."""
 
 
-_ROUTES: dict[routes.Route, dict[str, bool]] = {
+_ROUTES: dict[routes.Route, dict[str, Any]] = {
     "node": {"on_host": True, "on_device": False},
     "device": {"on_device": True},
     "callback": {"on_host": False, "on_device": False},

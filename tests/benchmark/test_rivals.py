@@ -221,7 +221,7 @@ def test_what_was_planted_is_learned(
             [replace(each, hidden=planted.read(trainer.student, [each.bare])) for each in some]
             for some in (course.whole.fit, course.whole.held_back)
         ))  # fmt: skip
-    untrained = training._left(trainer.student, exercises.held_back, make())
+    untrained = training.loss(trainer.student, exercises.held_back, make())
     _, left = trainer.at(kind, make, exercises, rate)
     assert untrained > 0.01
     assert left < 0.6 * untrained

@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steerplug.engine import requantised
 from steerplug.engine.context import Context
 from steerplug.engine.engine import Engine, Request
+from steerplug.engine.loading import Loading
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.requantised import quick
+from steerplug.engine.request import tokens_of
 from steerplug.engine.sampler import Sampling
 from steerplug.engine.scope import Prompt
+from steerplug.errors import EngineError
 from steerplug.fit.measure import reply_log_probs
 from steerplug.steering.value import NOTHING
+from tests.helpers.tiny_models import tiny_model
 
 # isort: split
 from llama_cpp import llama_cpp as llama
@@ -89,6 +94,46 @@ def test_a_model_that_is_quick_itself_is_not_copied(
         assert len(list(folder.iterdir())) == 1
 
 
+def test_of_a_model_that_is_quick_the_cells_alone_are_others(
+    reader: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requantised, "is_slow", lambda _model: False)
+    model = reader.context.model
+    prompt = Prompt(tuple(model.vocab.tokenize(TEXT)))
+    greedy = Request(prompt, sampling=Sampling(temperature=0), max_tokens=4)
+    engine = Engine(model, n_ctx=N_CTX, n_threads=1)
+    with quick(engine, reader) as (quick_engine, quick_reader):
+        assert quick_engine.model is model
+        assert quick_reader is reader
+        assert quick_engine.context.kv_bytes == engine.context.kv_bytes
+        assert (quick_engine.context.type_v, engine.context.type_v) == ("bf16", "f16")
+        assert tokens_of(quick_engine.generate(greedy)) == tokens_of(engine.generate(greedy))
+        assert not list(folder.iterdir())
+    with pytest.raises(EngineError, match="closed"):
+        list(quick_engine.generate(greedy))
+    assert list(engine.generate(greedy))
+    engine.close()
+
+
+@pytest.mark.parametrize("loading", [Loading(flash_attn="off"), Loading(type_v="q8_0")])
+def test_cells_stay_as_they_were_asked_for(
+    reader: Reader, loading: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requantised, "is_slow", lambda _model: False)
+    model = Model(reader.context.model.path, loading)
+    engine = Engine(model, n_ctx=N_CTX, n_threads=1)
+    with quick(engine, reader) as given:
+        assert given == (engine, reader)
+    engine.close()
+
+
+def test_where_keys_and_values_are_one_cells_stay_as_they_are(reader: Reader) -> None:
+    engine = Engine(Model(tiny_model("deepseek2")), n_ctx=N_CTX, n_threads=1)
+    with quick(engine, reader) as given:
+        assert given == (engine, reader)
+    engine.close()
+
+
 def test_a_large_model_is_not_copied(
     engine: Engine, reader: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +157,7 @@ def test_where_there_is_no_room_the_model_itself_is_used(
         folder.write_text("in the way of a folder")
     caplog.set_level(logging.WARNING, "steerplug")
     with _at_most(1_000_000), quick(engine, reader) as (quick_engine, quick_reader):
-        assert quick_engine is engine
+        assert quick_engine.model is engine.model
         assert quick_reader is reader
     (said,) = [record.getMessage() for record in caplog.records if "requantised" in record.name]
     assert "cannot be copied to a temporary folder (" in said

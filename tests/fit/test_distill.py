@@ -359,7 +359,7 @@ def test_training_brings_the_bare_chat_nearer_to_the_prompted_one_on_unseen_less
 def test_what_training_watches_is_the_loss_that_is_promised(tiny: Tiny) -> None:
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = strong(tiny, exercises, [1, 3], gated=True)
-    left = training._left(tiny.student, exercises, deltas)
+    left = training.loss(tiny.student, exercises, deltas)
     assert left == pytest.approx(divergence(tiny, exercises, deltas), rel=1e-3)
 
 
@@ -393,7 +393,7 @@ def test_the_parameters_after_the_best_epoch_are_kept_though_one_before_it_did_h
         after.append(deltas.z.detach().clone())
         return float(losses[len(after) - 1])
 
-    monkeypatch.setattr(training, "_left", left)
+    monkeypatch.setattr(training, "loss", left)
     train(tiny.student, Exercises.of(exercises), deltas, FULL, 0, silent)
     assert len(after) == len(losses)
     assert torch.equal(deltas.z, after[best])
@@ -410,7 +410,7 @@ def test_gates_that_learn_nothing_fade_and_constants_stay(
 
     losses = itertools.count(9.0, -1.0)
     monkeypatch.setattr(training, "_add_gradient", learn_nothing)
-    monkeypatch.setattr(training, "_left", lambda *_: next(losses))
+    monkeypatch.setattr(training, "loss", lambda *_: next(losses))
     exercises = prepare(tiny.student, LESSONS, "response", silent)
     deltas = strong(tiny, exercises, [1, 3], gated)
     before = copy.deepcopy(deltas.state_dict())
@@ -498,6 +498,25 @@ def test_a_second_round_goes_on_with_what_the_steered_model_replied(tiny: Tiny) 
 
 def test_a_steered_model_that_replies_nothing_has_no_second_round(tiny: Tiny) -> None:
     assert second_round(tiny, lambda _: []).digest == second_round(tiny, None).digest
+
+
+@pytest.mark.parametrize(("as_much", "n_asked"), [(1.01, 0), (0.99, 1)])
+def test_a_first_round_that_leaves_little_of_the_untrained_loss_has_no_second(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, as_much: float, n_asked: int
+) -> None:
+    asked: list[Steering] = []
+
+    def replies_of(steering: Steering) -> list[Lesson]:
+        asked.append(steering)
+        return []
+
+    lessons = prepare(tiny.student, LESSONS, "response", silent)
+    exercises, deltas = Exercises.of(lessons), new_deltas(tiny, lessons, gated=True, layers=[1, 3])
+    untrained = training.loss(tiny.student, exercises.held_back, deltas)
+    left = train(tiny.student, exercises, deltas, FULL, 0, silent)
+    monkeypatch.setattr(training, "ENOUGH", as_much * left / untrained)
+    second_round(tiny, replies_of)
+    assert len(asked) == n_asked
 
 
 def test_a_fit_that_was_ended_in_its_second_round_goes_on_there(

@@ -69,8 +69,8 @@ def distill(
         scope: which tokens are steered: "response" or "all".
         seed: of the start and the order of the lessons.
         quick: whether the lessons are the few of a quick fit, which take smaller batches.
-        replies_of: asks the steered model in the prompted one's place, for a second round; None:
-            there is none.
+        replies_of: asks the steered model in the prompted one's place, for a second round, where
+            the first leaves something to learn; None: there is none.
         kept: what an earlier fit had done, and where this one is kept.
         report: told how far the work is.
 
@@ -79,18 +79,26 @@ def distill(
     """
     from steerplug.fit.distill.deltas import Deltas
     from steerplug.fit.distill.exercises import Exercises, prepare, sizes
-    from steerplug.fit.distill.training import FULL, OWN, QUICK, train
+    from steerplug.fit.distill.training import ENOUGH, FULL, OWN, QUICK, loss, train
 
     def made() -> Steering:
         return Steering(name, model.n_embd, model.n_layer, deltas.export(), scope)
 
     first = prepare(student, lessons, scope, report)
-    deltas = Deltas(
-        sizes(student, first, layers), model.n_embd, gated=_is_gated(method), seed=seed
-    ).to(student.device)
-    exercises, schedule = Exercises.of(first), QUICK if quick else FULL
-    train(student, exercises, deltas, schedule, seed, report, kept)
-    if replies_of is not None and (replies := replies_of(made())):
+    size_of = sizes(student, first, layers)
+
+    def fresh() -> Deltas:
+        new = Deltas(size_of, model.n_embd, gated=_is_gated(method), seed=seed)
+        new.to(student.device)
+        return new
+
+    deltas, exercises = fresh(), Exercises.of(first)
+    left = train(student, exercises, deltas, QUICK if quick else FULL, seed, report, kept)
+    if (
+        replies_of is not None
+        and left > ENOUGH * loss(student, exercises.held_back, fresh())
+        and (replies := replies_of(made()))
+    ):
         exercises += Exercises.of(prepare(student, replies, scope, report))
         train(student, exercises, deltas, OWN, seed, report, kept)
     steering = made()

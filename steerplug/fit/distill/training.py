@@ -13,7 +13,8 @@ these replies alone, and 0 for constants, which are fewer numbers and lose by it
 
 The prompted model's replies never show steering a state that it led into itself, such as a circle.
 So a second round (`OWN`) adds the steered model's own replies to the same questions, read by the
-prompted model, and goes on from where the first one ended.
+prompted model, and goes on from where the first one ended; unless the first left next to nothing of
+the loss, as is common on models of half a billion weights and more.
 Source: PSR, arXiv 2605.03907; the second round is DAgger's, arXiv 1011.0686; rate, betas, decay
 and rounds were measured (benchmark/EXPERIMENTS).
 """
@@ -59,6 +60,8 @@ QUICK = Schedule(3, 2, 7e-3)
 """Of few lessons: more steps close .03 more of the gap, for an eighth more time."""
 OWN = Schedule(1, 4, 4e-3, "training on replies of its own")
 """The second round."""
+ENOUGH = 0.05
+"""Of the loss on what is held back, so much may be left by the first round to have no second."""
 
 _JUDGED = 4
 _LOGIT_BYTES, _BYTES_A_LOGIT = 2**28, 20
@@ -94,7 +97,7 @@ def train(
     run = Run(trained, optimizer, kept, of)
     with run.kept_on_the_way():
         if run.passes < 0:
-            run.judged(_left(student, exercises.held_back, trained))
+            run.judged(loss(student, exercises.held_back, trained))
         for number in range(schedule.passes):
             batches = _batches(exercises.fit, random, schedule.batch)
             if number < run.passes:
@@ -107,12 +110,22 @@ def train(
                 _add_gradient(student, batch, trained)
                 optimizer.step()
                 run.stepped()
-            left = _left(student, exercises.held_back, trained)
+            left = loss(student, exercises.held_back, trained)
             if not math.isfinite(left):
                 raise FitError("training did not converge; write `method: chain`, or fewer layers.")
             run.judged(left)
     run.finish()
     return run.best
+
+
+def loss(student: Student, exercises: Sequence[Exercise], trained: Trained) -> float:
+    """Return the mean loss over exercises, such as those that are not trained on."""
+    with torch.no_grad():
+        parts = [
+            _divergence(student, exercises[i : i + _JUDGED], trained)
+            for i in range(0, len(exercises), _JUDGED)
+        ]
+    return float(torch.cat(parts).mean())
 
 
 def decided_by(
@@ -190,13 +203,3 @@ def _divergence(student: Student, batch: Sequence[Exercise], trained: Trained) -
         )
         parts.append((wanted.exp() * (wanted - steered)).sum(-1))
     return torch.cat(parts)
-
-
-def _left(student: Student, exercises: Sequence[Exercise], trained: Trained) -> float:
-    """Return the mean loss over exercises that are not trained on."""
-    with torch.no_grad():
-        parts = [
-            _divergence(student, exercises[i : i + _JUDGED], trained)
-            for i in range(0, len(exercises), _JUDGED)
-        ]
-    return float(torch.cat(parts).mean())
