@@ -13,8 +13,8 @@ these replies alone, and 0 for constants, which are fewer numbers and lose by it
 
 The prompted model's replies never show steering a state that it led into itself, such as a circle.
 So a second round (`OWN`) adds the steered model's own replies to the same questions, read by the
-prompted model, and goes on from where the first one ended; unless the first left next to nothing of
-the loss, as is common on models of half a billion weights and more.
+prompted model, and goes on from where the first one ended; unless that left next to nothing of the
+loss (`ENOUGH`), as on Qwen2.5-Coder-0.5B.
 Source: PSR, arXiv 2605.03907; the second round is DAgger's, arXiv 1011.0686; rate, betas, decay
 and rounds were measured (benchmark/EXPERIMENTS).
 """
