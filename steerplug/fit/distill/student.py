@@ -112,7 +112,7 @@ class Student:
                 f"{str(error).rstrip('.')}; {CURE}."
             ) from None
         self._weights = Weights(model, device)
-        begin, self._read = _output(nodes)
+        begin, self._head_reads = _output(nodes)
         self._head = nodes[begin:]
         self.n_vocab = nodes[begin].shape[-1]
         self.matrices = {
@@ -197,7 +197,7 @@ class Student:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
         computation = Computation(self._weights)
-        computation.give(self._read, hidden[None, None])
+        computation.give(self._head_reads, hidden[None, None])
         computation.run(self._head)
         return computation.value(self._head[-1])[0, 0]
 
