@@ -169,7 +169,9 @@ def _for_this_model(preset: Preset, key: Key, model: Model, store: Store) -> Bui
 
 def _for_nearly_this_model(preset: Preset, key: Key, model: Model, store: Store) -> Built | None:
     folders = (store.folder, *(folder for folder, _ in came_with(preset)))
-    match = find_near(key, folders, check_pinned, n_embd=model.n_embd, n_layer=model.n_layer)
+    match = find_near(
+        key, model.outer_norms, folders, check_pinned, n_embd=model.n_embd, n_layer=model.n_layer
+    )
     if match is None or not works(match[0][1].fidelity):
         return None
     (steering, identity), path = match
@@ -282,6 +284,7 @@ def _fit(
         strength_max=preset.strength.max,
         license=preset.license,
         fidelity=figures,
+        outer_norms=model.outer_norms,
     )
     return steering, identity
 

@@ -143,7 +143,7 @@ def _into_preset(
         method=key.method, seed=preset.fit.seed, steerplug_version=__version__,
         strength_default=preset.strength.default, strength_min=preset.strength.min,
         strength_max=preset.strength.max, license=preset.license,
-        fidelity=_origin(vectors, scale),
+        fidelity=_origin(vectors, scale), outer_norms=model.outer_norms,
     )  # fmt: skip
     return steering, session.store.publish(key, steering, identity)
 

@@ -99,6 +99,7 @@ _TYPES: dict[str, _Types] = {
     "gguf_get_arr_n": (_Size, _KEY),
     "gguf_get_arr_data": (_Pointer, _KEY),
     "gguf_get_n_tensors": (_Long, [_Pointer]),
+    "gguf_find_tensor": (_Long, [_Pointer, _Text]),
     "gguf_get_tensor_name": (_Text, _KEY),
     "gguf_get_tensor_type": (_Int, _KEY),
     "gguf_get_tensor_offset": (_Size, _KEY),

@@ -1,4 +1,4 @@
-"""What a GGUF states: its metadata and which tensors it holds, read by ggml itself.
+"""What a GGUF states: its metadata and which tensors it holds, found by ggml itself.
 
 Tensors are asked about by functions of ggml alone; the layout of its structures is not known here.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steerplug.engine import ggml, log
-from steerplug.errors import ModelError
+from steerplug.errors import ModelError, unreadable
 
 _NUMBERS: dict[int, Any] = {
     0: ctypes.c_uint8, 1: ctypes.c_int8, 2: ctypes.c_uint16, 3: ctypes.c_int16,
@@ -80,6 +80,27 @@ def read_gguf_header(path: Path) -> GgufHeader:
             end = max(end, begin + ggml.call("gguf_get_tensor_size", handle, i))
         size = ggml.call("gguf_get_data_offset", handle)
     return GgufHeader(metadata, types, kinds, shapes, size, size + end)
+
+
+def read_floats(path: Path, name: str) -> bytes:
+    """Return the numbers of a float32 tensor as they lie in a GGUF; none where it has no such.
+
+    Raises:
+        ModelError: the file is damaged, or cannot be read.
+    """
+    with _opened(path) as (handle, _):
+        i = ggml.call("gguf_find_tensor", handle, name.encode())
+        if i < 0 or ggml.call("gguf_get_tensor_type", handle, i) != ggml.F32:
+            return b""
+        begin = ggml.call("gguf_get_data_offset", handle)
+        begin += ggml.call("gguf_get_tensor_offset", handle, i)
+        size = ggml.call("gguf_get_tensor_size", handle, i)
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            return file.read(size)
+    except OSError as error:
+        raise ModelError(f"{path} {unreadable(error)}") from None
 
 
 @contextmanager

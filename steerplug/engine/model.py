@@ -4,11 +4,16 @@ The fingerprint names the exact weights layout a steering was fitted on: archite
 and the sha256 of the file's metadata and tensor table (not of the weights, which would take long);
 of a model in several files, of all their tables in order. LoRA adapters and metadata given in place
 of the file's make another model, and are hashed as well.
+
+Quantising changes the fingerprint. What it leaves alone are the gains of the norms, in float32 in
+every file. AWQ moves scales into those of the blocks, so `outer_norms` are those of the others: the
+last one, and one of the embeddings in some architectures.
 """
 
 import ctypes
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -17,10 +22,10 @@ from pathlib import Path
 from gguf import PoolingType
 from llama_cpp import llama_cpp as llama
 
-from steerplug.engine import log, lora, params
+from steerplug.engine import ggml, log, lora, params
 from steerplug.engine.block_output import BlockOutput, block_output
 from steerplug.engine.devices import check_devices
-from steerplug.engine.gguf_header import GgufHeader, read_gguf_header
+from steerplug.engine.gguf_header import GgufHeader, read_floats, read_gguf_header
 from steerplug.engine.kv_cache import check_types
 from steerplug.engine.loading import DEFAULT, Loading
 from steerplug.engine.vocab import Vocab
@@ -28,6 +33,7 @@ from steerplug.errors import ModelError, unreadable
 from steerplug.files.shards import shards
 
 _MAGIC = b"GGUF"
+_OUTER_NORM = re.compile(r"(?!blk\.).*norm\.weight")
 _POOLINGS = {str(int(kind)): kind.name.lower() for kind in PoolingType if kind}
 """How models for embeddings make one vector of a text, by the number in their metadata."""
 
@@ -142,6 +148,15 @@ class Model:
         for other in others:
             first.tensors.update(other.tensors)
         return first
+
+    @cached_property
+    def outer_norms(self) -> str:
+        """Hash of the norms outside its blocks, one for all its quantisations; "" without any."""
+        sha, types = hashlib.sha256(), self.header.tensors
+        norms = [n for n in sorted(types) if _OUTER_NORM.fullmatch(n) and types[n] == ggml.F32]
+        for name in norms:
+            sha.update(name.encode() + b"".join(read_floats(file, name) for file in self.files))
+        return sha.hexdigest() if norms else ""
 
     @property
     def block_output(self) -> BlockOutput:

@@ -25,6 +25,7 @@ from steerplug.steering.file import read_steering
 from steerplug.steering.identity import Identity, chat_template_hash
 from steerplug.steering.value import Mix, Steering, Term
 from steerplug.store.figures import is_quick
+from steerplug.store.other_quantisation import is_another
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +195,9 @@ class Resolver:
         """Say once where steering made for nearly this model is used all the same."""
         template = chat_template_hash(self._model.chat_template)
         differs = []
-        if identity.model != self._model.fingerprint:
+        if is_another(self._model.outer_norms, identity.outer_norms):
+            differs.append("model of the same shape")
+        elif identity.model != self._model.fingerprint:
             differs.append("quantisation, version or LoRA of the model")
         if identity.chat_template not in ("", template):
             differs.append("chat template")

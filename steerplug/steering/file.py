@@ -30,7 +30,8 @@ Shapes are NumPy's; GGUF stores them reversed. Both kinds MUST carry, when steer
     steerplug.name              string  `Steering.name`
     steerplug.n_embd, .n_layer  u64     geometry of the model
     steerplug.scope             string  "response", "all" or "front"
-    steerplug.FIELD             string, u64 or f64: each field of `Identity`; fidelity as JSON
+    steerplug.FIELD             string, u64 or f64: each field of `Identity`; fidelity as JSON;
+                                no `outer_norms` where that is empty
     steerplug.sha256            string  of the JSON of all keys above, sorted, without
                                         `steerplug.`, followed by `Steering.digest`
 
@@ -193,6 +194,8 @@ def _metadata(steering: Steering, identity: Identity) -> Metadata:
     }
     metadata |= {field.name: getattr(identity, field.name) for field in fields(Identity)}
     metadata["fidelity"] = fidelity_json(identity.fidelity)
+    if not identity.outer_norms:
+        del metadata["outer_norms"]
     if not _is_control_vector(steering):
         for il, delta in steering.layers.items():
             metadata |= {f"blk.{il}.act": delta.act, f"blk.{il}.norm": delta.norm}
@@ -224,7 +227,9 @@ def _own(own: Metadata, layers: dict[int, Delta]) -> tuple[Steering, Identity]:
     name, scope = _claim(own, "name", str), _claim(own, "scope", str)
     n_embd, n_layer = _claim(own, "n_embd", int), _claim(own, "n_layer", int)
     steering = Steering(name, n_embd, n_layer, layers, scope)
-    claims = {f.name: _claim(own, f.name, f.type) for f in fields(Identity) if f.type in _KINDS}
+    absent = {"outer_norms"} - {key.removeprefix("steerplug.") for key in own}
+    said = (f for f in fields(Identity) if f.type in _KINDS and f.name not in absent)
+    claims = {f.name: _claim(own, f.name, f.type) for f in said}
     identity = Identity(**claims, fidelity=_parsed(_claim(own, "fidelity", str)))
     expected = _metadata(steering, identity)
     odd = sorted(key for key in own | expected if own.get(key) != expected.get(key))

@@ -40,6 +40,7 @@ class Identity:
         strength_max: the greatest strength the preset allows.
         license: of the preset, such as "MIT"; may be empty.
         fidelity: the fidelity report as JSON values; may be empty.
+        outer_norms: `Model.outer_norms` of the model it was fitted on; empty if that is not known.
 
     Raises:
         SteeringError: a text is too long or unprintable, a number is out of range, the strengths
@@ -60,6 +61,7 @@ class Identity:
     strength_max: float = 2.0
     license: str = ""
     fidelity: Mapping[str, Any] = field(default_factory=dict)
+    outer_norms: str = ""
 
     def __post_init__(self) -> None:
         if not PRESET_NAME.fullmatch(self.preset):

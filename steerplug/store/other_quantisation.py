@@ -2,6 +2,10 @@
 
 It is used with a warning where there is none for the very model, because it was fitted on the same
 blocks and the same prompts. How well it does here is for `steerplug eval` to say, and then kept.
+
+Other models have blocks of the same shape, and families share a template: Qwen2.5-Coder is no
+quantisation of Qwen2.5. They are told apart by the gains of norms, which quantising and LoRA leave
+alone; a file that does not tell them is taken by shape and template.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,14 +21,18 @@ from steerplug.store.store import Key, Made, Store
 
 
 def find_near(
-    key: Key, folders: Iterable[Path], check: Callable[[Path], None], *, n_embd: int, n_layer: int
-) -> tuple[Made, Path] | None:
+    key: Key, outer_norms: str, folders: Iterable[Path], check: Callable[[Path], None], *,
+    n_embd: int, n_layer: int,
+) -> tuple[Made, Path] | None:  # fmt: skip
     """Return the steering that answers `key` but for the model's file, and its path, or None.
 
-    Everything else agrees: preset, method, chat template, version of the fit, architecture, width
-    and depth. A file that is damaged is passed over; `check` may refuse one before it is read.
+    Everything else agrees: preset, method, chat template, version of the fit, architecture, width,
+    depth and, where both are known, `outer_norms`. A file that is damaged is passed over; `check`
+    may refuse one before it is read.
     """
     for path, claims in kept_files(key.preset, folders):
+        if is_another(outer_norms, str(claims.get("outer_norms", ""))):
+            continue
         model = str(claims.get("model"))
         nearly = replace(key, model=model)
         if _kind(model) != _kind(key.model) or Store(path.parent.parent).path(nearly) != path:
@@ -37,6 +45,11 @@ def find_near(
         if identity and nearly.is_of(identity):
             return (steering, identity), path
     return None
+
+
+def is_another(outer_norms: str, other: str) -> bool:
+    """Whether two `Model.outer_norms` are of different models; an empty one tells nothing."""
+    return bool(outer_norms and other) and outer_norms != other
 
 
 def warning(preset: str, model: str, measured: Mapping[str, Any] | None) -> str:

@@ -199,11 +199,21 @@ def test_what_ships_compiled_is_near_enough_to_spare_another_file_the_training(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_ships_compiled_is_not_taken_for_another_model_of_the_same_shape(
+    other: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(other.model, "outer_norms", "0" * 64)
+    store = Store(tmp_path)
+    for listed in list_presets():
+        assert find_built(load_preset(listed.name), other, store=store, near=True) is None
+
+
 CHANGES: list[Callable[[Identity], Identity]] = [
     lambda one: replace(one, preset_digest="0" * 64),
     lambda one: replace(one, chat_template="0" * 64),
     lambda one: replace(one, model=one.model.replace("30-", "31-")),
     lambda one: replace(one, model=one.model.replace("llama", "qwen2")),
+    lambda one: replace(one, outer_norms="0" * 64),
 ]
 
 
@@ -222,11 +232,12 @@ def test_what_differs_in_more_than_the_file_is_not_near(
     store.path(key).unlink()
     store.publish(changed, planted, said)
     wanted = store_key(preset, other)
-    assert near(wanted, store) is None
-    store.publish(key, planted, found[1])
-    assert near(wanted, store) is not None
+    assert near(wanted, other, store) is None
+    for known in ("", other.model.outer_norms):
+        store.publish(key, planted, replace(found[1], outer_norms=known))
+        assert near(wanted, other, store) is not None
     edited = Preset.from_yaml(SAD_PRESET.replace("[14]", "[15]").encode())
-    assert near(store_key(edited, other), store) is None
+    assert near(store_key(edited, other), other, store) is None
 
 
 def test_a_near_miss_that_was_measured_here_is_used_with_what_was_found(
@@ -244,8 +255,9 @@ def test_a_near_miss_that_was_measured_here_is_used_with_what_was_found(
     assert "`steerplug eval` measures" not in caplog.text
 
 
-def near(key: Key, store: Store) -> Any:
-    return find_near(key, [store.folder], lambda _: None, n_embd=576, n_layer=30)
+def near(key: Key, engine: Engine, store: Store) -> Any:
+    norm = engine.model.outer_norms
+    return find_near(key, norm, [store.folder], lambda _: None, n_embd=576, n_layer=30)
 
 
 def test_a_file_is_read_for_its_claims_without_trust(

@@ -1,5 +1,6 @@
 """Loading models: damaged files end in one sentence, the fingerprint tells models apart."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from steerplug.engine.context import Context
 from steerplug.engine.model import Model
 from steerplug.errors import ModelError
 from tests.helpers.tiny_models import make, tiny_model
-from tests.helpers.tiny_specs import SPECS
+from tests.helpers.tiny_specs import SPECS, Spec
 
 
 def refusal(path: Path) -> str:
@@ -140,6 +141,27 @@ def test_the_fingerprint_changes_with_metadata_and_tensors_but_not_with_the_file
     deeper = Model(tiny_llama(n_layer=4)).fingerprint
     assert deeper.startswith("llama-64x4-")
     assert deeper.rsplit("-")[-1] != fingerprint.rsplit("-")[-1]
+
+
+def test_the_norms_outside_the_blocks_are_those_of_the_file_and_of_every_quantisation(
+    model: Model, model_path: Path, tiny: Model
+) -> None:
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(model_path).tensors}
+    gains = tensors["output_norm.weight"].tobytes()
+    assert model.outer_norms == hashlib.sha256(b"output_norm.weight" + gains).hexdigest()
+    whole = Model(tiny_model("llama"))
+    assert whole.fingerprint != tiny.fingerprint
+    assert whole.outer_norms == tiny.outer_norms
+
+
+def test_norms_outside_the_blocks_differ_from_model_to_model_and_may_be_missing(
+    tmp_path: Path
+) -> None:
+    without = make(Spec("olmo", {"attention.layer_norm_epsilon": 1e-5}), tmp_path)
+    norms = [Model(tiny_model(name, seed)).outer_norms
+             for name, seed in (("llama", 0), ("llama", 1), ("lfm2", 0))]  # fmt: skip
+    assert len(set(norms)) == 3
+    assert Model(without).outer_norms == ""
 
 
 def test_a_model_knows_its_geometry_template_and_metadata(model: Model) -> None:

@@ -360,6 +360,7 @@ def test_a_file_for_another_model_is_refused(
     ("said", "reason"),
     [
         ({"model": "llama-576x30-0"}, "another quantisation, version or LoRA of the model; it is"),
+        ({"outer_norms": "0" * 64}, "another model of the same shape; it is used as it is, and"),
         ({"chat_template": "0" * 64}, "another chat template; it is used as it is"),
         ({}, ""),
     ],
