@@ -71,7 +71,8 @@ def ways(engine: Engine) -> Sequence[Way]:
 
 def fit_journal(presets: Sequence[Preset], engine: Engine) -> Journal[Fit]:
     """Return the journal of one table: its fits so far, by preset and way."""
-    decides = [preset.digest for preset in presets], list(map(astuple, METHODS.values()))
+    read = [(preset.digest, preset.checks) for preset in presets]
+    decides = read, list(map(astuple, METHODS.values()))
     path = journal_file(engine.model.fingerprint, f"fits-{key_of(decides, engine.model.loading)}")
     return Journal(path, lambda figures: Fit(*figures))
 

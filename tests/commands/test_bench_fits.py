@@ -9,7 +9,9 @@ import psutil
 import pytest
 
 from steerplug.benchmark import fits
+from steerplug.benchmark.fits import Fit, fit_journal
 from steerplug.commands.main import main
+from steerplug.engine.model import Model
 from steerplug.fit.distill import readable
 from steerplug.fit.progress import silent
 from steerplug.library.presets import load_preset
@@ -114,6 +116,15 @@ def test_a_table_that_was_ended_goes_on_and_a_whole_one_is_made_anew(
     assert [how["method"] for _name, how in built] == [None, "chain", "psr"]
     assert main(given) == 0
     assert len(built) == 6
+
+
+def test_fits_are_kept_for_a_table_of_the_same_presets_with_the_same_checks() -> None:
+    engine: Any = SimpleNamespace(model=Model(tiny_model("llama")))
+    preset = load_preset("pirate")
+    fit_journal([preset], engine)["quick"] = Fit("pirate", "quick", 1.0, None, {})
+    unchecked = preset.model_copy(update={"checks": ()})
+    kept = [len(fit_journal([one], engine)) for one in (preset, unchecked)]
+    assert kept == [1, 0]
 
 
 def test_an_unknown_preset_is_one_sentence_before_anything_is_fitted(
