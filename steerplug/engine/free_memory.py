@@ -1,4 +1,6 @@
-"""How much memory this process may still take: the machine's, within the limit of its group.
+"""How much memory this process may still take, and giving back what it no longer holds.
+
+What is free is the machine's, within the limit of the process's group.
 
 A cache that is larger would be promised by the system, and the process ended when it is filled.
 Pages of files, such as a mapped model, count as free: the system gives them up when asked.
@@ -6,6 +8,8 @@ Source: the Linux kernel's documentation of `/proc/meminfo` and of control group
 where it is installed.
 """
 
+import ctypes
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +38,12 @@ def available(root: Path = Path("/")) -> int | None:
             most, now = (int((group / name).read_text()) for name in (limit, used))
             free.append(most - now + _of_files(group / statistics))
     return max(min(free), 0)
+
+
+def give_back() -> None:
+    """Hand memory that was freed back to the system; glibc may keep gigabytes of it."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _of_files(statistics: Path) -> int:

@@ -17,6 +17,7 @@ from steerplug.chat.template import ChatTemplate
 from steerplug.engine import requantised
 from steerplug.engine.constraint import ANY_JSON
 from steerplug.engine.engine import Engine
+from steerplug.engine.free_memory import give_back
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.errors import FitError
@@ -26,7 +27,7 @@ from steerplug.fit.chain.chain import Chain, check_memory, fit_chain
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.choose import MAX_DAMAGE, Candidates, Choice, Score, choose
 from steerplug.fit.difference import Directions
-from steerplug.fit.distill.distill import distill, give_back, student_of
+from steerplug.fit.distill.distill import distill, student_of
 from steerplug.fit.effort import Effort, effort
 from steerplug.fit.estimated_progress import Plan, Stage, expect
 from steerplug.fit.measure import Probe

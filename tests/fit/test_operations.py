@@ -5,6 +5,7 @@ and with it. The tiny models together meet each operation at least once.
 """
 
 import ctypes
+import weakref
 
 import numpy as np
 import pytest
@@ -103,6 +104,29 @@ def test_each_node_is_what_ggml_makes_of_it(name: str, how: str, met: set[str]) 
         assert apart <= CLOSE * np.linalg.norm(theirs[finite]), f"{node.operation} {node.name}"
     met |= {node.operation for node in context.graph.nodes}
     assert len(context.made) > 10 * model.n_layer
+    model.close()
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon_h1", "deepseek2"])
+def test_what_no_node_reads_any_more_is_dropped_and_the_end_is_the_same(name: str) -> None:
+    model = Model(tiny_model(name))
+    context = Computed(model)
+    context.is_watching = True
+    context.decode([Row(token, i, output=True) for i, token in enumerate(range(20, 44))])
+    nodes = context.graph.nodes
+    seen: list[weakref.ref[torch.Tensor]] = []
+    changes = {f"l_out-{il}": lambda values: seen.append(weakref.ref(values)) for il in (0, 1)}
+
+    def ended(kept: list[Tensor] | None) -> tuple[torch.Tensor, list[bool]]:
+        computation = Computation(Weights(model, torch.device("cpu")), changes)
+        seen.clear()
+        with torch.no_grad():
+            computation.run(nodes, kept)
+        return computation.value(nodes[-1]), [value() is None for value in seen]
+
+    (dropped, gone), (whole, there) = ended([nodes[-1]]), ended(None)
+    assert torch.equal(dropped, whole)
+    assert (gone, there) == ([True, True], [False, False])
     model.close()
 
 

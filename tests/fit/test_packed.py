@@ -154,6 +154,15 @@ def test_what_is_packed_is_unpacked_for_good_as_far_as_there_is_room(
     model.close()
 
 
+def test_embeddings_that_are_only_looked_up_stay_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(tiny_model("llama_untied"))
+    monkeypatch.setattr(students, "free_bytes", lambda _: 10**12)
+    student, _ = read(model)
+    student.to_fastest_type()
+    assert packed_in(student) == {"token_embd.weight"}
+    model.close()
+
+
 def test_no_matrix_of_the_real_model_is_held_dequantised(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from steerplug.benchmark.rivals.tuning import Trainer, Tuned
 from steerplug.benchmark.rivals.unfinished import unfinished
 from steerplug.benchmark.turns import Timing, take_turns
 from steerplug.engine.engine import Engine
+from steerplug.engine.free_memory import give_back
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader, reading
 from steerplug.engine.scope import Prompt
@@ -27,7 +28,6 @@ from steerplug.evaluate.estimate import Estimate
 from steerplug.evaluate.questions import Questions
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.agreement import read_student
-from steerplug.fit.distill.distill import give_back
 from steerplug.fit.distill.readable import CURE, check_readable
 from steerplug.fit.progress import Report
 from steerplug.fit.teacher import Lesson, n_common

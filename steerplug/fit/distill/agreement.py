@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from steerplug.engine.free_memory import give_back
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.engine.rows import Row
@@ -63,6 +64,7 @@ def read_student(model: Model, reader: Reader) -> Student:
             f"logits are {found.error:.1%} off llama.cpp's ({found.kl:.3f} nats per token); {CURE}."
         )
     student.to_fastest_type()
+    give_back()
     return student
 
 

@@ -1,8 +1,8 @@
 """A graph of llama.cpp, computed in torch: node by node, with gradients.
 
-What a node makes is kept by its tensor; views are looked up in their roots. A node that writes into
-another tensor, as cells of the cache are filled, leaves a new root in its place: values that a
-gradient needs are never written over.
+What a node makes is kept by its tensor until nobody reads it; views are looked up in their roots.
+A node that writes into another tensor, as cells of the cache are filled, leaves a new root in its
+place: values that a gradient needs are never written over.
 """
 
 import math
@@ -50,16 +50,25 @@ class Computation:
         self._held: dict[Tensor, torch.Tensor] = {}
         self._needed: dict[Tensor, int] = {}
 
-    def run(self, nodes: Sequence[Tensor]) -> None:
-        """Compute nodes, in the graph's order."""
+    def run(self, nodes: Sequence[Tensor], kept: Sequence[Tensor] | None = None) -> None:
+        """Compute nodes, in the graph's order.
+
+        Args:
+            nodes: what is computed.
+            kept: whose values are asked for afterwards; all others are dropped once no node reads
+                them any more. None: all are kept.
+        """
         self._needed |= _needed(nodes)
-        for t in nodes:
+        read_last = {} if kept is None else _read_last(nodes, kept)
+        for i, t in enumerate(nodes):
             if t.operation not in VIEWS:
                 self._put(t, self._made(t))
             if change := self._changes.get(t.name):
                 changed = change(self.value(t))
                 if changed is not None:
                     self._put(t, changed)
+            for root in read_last.get(i, ()):
+                self._held.pop(root, None)
 
     def value(self, t: Tensor) -> torch.Tensor:
         """Return the values of a tensor, in its shape."""
@@ -135,6 +144,19 @@ def _needed(nodes: Sequence[Tensor]) -> dict[Tensor, int]:
                 continue  # rows are written that others read
             needed[root] = max(_reach(source) // root.shape[-1] + 1, needed.get(root, 0))
     return needed
+
+
+def _read_last(nodes: Sequence[Tensor], kept: Sequence[Tensor]) -> dict[int, list[Tensor]]:
+    """Return the roots that no node reads after this one, by its number, but for those kept."""
+    last = {
+        each.root: i for i, t in enumerate(nodes) for each in (t, *t.sources) if each is not None
+    }
+    for t in kept:
+        last.pop(t.root, None)
+    read_last: dict[int, list[Tensor]] = {}
+    for root, i in last.items():
+        read_last.setdefault(i, []).append(root)
+    return read_last
 
 
 def _reach(t: Tensor) -> int:

@@ -3,11 +3,10 @@
 Nothing of torch is imported before it is used.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from steerplug.engine.free_memory import give_back
 from steerplug.engine.model import Model
 from steerplug.engine.reader import Reader
 from steerplug.fit.checkpoint import Checkpoint
@@ -85,6 +84,7 @@ def distill(
         return Steering(name, model.n_embd, model.n_layer, deltas.export(), scope)
 
     first = prepare(student, lessons, scope, report)
+    give_back()
     size_of = sizes(student, first, layers)
 
     def fresh() -> Deltas:
@@ -119,9 +119,3 @@ def time_training(
 
 def _is_gated(method: MethodName) -> bool:
     return not METHODS[method].is_constant
-
-
-def give_back() -> None:
-    """Hand memory of a freed copy back to the system; glibc would keep a gigabyte of it."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)

@@ -98,7 +98,10 @@ class Packed:
 
     def dense(self) -> torch.Tensor:
         """Return all of it, (n_out, n_in), in memory of its own."""
-        return torch.cat([piece.clone() for _, piece in self.pieces()])
+        made = torch.empty(self.shape, dtype=self.dtype)
+        for rows, piece in self.pieces():
+            made[rows] = piece
+        return made
 
     @property
     def n_bytes(self) -> int:

@@ -143,7 +143,7 @@ class Student:
         """
         room = _ROOM * free_bytes(self.device)
         ((output, _),) = _product(self._head[0])  # it multiplies most
-        self._weights.to(fastest_type(self.device), room, output.name)
+        self._weights.to(fastest_type(self.device), room, [output.name, *self.matrices])
 
     def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Return what llama.cpp remembers of the first tokens of some texts."""
@@ -186,7 +186,7 @@ class Student:
         nodes = self._laid_out(batch)
         begin, read = _output(nodes)
         computation = Computation(self._weights, changes.values, changes.beside)
-        computation.run(nodes[:begin])
+        computation.run(nodes[:begin], kept=[read])
         hidden = computation.value(read)[0, 0]
         if len(hidden) != sum(len(passage.tokens) - passage.first for passage in batch):
             raise TorchCopyError(
@@ -198,7 +198,7 @@ class Student:
         """Return logits, (n_rows, n_vocab), in the type of the weights."""
         computation = Computation(self._weights)
         computation.give(self._head_reads, hidden[None, None])
-        computation.run(self._head)
+        computation.run(self._head, kept=[self._head[-1]])
         return computation.value(self._head[-1])[0, 0]
 
     def at_blocks(self, addition: Addition, layers: Sequence[int]) -> Changes:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import torch
 
+from steerplug.engine.free_memory import give_back
 from steerplug.errors import FitError
 from steerplug.fit.checkpoint import Checkpoint
 from steerplug.fit.distill.deltas import Deltas
@@ -102,6 +103,7 @@ def train(
             batches = _batches(exercises.fit, random, schedule.batch)
             if number < run.passes:
                 continue
+            give_back()
             before = run.step - number * len(batches)
             what = f"{schedule.what}, pass {number + 1} of {schedule.passes}"
             for batch in steps(batches[before:], what, report, before=before):

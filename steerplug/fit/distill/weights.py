@@ -4,6 +4,7 @@ A tensor is read when it is first asked for, by llama.cpp's name for it. Its sha
 (n3, n2, n1, n0), but for packed matrices, which are (n_out, n_in).
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import gguf
@@ -66,24 +67,25 @@ class Weights:
             weight = self._read[name] = self._dense(name)
         return weight
 
-    def to(self, dtype: torch.dtype, room: float, first: str = "") -> None:
+    def to(self, dtype: torch.dtype, room: float, matrices: Sequence[str] = ()) -> None:
         """Multiply in another type from now on, dequantised for good as far as there is room.
 
         Args:
             dtype: float32 or bfloat16.
             room: bytes.
-            first: the tensor that is to have room before all others.
+            matrices: the tensors that are to have it, in this order.
         """
         self.dtype = dtype
         for name, weight in self._read.items():
             if isinstance(weight, torch.Tensor):
                 self._read[name] = weight.to(dtype)
-        for name, weight in sorted(self._read.items(), key=lambda each: each[0] != first):
-            if isinstance(weight, Packed):
+            else:
                 weight.dtype = dtype
-                if weight.n_bytes <= room:
-                    room -= weight.n_bytes
-                    self._read[name] = weight.dense()[None, None]
+        for name in matrices:
+            weight = self.matrix(name)
+            if isinstance(weight, Packed) and weight.n_bytes <= room:
+                room -= weight.n_bytes
+                self._read[name] = weight.dense()[None, None]
 
     @property
     def n_bytes(self) -> int:
