@@ -256,8 +256,8 @@ def test_a_near_miss_that_was_measured_here_is_used_with_what_was_found(
 
 
 def near(key: Key, engine: Engine, store: Store) -> Any:
-    norm = engine.model.outer_norms
-    return find_near(key, norm, [store.folder], lambda _: None, n_embd=576, n_layer=30)
+    norms = engine.model.outer_norms
+    return find_near(key, norms, [store.folder], lambda _: None, n_embd=576, n_layer=30)
 
 
 def test_a_file_is_read_for_its_claims_without_trust(
